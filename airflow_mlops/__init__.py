@@ -1,0 +1,43 @@
+"""The whole life of a model on Apache Airflow 3.
+
+Everything public is here and loads on first use; importing this package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_mlops.pipeline import (
+        Deploy,
+        FeatureService,
+        Gate,
+        Label,
+        ModelPipeline,
+        Partitions,
+        Retrain,
+        Slice,
+        Trainer,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Deploy",
+    "FeatureService",
+    "Gate",
+    "Label",
+    "ModelPipeline",
+    "Partitions",
+    "Retrain",
+    "Slice",
+    "Trainer",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("airflow_mlops.pipeline"), name)

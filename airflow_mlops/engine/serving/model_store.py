@@ -1,0 +1,167 @@
+"""The model store: ``<base>/<version>/``, the folders a model server reads.
+
+A version appears in one rename, complete and proven, or not at all. That matters more here than elsewhere: a
+server loads a folder that has ``saved_model.pb`` but no variables yet, calls it AVAILABLE, drops the version
+that worked, and then fails every request.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+from airflow_mlops.contracts import Signature, TensorSpec, content_hash
+from airflow_mlops.engine.data.files import TEMPORARY, sha256, sync, temporary_sibling
+from airflow_mlops.engine.serving.golden import Golden
+from airflow_mlops.engine.serving.lock import locked
+from airflow_mlops.engine.serving.saved_model import SavedModel
+from airflow_mlops.exceptions import DataError, GateError, TransientError
+
+_LOCK_FILE = ".publish.lock"
+
+
+def publish(
+    source: Path, base: Path, version: int, *, same_signature_as: int | None = None, tolerance: float = 1e-5
+) -> Path:
+    """Copy a SavedModel into the store and return its folder there.
+
+    Can be killed at any moment and repeated at any time: what a dead publisher left is swept, and a version
+    that is there already with the same content is proven again and left alone.
+
+    :param source: Folder of the SavedModel, with its golden predictions.
+    :param base: The model's folder in the store.
+    :param version: Number to publish it under.
+    :param same_signature_as: Version in the store whose callers are to be served by this one, unchanged.
+    :param tolerance: Largest absolute difference to the golden predictions.
+    :raises DataError: when the source is not a SavedModel that loads and answers.
+    :raises GateError: when the number is taken by another model, the signature differs, or the predictions do.
+    :raises TransientError: when the store cannot be written.
+    """
+    published = base / str(version)
+    current = None if same_signature_as is None else base / str(same_signature_as)
+    if not (source / "saved_model.pb").is_file():
+        raise DataError(
+            "There is no SavedModel to publish.",
+            detail=f"{source} has no saved_model.pb",
+            hint="Check the task that trained or downloaded it.",
+        )
+    with locked(base / _LOCK_FILE):
+        _sweep(base)
+        if published.exists():
+            _check_same_content(source, published)
+            _prove(published, current, tolerance)
+            return published
+        staged = temporary_sibling(published)
+        try:
+            _copy(source, staged)
+            _prove(staged, current, tolerance)
+            _sync_tree(staged)
+            staged.rename(published)
+            sync(base)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+    return published
+
+
+def tree_hash(folder: Path) -> str:
+    """Return the hash of a folder's files: their relative paths and contents."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return content_hash({path.relative_to(folder).as_posix(): sha256(path) for path in files})
+
+
+def check_same_signature(candidate: Signature, current: Signature) -> None:
+    """Refuse a signature that differs at all from the one that callers use now.
+
+    A new input is as breaking as a lost one, since the server demands all of them; a second output changes the
+    form of every REST answer.
+
+    :raises GateError: naming what changed.
+    """
+    changes = [
+        *_changes("input", candidate.inputs, current.inputs),
+        *_changes("output", candidate.outputs, current.outputs),
+    ]
+    if changes:
+        raise GateError(
+            "The candidate's signature is not the one that callers use now.",
+            detail="; ".join(changes),
+            hint="Restore it in the model's code, or deploy under a new model name and move the callers; "
+            "allow_signature_change=True publishes it nevertheless.",
+        )
+
+
+def _changes(kind: str, candidate: dict[str, TensorSpec], current: dict[str, TensorSpec]) -> list[str]:
+    return [
+        *(f"{kind} {name!r} is gone" for name in sorted(current.keys() - candidate.keys())),
+        *(f"{kind} {name!r} is new" for name in sorted(candidate.keys() - current.keys())),
+        *(
+            f"{kind} {name!r} was {_describe(current[name])} and is {_describe(candidate[name])}"
+            for name in sorted(current.keys() & candidate.keys())
+            if current[name] != candidate[name]
+        ),
+    ]
+
+
+def _describe(spec: TensorSpec) -> str:
+    return f"{spec.dtype}{list(spec.shape)}"
+
+
+def _prove(folder: Path, current: Path | None, tolerance: float) -> None:
+    """Load a version as the server will, and ask it what it was asked at training time."""
+    with closing(SavedModel(folder)) as model:
+        if current is not None:
+            check_same_signature(model.signature, _signature(current))
+        Golden.read(folder).check(model.run, model.signature, tolerance)
+
+
+def _signature(folder: Path) -> Signature:
+    if not folder.is_dir():
+        raise DataError(
+            "The version that serves now is not in the model store, so its signature cannot be compared.",
+            detail=f"{folder} does not exist",
+            hint="Put its folder back, or pass allow_signature_change=True.",
+        )
+    with closing(SavedModel(folder)) as model:
+        return model.signature
+
+
+def _check_same_content(source: Path, published: Path) -> None:
+    if tree_hash(source) != tree_hash(published):
+        raise GateError(
+            f"Version {published.name} is taken by another model; a published version never changes.",
+            detail=f"{published} differs from {source}",
+            hint="Publish under a new version. If the folder was damaged, take the version out of service "
+            "and remove it first.",
+        )
+
+
+def _copy(source: Path, staged: Path) -> None:
+    try:
+        shutil.copytree(source, staged)
+    except OSError as error:
+        raise TransientError(
+            "The model could not be copied into the model store.",
+            detail=f"{source} → {staged.parent}: {error}",
+            hint="Check the space and the permissions there.",
+        ) from error
+    if tree_hash(source) != tree_hash(staged):
+        raise TransientError(
+            "The model changed while it was being copied.",
+            detail=str(source),
+            hint="Make sure that nothing writes to it any more, then run this task again.",
+        )
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            sync(Path(parent, name))
+        sync(Path(parent))
+
+
+def _sweep(base: Path) -> None:
+    """Remove what killed publishers left; whoever holds the lock knows that none of it is in use."""
+    for leftover in base.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Training in a fresh child process: the spec goes in as JSON, a SavedModel and its record come out."""

@@ -1,0 +1,46 @@
+"""The child process of a training: ``python -m airflow_mlops.engine.training.runner <workdir>``.
+
+It reads ``spec.json``, trains, and leaves either ``result.json`` or ``error.json``. It lives only as long as
+its parent holds the other end of its standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from airflow_mlops.engine.training.workdir import Workdir, read_spec, write_text
+from airflow_mlops.exceptions import MlopsError
+
+
+def _die_with_parent() -> None:
+    """Wait for the end of standard input, then end this process and whatever it started."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def main(workdir: Path) -> int:
+    """Train what ``workdir`` asks for. Returns the exit status."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    # TensorFlow's own chatter on stderr would show as errors in the task's log.
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    try:
+        from airflow_mlops.engine.training.fit import fit
+
+        fit(read_spec(workdir), Workdir(workdir))
+    except MlopsError as error:
+        words = {"headline": error.headline, "detail": error.detail, "hint": error.hint}
+        write_text(Workdir(workdir).error, json.dumps(words, indent=2))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,98 @@
+"""What Airflow is told about this provider: connection types and forms, links, configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata; called by Airflow through the ``apache_airflow_provider`` entry point."""
+    return {
+        "package-name": "airflow-mlops",
+        "name": "MLOps",
+        "description": "Great Expectations, Feast, TensorFlow, MLflow and TensorFlow Serving in guarded DAGs.",
+        "connection-types": [_MLFLOW, _FEAST, _TF_SERVING, _LEDGER],
+        "extra-links": [
+            "airflow_mlops.links.mlflow.MLflowModelVersionLink",
+            "airflow_mlops.links.mlflow.MLflowRunLink",
+            "airflow_mlops.links.tf_serving.TFServingModelLink",
+        ],
+        "asset-uris": [{"schemes": ["mlops"], "handler": None}],
+        "config": {
+            "mlops": {
+                "description": "Settings of the airflow-mlops provider.",
+                "options": {
+                    "home": {
+                        "description": "Folder under which sealed partitions, features, snapshots, trainings and "
+                        "models are kept. All workers must see the same one.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/srv/mlops",
+                        "default": "",
+                    },
+                },
+            },
+        },
+    }
+
+
+def _field(label: str, description: str, *, secret: bool = False, kind: str = "string") -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": [kind, "null"]}
+    if secret:
+        schema["format"] = "password"
+    return {"label": label, "description": description, "schema": schema}
+
+
+_MLFLOW = {
+    "connection-type": "mlflow",
+    "hook-class-name": "airflow_mlops.hooks.mlflow.MLflowHook",
+    "hook-name": "MLflow",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "port"],
+        "relabeling": {"host": "Tracking URI"},
+        "placeholders": {"host": "http://mlflow.example.com:5000"},
+    },
+    "conn-fields": {
+        "registry_uri": _field("Registry URI", "Model registry, when it is not behind the tracking URI."),
+        "token": _field("Token", "Bearer token, instead of login and password.", secret=True),
+    },
+}
+
+_FEAST = {
+    "connection-type": "feast",
+    "hook-class-name": "airflow_mlops.hooks.feast.FeastHook",
+    "hook-name": "Feast",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "port", "login", "password"],
+        "relabeling": {"host": "Feature repository"},
+        "placeholders": {"host": "/opt/airflow/feature_repo"},
+    },
+}
+
+_TF_SERVING = {
+    "connection-type": "tf_serving",
+    "hook-class-name": "airflow_mlops.hooks.tf_serving.TFServingHook",
+    "hook-name": "TensorFlow Serving",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "login", "password"],
+        "relabeling": {"port": "REST port"},
+        "placeholders": {"host": "tf-serving.example.com", "port": "8501"},
+    },
+    "conn-fields": {
+        "grpc_port": _field("gRPC port", "Usually 8500.", kind="integer"),
+        "model_base_path": _field("Model base path", "Folder that the server reads models from."),
+        "model_config_file": _field("Model config file", "The server's --model_config_file."),
+        "timeout": _field("Timeout", "Seconds a call may take.", kind="number"),
+    },
+}
+
+_LEDGER = {
+    "connection-type": "mlops_ledger",
+    "hook-class-name": "airflow_mlops.hooks.ledger.LedgerHook",
+    "hook-name": "MLOps ledger",
+    "ui-field-behaviour": {
+        "hidden-fields": ["extra"],
+        "relabeling": {"host": "Host or SQLAlchemy URL", "schema": "Database"},
+        "placeholders": {"host": "postgres.example.com", "schema": "mlops_ledger"},
+    },
+}

@@ -1,0 +1,86 @@
+"""Base of the operators: where files live, and how an error reaches the user."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator, conf
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_mlops.exceptions import ConfigError, MlopsError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Let an error that no retry can cure fail the task at once, with its own words as the last log lines."""
+    try:
+        yield
+    except MlopsError as error:
+        if error.retryable:
+            raise
+        raise AirflowFailException(str(error)) from error.__cause__
+
+
+def default_home() -> str:
+    """Return the folder under which this package keeps its files: option ``[mlops] home``.
+
+    :raises ConfigError: when the option is not set.
+    """
+    home = conf.get("mlops", "home", fallback="")
+    if not home:
+        raise ConfigError(
+            "The folder for partitions, snapshots and models is not configured.",
+            detail="option `home` in section [mlops] of the Airflow configuration is empty",
+            hint="Set AIRFLOW__MLOPS__HOME to a folder that all workers share, or pass home= to the operator.",
+        )
+    return home
+
+
+def require(value: str | None, name: str, hint: str) -> str:
+    """Return a rendered value, or say that it came out empty."""
+    if value is None or value in ("", "None"):
+        raise ConfigError(f"{name} is empty after rendering.", detail=f"{name}={value!r}", hint=hint)
+    return value
+
+
+class MlopsOperator(BaseOperator):
+    """An operator that renders, calls one engine function, and pushes one small JSON manifest.
+
+    Subclasses implement :meth:`perform`. Constructors only assign; rendered values are checked at the head of
+    :meth:`perform`.
+
+    :param home: Folder for partitions, snapshots and models; default is option ``[mlops] home``.
+    """
+
+    template_fields: Sequence[str] = ("home",)
+    ui_color = "#e8f0fe"
+
+    def __init__(self, *, home: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.home = home
+
+    @property
+    def home_path(self) -> Path:
+        """The home folder, from the argument or from the configuration."""
+        return Path(self.home or default_home())
+
+    def execute(self, context: Context) -> Any:
+        """Run :meth:`perform`; errors that a retry cannot cure fail the task at once."""
+        with failing_clearly():
+            return self.perform(context)
+
+    @abstractmethod
+    def perform(self, context: Context) -> Any:
+        """Do the work and return the manifest (JSON-able, small) that becomes the XCom."""
+
+    @property
+    def code_path(self) -> str:
+        """The folder of the DAG file: user code beside it is imported from there."""
+        return str(Path(self.dag.fileloc).parent)

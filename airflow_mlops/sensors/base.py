@@ -1,0 +1,99 @@
+"""Base of the sensors: poke once, then defer."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
+from airflow.sdk.exceptions import AirflowSensorTimeout
+
+from airflow_mlops.exceptions import MlopsError, TransientError
+from airflow_mlops.operators.base import default_home, failing_clearly
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_mlops.triggers.base import PollTrigger
+
+
+class MlopsSensor(BaseSensorOperator):
+    """A sensor that looks once in the worker and then waits in the triggerer.
+
+    Subclasses implement :meth:`look` (one look; None means not yet), :meth:`trigger` and :meth:`describe`.
+
+    :param home: Folder for partitions, snapshots and models; default is option ``[mlops] home``.
+    :param poll_interval: Seconds between looks.
+    :param timeout: Seconds until the sensor gives up, counted by the wall clock from the first look.
+    :param deferrable: Wait in the triggerer instead of holding a worker slot; default from option
+        ``[operators] default_deferrable``.
+    """
+
+    template_fields: Sequence[str] = ("home",)
+    ui_color = "#fef7e0"
+
+    def __init__(
+        self,
+        *,
+        home: str | None = None,
+        poll_interval: float = 30,
+        timeout: float = 24 * 3600,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poll_interval, timeout=timeout, **kwargs)
+        self.home = home
+        self.poll_interval = poll_interval
+        self.deferrable = deferrable
+
+    @property
+    def home_path(self) -> Path:
+        """The home folder, from the argument or from the configuration."""
+        return Path(self.home or default_home())
+
+    @abstractmethod
+    def look(self, context: Context) -> Any | None:
+        """Look once. Return the JSON-able result when the wait is over, else None."""
+
+    @abstractmethod
+    def trigger(self, deadline: float) -> PollTrigger:
+        """Return the trigger that goes on looking, with plain values only."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Say what is waited for; it ends up in the timeout's message."""
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look once, for Airflow's own poke and reschedule modes."""
+        with failing_clearly():
+            result = self.look(context)
+        return PokeReturnValue(is_done=result is not None, xcom_value=result)
+
+    def execute(self, context: Context) -> Any:
+        """Look once; if it is not there yet, defer (or poke on, when not deferrable)."""
+        if not self.deferrable:
+            return super().execute(context)
+        deadline = time.time() + self.timeout
+        poked = self.poke(context)
+        if poked.is_done:
+            return poked.xcom_value
+        self.log.info("Not yet: %s. Deferring, looking every %s s.", self.describe(), self.poll_interval)
+        with failing_clearly():
+            trigger = self.trigger(deadline)
+        return self.defer(trigger=trigger, method_name="execute_complete")
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Turn the trigger's one event into a result or a clear failure."""
+        if event["status"] == "success":
+            return event["result"]
+        if event["status"] == "timeout":
+            raise AirflowSensorTimeout(
+                f"Gave up waiting after {self.timeout:.0f} s.\n  where: {self.describe()}\n"
+                "  fix:   See why it did not come, then clear this task; raise timeout= if it may take longer."
+            )
+        kind = TransientError if event["retryable"] else MlopsError
+        with failing_clearly():
+            raise kind(event["headline"], event["detail"], event["hint"])

@@ -1,0 +1,22 @@
+"""DAGs from a :class:`~airflow_mlops.pipeline.ModelPipeline`, one file per DAG."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_mlops.templates.deploy import deploy_dag
+from airflow_mlops.templates.features import features_dag
+from airflow_mlops.templates.runbook import runbook_dag
+from airflow_mlops.templates.train import train_dag
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+    from airflow_mlops.pipeline import ModelPipeline
+
+
+def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
+    """Return the pipeline's DAGs by a Python name."""
+    builders = (features_dag, train_dag, deploy_dag, runbook_dag)
+    dags = (build(pipeline) for build in builders)
+    return {dag.dag_id.replace(".", "_"): dag for dag in dags}

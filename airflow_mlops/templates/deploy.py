@@ -1,0 +1,91 @@
+"""``<model>.deploy``: load the approved challenger beside the champion, prove it, move the label, then the alias.
+
+Woken by the challenger's asset event; what to deploy is read from the ledger. Trigger by hand with a
+`version` to deploy another approved one.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from airflow.sdk import Param
+
+from airflow_mlops.assets import challenger_asset, champion_asset
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.operators.mlflow import MLflowFetchApprovedModelOperator, MLflowSetAliasOperator
+from airflow_mlops.operators.tf_serving import (
+    TFServingLoadVersionOperator,
+    TFServingPromoteVersionOperator,
+    TFServingPublishModelOperator,
+    TFServingVerifyVersionOperator,
+)
+from airflow_mlops.sensors.tf_serving import TFServingVersionSensor
+from airflow_mlops.templates.base import midnight, pipeline_dag
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+    from airflow_mlops.pipeline import ModelPipeline
+
+
+def deploy_dag(pipeline: ModelPipeline) -> DAG:
+    """Return the DAG that puts an approved challenger into service."""
+    deploy = pipeline.deploy
+    dag = pipeline_dag(
+        pipeline,
+        "deploy",
+        __doc__,
+        schedule=[challenger_asset(pipeline.model)],
+        start_date=midnight(pipeline.source.start),
+        params={
+            "version": Param(
+                None,
+                type=["null", "integer"],
+                title="Version",
+                description="Approved version to deploy; empty means the newest.",
+            )
+        },
+    )
+    with dag:
+        fetch = MLflowFetchApprovedModelOperator(
+            task_id="fetch",
+            model=pipeline.model,
+            version="{{ params.version or '' }}",
+            server=deploy.server,
+            mlflow_conn_id=pipeline.mlflow_conn_id,
+            ledger_conn_id=pipeline.ledger_conn_id,
+        )
+        version = fetch.output["version"]
+        serving = {
+            "model": pipeline.model,
+            "version": version,
+            "tf_serving_conn_id": deploy.server,
+        }
+        publish = TFServingPublishModelOperator(
+            task_id="publish",
+            source=fetch.output["saved_model"],
+            tolerance=deploy.tolerance,
+            ledger_conn_id=pipeline.ledger_conn_id,
+            **serving,
+        )
+        load = TFServingLoadVersionOperator(task_id="load", ledger_conn_id=pipeline.ledger_conn_id, **serving)
+        available = TFServingVersionSensor(
+            task_id="wait_available",
+            deferrable=True,
+            poll_interval=1,
+            timeout=parse_duration(deploy.timeout) / timedelta(seconds=1),
+            **serving,
+        )
+        verify = TFServingVerifyVersionOperator(task_id="verify", tolerance=deploy.tolerance, **serving)
+        promote = TFServingPromoteVersionOperator(task_id="promote", ledger_conn_id=pipeline.ledger_conn_id, **serving)
+        alias = MLflowSetAliasOperator(
+            task_id="set_champion",
+            model=pipeline.model,
+            version=version,
+            alias="champion",
+            mlflow_conn_id=pipeline.mlflow_conn_id,
+            outlets=[champion_asset(pipeline.model)],
+        )
+        fetch >> publish >> load >> available >> verify >> promote >> alias
+    return dag

@@ -1,0 +1,53 @@
+"""``<model>.runbook``: what a person on call does by one trigger. Roll back: the previous version answers again.
+
+The rollback itself needs only the ledger and the model server; the registry follows when it can.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import Param
+
+from airflow_mlops.assets import champion_asset
+from airflow_mlops.operators.mlflow import MLflowSetAliasOperator
+from airflow_mlops.operators.tf_serving import TFServingRollbackOperator
+from airflow_mlops.templates.base import midnight, pipeline_dag
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+    from airflow_mlops.pipeline import ModelPipeline
+
+
+def runbook_dag(pipeline: ModelPipeline) -> DAG:
+    """Return the DAG of manual interventions."""
+    dag = pipeline_dag(
+        pipeline,
+        "runbook",
+        __doc__,
+        schedule=None,
+        start_date=midnight(pipeline.source.start),
+        params={
+            "action": Param("rollback", enum=["rollback"], title="Action"),
+            "reason": Param("", type="string", title="Why", description="Kept in the ledger with the decision."),
+        },
+    )
+    with dag:
+        rollback = TFServingRollbackOperator(
+            task_id="rollback",
+            model=pipeline.model,
+            reason="{{ params.reason }}",
+            tf_serving_conn_id=pipeline.deploy.server,
+            ledger_conn_id=pipeline.ledger_conn_id,
+        )
+        alias = MLflowSetAliasOperator(
+            task_id="set_champion",
+            model=pipeline.model,
+            version=rollback.output["version"],
+            alias="champion",
+            mlflow_conn_id=pipeline.mlflow_conn_id,
+            outlets=[champion_asset(pipeline.model)],
+        )
+        rollback >> alias
+    return dag

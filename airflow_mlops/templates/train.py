@@ -1,0 +1,113 @@
+"""``<model>.train``: snapshot, validate it, train, evaluate, register the challenger, judge it.
+
+A challenger that passes its gates wakes `<model>.deploy`. Trigger by hand with `as_of` to train on what was
+known at a past moment; the same `as_of` gives the same snapshot and the same model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from airflow.sdk import CronTriggerTimetable, Param
+
+from airflow_mlops.assets import challenger_asset
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.operators.feast import FeastGetTrainingDataOperator
+from airflow_mlops.operators.gx import GXValidateDataOperator
+from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
+from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
+from airflow_mlops.templates.base import midnight, pipeline_dag
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+    from airflow_mlops.pipeline import ModelPipeline
+
+# Scheduled and backfilled runs know the moment they stand for; runs by hand may have none and mean "now".
+AS_OF = "{{ params.as_of or (dag_run.logical_date or dag_run.run_after).isoformat() }}"
+
+
+def train_dag(pipeline: ModelPipeline) -> DAG:
+    """Return the DAG that makes and judges a challenger."""
+    source, label, features, train = pipeline.source, pipeline.label, pipeline.features, pipeline.train
+    cron = pipeline.retrain.cron
+    matured = parse_duration(label.matures_after)
+    dag = pipeline_dag(
+        pipeline,
+        "train",
+        __doc__,
+        schedule=CronTriggerTimetable(cron, timezone="UTC") if cron else None,
+        start_date=midnight(source.start),
+        end_date=midnight(source.end) + matured + timedelta(days=8) if source.end else None,
+        params={
+            "as_of": Param(
+                None,
+                type=["null", "string"],
+                format="date-time",
+                title="As of",
+                description="Train on what was known at this moment; empty means the run's own date.",
+            )
+        },
+    )
+    timeout = parse_duration(train.timeout)
+    with dag:
+        snapshot = FeastGetTrainingDataOperator(
+            task_id="snapshot",
+            model=pipeline.model,
+            entity=pipeline.entity,
+            source_dataset=source.dataset,
+            event_time=source.event_time,
+            keys=list(features.keys),
+            service=features.name,
+            label_dataset=label.source.dataset,
+            label=label.column,
+            matures_after=label.matures_after,
+            window=train.window,
+            validation=train.validation,
+            test=train.test,
+            start=source.start.isoformat(),
+            as_of=AS_OF,
+            feast_conn_id=features.conn_id,
+        )
+        validate = GXValidateDataOperator(task_id="validate", data=snapshot.output["uri"], suite=features.suite)
+        fit = TensorFlowTrainOperator(
+            task_id="train",
+            model=pipeline.model,
+            snapshot=snapshot.output["id"],
+            entrypoint=train.entrypoint,
+            seed=train.seed,
+            epochs=train.epochs,
+            batch_size=train.batch_size,
+            model_params=train.params,
+            timeout=timeout.total_seconds(),
+            execution_timeout=timeout + timedelta(minutes=5),
+            mlflow_conn_id=pipeline.mlflow_conn_id,
+        )
+        evaluate = TensorFlowEvaluateModelOperator(
+            task_id="evaluate",
+            model=pipeline.model,
+            training=fit.output["training"],
+            slices=sorted({gate.by.column for gate in pipeline.gates if gate.by}),
+            mlflow_conn_id=pipeline.mlflow_conn_id,
+        )
+        register = MLflowRegisterModelOperator(
+            task_id="register",
+            model=pipeline.model,
+            training=fit.output["training"],
+            evaluation=evaluate.output["uri"],
+            mlflow_conn_id=pipeline.mlflow_conn_id,
+        )
+        judge = MLflowJudgeModelOperator(
+            task_id="judge",
+            model=pipeline.model,
+            version=register.output["version"],
+            evaluation=evaluate.output["uri"],
+            gates=[asdict(gate) for gate in pipeline.gates],
+            mlflow_conn_id=pipeline.mlflow_conn_id,
+            ledger_conn_id=pipeline.ledger_conn_id,
+            outlets=[challenger_asset(pipeline.model)],
+        )
+        snapshot >> validate >> fit >> evaluate >> register >> judge
+    return dag

@@ -1,0 +1,31 @@
+"""The upstream of the example, simulated: lands one day of real flights a run, departures before arrivals."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from airflow.sdk import DAG, CronPartitionTimetable, task
+
+with DAG(
+    dag_id="flight_delay.land",
+    schedule=CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
+    start_date=datetime(2013, 1, 1, tzinfo=UTC),
+    end_date=datetime(2014, 1, 1, tzinfo=UTC),
+    catchup=False,
+    tags=["mlops", "flight_delay"],
+    doc_md=__doc__,
+):
+
+    @task
+    def land(feed: str, partition_key: str | None = None) -> dict[str, object]:
+        """Land one feed's day."""
+        from airflow_mlops.demo.flights import land as land_feed
+
+        from airflow_mlops.operators.base import default_home
+
+        if partition_key is None:
+            raise ValueError('This run has no partition key: trigger it with {"partition_key": "2013-01-15"}.')
+        return land_feed(Path(default_home()) / "lake", date.fromisoformat(partition_key), feed)
+
+    land.override(task_id="departures")("departures") >> land.override(task_id="arrivals")("arrivals")

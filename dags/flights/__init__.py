@@ -1,0 +1,1 @@
+"""The flight_delay example's own code: expectations, features, model."""

@@ -1,0 +1,35 @@
+"""Fixtures that every kind of test uses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Before Airflow is imported anywhere: no example DAGs, no database of the developer's, no telemetry.
+os.environ.setdefault("AIRFLOW_HOME", str(ROOT / ".mlops" / "tests-airflow"))
+os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+os.environ.setdefault("AIRFLOW__CORE__UNIT_TEST_MODE", "False")
+os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
+os.environ.update(
+    MLFLOW_DISABLE_TELEMETRY="true", GX_ANALYTICS_ENABLED="false", FEAST_USAGE="False", TF_CPP_MIN_LOG_LEVEL="3"
+)
+sys.path.insert(0, str(ROOT / "dags"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty ``[mlops] home``."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def code_path() -> str:
+    """The folder of the example's DAG files."""
+    return str(ROOT / "dags")

@@ -1,0 +1,112 @@
+"""What every operator and sensor must keep: sktime's idea of contract tests, on Airflow's rules."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+
+import pytest
+from airflow.sdk import BaseOperator, BaseSensorOperator
+
+from tests.contract.classes import OPERATORS, SENSORS, example_arguments, parameters
+
+BOTH = [*OPERATORS, *SENSORS]
+PREFIXES = ("GX", "Feast", "TensorFlow", "MLflow", "TFServing", "SealPartition", "PartitionArrival")
+# Behaviour of the task itself, known when the DAG is written.
+NOT_TEMPLATED = {"poll_interval", "timeout", "deferrable", "tolerance", "allow_signature_change"}
+FORBIDDEN_WORDS = {"conn_id", "poke_interval", "polling_interval", "polling_period", "wait", "check_interval"}
+
+
+def own_parameters(cls: type) -> set[str]:
+    return set(parameters(cls, BaseOperator, BaseSensorOperator))
+
+
+def made(cls: type) -> BaseOperator:
+    return cls(task_id="t", **{k: v for k, v in example_arguments(cls).items() if k != "task_id"})
+
+
+def test_there_are_operators_and_sensors_for_all_five_tools():
+    for prefix in PREFIXES[:5]:
+        assert [cls for cls in BOTH if cls.__name__.startswith(prefix)], prefix
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_name_says_tool_verb_and_role(cls):
+    assert cls.__name__.startswith(PREFIXES)
+    assert cls.__name__.endswith("Sensor" if cls in SENSORS else "Operator")
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_parameters_are_keyword_only_typed_documented_and_use_the_shared_words(cls):
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, name
+        assert parameter.annotation is not inspect.Parameter.empty, name
+    words = own_parameters(cls)
+    assert not words & FORBIDDEN_WORDS
+    documented = (cls.__doc__ or "") + "".join(base.__doc__ or "" for base in cls.__mro__ if "mlops" in base.__module__)
+    assert not [word for word in words if f":param {word}:" not in documented]
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_every_user_value_is_templated(cls):
+    assert own_parameters(cls) - NOT_TEMPLATED == set(cls.template_fields)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_constructor_only_assigns(cls):
+    """So that parsing does no work, and that templates are not looked at before they are rendered."""
+    if "__init__" not in vars(cls):
+        return
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls.__init__))).body[0].body
+    for statement in body:
+        is_super = isinstance(statement, ast.Expr) and "super().__init__" in ast.unparse(statement)
+        is_check = isinstance(statement, ast.If) and all(isinstance(s, ast.Raise) for s in statement.body)
+        assert is_super or is_check or isinstance(statement, ast.Assign | ast.AnnAssign), ast.unparse(statement)
+        if isinstance(statement, ast.Assign):
+            assert isinstance(statement.value, ast.Name), ast.unparse(statement)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_constructor_keeps_what_it_was_given(cls):
+    arguments = {k: v for k, v in example_arguments(cls).items() if k != "task_id"}
+    operator = cls(task_id="t", **arguments)
+    for name, value in arguments.items():
+        assert getattr(operator, name) == value
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_survives_serialization_into_a_dag(cls):
+    from airflow.sdk import DAG
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    with DAG("d", schedule=None) as dag:
+        made(cls)
+    serialized = DagSerialization.to_dict(dag)
+    [task] = DagSerialization.from_dict(serialized).tasks
+    assert task.task_type == cls.__name__
+    assert set(task.template_fields) == set(cls.template_fields)
+
+
+@pytest.mark.parametrize("cls", SENSORS)
+def test_sensor_hands_its_settings_to_the_trigger(cls):
+    """A deferral that loses configuration (apache/airflow#72144) waits for the wrong thing."""
+    arguments = {k: v for k, v in example_arguments(cls).items() if k != "task_id"}
+    sensor = cls(task_id="t", home="/home", poll_interval=7, **arguments)
+    for field in cls.template_fields:
+        if isinstance(getattr(sensor, field), str) and "{{" in getattr(sensor, field):
+            setattr(sensor, field, "2013-01-15")
+    path, kwargs = sensor.trigger(deadline=123.0).serialize()
+    assert path.startswith("airflow_mlops.triggers.")
+    assert kwargs["poll_interval"] == 7
+    assert kwargs["deadline"] == 123.0
+    carried = {str(value) for value in kwargs.values()} | {str(v) for v in kwargs.values() if isinstance(v, dict)}
+    for name, value in arguments.items():
+        assert any(str(value) in text for text in carried), name
+
+
+@pytest.mark.parametrize("cls", SENSORS)
+def test_sensor_says_what_it_waits_for(cls):
+    assert made(cls).describe()

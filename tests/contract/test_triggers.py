@@ -1,0 +1,78 @@
+"""What every trigger must keep: round trip, one terminal event, a free event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import time
+
+import pytest
+
+from airflow_mlops.exceptions import DataError
+from airflow_mlops.triggers.base import PollTrigger
+from tests.contract.classes import TRIGGERS, example_arguments
+
+
+class SlowTrigger(PollTrigger):
+    """Blocks in its poll, as a client library would."""
+
+    def __init__(self, *, poll_interval: float, deadline: float, looks: int) -> None:
+        super().__init__(poll_interval=poll_interval, deadline=deadline, looks=looks)
+        self.looks = looks
+
+    def poll(self) -> str | None:
+        time.sleep(0.2)
+        self.looks -= 1
+        if self.looks < 0:
+            raise DataError("It broke.", detail="here", hint="mend it")
+        return "there" if self.looks == 0 else None
+
+
+@pytest.mark.parametrize("cls", TRIGGERS)
+def test_round_trip(cls):
+    trigger = cls(**example_arguments(cls))
+    path, kwargs = trigger.serialize()
+    module, _, name = path.rpartition(".")
+    rebuilt = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(kwargs)))
+    assert type(rebuilt) is cls
+    assert rebuilt.serialize() == (path, kwargs)
+    assert set(kwargs) == set(example_arguments(cls))
+
+
+@pytest.mark.parametrize("cls", TRIGGERS)
+def test_killing_the_trigger_deletes_nothing(cls):
+    assert cls.cleanup is PollTrigger.cleanup
+
+
+async def events(trigger: PollTrigger) -> list[dict]:
+    return [event.payload async for event in trigger.run()]
+
+
+async def test_polling_leaves_the_event_loop_free():
+    lags = []
+
+    async def heartbeat():
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.01)
+            lags.append(time.perf_counter() - before - 0.01)
+
+    probe = asyncio.create_task(heartbeat())
+    assert await events(SlowTrigger(poll_interval=0.01, deadline=time.time() + 60, looks=3)) == [
+        {"status": "success", "result": "there"}
+    ]
+    probe.cancel()
+    assert max(lags) < 0.15, "a 0.2 s poll blocked the loop"
+
+
+async def test_gives_up_at_the_wall_clock_deadline():
+    started = time.time()
+    assert await events(SlowTrigger(poll_interval=60, deadline=time.time() + 0.5, looks=99)) == [{"status": "timeout"}]
+    assert time.time() - started < 5
+
+
+async def test_an_error_is_one_event_in_words():
+    assert await events(SlowTrigger(poll_interval=0.01, deadline=time.time() + 60, looks=0)) == [
+        {"status": "error", "headline": "It broke.", "detail": "here", "hint": "mend it", "retryable": False}
+    ]

@@ -1,0 +1,76 @@
+"""What a user sees who mistypes a configuration."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Slice, Trainer
+from airflow_mlops.exceptions import ConfigError
+
+START = date(2013, 1, 1)
+
+
+def source(name: str = "departures", **kwargs) -> Partitions:
+    return Partitions(f"lake/{name}", event_time="at", suite="suites:all", start=START, **kwargs)
+
+
+def pipeline(**changes) -> ModelPipeline:
+    return ModelPipeline(
+        **{
+            "model": "m",
+            "source": source(),
+            "entity": "id",
+            "label": Label("late", source=source("arrivals"), matures_after="1d"),
+            "features": FeatureService("m_v1", transform="code:compute", suite="suites:snapshot"),
+            "train": Trainer("code:build", window="60d"),
+            "gates": [Gate("auc", min=0.6)],
+            **changes,
+        }
+    )
+
+
+def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
+    assert source().dataset == "departures"
+    assert source(dataset="flights").dataset == "flights"
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: pipeline(lable="x"), "unknown key 'lable'. Did you mean 'label'?"),
+        (lambda: Partitions("a", event_tine="at", suite="s:a", start=START), "Did you mean 'event_time'?"),
+        (lambda: Trainer("code:build", window="60d", epoch=3), "Did you mean 'epochs'?"),
+        (lambda: Trainer("code:build", window="60d", epochs="3"), "epochs: Input should be a valid integer"),
+        (lambda: Trainer("code:build", window="60d", epochs=0), "epochs: Input should be greater than 0"),
+        (lambda: Trainer("code.build", window="60d"), "'code.build' does not name a function"),
+        (lambda: Trainer("code:build", window="60 days"), "'60 days' is not a duration"),
+        (lambda: Trainer("code:build", window="10d"), "leaves nothing to train on"),
+        (lambda: source(end=date(2012, 1, 1)), "end before they start"),
+        (lambda: pipeline(model="my model"), "'my model' cannot be a name"),
+        (lambda: pipeline(gates=[]), "has no gates"),
+        (lambda: pipeline(label=Label("x", source=source(), matures_after="1d")), "are the same dataset"),
+        (lambda: Gate("acu", min=0.5), "Did you mean 'auc'?"),
+        (lambda: Gate("auc"), "does not say one clear thing"),
+        (lambda: Gate("auc", min=0.5, vs="champion"), "does not say one clear thing"),
+        (lambda: Gate("auc", max_drop=0.1), "does not say one clear thing"),
+        (lambda: Gate("auc", vs="champion", max_drop=0.1, by=Slice("carrier")), "does not say one clear thing"),
+        (lambda: Gate("auc", vs="human", max_drop=0.1), "vs is 'champion' or 'baseline'"),
+        (lambda: ModelPipeline(model="m"), "'source' is missing"),
+    ],
+)
+def test_a_mistake_is_explained(build, says):
+    with pytest.raises(ConfigError) as caught:
+        build()
+    assert says in str(caught.value)
+
+
+def test_error_reads_headline_where_fix():
+    with pytest.raises(ConfigError) as caught:
+        source(end=date(2012, 1, 1))
+    assert str(caught.value).splitlines() == [
+        "Partitions of 'departures' end before they start.",
+        "  where: start=2013-01-01, end=2012-01-01",
+        "  fix:   Swap them.",
+    ]
