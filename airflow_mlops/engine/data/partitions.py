@@ -200,8 +200,57 @@ def read_partitions(partitions: Sequence[Partition], columns: Sequence[str] | No
 
 
 class _Contents(NamedTuple):
+    """What one pass over every row of the files found."""
+
     columns: dict[str, str]
-    nulls: int
-    outside: int | None
     earliest: datetime
     latest: datetime
+
+
+def _copy(source: Path, target: Path) -> PartitionFile:
+    with _readable(source):
+        shutil.copyfile(source, target)
+    with _readable(source), pq.ParquetFile(target) as parquet:
+        rows = parquet.metadata.num_rows
+    return PartitionFile(name=source.name, sha256=sha256(target), bytes=target.stat().st_size, rows=rows)
+
+
+def _inspect(files: Sequence[Path], event_time: str, landed: Path, key: str) -> _Contents:
+    """Read everything once, so that what cannot be read is refused now, and check the event times."""
+    start, end = (pa.scalar(bound, _MICROSECONDS) for bound in day_bounds(key))
+    schema: pa.Schema | None = None
+    rows = nulls = outside = 0
+    times = []
+    for file in files:
+        with _readable(landed / file.name), pq.ParquetFile(file) as parquet:
+            schema = _agreed_schema(schema, parquet.schema_arrow, landed / file.name, event_time)
+            for batch in parquet.iter_batches():
+                column = batch[event_time].cast(_MICROSECONDS, safe=False)
+                rows += batch.num_rows
+                nulls += column.null_count
+                inside = pc.and_(pc.greater_equal(column, start), pc.less(column, end))
+                outside += pc.sum(pc.invert(inside)).as_py() or 0
+                times.append(pc.min_max(column))
+    if rows == 0:
+        raise DataError(
+            "The partition has no rows.",
+            detail=f"{landed} is readable, and all its Parquet files are empty",
+            hint="See why the upstream landed nothing. An empty day is refused, never trained on.",
+        )
+    if nulls:
+        raise DataError(
+            f"The event time {event_time!r} is null in {nulls} of {rows} rows.",
+            detail=str(landed),
+            hint="Every row needs the time at which it happened; without it, it cannot be put into a day.",
+        )
+    earliest = min(time["min"].as_py() for time in times)
+    latest = max(time["max"].as_py() for time in times)
+    if outside:
+        raise DataError(
+            f"{outside} of {rows} rows do not belong to the day {key}.",
+            detail=f"{landed}: {event_time!r} runs from {earliest:%Y-%m-%d %H:%M:%S} to "
+            f"{latest:%Y-%m-%d %H:%M:%S} UTC, the partition from {key} 00:00 to 24:00 UTC",
+            hint="See whether the upstream is off by a day, or writes local time as UTC.",
+        )
+    assert schema is not None
+    return _Contents({field.name: str(field.type) for field in schema}, earliest, latest)

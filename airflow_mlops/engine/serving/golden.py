@@ -72,9 +72,7 @@ class Golden:
                 detail=f"golden: {sorted(self.inputs)}; signature: {sorted(signature.inputs)}",
                 hint="Train the model again: this is not what was exported.",
             )
-        answers = predict(
-            {name: _array(values, signature.inputs[name].dtype) for name, values in self.inputs.items()}
-        )
+        answers = predict({name: _array(values, signature.inputs[name].dtype) for name, values in self.inputs.items()})
         differences = {name: self._difference(name, answers.get(name)) for name in self.outputs}
         name, worst = max(differences.items(), key=lambda item: item[1])
         if worst > tolerance:

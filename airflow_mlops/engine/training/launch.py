@@ -54,6 +54,7 @@ class TrainingProcess:
         self.workdir = Workdir(workdir.absolute())
         self.log = log or logging.getLogger(__name__)
         self._child: subprocess.Popen[str] | None = None
+        self._ended = False
 
     def run(self, timeout: float) -> TrainingResult:
         """Train, or return the finished training of the same spec. See :func:`train`."""
@@ -69,7 +70,7 @@ class TrainingProcess:
 
     def kill(self) -> None:
         """End the child and everything it started, at once. Nothing to do when there is none."""
-        if self._child is not None and self._child.poll() is None:
+        if self._child is not None and not self._ended:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child.pid, signal.SIGKILL)
 
@@ -131,6 +132,7 @@ class TrainingProcess:
             timer.cancel()
             self.kill()
             self._child.communicate()
+            self._ended = True
         if timed_out.is_set():
             raise TrainingError(
                 f"The training did not end within {timeout:.0f} s and was stopped.",

@@ -22,7 +22,9 @@ def _die_with_parent() -> None:
     """Wait for the end of standard input, then end this process and whatever it started."""
     while os.read(sys.stdin.fileno(), 1):
         pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
 
 
 def main(workdir: Path) -> int:

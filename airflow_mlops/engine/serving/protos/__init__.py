@@ -1,0 +1,1 @@
+"""Minimal messages of TensorFlow Serving's API; see README.md."""

@@ -1,0 +1,270 @@
+"""Train and export, inside the child process. Importing this module imports TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import platform
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow.compute as pc
+import tensorflow as tf
+
+from airflow_mlops.contracts import Signature, SplitName, TensorSpec, TrainingResult, TrainingSpec
+from airflow_mlops.engine.data.files import temporary_sibling
+from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_labels
+from airflow_mlops.engine.training.workdir import Workdir, checksums, write_text
+from airflow_mlops.exceptions import MlopsError, TrainingError
+
+OUTPUT = "probability"
+_GOLDEN_ROWS = 32
+_PATIENCE = 2
+_TF_TYPES = {"object": tf.string, "float32": tf.float32, "int64": tf.int64, "bool": tf.bool}
+
+log = logging.getLogger(__name__)
+
+
+def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
+    """Train ``spec``, export the SavedModel into ``workdir`` and write its result, last.
+
+    :raises TrainingError: when the user's model function fails or returns something unusable, or the loss is
+        not a number.
+    """
+    keras.utils.set_random_seed(spec.seed)
+    tf.config.experimental.enable_op_determinism()
+    train, train_labels = _read(spec, "train")
+    validation, validation_labels = _read(spec, "validation")
+    test, _ = _read(spec, "test")
+    log.info("%d rows to train on, %d to validate with", len(train_labels), len(validation_labels))
+
+    model = _build(spec, train)
+    started = time.monotonic()
+    with _users_code(spec, "Training the model"):
+        history = model.fit(
+            _batches(train, train_labels, spec.batch_size, seed=spec.seed),
+            validation_data=_batches(validation, validation_labels, spec.batch_size),
+            epochs=spec.epochs,
+            callbacks=[
+                _Progress(spec.epochs),
+                keras.callbacks.EarlyStopping(patience=_PATIENCE, restore_best_weights=True),
+            ],
+            verbose=0,
+        ).history
+    seconds = time.monotonic() - started
+    examples = len(train_labels) * len(history["loss"])
+
+    signature = _export(spec, model, train, test, workdir)
+    times = pc.min_max(read_split(spec.snapshot, "train").column(spec.snapshot.event_time))
+    result = TrainingResult(
+        spec_hash=spec.hash,
+        snapshot_id=spec.snapshot.id,
+        saved_model=str(workdir.saved_model),
+        signature=signature,
+        history={name: [float(value) for value in values] for name, values in history.items()},
+        examples=examples,
+        seconds=round(seconds, 3),
+        examples_per_second=round(examples / seconds, 1),
+        oldest_event_time=times["min"].as_py(),
+        newest_event_time=times["max"].as_py(),
+        hardware=_hardware(),
+        versions=_versions(),
+    )
+    write_text(workdir.checksums, json.dumps(checksums(workdir.saved_model), indent=2))
+    write_text(workdir.result, result.to_json())
+    return result
+
+
+def _read(spec: TrainingSpec, split: SplitName) -> tuple[Columns, np.ndarray]:
+    table = read_split(spec.snapshot, split)
+    if not table.num_rows:
+        raise TrainingError(
+            f"The {split} split has no rows.",
+            detail=f"snapshot {spec.snapshot.id}",
+            hint="Widen the window, or see why no labels have matured in it.",
+        )
+    return read_inputs(table, spec.snapshot.features), read_labels(table, spec.snapshot.label)
+
+
+def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
+    """Call the user's model function and check what it returns."""
+    with _users_code(spec, "The model function"):
+        build = load_object(spec.entrypoint, spec.code_path)
+        model = build(train, seed=spec.seed, **spec.params)
+    if not isinstance(model, keras.Model):
+        raise TrainingError(
+            f"The model function did not return a Keras model but {type(model).__name__}.",
+            detail=f"entrypoint {spec.entrypoint!r}",
+            hint="Return a compiled keras.Model.",
+        )
+    inputs = {tensor.name: tuple(tensor.shape) for tensor in keras.tree.flatten(model.inputs)}
+    if set(inputs) != set(train) or any(shape != (None,) for shape in inputs.values()):
+        raise TrainingError(
+            "The model's inputs are not the snapshot's features.",
+            detail=f"not in the snapshot: {sorted(set(inputs) - set(train))}; "
+            f"not in the model: {sorted(set(train) - set(inputs))}; "
+            f"not one value an example: {sorted(name for name, shape in inputs.items() if shape != (None,))}",
+            hint="Make one keras.Input(shape=(), name=feature, dtype=...) for each feature, in a dict.",
+        )
+    outputs = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.outputs)]
+    if outputs not in ([(None,)], [(None, 1)]):
+        raise TrainingError(
+            "The model must have one output, one probability an example.",
+            detail=f"entrypoint {spec.entrypoint!r}, output shapes {outputs}",
+            hint='End with Dense(1, activation="sigmoid").',
+        )
+    if not model.compiled:
+        raise TrainingError(
+            "The model function returned a model that is not compiled.",
+            detail=f"entrypoint {spec.entrypoint!r}",
+            hint='Call model.compile(optimizer=..., loss="binary_crossentropy", metrics=[...]) in it.',
+        )
+    return model
+
+
+def _batches(
+    inputs: Columns, labels: np.ndarray, batch_size: int, *, seed: int | None = None
+) -> tf.data.Dataset:
+    """Return whole batches sliced from memory.
+
+    With a seed the rows are shuffled once and the batches anew every epoch, which is several times faster than
+    shuffling rows every epoch, and the same in every process.
+    """
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(len(labels))
+        inputs, labels = {name: values[order] for name, values in inputs.items()}, labels[order]
+    tensors = {name: tf.constant(values) for name, values in inputs.items()}
+    targets = tf.constant(labels[:, None])
+    starts = tf.data.Dataset.range(0, len(labels), batch_size)
+    if seed is not None:
+        starts = starts.shuffle(starts.cardinality(), seed=seed, reshuffle_each_iteration=True)
+
+    def batch(start: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        end = start + batch_size
+        return {name: values[start:end] for name, values in tensors.items()}, targets[start:end]
+
+    return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+class _Progress(keras.callbacks.Callback):
+    """Say how each epoch went, and end the training when the loss is not a number."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self._epochs = epochs
+        self._started = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Report, and check."""
+        values = ", ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
+        log.info("epoch %d/%d: %s (%.1f s)", epoch + 1, self._epochs, values, time.monotonic() - self._started)
+        broken = [name for name in ("loss", "val_loss") if not math.isfinite((logs or {}).get(name, 0.0))]
+        if broken:
+            raise TrainingError(
+                f"The training's {broken[0]} is not a finite number after epoch {epoch + 1}.",
+                detail=values,
+                hint="Handle missing values (NaN) in the model, normalise its inputs, or lower the learning rate.",
+            )
+
+
+def _export(
+    spec: TrainingSpec, model: keras.Model, train: Columns, test: Columns, workdir: Workdir
+) -> Signature:
+    """Write the SavedModel with its golden predictions, and let it appear whole."""
+    specs = {
+        name: tf.TensorSpec([None], _TF_TYPES[values.dtype.name], name) for name, values in train.items()
+    }
+
+    def serve(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        probability = keras.tree.flatten(model(inputs, training=False))[0]
+        return {OUTPUT: tf.cast(tf.reshape(probability, [-1]), tf.float32)}
+
+    temporary = temporary_sibling(workdir.saved_model)
+    with _users_code(spec, "Exporting the model"):
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint("serving_default", serve, input_signature=[specs])
+        archive.write_out(str(temporary), verbose=False)
+    _write_golden(model, test, temporary)
+    temporary.rename(workdir.saved_model)
+    return Signature(
+        inputs={name: TensorSpec(dtype=spec.dtype.name, shape=(-1,)) for name, spec in specs.items()},
+        outputs={OUTPUT: TensorSpec(dtype="float32", shape=(-1,))},
+    )
+
+
+def _write_golden(model: keras.Model, test: Columns, saved_model: Path) -> None:
+    """Keep some predictions of the model in memory: whatever serves it later must repeat them."""
+    rows = len(next(iter(test.values())))
+    chosen = np.unique(np.linspace(0, rows - 1, _GOLDEN_ROWS).astype(int))
+    inputs = {name: values[chosen] for name, values in test.items()}
+    predicted = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
+    probability = np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32).reshape(-1)
+    golden = {
+        "inputs": {name: values.tolist() for name, values in inputs.items()},
+        "outputs": {OUTPUT: probability.tolist()},
+    }
+    extra = saved_model / "assets.extra"
+    extra.mkdir()
+    (extra / "golden.json").write_text(json.dumps(golden))
+
+
+@contextlib.contextmanager
+def _users_code(spec: TrainingSpec, what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into an error that shows where."""
+    try:
+        yield
+    except MlopsError:
+        raise
+    except Exception as error:
+        log.info("%s", traceback.format_exc().rstrip())
+        frames = _users_frames(traceback.extract_tb(error.__traceback__), spec)
+        shown = [f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
+        message = (str(error).strip().splitlines() or [""])[0]
+        raise TrainingError(
+            f"{what} raised {type(error).__name__}: {message}",
+            detail="\n         ".join(shown) or f"entrypoint {spec.entrypoint!r}",
+            hint=f"Correct {spec.entrypoint!r}; the whole traceback is in the log above.",
+        ) from error
+
+
+def _users_frames(
+    frames: Sequence[traceback.FrameSummary], spec: TrainingSpec
+) -> Sequence[traceback.FrameSummary]:
+    """Return the last frames in the user's files, or the very last frame when there are none."""
+    code_path = spec.code_path or str(Path.cwd())
+    users = [frame for frame in frames if Path(frame.filename).is_relative_to(code_path)]
+    return users[-3:]
+
+
+def _hardware() -> str:
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+        return ", ".join(names)
+    return f"{platform.machine()} CPU, {tf.config.threading.get_intra_op_parallelism_threads() or 'all'} threads"
+
+
+def _versions() -> dict[str, str]:
+    import airflow_mlops
+
+    del airflow_mlops
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
