@@ -101,8 +101,8 @@ class ValidationResult(Record):
 
     @property
     def blocked(self) -> bool:
-        """True when an expectation of severity ``block`` did not succeed, or nothing was checked."""
-        return not self.outcomes or any(o.severity == "block" for o in self.failed)
+        """True when a ``block`` expectation failed, any could not be checked, or there was none."""
+        return not self.outcomes or any(o.severity == "block" or o.error is not None for o in self.failed)
 
 
 class Split(Record):

@@ -63,9 +63,19 @@ class Layout:
         """What is running: state, secrets, lock."""
         return self.home / "run"
 
+    @property
+    def state(self) -> Path:
+        """The processes that were started."""
+        return self.run / "state.json"
+
+    @property
+    def logs(self) -> Path:
+        """The processes' own output; the logs of tasks are Airflow's."""
+        return self.home / "logs"
+
     def log(self, name: str) -> Path:
         """Return the log of a process."""
-        return self.home / "logs" / f"{name}.log"
+        return self.logs / f"{name}.log"
 
 
 def process_environment(

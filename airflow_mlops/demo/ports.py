@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, fields
 
 from airflow_mlops.exceptions import ConfigError
@@ -21,12 +21,13 @@ class Ports:
     serving_rest: int = 8501
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Ports:
+    def from_environment(cls, environ: Mapping[str, str], default: Ports) -> Ports:
         """Read ``AIRFLOW_PORT``, ``MLFLOW_PORT``, ``SERVING_GRPC_PORT`` and ``SERVING_REST_PORT``.
 
+        :param default: Ports for those that are not set.
         :raises ConfigError: when one of them is not a port number.
         """
-        chosen = {}
+        chosen = default.as_dict()
         for field in fields(cls):
             text = environ.get(variable(field.name), "")
             if text and not (text.isdigit() and 0 < int(text) < 65536):
@@ -65,27 +66,30 @@ def variable(name: str) -> str:
     return f"{name.upper()}_PORT"
 
 
-def require_free(ports: Ports, names: Iterable[str]) -> None:
+def require_free(ports: Ports, names: Container[str]) -> None:
     """Refuse ports that cannot be listened on, all in one message.
 
     :param names: Which of the ports are about to be used.
     :raises ConfigError: which port, for what, and how to choose another.
     """
     numbers = ports.as_dict()
-    wanted = [name for name in PURPOSES if name in set(names)]
     problems, changes = [], []
-    for name in wanted:
-        twin = next((other for other in numbers if other != name and numbers[other] == numbers[name]), None)
-        if twin is not None:
-            problems.append(f"port {numbers[name]} is asked for by {PURPOSES[name]} and by {PURPOSES[twin]}")
-        elif not _is_free(numbers[name]):
-            problems.append(f"port {numbers[name]}, for {PURPOSES[name]}, is in use by another program")
+    seen: dict[int, str] = {}
+    for name, purpose in PURPOSES.items():
+        port = numbers[name]
+        if port in seen:
+            problems.append(f"port {port} is asked for by {seen[port]} and by {purpose}")
+        elif name in names and not _is_free(port):
+            problems.append(f"port {port}, for {purpose}, is in use by another program")
         else:
+            seen[port] = purpose
             continue
-        changes.append(f"{variable(name)}={numbers[name] + 10000 if numbers[name] < 50000 else 18080}")
+        other = next(n for n in range(10000 + port % 40000, 65536) if n not in seen and _is_free(n))
+        seen[other] = purpose
+        changes.append(f"{variable(name)}={other}")
     if problems:
         raise ConfigError(
-            "The stack cannot start: " + ("a port is" if len(problems) == 1 else "ports are") + " taken.",
+            f"The stack cannot start: {'a port is' if len(problems) == 1 else 'ports are'} taken.",
             detail="; ".join(problems),
             hint=f"Stop what uses it, or choose other ports: make demo {' '.join(changes)}",
         )

@@ -6,8 +6,10 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -113,16 +115,34 @@ def _serves(pid: int, data: Path) -> bool:
 
 
 def _create_databases(server: Postgres) -> None:
+    with _connect(server, "postgres") as cursor:
+        cursor.execute("SELECT datname FROM pg_database")
+        there = {row[0] for row in cursor.fetchall()}
+        for database in DATABASES:
+            if database not in there:
+                cursor.execute(f'CREATE DATABASE "{database}"')
+
+
+def schema_revision(server: Postgres, database: str) -> str | None:
+    """Return the Alembic revision of a database, or None when it has no tables yet."""
+    with _connect(server, database) as cursor:
+        cursor.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
+        if not cursor.fetchone()[0]:
+            return None
+        cursor.execute("SELECT version_num FROM alembic_version")
+        row = cursor.fetchone()
+        return row and str(row[0])
+
+
+@contextlib.contextmanager
+def _connect(server: Postgres, database: str) -> Iterator[Any]:
+    """Open a cursor in autocommit mode."""
     import psycopg2
 
-    connection = psycopg2.connect(host=server.socket_dir, user="postgres", dbname="postgres")
+    connection = psycopg2.connect(host=server.socket_dir, user="postgres", dbname=database)
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("SELECT datname FROM pg_database")
-            there = {row[0] for row in cursor.fetchall()}
-            for database in DATABASES:
-                if database not in there:
-                    cursor.execute(f'CREATE DATABASE "{database}"')
+            yield cursor
     finally:
         connection.close()

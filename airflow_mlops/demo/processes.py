@@ -33,8 +33,7 @@ class ProcessRecord:
         """Whether exactly this process still runs."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < _SAME_START
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            return abs(process.create_time() - self.started) < _SAME_START and _runs(process)
         except psutil.NoSuchProcess:
             return False
 
@@ -91,9 +90,19 @@ def stop(records: Iterable[ProcessRecord], *, sig: signal.Signals = signal.SIGTE
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(left, timeout=5)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and any(_runs(process) for process in left):
+        time.sleep(0.02)
     reap()
     return killed
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it is more than a zombie, which its parent may be slow to collect."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _session_members(records: Iterable[ProcessRecord]) -> list[psutil.Process]:
@@ -105,7 +114,7 @@ def _session_members(records: Iterable[ProcessRecord]) -> list[psutil.Process]:
     by_session: dict[int, list[psutil.Process]] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            if process.status() != psutil.STATUS_ZOMBIE:
+            if _runs(process):
                 by_session.setdefault(os.getsid(process.pid), []).append(process)
     ours = []
     for record in records:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseHook
@@ -92,5 +91,5 @@ class MlopsHook(BaseHook):
 
 
 def expand(value: str) -> str:
-    """Expand environment variables and ``~`` in a path taken from a connection."""
-    return os.path.expandvars(Path(value).expanduser())
+    """Expand environment variables and ``~`` in a path or URL taken from a connection."""
+    return os.path.expandvars(os.path.expanduser(value))  # noqa: PTH111  pathlib would halve the // of a URL

@@ -32,6 +32,6 @@ class XComLink(BaseOperatorLink):
         """Store the URL for this run of the task."""
         context["ti"].xcom_push(key=cls.key, value=url)
 
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the stored URL, or an empty string when the task never got that far."""
         return XCom.get_value(ti_key=ti_key, key=self.key) or ""

@@ -43,6 +43,8 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             datasets=[feed.dataset for feed in feeds],
             history=features.history,
             start=source.start.isoformat(),
+            feast_conn_id=features.conn_id,
+            ledger_conn_id=pipeline.ledger_conn_id,
         )
         materialize = FeastMaterializeOperator(
             task_id="materialize",

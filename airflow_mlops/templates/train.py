@@ -62,7 +62,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             keys=list(features.keys),
             service=features.name,
             label_dataset=label.source.dataset,
-            label=label.column,
+            label_column=label.column,
             matures_after=label.matures_after,
             window=train.window,
             validation=train.validation,

@@ -1,0 +1,1 @@
+"""Partitions and snapshots: what may be read, and what was checked before it may."""

@@ -7,9 +7,11 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from airflow_mlops.contracts import content_hash
 
 TEMPORARY = ".tmp-"
 """What the names of files and folders in the making start with; readers never look at those."""
@@ -21,6 +23,11 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identity(digests: Mapping[str, str]) -> str:
+    """Return the hash of a set of files, from their names and the hashes of their contents."""
+    return content_hash(sorted(digests.items()))
 
 
 @contextmanager

@@ -11,21 +11,19 @@ bytes again gives the same revision. ``current.json`` is replaced last: without 
 
 from __future__ import annotations
 
-import io
-import os
+import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
-from airflow_mlops.contracts import Partition, PartitionFile, content_hash
-from airflow_mlops.engine.data.files import replacing, sha256, sweep, sync, temporary_sibling
+from airflow_mlops.contracts import Partition, PartitionFile
+from airflow_mlops.engine.data.files import identity, replacing, sha256, sweep, sync, temporary_sibling
+from airflow_mlops.engine.data.parquet import difference, inspect, parquet_files, readable
 from airflow_mlops.exceptions import ConfigError, DataError
 
 _CURRENT = "current.json"
@@ -49,34 +47,9 @@ def day_bounds(key: str) -> tuple[datetime, datetime]:
     return day, day + timedelta(days=1)
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """Return the Parquet files that lie in a folder, in order of their names.
-
-    :raises DataError: when there are none, or the folder cannot be read.
-    """
-    try:
-        files = sorted(path for path in folder.iterdir() if path.suffix == ".parquet" and path.name[0] != ".")
-    except FileNotFoundError:
-        raise DataError(
-            "There is no such folder.",
-            detail=str(folder),
-            hint="See whether the upstream landed it, and under this name.",
-        ) from None
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-    if not files:
-        raise DataError(
-            "There are no Parquet files.",
-            detail=f"{folder} is readable, and empty of them",
-            hint="See why the upstream landed nothing. An empty day is refused, never trained on.",
-        )
-    return files
-
-
 def batch_hash(files: Iterable[Path]) -> str:
     """Return the identity of a set of files: the hash of their names and contents."""
-    with _readable():
-        return _identity({file.name: sha256(file) for file in files})
+    return identity({file.name: sha256(file) for file in files})
 
 
 def seal(
@@ -100,41 +73,37 @@ def seal(
     :raises DataError: when there is nothing to seal, it cannot be read, it changed since it was validated, or
         its event times are not those of the day.
     """
-    start, end = day_bounds(key)
+    bounds = day_bounds(key)
     sources = parquet_files(landed)
     folder = home / "partitions" / dataset / key
     making = temporary_sibling(folder / "revision")
     try:
         making.mkdir()
-        with _readable():
-            for source in sources:
-                shutil.copyfile(source, making / source.name)
-        files = tuple(_describe(making / source.name, source) for source in sources)
-        identity = _identity({file.name: file.sha256 for file in files})
-        if batch_hash is not None and batch_hash != identity:
+        files = tuple(_copy(source, making / source.name) for source in sources)
+        contents_hash = identity({file.name: file.sha256 for file in files})
+        if batch_hash not in (None, contents_hash):
             raise DataError(
                 "The files changed after they were validated.",
-                detail=f"{landed}: validated {batch_hash[:16]}, found {identity[:16]}",
+                detail=f"{landed}: validated {batch_hash[:16]}, found {contents_hash[:16]}",
                 hint="Clear the validation task, so that what is sealed is what was validated.",
             )
-        contents = _inspect([making / file.name for file in files], event_time, landed)
-        _check_times(contents, start, end, f"{landed}, column {event_time!r}")
+        columns, earliest, latest = inspect([making / file.name for file in files], event_time, bounds, landed)
         partition = Partition(
             dataset=dataset,
             key=key,
-            revision=identity[:16],
-            uri=str(folder / identity[:16]),
+            revision=contents_hash[:16],
+            uri=str(folder / contents_hash[:16]),
             rows=sum(file.rows for file in files),
             bytes=sum(file.bytes for file in files),
             files=files,
-            columns=contents.columns,
+            columns=columns,
             event_time=event_time,
-            min_event_time=contents.earliest,
-            max_event_time=contents.latest,
-            source={"uri": str(landed), "sha256": identity},
+            min_event_time=earliest,
+            max_event_time=latest,
+            source={"uri": str(landed), "sha256": contents_hash},
             suite_hash=suite_hash,
         )
-        return _publish(partition, making)
+        return _publish(partition, making, folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
         sweep(folder)
@@ -185,72 +154,103 @@ def read_partitions(partitions: Sequence[Partition], columns: Sequence[str] | No
             "There are no partitions to read.",
             hint="Run the features DAG for the days in question. Nothing is ever computed from nothing.",
         )
-    names = list(partitions[0].columns if columns is None else columns)
-    wanted = _types(partitions[0], names)
-    for partition in partitions[1:]:
-        if columns is None and partition.columns.keys() != partitions[0].columns.keys():
-            raise _disagreement(partitions[0], partition, partition.columns)
-        if _types(partition, names) != wanted:
-            raise _disagreement(partitions[0], partition, _types(partition, names))
+    names = _check_columns(partitions, columns)
     tables = [_read(partition, file, names) for partition in partitions for file in partition.files]
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables, promote_options="default")  # only nullability may differ by now
 
 
 # --- sealing ----------------------------------------------------------------------------------------------
 
 
-class _Contents(NamedTuple):
-    """What one pass over every row of the files found."""
-
-    columns: dict[str, str]
-    earliest: datetime
-    latest: datetime
-
-
 def _copy(source: Path, target: Path) -> PartitionFile:
-    with _readable(source):
+    with readable(source):
         shutil.copyfile(source, target)
-    with _readable(source), pq.ParquetFile(target) as parquet:
-        rows = parquet.metadata.num_rows
+        with pq.ParquetFile(target) as parquet:
+            rows = parquet.metadata.num_rows
     return PartitionFile(name=source.name, sha256=sha256(target), bytes=target.stat().st_size, rows=rows)
 
 
-def _inspect(files: Sequence[Path], event_time: str, landed: Path, key: str) -> _Contents:
-    """Read everything once, so that what cannot be read is refused now, and check the event times."""
-    start, end = (pa.scalar(bound, _MICROSECONDS) for bound in day_bounds(key))
-    schema: pa.Schema | None = None
-    rows = nulls = outside = 0
-    times = []
-    for file in files:
-        with _readable(landed / file.name), pq.ParquetFile(file) as parquet:
-            schema = _agreed_schema(schema, parquet.schema_arrow, landed / file.name, event_time)
-            for batch in parquet.iter_batches():
-                column = batch[event_time].cast(_MICROSECONDS, safe=False)
-                rows += batch.num_rows
-                nulls += column.null_count
-                inside = pc.and_(pc.greater_equal(column, start), pc.less(column, end))
-                outside += pc.sum(pc.invert(inside)).as_py() or 0
-                times.append(pc.min_max(column))
-    if rows == 0:
+def _publish(partition: Partition, making: Path, folder: Path) -> Partition:
+    """Rename the revision into place, unless it is there already, and make it the current one."""
+    final = folder / partition.revision
+    if partition.suite_hash is None:
+        known = _load(folder / _CURRENT)
+        if known is not None and known.revision == partition.revision:
+            partition = known
+    manifest = partition.to_json()
+    if final.exists() and not _intact(partition):
+        broken = temporary_sibling(final)
+        final.rename(broken)
+        shutil.rmtree(broken, ignore_errors=True)
+    if not final.exists():
+        (making / _MANIFEST).write_text(manifest)
+        for path in (*making.iterdir(), making):
+            sync(path)
+        try:
+            making.rename(final)
+        except OSError:
+            if not _intact(partition):  # else another writer sealed the same bytes just now
+                raise
+    elif (final / _MANIFEST).read_text() != manifest:  # the same bytes passed another suite since
+        with replacing(final / _MANIFEST) as temporary:
+            temporary.write_text(manifest)
+    with replacing(folder / _CURRENT) as temporary:
+        temporary.write_text(manifest)
+    return partition
+
+
+def _intact(partition: Partition) -> bool:
+    files = {Path(partition.uri) / file.name: file.sha256 for file in partition.files}
+    return all(path.is_file() and sha256(path) == digest for path, digest in files.items())
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def _load(current: Path) -> Partition | None:
+    """Read ``current.json``. The files lie beside it, wherever the home folder is mounted today."""
+    try:
+        with readable(current):
+            if not current.is_file():
+                return None
+            partition = Partition.from_json(current.read_bytes())
+    except ValidationError as error:
         raise DataError(
-            "The partition has no rows.",
-            detail=f"{landed} is readable, and all its Parquet files are empty",
-            hint="See why the upstream landed nothing. An empty day is refused, never trained on.",
-        )
-    if nulls:
+            "The manifest of a partition cannot be read.",
+            detail=f"{current}: {error.error_count()} problems, the first: {error.errors()[0]['msg']}",
+            hint="Seal the day again: clear the features DAG's run for it.",
+        ) from None
+    return partition.model_copy(update={"uri": str(current.parent / partition.revision)})
+
+
+def _read(partition: Partition, file: PartitionFile, columns: Sequence[str]) -> pa.Table:
+    path = Path(partition.uri) / file.name
+    with readable(path):
+        contents = path.read_bytes() if path.exists() else None
+    if contents is None or hashlib.sha256(contents).hexdigest() != file.sha256:
+        problem = "is missing" if contents is None else "changed after it was sealed"
         raise DataError(
-            f"The event time {event_time!r} is null in {nulls} of {rows} rows.",
-            detail=str(landed),
-            hint="Every row needs the time at which it happened; without it, it cannot be put into a day.",
+            f"A file of partition {partition.key} of {partition.dataset!r} {problem}.",
+            detail=f"{path} (revision {partition.revision})",
+            hint=f"Seal the day again from {partition.source.get('uri', 'its source')}; "
+            "the same bytes give the same revision.",
         )
-    earliest = min(time["min"].as_py() for time in times)
-    latest = max(time["max"].as_py() for time in times)
-    if outside:
-        raise DataError(
-            f"{outside} of {rows} rows do not belong to the day {key}.",
-            detail=f"{landed}: {event_time!r} runs from {earliest:%Y-%m-%d %H:%M:%S} to "
-            f"{latest:%Y-%m-%d %H:%M:%S} UTC, the partition from {key} 00:00 to 24:00 UTC",
-            hint="See whether the upstream is off by a day, or writes local time as UTC.",
-        )
-    assert schema is not None
-    return _Contents({field.name: str(field.type) for field in schema}, earliest, latest)
+    table = pq.ParquetFile(pa.BufferReader(contents)).read(columns=list(columns))
+    return table.select(columns).replace_schema_metadata()
+
+
+def _check_columns(partitions: Sequence[Partition], columns: Sequence[str] | None) -> list[str]:
+    """Return the columns to read, after all partitions were found to have them with the same types."""
+    first = partitions[0]
+    expected = first.columns if columns is None else {name: first.columns.get(name, "any type") for name in columns}
+    for partition in partitions:
+        found = partition.columns
+        if columns is not None:
+            found = {name: found[name] for name in columns if name in found}
+        if found != expected:
+            raise DataError(
+                f"Partition {partition.key} of {partition.dataset!r} does not have the columns to read.",
+                detail=f"expected as in {first.key}: {difference(expected, found)}",
+                hint="See what the upstream changed; days before and after it cannot be read together.",
+            )
+    return list(expected)

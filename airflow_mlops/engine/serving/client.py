@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from airflow_mlops.contracts import Signature
 from airflow_mlops.engine.serving import tensors
+from airflow_mlops.engine.serving.codes import Code
 from airflow_mlops.engine.serving.config import ServerConfig
 from airflow_mlops.engine.serving.protos import services
 from airflow_mlops.engine.serving.protos import serving_pb2 as pb
@@ -87,28 +88,29 @@ class ServingClient:
         return {
             entry.version: VersionState(
                 pb.ModelVersionStatus.State.Name(entry.state),
-                f"{_code_name(entry.status.error_code)}: {entry.status.error_message}"
+                f"{Code.of(entry.status.error_code).name}: {entry.status.error_message}"
                 if entry.status.error_code
                 else "",
             )
             for entry in response.model_version_status
         }
 
-    def reload(self, config: ServerConfig) -> None:
+    def reload(self, config: ServerConfig, timeout: float | None = None) -> None:
         """Replace the server's whole configuration: what is not in it is unloaded.
 
         Returns once models with new *names* are available; new versions of known models load later, and a label
         can only be given to a version that is available already.
 
+        :param timeout: Seconds for this call, when loading a new model may take longer than a call usually does.
         :raises ConfigError: when the server refuses the configuration; re-send the last good one then.
         """
         request = pb.ReloadConfigRequest(config=config.to_proto())
         try:
-            response = self._call(services.RELOAD_CONFIG, request, pb.ReloadConfigResponse)
+            response = self._call(services.RELOAD_CONFIG, request, pb.ReloadConfigResponse, timeout)
         except DataError as error:
             raise _refused(error.detail) from None
         if response.status.error_code:
-            code = _code_name(response.status.error_code)
+            code = Code.of(response.status.error_code).name
             raise _refused(f"{self.address}: {code}: {response.status.error_message}")
 
     def metadata(self, model: str, version: int | None = None, label: str | None = None) -> tuple[int, Signature]:
@@ -161,14 +163,16 @@ class ServingClient:
             self._signatures[key] = self.metadata(model, version)[1]
         return self._signatures[key]
 
-    def _call(self, method: services.Method, request: Message, response: type[_Response]) -> _Response:
+    def _call(
+        self, method: services.Method, request: Message, response: type[_Response], timeout: float | None = None
+    ) -> _Response:
         call = self._channel.unary_unary(
             method.path,
             request_serializer=type(request).SerializeToString,
             response_deserializer=response.FromString,
         )
         try:
-            answer: _Response = call(request, timeout=self.timeout)
+            answer: _Response = call(request, timeout=timeout or self.timeout)
         except grpc.RpcError as error:
             raise self._translate(error, method) from error
         return answer
@@ -221,9 +225,5 @@ def _refused(detail: str) -> ConfigError:
     return ConfigError(
         "The model server refused the configuration.",
         detail=detail,
-        hint="Labels may only point to versions that are AVAILABLE; send the complete last good configuration again.",
+        hint="Send the complete last good configuration again; a label may only point to a version that is AVAILABLE.",
     )
-
-
-def _code_name(code: int) -> str:
-    return next((status.name for status in grpc.StatusCode if status.value[0] == code), str(code))

@@ -1,4 +1,4 @@
-"""A lock between processes that its holder cannot take to the grave: the kernel drops it with the process."""
+"""A lock between processes that no dead process can go on holding: the kernel drops it with its holder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from airflow_mlops.exceptions import TransientError
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file, made if need be; waits for whoever holds it.
 
     The file stays: removing it would let two processes lock two files of the same name.
+
+    :raises TransientError: when the file cannot be opened for writing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise TransientError(
+            "A lock file cannot be opened.",
+            detail=f"{path}: {error}",
+            hint="Check the path in the connection, and that the workers may write there.",
+        ) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

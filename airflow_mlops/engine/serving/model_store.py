@@ -57,7 +57,6 @@ def publish(
         try:
             _copy(source, staged)
             _prove(staged, current, tolerance)
-            _sync_tree(staged)
             staged.rename(published)
             sync(base)
         finally:
@@ -140,6 +139,7 @@ def _check_same_content(source: Path, published: Path) -> None:
 def _copy(source: Path, staged: Path) -> None:
     try:
         shutil.copytree(source, staged)
+        _sync_tree(staged)
     except OSError as error:
         raise TransientError(
             "The model could not be copied into the model store.",

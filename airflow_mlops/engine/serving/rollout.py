@@ -17,18 +17,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from airflow_mlops.contracts import Deployment
-from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.ledger import Ledger, Pointer
 from airflow_mlops.engine.serving.client import ServingClient, VersionState
 from airflow_mlops.engine.serving.config import ModelConfig, ServerConfig
 from airflow_mlops.engine.serving.golden import Golden, GoldenCheck
 from airflow_mlops.engine.serving.lock import locked
-from airflow_mlops.exceptions import GateError, MlopsError, TransientError
+from airflow_mlops.exceptions import ConfigError, DataError, GateError, MlopsError, TransientError
 
 STABLE = "stable"
 """The label that callers use."""
 
 _NOTICED_WITHIN = 15.0  # seconds; a server looks at its configuration and its folders about once a second
+
+_FIRST_LOAD_WITHIN = 600.0  # seconds; the reload call waits for the models that a server did not have before
 
 _log = logging.getLogger(__name__)
 
@@ -54,47 +58,47 @@ class Rollout:
 
     def deployment(self) -> Deployment:
         """Return the desired state; an empty one when the model was never deployed on this server."""
-        pointer = self.ledger.pointer(self._name)
-        if pointer is None:
-            return Deployment(server=self.server, model=self.model)
-        return Deployment.model_validate(pointer.value)
+        return self._desired()[0]
 
     def load(self, version: int) -> Deployment:
-        """Have a version loaded beside those in service; return before it is, but not before it was begun.
+        """Have the server load a version beside those in service. It goes on after this returns.
 
-        :raises MlopsError: when the server refuses or does not answer; nothing has changed then.
+        :raises GateError: when the server could not load the first version of a model.
+        :raises MlopsError: when the server refuses or does not answer. Nothing has changed then.
         """
-        before = self._state(version)
+        before = version_state(self.client, self.model, version)
 
         def decide(current: Deployment) -> Deployment:
-            return _with_loaded(current, version, reason=f"load {version}")
+            return current if version in current.loaded else _with_candidate(current, version)
 
-        deployment = self._change("load", decide)
+        try:
+            deployment = self._change("load", f"version {version}", decide)
+        except ConfigError as error:
+            # For a model it did not have before, the server answers only when the load has ended.
+            state = version_state(self.client, self.model, version)
+            if state is not None and state.state == "END" and state != before:
+                raise self._unfit(version, describe(state)) from error
+            raise
         if before is not None and before.state == "END":
             self._wait_until_noticed(version, before)
         return deployment
 
     def reject(self, version: int, why: str) -> GateError:
-        """Take a version that failed out of service, unless callers depend on it; return the error to raise."""
+        """Unload a version that failed, unless callers depend on it, and return the error to raise."""
 
         def decide(current: Deployment) -> Deployment:
-            return _with_loaded(current, None, reason=f"reject {version}: {why}")
+            if version in (current.stable, current.previous):
+                return current
+            return _with_candidate(current, None)
 
-        with suppress(_InService):
-            self._change("reject", lambda current: decide(_not_in_service(current, version)))
-        serving = self.deployment().stable
-        return GateError(
-            f"Version {version} of {self.model!r} is not fit to serve.",
-            detail=f"{why} (server {self.server!r})",
-            hint=f"Version {serving} keeps serving. Publish a repaired model under a new version."
-            if serving is not None
-            else "Nothing serves yet. Publish a repaired model under a new version.",
-        )
+        self._change("reject", f"version {version}: {why}", decide)
+        return self._unfit(version, why)
 
     def verify(self, version: int, *, tolerance: float = 1e-5) -> GoldenCheck:
         """Ask the server's ``/versions/N`` the golden questions. That it is AVAILABLE proves nothing.
 
-        :raises GateError: when it fails or answers differently; it is taken out of service then.
+        :param tolerance: Largest absolute difference to the golden predictions.
+        :raises GateError: when it fails or answers differently. It is unloaded then, see :meth:`reject`.
         """
         golden = Golden.read(self.base / str(version))
         try:
@@ -108,7 +112,7 @@ class Rollout:
             raise self.reject(version, f"{error.headline} {error.detail}") from error
 
     def promote(self, version: int) -> Deployment:
-        """Point the label ``stable`` to a version and keep the one before it loaded.
+        """Point the label ``stable`` to a version; the one it pointed to stays loaded for a rollback.
 
         :raises GateError: when the version is not AVAILABLE, or the label does not follow.
         """
@@ -117,14 +121,14 @@ class Rollout:
             if current.stable == version:
                 return current
             self._check_available(version)
-            return _serving(current, stable=version, previous=current.stable, reason=f"promote {version}")
+            return _serving(current, version, current.stable, f"promoted version {version}")
 
-        return self._change("promote", decide)
+        return self._change("promote", f"version {version}", decide)
 
     def rollback(self, reason: str) -> Deployment:
         """Let the previous version answer again; the one it replaces becomes the previous.
 
-        :param reason: Who asked, and why. The same reason again is the same request again: it only makes sure.
+        :param reason: Who asked, and why. The same reason again is the same request again, and only makes sure.
         :raises GateError: when there is no previous version.
         """
 
@@ -134,61 +138,76 @@ class Rollout:
             if current.previous is None:
                 raise GateError(
                     f"There is no previous version of {self.model!r} to roll back to.",
-                    detail=f"server {self.server!r} serves version {current.stable}, its first",
+                    detail=f"server {self.server!r}, stable: {current.stable or 'none'}",
                     hint="Deploy another version.",
                 )
-            return _serving(current, stable=current.previous, previous=current.stable, reason=reason)
+            return _serving(current, current.previous, current.stable, reason)
 
-        return self._change("rollback", decide)
+        return self._change("rollback", reason, decide)
+
+    # --- the desired state and the server ---------------------------------------------------------------
 
     @property
-    def _name(self) -> str:
+    def _pointer_name(self) -> str:
         return f"deployment:{self.server}:{self.model}"
 
-    def _change(self, action: str, decide: Callable[[Deployment], Deployment]) -> Deployment:
+    def _desired(self) -> tuple[Deployment, Pointer | None]:
+        pointer = self.ledger.pointer(self._pointer_name)
+        if pointer is None:
+            return Deployment(server=self.server, model=self.model), None
+        return Deployment.model_validate(pointer.value), pointer
+
+    def _change(self, action: str, why: str, decide: Callable[[Deployment], Deployment]) -> Deployment:
         """Move the desired state, then the server; put both back if the server does not follow.
 
-        The lock is for the config file, which other models share. The ledger guards against writers elsewhere.
+        The lock is for the config file, which other models share; the ledger guards against writers elsewhere.
         """
         with locked(self.config_file.with_name(f"{self.config_file.name}.lock")):
-            before = self.deployment()
+            before, pointer = self._desired()
             after = decide(before)
-            self._move(action, before, after)
+            self._move(pointer, before, after, action, why)
             try:
                 self._apply(after)
                 self._confirm(after)
             except MlopsError as error:
-                _log.warning("%s of %r failed, putting %s back: %s", action, self.model, before, error.headline)
-                self._move(f"undo {action}", after, before)
-                with suppress(MlopsError):  # the first error is the one to tell; the file is back in any case
+                _log.warning("Undoing %s of %r (%s): %s", action, self.model, why, error)
+                _, pointer = self._desired()
+                self._move(pointer, after, before, f"undo {action}", error.headline)
+                with suppress(MlopsError):  # the first error is the one to tell, and the file is back anyway
                     self._apply(before)
                 raise
         return after
 
-    def _move(self, action: str, before: Deployment, after: Deployment) -> None:
-        if before == after:
+    def _move(self, pointer: Pointer | None, before: Deployment, after: Deployment, action: str, why: str) -> None:
+        if after == before:
             return
-        pointer = self.ledger.pointer(self._name)
-        found = Deployment(server=self.server, model=self.model)
-        if pointer is not None:
-            found = Deployment.model_validate(pointer.value)
-        if found != before or not self.ledger.swap(self._name, after.model_dump(mode="json"), pointer):
+        value = after.model_dump(mode="json")
+        if not self.ledger.swap(self._pointer_name, value, pointer):
             raise TransientError(
                 f"The deployment of {self.model!r} was changed by somebody else at the same moment.",
-                detail=f"server {self.server!r}, {action}",
-                hint="Run the task again; it decides on the new state.",
+                detail=f"server {self.server!r}, {action}: {why}",
+                hint="Run the task again: it decides on the new state.",
             )
-        self.ledger.record("deployment", self.model, {"action": action, **after.model_dump(mode="json")})
+        self.ledger.record("deployment", self.model, {"action": action, "why": why, **value})
 
     def _apply(self, deployment: Deployment) -> None:
         """Write the server's complete configuration and have it reloaded."""
-        config = ServerConfig.read(self.config_file).without_model(self.model)
+        present = ServerConfig.read(self.config_file)
+        config = present.without_model(self.model)
         if deployment.loaded:
             labels = {} if deployment.stable is None else {STABLE: deployment.stable}
             entry = ModelConfig(self.model, str(self.base), versions=deployment.loaded, labels=labels)
             config = config.with_model(entry)
-        config.write(self.config_file)
-        self.client.reload(config)
+        try:
+            config.write(self.config_file)
+        except OSError as error:
+            raise TransientError(
+                "The model config file cannot be written.",
+                detail=f"{self.config_file}: {error}",
+                hint="Check the permissions and the space there.",
+            ) from error
+        is_new = present.model(self.model) is None
+        self.client.reload(config, timeout=_FIRST_LOAD_WITHIN if is_new else None)
 
     def _confirm(self, deployment: Deployment) -> None:
         """Check that the label points where it should, by the server's own account."""
@@ -203,41 +222,57 @@ class Rollout:
             )
 
     def _check_available(self, version: int) -> None:
-        state = self._state(version)
+        state = version_state(self.client, self.model, version)
         if state is None or state.state != "AVAILABLE":
             raise GateError(
-                f"Version {version} of {self.model!r} is not AVAILABLE, so nothing is promoted.",
-                detail=f"server {self.server!r} says {describe(state)}",
+                f"Version {version} of {self.model!r} is not AVAILABLE, so it is not promoted.",
+                detail=f"server {self.server!r} says: {describe(state)}",
                 hint="Load it and wait for it first.",
             )
 
-    def _state(self, version: int) -> VersionState | None:
-        return self.client.status(self.model).get(version)
+    def _unfit(self, version: int, why: str) -> GateError:
+        stable = self.deployment().stable
+        serving = "Nothing serves yet" if stable is None else f"Version {stable} keeps serving"
+        return GateError(
+            f"Version {version} of {self.model!r} is not fit to serve.",
+            detail=f"server {self.server!r} says: {why}",
+            hint=f"{serving}. Publish a repaired model under a new version.",
+        )
 
     def _wait_until_noticed(self, version: int, stale: VersionState) -> None:
-        """Wait until the server tries a version again that it had given up, so that nobody reads the old news."""
+        """Wait until the server takes up again a version it had given up, so that nobody reads old news."""
         deadline = time.monotonic() + _NOTICED_WITHIN
-        while self._state(version) == stale and time.monotonic() < deadline:
+        while version_state(self.client, self.model, version) == stale and time.monotonic() < deadline:
             time.sleep(0.1)
 
 
+def version_state(client: ServingClient, model: str, version: int) -> VersionState | None:
+    """Return where a version is in its life, or None when the server does not know it."""
+    try:
+        return client.status(model).get(version)
+    except DataError as error:
+        if isinstance(error.__cause__, grpc.RpcError) and error.__cause__.code() is grpc.StatusCode.NOT_FOUND:
+            return None
+        raise
+
+
 def describe(state: VersionState | None) -> str:
-    """Say a version's state in words, with the server's error if it has one."""
+    """Return a state in words, with the server's error if there is one."""
     if state is None:
-        return "that it does not know it"
+        return "unknown version"
     return f"{state.state}: {state.error}" if state.error else state.state
 
 
-class _InService(Exception):
-    """The version that is to be rejected answers callers, or is what a rollback goes back to."""
+def _with_candidate(current: Deployment, candidate: int | None) -> Deployment:
+    """Hold the versions in service and one candidate."""
+    return current.model_copy(update={"loaded": _versions(current.stable, current.previous, candidate)})
 
 
-def _not_in_service(current: Deployment, version: int) -> Deployment:
-    if version in (current.stable, current.previous):
-        raise _InService
-    return current
+def _serving(current: Deployment, stable: int, previous: int | None, reason: str) -> Deployment:
+    """Hold the versions in service only; older ones and candidates retire."""
+    update = {"stable": stable, "previous": previous, "loaded": _versions(stable, previous), "reason": reason}
+    return current.model_copy(update=update)
 
 
-def _with_loaded(current: Deployment, candidate: int | None, reason: str) -> Deployment:
-    wanted = {current.stable, current.previous, candidate} - {None}
-    return _loaded(current, wanted, reason)
+def _versions(*versions: int | None) -> tuple[int, ...]:
+    return tuple(sorted({version for version in versions if version is not None}))

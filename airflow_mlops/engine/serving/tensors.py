@@ -31,6 +31,7 @@ _DTYPES: dict[int, tuple[str, np.dtype, str]] = {
     tf.DT_COMPLEX128: ("complex128", np.dtype(np.complex128), "dcomplex_val"),
 }
 _BY_NAME = {name: number for number, (name, _, _) in _DTYPES.items()}
+_BY_NUMPY = {dtype: number for number, (_, dtype, _) in _DTYPES.items()}
 #: Signatures that only load and restore a model.
 _INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
 
@@ -60,9 +61,9 @@ def dtype_number(array: np.ndarray) -> int:
 
     :raises DataError: for a dtype that TensorFlow does not have.
     """
-    if array.dtype.kind in "OSU":
+    number = _BY_NUMPY.get(array.dtype)
+    if number is None and array.dtype.kind in "SU":
         return tf.DT_STRING
-    number = _BY_NAME.get(array.dtype.name)
     if number is None:
         raise DataError(
             f"An array of type {array.dtype} cannot be sent to a model.",
@@ -210,9 +211,11 @@ def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     if dtype not in _BY_NAME:
         raise DataError(f"Input {name!r} has type {dtype}, which cannot be served.")
     target = _DTYPES[_BY_NAME[dtype]][1]
+    if array.dtype == target:
+        return array
     if (array.dtype.kind in "OSU") != (target == STRING):
         raise _wrong_type(name, array, dtype)
-    if target in (STRING, array.dtype):
+    if target == STRING:
         return array
     if not np.can_cast(array.dtype, target, "same_kind"):
         raise _wrong_type(name, array, dtype)

@@ -6,15 +6,17 @@ import contextlib
 import json
 import logging
 import math
+import os
 import platform
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
@@ -29,6 +31,7 @@ from airflow_mlops.exceptions import MlopsError, TrainingError
 OUTPUT = "probability"
 _GOLDEN_ROWS = 32
 _PATIENCE = 2
+_LAST_FRAMES = 3
 _TF_TYPES = {"object": tf.string, "float32": tf.float32, "int64": tf.int64, "bool": tf.bool}
 
 log = logging.getLogger(__name__)
@@ -42,9 +45,10 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     """
     keras.utils.set_random_seed(spec.seed)
     tf.config.experimental.enable_op_determinism()
-    train, train_labels = _read(spec, "train")
-    validation, validation_labels = _read(spec, "validation")
-    test, _ = _read(spec, "test")
+    table = _rows(spec, "train")
+    train, train_labels = _columns(spec, table)
+    validation, validation_labels = _columns(spec, _rows(spec, "validation"))
+    test, _ = _columns(spec, _rows(spec, "test"))
     log.info("%d rows to train on, %d to validate with", len(train_labels), len(validation_labels))
 
     model = _build(spec, train)
@@ -58,13 +62,14 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
                 _Progress(spec.epochs),
                 keras.callbacks.EarlyStopping(patience=_PATIENCE, restore_best_weights=True),
             ],
+            shuffle=False,  # the batches come shuffled
             verbose=0,
         ).history
     seconds = time.monotonic() - started
     examples = len(train_labels) * len(history["loss"])
 
     signature = _export(spec, model, train, test, workdir)
-    times = pc.min_max(read_split(spec.snapshot, "train").column(spec.snapshot.event_time))
+    times = pc.min_max(table.column(spec.snapshot.event_time))
     result = TrainingResult(
         spec_hash=spec.hash,
         snapshot_id=spec.snapshot.id,
@@ -84,7 +89,7 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     return result
 
 
-def _read(spec: TrainingSpec, split: SplitName) -> tuple[Columns, np.ndarray]:
+def _rows(spec: TrainingSpec, split: SplitName) -> pa.Table:
     table = read_split(spec.snapshot, split)
     if not table.num_rows:
         raise TrainingError(
@@ -92,6 +97,10 @@ def _read(spec: TrainingSpec, split: SplitName) -> tuple[Columns, np.ndarray]:
             detail=f"snapshot {spec.snapshot.id}",
             hint="Widen the window, or see why no labels have matured in it.",
         )
+    return table
+
+
+def _columns(spec: TrainingSpec, table: pa.Table) -> tuple[Columns, np.ndarray]:
     return read_inputs(table, spec.snapshot.features), read_labels(table, spec.snapshot.label)
 
 
@@ -131,9 +140,7 @@ def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
     return model
 
 
-def _batches(
-    inputs: Columns, labels: np.ndarray, batch_size: int, *, seed: int | None = None
-) -> tf.data.Dataset:
+def _batches(inputs: Columns, labels: np.ndarray, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
     """Return whole batches sliced from memory.
 
     With a seed the rows are shuffled once and the batches anew every epoch, which is several times faster than
@@ -180,13 +187,9 @@ class _Progress(keras.callbacks.Callback):
             )
 
 
-def _export(
-    spec: TrainingSpec, model: keras.Model, train: Columns, test: Columns, workdir: Workdir
-) -> Signature:
+def _export(spec: TrainingSpec, model: keras.Model, train: Columns, test: Columns, workdir: Workdir) -> Signature:
     """Write the SavedModel with its golden predictions, and let it appear whole."""
-    specs = {
-        name: tf.TensorSpec([None], _TF_TYPES[values.dtype.name], name) for name, values in train.items()
-    }
+    specs = {name: tf.TensorSpec([None], _TF_TYPES[values.dtype.name], name) for name, values in train.items()}
 
     def serve(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         probability = keras.tree.flatten(model(inputs, training=False))[0]
@@ -231,40 +234,26 @@ def _users_code(spec: TrainingSpec, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         log.info("%s", traceback.format_exc().rstrip())
-        frames = _users_frames(traceback.extract_tb(error.__traceback__), spec)
-        shown = [f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
+        frames = [
+            f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line}"
+            for frame in traceback.extract_tb(error.__traceback__)
+            if spec.code_path and Path(frame.filename).is_relative_to(spec.code_path)
+        ]
         message = (str(error).strip().splitlines() or [""])[0]
         raise TrainingError(
             f"{what} raised {type(error).__name__}: {message}",
-            detail="\n         ".join(shown) or f"entrypoint {spec.entrypoint!r}",
+            detail="\n         ".join(frames[-_LAST_FRAMES:]) or f"entrypoint {spec.entrypoint!r}",
             hint=f"Correct {spec.entrypoint!r}; the whole traceback is in the log above.",
         ) from error
-
-
-def _users_frames(
-    frames: Sequence[traceback.FrameSummary], spec: TrainingSpec
-) -> Sequence[traceback.FrameSummary]:
-    """Return the last frames in the user's files, or the very last frame when there are none."""
-    code_path = spec.code_path or str(Path.cwd())
-    users = [frame for frame in frames if Path(frame.filename).is_relative_to(code_path)]
-    return users[-3:]
 
 
 def _hardware() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
-        return ", ".join(names)
-    return f"{platform.machine()} CPU, {tf.config.threading.get_intra_op_parallelism_threads() or 'all'} threads"
+        return ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def _versions() -> dict[str, str]:
-    import airflow_mlops
-
-    del airflow_mlops
-    return {
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-    }
+    packages = ("airflow-mlops", "keras", "numpy", "pyarrow", "tensorflow")
+    return {"python": platform.python_version()} | {package: version(package) for package in packages}

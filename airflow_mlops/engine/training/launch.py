@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,11 +28,11 @@ from airflow_mlops.engine.training.workdir import Workdir, write_text
 from airflow_mlops.exceptions import TrainingError, TransientError
 
 _LAST_LINES = 5
+# What TensorFlow says at every start, before it has read that it should not.
+_CHATTER = re.compile(r"I\d{4} \d|WARNING: All log messages before absl::InitializeLog")
 
 
-def train(
-    spec: TrainingSpec, workdir: Path, timeout: float, log: logging.Logger | Any = None
-) -> TrainingResult:
+def train(spec: TrainingSpec, workdir: Path, timeout: float, log: logging.Logger | Any = None) -> TrainingResult:
     """Train ``spec`` in a child process and return what came out.
 
     A finished training of the same spec in ``workdir`` is returned as it is.
@@ -123,8 +124,10 @@ class TrainingProcess:
         timer.start()
         last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         try:
-            assert self._child.stdout is not None  # noqa: S101 - it is a pipe
+            assert self._child.stdout is not None
             for line in self._child.stdout:
+                if _CHATTER.match(line):
+                    continue
                 last_lines.append(line.rstrip())
                 self.log.info("%s", last_lines[-1])
             status = self._child.wait()

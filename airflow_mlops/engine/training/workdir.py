@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from airflow_mlops.contracts import TrainingResult, TrainingSpec
+from airflow_mlops.contracts import Evaluation, TrainingResult, TrainingSpec, content_hash
 from airflow_mlops.engine.data.files import replacing, sha256
+from airflow_mlops.exceptions import DataError
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,6 @@ class Workdir:
         """Why nothing came out: headline, detail, hint."""
         return self.path / "error.json"
 
-    @property
-    def evaluation(self) -> Path:
-        """How good it is: :class:`~airflow_mlops.contracts.Evaluation`."""
-        return self.path / "evaluation.json"
-
     def finished(self, spec_hash: str) -> TrainingResult | None:
         """Return the result of this very spec if it is there, with every byte of its SavedModel."""
         try:
@@ -56,7 +52,50 @@ class Workdir:
             intact = all(sha256(self.saved_model / name) == digest for name, digest in checksums.items())
         except (FileNotFoundError, ValidationError, ValueError):
             return None
-        return result if intact and result.spec_hash == spec_hash else None
+        if not intact or result.spec_hash != spec_hash:
+            return None
+        return result.model_copy(update={"saved_model": str(self.saved_model)})
+
+    def keep(self, evaluation: Evaluation) -> Path:
+        """Write an evaluation under a name of its own: what was judged by it stays what it was."""
+        text = evaluation.to_json()
+        path = self.path / f"evaluation-{content_hash(text)[:16]}.json"
+        write_text(path, text)
+        return path
+
+
+def finished_training(workdir: Path) -> tuple[TrainingSpec, TrainingResult]:
+    """Return the spec and the result of a finished training.
+
+    :raises DataError: when it is not there, or not whole.
+    """
+    try:
+        spec = read_spec(workdir)
+        result = Workdir(workdir).finished(spec.hash)
+    except (FileNotFoundError, ValidationError):
+        result = None
+    if result is None:
+        raise DataError(
+            "There is no finished training to work with.",
+            detail=f"{workdir}: no result, or its SavedModel is not as it was written",
+            hint="Run the training task again; it trains anew only what is not whole.",
+        )
+    return spec, result
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Return a kept evaluation.
+
+    :raises DataError: when it is not there.
+    """
+    try:
+        return Evaluation.from_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        raise DataError(
+            "There is no evaluation to work with.",
+            detail=f"{path}: {type(error).__name__}",
+            hint="Run the evaluation task again.",
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

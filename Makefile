@@ -1,0 +1,82 @@
+# `make help` says what there is. Everything runs in this folder's own .venv, installed from uv.lock.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+BIN := .venv/bin
+TOOLS := .venv-tools
+DEMO := $(BIN)/airflow-mlops demo
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+# Without bytecode every process would compile all of its imports again.
+unexport PYTHONDONTWRITEBYTECODE
+unexport VIRTUAL_ENV
+
+.PHONY: help demo up down status clean distclean setup test lint format bench drills
+
+help:  ## this list
+	@echo 'airflow_mlops: guarded models on Apache Airflow'
+	@awk 'BEGIN {FS = ":.*## "} \
+	    /^## / {print "\n" substr($$0, 4)} \
+	    /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo 'Ports: AIRFLOW_PORT=8080 MLFLOW_PORT=5000 SERVING_GRPC_PORT=8500 SERVING_REST_PORT=8501'
+	@echo 'Example: make demo AIRFLOW_PORT=18080'
+
+## The demo
+demo: setup  ## from real flights to a served prediction, on a stack that it starts; again: quick
+	@$(DEMO) run
+
+up: setup  ## start the stack only: Airflow, MLflow, model server
+	@$(DEMO) up
+
+down:  ## stop the stack; its data stays
+	@if [ -x $(BIN)/airflow-mlops ]; then $(DEMO) down; else echo 'nothing is installed, so nothing runs'; fi
+
+status: setup  ## what runs, and where
+	@$(DEMO) status
+
+clean: down  ## stop the stack and remove all that the demo and the tools wrote
+	rm -rf .mlops .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+	find airflow_mlops dags feature_repo tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove the installed packages
+	rm -rf .venv $(TOOLS)
+
+## Development
+setup: .venv/.installed  ## install everything into .venv, from uv.lock; nothing to do when it is current
+
+test: lint  ## all checks and tests, as CI runs them
+	$(BIN)/pytest
+
+lint: setup  ## ruff, mypy, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## reformat, and fix what ruff can fix
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+drills: setup  ## replay the outages
+	$(BIN)/pytest tests/drills -v
+
+bench: setup  ## measure the figures that the README quotes
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+.venv/.installed: uv.lock pyproject.toml | $(TOOLS)/bin/uv
+	UV_PYTHON_DOWNLOADS=never $(TOOLS)/bin/uv sync --frozen --all-extras --compile-bytecode \
+	    --python $(PYTHON) --project $(CURDIR)
+	@touch $@
+
+# uv, in an environment of its own so that installing the project cannot remove it.
+$(TOOLS)/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	    echo '$(PYTHON) is not Python 3.11, 3.12 or 3.13: install one, and name it: make $(MAKECMDGOALS) PYTHON=python3.12'; \
+	    exit 1; }
+	@$(PYTHON) -m venv $(TOOLS) || { \
+	    echo '$(PYTHON) cannot make virtual environments: install its venv module (Debian: python3-venv)'; \
+	    rm -rf $(TOOLS); exit 1; }
+	@echo '*' > $(TOOLS)/.gitignore
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'

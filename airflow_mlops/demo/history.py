@@ -1,0 +1,181 @@
+"""The months before, in bulk: the engine's own functions, partition by partition, without a scheduler.
+
+Run as a program of its own, because it works on all cores while the stack starts:
+``python -m airflow_mlops.demo.history <home> <dags> <feature repo> <ledger url> <first day> <last day>``.
+Its last line of output says how far it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.exceptions import MlopsError
+
+if TYPE_CHECKING:
+    from airflow_mlops.pipeline import ModelPipeline, Partitions
+
+PIPELINE = "flight_delay:flight_delay"
+
+
+@dataclass(frozen=True)
+class History:
+    """What to land, and with which code.
+
+    :param first: First day.
+    :param last: Last day.
+    """
+
+    home: Path
+    dags: Path
+    feature_repo: Path
+    ledger_url: str
+    first: date
+    last: date
+
+    @property
+    def days(self) -> list[str]:
+        """Partition keys, in order."""
+        return days_between(self.first, self.last)
+
+    @property
+    def code_hash(self) -> str:
+        """Identity of the example's code: when it changes, what it made is made again."""
+        files = [*sorted(self.dags.rglob("*.py")), *sorted(self.feature_repo.glob("*.py"))]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it is there, made by this code."""
+        wanted = json.dumps(self._receipt())
+        return self._receipt_file.exists() and self._receipt_file.read_text() == wanted
+
+    def mark_done(self) -> None:
+        """Write down that all of it is there."""
+        self._receipt_file.parent.mkdir(parents=True, exist_ok=True)
+        self._receipt_file.write_text(json.dumps(self._receipt()))
+
+    @property
+    def command(self) -> list[str]:
+        """The program that lands it."""
+        values = (str(value) for value in asdict(self).values())
+        return [sys.executable, "-m", "airflow_mlops.demo.history", *values]
+
+    @property
+    def _receipt_file(self) -> Path:
+        return self.home / "run" / "history.json"
+
+    def _receipt(self) -> dict[str, str]:
+        return {"first": str(self.first), "last": str(self.last), "code": self.code_hash}
+
+
+def days_between(first: date, last: date) -> list[str]:
+    """Return the days from ``first`` to ``last``, both included, as partition keys."""
+    return [str(first + timedelta(days=n)) for n in range((last - first).days + 1)]
+
+
+def land_history(history: History, say: Callable[[str], None]) -> None:
+    """Land, validate, seal and compute the features of every day.
+
+    :param say: Told how far it is.
+    :raises MlopsError: whatever the engine refuses.
+    """
+    from airflow_mlops.engine.features.store import ensure_applied
+    from airflow_mlops.engine.ledger import Ledger
+
+    pipeline: ModelPipeline = load_object(PIPELINE, str(history.dags))
+    # Great Expectations takes seconds to import: once here, and not again in every worker.
+    load_object(pipeline.source.suite, str(history.dags))
+    with _workers() as workers:
+        seal = partial(_seal_day, history, pipeline)
+        for n, _ in enumerate(workers.map(seal, history.days), 1):
+            say(f"landed, validated and sealed {n} of {len(history.days)} days")
+    repo = ensure_applied(history.feature_repo, history.home, Ledger(history.ledger_url))
+    with _workers() as workers:
+        compute = partial(_compute_day, history, pipeline, repo)
+        for n, _ in enumerate(workers.map(compute, history.days), 1):
+            say(f"computed the features of {n} of {len(history.days)} days")
+    history.mark_done()
+
+
+def _workers() -> ProcessPoolExecutor:
+    """As many processes as cores; forked, so that they have what is imported already."""
+    return ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork"))
+
+
+def _seal_day(history: History, pipeline: ModelPipeline, key: str) -> None:
+    from airflow_mlops.demo.flights import Feed, land
+
+    lake = history.home / "lake"
+    for feed in get_args(Feed):
+        land(lake, date.fromisoformat(key), feed)
+    for source in (pipeline.source, pipeline.label.source):
+        _seal(history, source, key)
+
+
+def _seal(history: History, source: Partitions, key: str) -> None:
+    from airflow_mlops.engine.data.arrival import look_for
+    from airflow_mlops.engine.data.partitions import seal
+    from airflow_mlops.engine.data.validation import enforce, validate
+
+    arrival = look_for(history.home / source.uri, key)
+    if arrival is None:
+        raise MlopsError(f"{source.dataset} of {key} did not land.", detail=str(history.home / source.uri))
+    landed = Path(arrival["uri"])
+    suite = load_object(source.suite, str(history.dags))()
+    result = validate(sorted(landed.glob("*.parquet")), suite, suite_name=source.suite, batch=f"{source.dataset}/{key}")
+    enforce(result)
+    seal(
+        history.home,
+        source.dataset,
+        key,
+        landed,
+        event_time=source.event_time,
+        batch_hash=result.batch_hash,
+        suite_hash=result.suite_hash,
+    )
+
+
+def _compute_day(history: History, pipeline: ModelPipeline, repo: object, key: str) -> None:
+    from airflow_mlops.engine.features.compute import compute_features
+
+    compute_features(
+        history.home,
+        key,
+        repo=repo,  # type: ignore[arg-type]
+        transform=pipeline.features.transform,
+        code_path=str(history.dags),
+        datasets=[pipeline.source.dataset, pipeline.label.source.dataset],
+        history=parse_duration(pipeline.features.history),
+        start=pipeline.source.start,
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it; the error, if any, is the last thing on standard output."""
+    home, dags, feature_repo, ledger_url, first, last = arguments
+    history = History(
+        Path(home), Path(dags), Path(feature_repo), ledger_url, date.fromisoformat(first), date.fromisoformat(last)
+    )
+    try:
+        land_history(history, lambda text: print(text, flush=True))
+    except MlopsError as error:
+        print(error, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""One real prediction, asked for as any caller would: features from the online store, a request over REST."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.compute as pc
+
+from airflow_mlops.demo.flights import read_feed
+from airflow_mlops.engine.features.store import describe, feast_errors, open_store
+from airflow_mlops.exceptions import DataError, TransientError
+
+
+class ModelServer:
+    """The REST side of one model on the model server.
+
+    :param url: REST address of the server.
+    :param model: Name of the model.
+    """
+
+    def __init__(self, url: str, model: str) -> None:
+        self.url = f"{url}/v1/models/{model}"
+        self._http = httpx.Client(timeout=10, trust_env=False)
+
+    def stable(self) -> int | None:
+        """Return the version that the label ``stable`` points to, or None when there is none."""
+        response = self._request("GET", "/labels/stable/metadata")
+        return int(response.json()["model_spec"]["version"]) if response.is_success else None
+
+    def inputs(self) -> dict[str, str]:
+        """Return the inputs of the stable version: name → TensorFlow's name of the type."""
+        metadata = self._request("GET", "/labels/stable/metadata").json()["metadata"]
+        signature = metadata["signature_def"]["signature_def"]["serving_default"]
+        return {name: spec["dtype"] for name, spec in signature["inputs"].items()}
+
+    def predict(self, instances: list[dict[str, Any]], target: str = "labels/stable") -> list[float]:
+        """Return a probability an instance.
+
+        :param target: ``labels/<label>`` or ``versions/<N>``.
+        :raises DataError: when the server refuses the request.
+        """
+        response = self._request("POST", f"/{target}:predict", content=json.dumps({"instances": instances}))
+        if not response.is_success:
+            raise DataError(
+                f"The model server refused the request with {response.status_code}.",
+                detail=response.text[:500],
+                hint=f"Compare the request with {self.url}/labels/stable/metadata",
+            )
+        return [float(value) for value in response.json()["predictions"]]
+
+    def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, f"{self.url}{path}", **kwargs)
+        except httpx.TransportError as error:
+            raise TransientError(
+                "The model server does not answer.",
+                detail=f"{method} {self.url}{path}: {error}",
+                hint="See whether the stack runs: airflow-mlops demo status",
+            ) from None
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A flight whose outcome the features of the online store do not know yet."""
+
+    row: dict[str, Any]
+
+    @property
+    def words(self) -> str:
+        """Which flight it is."""
+        row = self.row
+        departure = f"{row['sched_dep_utc']:%Y-%m-%d %H:%M} UTC"
+        return f"{row['carrier']} {row['flight']} from {row['origin']} to {row['dest']}, scheduled {departure}"
+
+    def outcome(self) -> str:
+        """What the flight did in the end: known to the world only after the prediction."""
+        day = self.row["sched_dep_utc"].date()
+        arrivals = read_feed("arrivals", day, day + timedelta(days=1))
+        landed = arrivals.filter(pc.equal(arrivals["flight_id"], self.row["flight_id"])).to_pylist()
+        if not landed or landed[0]["arr_delay"] is None:
+            return "it never arrived where it was going"
+        delay = landed[0]["arr_delay"]
+        return f"it arrived {abs(delay):.0f} minutes {'late' if delay > 0 else 'early'}"
+
+
+def flight_after(day: date) -> Flight:
+    """Return the first flight in the last hour of a UTC day: the online store stands at the hour before it."""
+    last_hour = datetime.combine(day, time(), UTC) + timedelta(hours=23)
+    departures = read_feed("departures", day, day)
+    later = departures.filter(pc.greater_equal(departures["sched_dep_utc"], last_hour))
+    if not later.num_rows:
+        raise DataError(f"No flight left in the last hour of {day}.", hint="Choose another day.")
+    return Flight(
+        later.sort_by([("sched_dep_utc", "ascending"), ("flight_id", "ascending")]).slice(0, 1).to_pylist()[0]
+    )
+
+
+def online_features(feature_repo: Path, home: Path, service: str, entity: dict[str, Any]) -> dict[str, Any]:
+    """Return what Feast's online store holds about an entity now, by feature; None where it holds nothing."""
+    store = open_store(feature_repo, home)
+    repo = describe(store)
+    keys = {key for view in repo.service(service).views for key in repo.views[view].keys}
+    with feast_errors():
+        answer = store.get_online_features(
+            store.get_feature_service(service), [{key: entity[key] for key in sorted(keys)}]
+        ).to_dict()
+    return {name: answer[name][0] for name in repo.service(service).features}
+
+
+def instance(inputs: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's instance: raw values, NaN where a number is missing."""
+    missing: dict[str, Any] = {"DT_STRING": "", "DT_FLOAT": math.nan, "DT_DOUBLE": math.nan}
+    return {name: missing[kind] if values[name] is None else values[name] for name, kind in inputs.items()}
+
+
+def curl(server: ModelServer, request: dict[str, Any]) -> str:
+    """Return the request as a line to paste into a shell."""
+    return f"  curl -s {server.url}/labels/stable:predict -d '{json.dumps({'instances': [request]})}'"

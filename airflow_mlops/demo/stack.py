@@ -1,0 +1,362 @@
+"""A real installation below one folder: PostgreSQL, Airflow's four components, MLflow and the model server.
+
+Every process runs in a session of its own and outlives the command that started it; a state file says which
+they are, so that any shell can find and stop them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from airflow_mlops.demo import postgres, processes
+from airflow_mlops.demo.console import Console
+from airflow_mlops.demo.environment import Layout, process_environment
+from airflow_mlops.demo.health import HealthCheck
+from airflow_mlops.demo.ports import HOST, PURPOSES, Ports, require_free, variable
+from airflow_mlops.demo.postgres import Postgres
+from airflow_mlops.demo.processes import ProcessRecord, tail
+from airflow_mlops.exceptions import ConfigError, TransientError
+
+AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
+COMPONENTS = ("postgres", "mlflow", "serving", *AIRFLOW)
+_LISTENS = {"api-server": ("airflow",), "mlflow": ("mlflow",), "serving": ("serving_grpc", "serving_rest")}
+
+
+@dataclass(frozen=True)
+class State:
+    """What was started, and on which ports."""
+
+    ports: Ports
+    processes: tuple[ProcessRecord, ...] = ()
+
+    def find(self, name: str) -> ProcessRecord | None:
+        """Return the record of a component, dead or alive."""
+        return next((record for record in self.processes if record.name == name), None)
+
+
+class Stack:
+    """The stack of one home folder.
+
+    :param home: Folder for everything that the stack writes.
+    :param ports: Ports to listen on.
+    :param dags: Folder with the DAG files.
+    :param feature_repo: The Feast repository.
+    """
+
+    def __init__(
+        self, home: Path, ports: Ports, *, dags: Path, feature_repo: Path, console: Console | None = None
+    ) -> None:
+        self.layout = Layout(home.resolve())
+        self.ports = ports
+        self.dags = dags.resolve()
+        self.feature_repo = feature_repo.resolve()
+        self.console = console or Console()
+
+    # --- what it looks like from outside ------------------------------------------------------------------
+
+    @staticmethod
+    def running_ports(home: Path) -> Ports | None:
+        """Return the ports of the stack that runs below ``home``, or None when none does."""
+        state = _read_state(Layout(home).state)
+        return state.ports if state and any(record.alive for record in state.processes) else None
+
+    @property
+    def airflow_url(self) -> str:
+        """Address of the Airflow UI and API."""
+        return f"http://{HOST}:{self.ports.airflow}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of MLflow."""
+        return f"http://{HOST}:{self.ports.mlflow}"
+
+    @property
+    def serving_url(self) -> str:
+        """REST address of the model server."""
+        return f"http://{HOST}:{self.ports.serving_rest}"
+
+    @property
+    def database(self) -> Postgres:
+        """The database server.
+
+        :raises ConfigError: when it does not run.
+        """
+        database = postgres.find(self.layout.database)
+        if database is None:
+            raise ConfigError("The stack does not run.", detail=f"home: {self.layout.home}", hint="Start it: make up")
+        return database
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The environment of the stack's processes; also for a program that works with the stack.
+
+        :raises ConfigError: when the database does not run.
+        """
+        return process_environment(
+            self.layout, self.ports, self.database, dags=self.dags, feature_repo=self.feature_repo
+        )
+
+    def status(self) -> dict[str, ProcessRecord | None]:
+        """Return each component's record, or None for one that does not run."""
+        records = {name: self._state().find(name) for name in COMPONENTS}
+        return {name: record if record and record.alive else None for name, record in records.items()}
+
+    def check(self) -> None:
+        """Do nothing if all components run.
+
+        :raises TransientError: which one died, with the end of its log.
+        """
+        processes.reap()
+        for name, record in self.status().items():
+            if record is None:
+                raise self._died(name)
+
+    # --- up -----------------------------------------------------------------------------------------------
+
+    def up(self, timeout: float = 240, database_up: Callable[[], object] = lambda: None) -> bool:
+        """Start what does not run and wait until all of it is healthy.
+
+        :param timeout: Seconds until it gives up.
+        :param database_up: Called once the database answers and the rest is still on its way.
+        :returns: False when everything ran already.
+        :raises ConfigError: when a port is taken, or the stack runs on other ports.
+        :raises TransientError: when a component dies or does not become healthy in time.
+        """
+        with self._alone():
+            missing = [name for name, record in self.status().items() if record is None]
+            if not missing:
+                self._require_same_ports()
+                return False
+            if len(missing) < len(COMPONENTS):
+                self._require_same_ports()
+                self.console.say(f"restarting {', '.join(missing)}")
+            self._stop(self._records(missing), grace=5)  # of a dead process, children may live and hold its port
+            require_free(self.ports, {port for name in missing for port in _LISTENS.get(name, ())})
+            try:
+                self._start(missing, time.monotonic() + timeout, database_up)
+            except BaseException:
+                self._stop(self._records(missing), grace=10)
+                raise
+            return True
+
+    def _start(self, missing: Sequence[str], deadline: float, database_up: Callable[[], object]) -> None:
+        self.console.step("starting PostgreSQL")
+        database = postgres.start(self.layout.database)
+        self._remember(database.process)
+        self._prepare_files()
+        database_up()
+        for name in missing:
+            if name in ("mlflow", "serving"):
+                self._spawn(name)
+        if any(name in AIRFLOW for name in missing):
+            self._migrate(database, deadline)
+        for name in missing:
+            if name in AIRFLOW:
+                self._spawn(name)
+        self._wait_until_healthy(deadline)
+
+    def _prepare_files(self) -> None:
+        layout = self.layout
+        for folder in (layout.airflow, layout.artifacts, layout.models, layout.model_config.parent, layout.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        # The server reads it at its start; the first deployment writes it.
+        layout.model_config.touch()
+        # All settings come from the environment; without this, every process would write the same default file.
+        (layout.airflow / "airflow.cfg").touch()
+
+    def _spawn(self, name: str) -> None:
+        record = processes.spawn(
+            name,
+            [sys.executable, "-m", *self._command(name)],
+            env=self.environment,
+            cwd=self.layout.home,
+            log=self.layout.log(name),
+        )
+        self._remember(record)
+
+    def _command(self, name: str) -> list[str]:
+        ports, layout = self.ports, self.layout
+        if name == "mlflow":
+            return [
+                "mlflow",
+                "server",
+                f"--host={HOST}",
+                f"--port={ports.mlflow}",
+                "--workers=1",
+                f"--backend-store-uri={self.database.url('mlflow')}",
+                f"--artifacts-destination={layout.artifacts}",
+            ]
+        if name == "serving":
+            return [
+                "airflow_mlops.cli",
+                "serve",
+                f"--port={ports.serving_grpc}",
+                f"--rest_api_port={ports.serving_rest}",
+                f"--model_config_file={layout.model_config}",
+                "--model_config_file_poll_wait_seconds=10",
+                "--allow_version_labels_for_unavailable_models=true",
+                "--num_load_threads=2",
+                "--num_unload_threads=2",
+                "--max_num_load_retries=1",
+                "--load_retry_interval_micros=2000000",
+            ]
+        # Logs are read from the disk that all components share: no log servers, and no ports for them.
+        quiet = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
+        return ["airflow", name, *quiet]
+
+    def _migrate(self, database: Postgres, deadline: float) -> None:
+        """Bring Airflow's tables up to date, unless this version of Airflow did so before."""
+        stamp = self.layout.airflow / "migrated.json"
+        now = {"airflow": version("apache-airflow-core"), "revision": postgres.schema_revision(database, "airflow")}
+        if stamp.exists() and json.loads(stamp.read_text()) == now:
+            return
+        self.console.step("preparing Airflow's database")
+        log = self.layout.log("migrate")
+        with log.open("wb") as output:
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-m", "airflow", "db", "migrate"],
+                    env=dict(self.environment),
+                    cwd=self.layout.home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    timeout=deadline - time.monotonic(),
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise self._too_slow(["migrate"]) from None
+        if done.returncode != 0:
+            raise TransientError(
+                "Airflow's database could not be prepared.",
+                detail=f"`airflow db migrate` exited with {done.returncode}; {log} ends:\n{tail(log)}",
+                hint="Fix what it says, then start again.",
+            )
+        stamp.write_text(json.dumps(now | {"revision": postgres.schema_revision(database, "airflow")}))
+
+    def _wait_until_healthy(self, deadline: float) -> None:
+        waiting = list(self._state().processes)
+        with HealthCheck(self.airflow_url, self.mlflow_url, self.serving_url) as health:
+            while waiting := [record for record in waiting if not health.ready(record)]:
+                self.check()
+                names = [record.name for record in waiting]
+                if time.monotonic() > deadline:
+                    raise self._too_slow(names)
+                self.console.step("waiting for", ", ".join(names))
+                time.sleep(0.25)
+
+    # --- down ---------------------------------------------------------------------------------------------
+
+    def down(self, grace: float = 20) -> list[str]:
+        """Stop everything that runs; also what a crash or a killed command left behind.
+
+        :param grace: Seconds until what does not stop is killed.
+        :returns: Names of the components that ran.
+        """
+        with self._alone():
+            running = [name for name, record in self.status().items() if record is not None]
+            database = postgres.find(self.layout.database)
+            records = list(self._state().processes)
+            if database is not None and database.process.pid not in {record.pid for record in records}:
+                records.append(database.process)
+                running.append("postgres")
+            self._stop(records, grace)
+            self.layout.state.unlink(missing_ok=True)
+            return running
+
+    def _stop(self, records: Iterable[ProcessRecord], grace: float) -> None:
+        records = list(records)
+        if alive := [record.name for record in records if record.alive]:
+            self.console.step("stopping", ", ".join(alive))
+        processes.stop([record for record in records if record.name != "postgres"], grace=grace)
+        # Last, and by its fast shutdown: its clients are gone or cut off.
+        processes.stop([record for record in records if record.name == "postgres"], sig=signal.SIGINT, grace=grace)
+        self._forget(records)
+
+    # --- state --------------------------------------------------------------------------------------------
+
+    def _state(self) -> State:
+        return _read_state(self.layout.state) or State(self.ports)
+
+    def _records(self, names: Sequence[str]) -> list[ProcessRecord]:
+        return [record for record in self._state().processes if record.name in names]
+
+    def _write(self, records: Iterable[ProcessRecord]) -> None:
+        state = {"ports": self.ports.as_dict(), "processes": [asdict(record) for record in records]}
+        staged = self.layout.state.with_name(".tmp-state.json")
+        staged.write_text(json.dumps(state, indent=2))
+        staged.replace(self.layout.state)
+
+    def _remember(self, record: ProcessRecord) -> None:
+        self._write([*(old for old in self._state().processes if old.name != record.name), record])
+
+    def _forget(self, records: Iterable[ProcessRecord]) -> None:
+        gone = {record.name for record in records}
+        self._write(record for record in self._state().processes if record.name not in gone)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one command at a time change the stack."""
+        self.layout.run.mkdir(parents=True, exist_ok=True)
+        with (self.layout.run / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    "Another command is starting or stopping this stack.",
+                    detail=f"home: {self.layout.home}",
+                    hint="Wait until it is done.",
+                ) from None
+            yield
+
+    # --- words --------------------------------------------------------------------------------------------
+
+    def _require_same_ports(self) -> None:
+        running = self._state().ports
+        if running != self.ports:
+            differences = [
+                f"{PURPOSES[name]} is on {old}, not {self.ports.as_dict()[name]}"
+                for name, old in running.as_dict().items()
+                if old != self.ports.as_dict()[name]
+            ]
+            given = " ".join(f"{variable(name)}={port}" for name, port in running.as_dict().items())
+            raise ConfigError(
+                "The stack already runs, on other ports.",
+                detail="; ".join(differences),
+                hint=f"Stop it first (make down), or ask for the ports it has: {given}",
+            )
+
+    def _died(self, name: str) -> TransientError:
+        log = self.layout.database / "log" if name == "postgres" else self.layout.log(name)
+        return TransientError(
+            f"{name} does not run any more.",
+            detail=f"{log} ends:\n{tail(log)}",
+            hint="Fix what it says, then start again: what still runs is kept, what died is restarted.",
+        )
+
+    def _too_slow(self, waiting: Sequence[str]) -> TransientError:
+        logs = [self.layout.log(name) for name in waiting]
+        tails = "\n".join(f"{log} ends:\n{tail(log, 10)}" for log in logs)
+        return TransientError(
+            f"Not healthy in time: {', '.join(waiting)}.",
+            detail=tails,
+            hint="The machine may be busy: start again, or look at the logs.",
+        )
+
+
+def _read_state(path: Path) -> State | None:
+    try:
+        stored = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return State(Ports(**stored["ports"]), tuple(ProcessRecord(**record) for record in stored["processes"]))

@@ -1,0 +1,148 @@
+"""Reading Parquet that others wrote: everything that can be wrong with it is said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from airflow_mlops.exceptions import DataError, did_you_mean
+
+_MICROSECONDS = pa.timestamp("us", tz="UTC")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say in words why a file or folder cannot be read.
+
+    :raises DataError: instead of what the file system or Arrow raises.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(
+            "The data is not there.",
+            detail=f"{path} does not exist",
+            hint="See whether the upstream landed it, and under this name.",
+        ) from None
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            "A Parquet file cannot be read.",
+            detail=f"{path}: {str(error).splitlines()[0]}",
+            hint="It is truncated or damaged: let the upstream land it again.",
+        ) from None
+    except OSError as error:
+        raise DataError(
+            "A file or folder cannot be read.",
+            detail=f"{path}: {error.strerror or error}",
+            hint="See whether permissions were lost or the storage is gone.",
+        ) from None
+
+
+def parquet_files(data: Path) -> list[Path]:
+    """Return the Parquet files in a folder, in order of their names; or one file, or those of ``folder/*pattern``.
+
+    :raises DataError: when there are none, or the folder cannot be read.
+    """
+    with readable(data):
+        if data.is_file():
+            return [data]
+        found = data.parent.glob(data.name) if "*" in data.name else data.iterdir()
+        files = sorted(path for path in found if path.suffix == ".parquet" and not path.name.startswith("."))
+    if not files:
+        raise DataError(
+            "There are no Parquet files.",
+            detail=f"{data} is readable, and empty of them",
+            hint="See why the upstream landed nothing. An empty day is refused, never trained on.",
+        )
+    return files
+
+
+def inspect(
+    files: Sequence[Path], event_time: str, bounds: tuple[datetime, datetime], landed: Path
+) -> tuple[dict[str, str], datetime, datetime]:
+    """Read every row once, so that what cannot be read is refused now, and check the event times.
+
+    Returns the columns with their types, and the first and last event time.
+    """
+    start, end = (pa.scalar(bound, _MICROSECONDS) for bound in bounds)
+    schema: pa.Schema | None = None
+    rows = nulls = outside = 0
+    ranges = []
+    for file in files:
+        with readable(landed / file.name), pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            schema = _checked_schema(parquet.schema_arrow, schema, event_time, landed / file.name)
+            for batch in parquet.iter_batches():
+                times = batch[event_time].cast(_MICROSECONDS, safe=False)
+                rows += batch.num_rows
+                nulls += times.null_count
+                inside = pc.and_(pc.greater_equal(times, start), pc.less(times, end))
+                outside += pc.sum(pc.invert(inside)).as_py() or 0
+                ranges.append(pc.min_max(times).as_py())
+    where = f"{landed}, column {event_time!r}"
+    if schema is None or rows == 0:
+        raise DataError(
+            "The partition has no rows.",
+            detail=f"{landed} is readable, and its Parquet files are empty",
+            hint="See why the upstream landed nothing. An empty day is refused, never trained on.",
+        )
+    if nulls:
+        raise DataError(
+            f"{nulls} of {rows} rows have no event time.",
+            detail=where,
+            hint="Without the time at which it happened, a row cannot be put into a day.",
+        )
+    earliest = min(found["min"] for found in ranges).astimezone(UTC)
+    latest = max(found["max"] for found in ranges).astimezone(UTC)
+    if outside:
+        raise DataError(
+            f"{outside} of {rows} rows do not belong to the day {bounds[0]:%Y-%m-%d} (UTC).",
+            detail=f"{where}: from {earliest:%Y-%m-%d %H:%M:%S} to {latest:%Y-%m-%d %H:%M:%S} UTC",
+            hint="See whether the upstream is off by a day, or writes local time as if it were UTC.",
+        )
+    return column_types(schema), earliest, latest
+
+
+def _checked_schema(schema: pa.Schema, agreed: pa.Schema | None, event_time: str, file: Path) -> pa.Schema:
+    if agreed is not None and not schema.equals(agreed):
+        raise DataError(
+            "The Parquet files of one partition have different columns.",
+            detail=f"{file}: {difference(column_types(agreed), column_types(schema))}",
+            hint="All files of a day need the same columns and types.",
+        )
+    if event_time not in schema.names:
+        raise DataError(
+            f"There is no event-time column {event_time!r}.{did_you_mean(event_time, schema.names)}",
+            detail=f"{file} has the columns {', '.join(schema.names)}",
+            hint="Name the right column in Partitions(..., event_time=...), or see what the upstream renamed.",
+        )
+    kind = schema.field(event_time).type
+    if not pa.types.is_timestamp(kind) or kind.tz is None:
+        raise DataError(
+            f"The event time {event_time!r} is not a timestamp with a time zone.",
+            detail=f"{file}: its type is {kind}",
+            hint="Let the upstream write timestamps in UTC: a naive time belongs to no particular day.",
+        )
+    return schema
+
+
+def column_types(schema: pa.Schema) -> dict[str, str]:
+    """Return column name → Arrow type, in order."""
+    return {field.name: str(field.type) for field in schema}
+
+
+def difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """Say in which columns two schemas differ."""
+    lines = [f"no {name!r}" for name in expected if name not in found]
+    lines += [f"unexpected {name!r}" for name in found if name not in expected]
+    lines += [
+        f"{name!r} is {found[name]}, not {kind}"
+        for name, kind in expected.items()
+        if name in found and found[name] != kind
+    ]
+    return "; ".join(lines) or "in another order"

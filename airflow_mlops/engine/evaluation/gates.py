@@ -1,0 +1,157 @@
+"""Gates: is the challenger good enough to serve? The same inputs always give the same verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from airflow_mlops.contracts import Evaluation, GateCheck, Verdict, VerdictStatus, content_hash
+from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.pipeline import LOWER_IS_BETTER, Gate, Slice
+
+TOO_GOOD_AUC = 0.999
+"""No honest model of something uncertain gets here: a feature tells the label."""
+
+
+def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> Verdict:
+    """Judge an evaluation by gates.
+
+    All must pass. What is not a number passes nothing; a slice that vanished from the test split fails, and so
+    does a gate by slice that finds no slice large enough. Where no champion serves yet, comparing with it
+    passes; where there is one that could not be scored, it fails. Without gates nothing was judged.
+
+    :param gates: :class:`~airflow_mlops.pipeline.Gate` as dicts.
+    :raises ConfigError: when a gate is not valid.
+    """
+    parsed = [_parse(gate) for gate in gates]
+    checks = [check for gate in parsed for check in _checks(gate, evaluation)]
+    if parsed:
+        checks.append(_not_too_good(evaluation))
+    status = VerdictStatus.NOT_EVALUATED
+    if parsed:
+        status = VerdictStatus.PASS if all(check.passed for check in checks) else VerdictStatus.FAIL
+    return Verdict(
+        model=model,
+        status=status,
+        checks=tuple(checks),
+        inputs_hash=content_hash(
+            {"model": model, "gates": list(gates), "evaluation": evaluation.model_dump(mode="json")}
+        ),
+    )
+
+
+def _parse(gate: Mapping[str, Any]) -> Gate:
+    words = dict(gate)
+    by = words.pop("by", None)
+    if by is not None and not isinstance(by, Mapping):
+        raise ConfigError(f"by={by!r} of a gate is not a slice.", hint='Write {"column": "carrier", "min_n": 500}.')
+    return Gate(**words, by=None if by is None else Slice(**by))
+
+
+def _checks(gate: Gate, evaluation: Evaluation) -> Iterator[GateCheck]:
+    if gate.vs is not None:
+        yield from _compare(gate, gate.vs, evaluation)
+    elif gate.by is not None:
+        yield from _by_slice(gate, gate.by, evaluation)
+    else:
+        observed = evaluation.metrics["challenger"].get(gate.metric, math.nan)
+        yield from _within(gate, observed, evaluation.rows)
+
+
+def _compare(gate: Gate, other: str, evaluation: Evaluation) -> Iterator[GateCheck]:
+    observed = evaluation.metrics["challenger"].get(gate.metric, math.nan)
+    check = GateCheck(
+        gate=f"{gate.metric} vs {other}",
+        passed=False,
+        metric=gate.metric,
+        observed=observed,
+        bound=None,
+        n=evaluation.rows,
+        reason=f"no {other} yet",
+    )
+    if other in evaluation.unevaluated:
+        reason = f"the {other} could not be scored: {evaluation.unevaluated[other]}"
+        yield check.model_copy(update={"reason": reason})
+        return
+    if other not in evaluation.metrics:
+        yield check.model_copy(update={"passed": True})
+        return
+    reference = evaluation.metrics[other].get(gate.metric, math.nan)
+    # For a loss, better is less.
+    better = -1.0 if gate.metric in LOWER_IS_BETTER else 1.0
+    bounds = {}
+    if gate.max_drop is not None:
+        bounds["max_drop"] = reference - better * gate.max_drop
+    if gate.min_gain is not None:
+        bounds["min_gain"] = reference + better * gate.min_gain
+    for word, bound in bounds.items():
+        asked = f"{'>=' if better > 0 else '<='} {bound:.4f}"
+        yield check.model_copy(
+            update={
+                "gate": f"{check.gate} {word}",
+                "passed": better * observed >= better * bound,
+                "bound": bound,
+                "reason": f"{observed:.4f}, asked {asked} ({other}: {reference:.4f})",
+            }
+        )
+
+
+def _by_slice(gate: Gate, by: Slice, evaluation: Evaluation) -> Iterator[GateCheck]:
+    checks: list[GateCheck] = []
+    for value, metrics in evaluation.slices.get(by.column, {}).items():
+        n, expected = int(metrics["n"]), metrics["expected_n"]
+        name = f"{by.column}={value}"
+        if n >= by.min_n:
+            checks += _within(gate, metrics.get(gate.metric, math.nan), n, name)
+        elif expected >= by.min_n and n < by.min_n / 2:
+            reason = f"vanished: {n} test rows where its share of the training rows promised {expected:.0f}"
+            checks.append(_unseen(gate, reason, n, name))
+    nothing = f"no value of {by.column!r} has {by.min_n} test rows: nothing was judged"
+    yield from checks or [_unseen(gate, nothing, 0, f"{by.column}=*")]
+
+
+def _unseen(gate: Gate, reason: str, n: int, slice_name: str) -> GateCheck:
+    return GateCheck(
+        gate=f"{gate.metric} of {slice_name}",
+        passed=False,
+        metric=gate.metric,
+        observed=None,
+        bound=None,
+        slice=slice_name,
+        n=n,
+        reason=reason,
+    )
+
+
+def _within(gate: Gate, observed: float, n: int, slice_name: str | None = None) -> Iterator[GateCheck]:
+    name = gate.metric if slice_name is None else f"{gate.metric} of {slice_name}"
+    for word, bound in (("min", gate.min), ("max", gate.max)):
+        if bound is None:
+            continue
+        yield GateCheck(
+            gate=f"{name} {word}",
+            passed=observed >= bound if word == "min" else observed <= bound,
+            metric=gate.metric,
+            observed=observed,
+            bound=bound,
+            slice=slice_name,
+            n=n,
+            reason=f"{observed:.4f}, asked {'>=' if word == 'min' else '<='} {bound:g}",
+        )
+
+
+def _not_too_good(evaluation: Evaluation) -> GateCheck:
+    observed = evaluation.metrics["challenger"].get("auc", math.nan)
+    reason = f"{observed:.4f}, asked < {TOO_GOOD_AUC}"
+    if observed >= TOO_GOOD_AUC:
+        reason += ": too good to be true; look for a feature that is known only with the label"
+    return GateCheck(
+        gate="auc not too good",
+        passed=observed < TOO_GOOD_AUC,
+        metric="auc",
+        observed=observed,
+        bound=TOO_GOOD_AUC,
+        n=evaluation.rows,
+        reason=reason,
+    )

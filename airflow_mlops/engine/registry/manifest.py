@@ -1,0 +1,91 @@
+"""Where a model comes from, as far as it can be found out: code, lock file, data, seed, hardware."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from airflow_mlops.contracts import ModelManifest, TrainingResult, TrainingSpec
+from airflow_mlops.engine.data.files import sha256
+from airflow_mlops.engine.training.workdir import write_text
+
+MANIFEST_FILE = Path("assets.extra") / "manifest.json"
+UNKNOWN = "unknown"
+_GIT_TIMEOUT = 10
+
+
+def pack_manifest(
+    spec: TrainingSpec, result: TrainingResult, *, parent_version: str | None, triggered_by: str
+) -> ModelManifest:
+    """Write the model's manifest into its SavedModel and return it.
+
+    A manifest of the same training that is there already stays: registering twice changes no byte of a model.
+
+    :param parent_version: Champion when this was trained.
+    :param triggered_by: The run that asked for it.
+    """
+    path = Path(result.saved_model) / MANIFEST_FILE
+    try:
+        packed = ModelManifest.from_json(path.read_bytes())
+        if packed.spec_hash == result.spec_hash:
+            return packed
+    except (FileNotFoundError, ValidationError):
+        pass  # the usual case: it is written below
+    sha, dirty = code_version(spec.code_path)
+    manifest = ModelManifest(
+        model=spec.model,
+        snapshot_id=result.snapshot_id,
+        spec_hash=result.spec_hash,
+        seed=spec.seed,
+        feature_service=spec.snapshot.feature_service,
+        signature=result.signature,
+        code_version=sha,
+        code_dirty=dirty,
+        lock_hash=lock_hash(spec.code_path),
+        hardware=result.hardware,
+        versions=result.versions,
+        parent_version=parent_version,
+        triggered_by=triggered_by,
+    )
+    write_text(path, manifest.to_json())
+    return manifest
+
+
+def code_version(code_path: str | None) -> tuple[str, bool]:
+    """Return the git commit of the code path and whether anything in it differs from that commit.
+
+    ``("unknown", False)`` outside git, or without git.
+    """
+    sha = _git(code_path, "rev-parse", "HEAD")
+    if sha is None:
+        return UNKNOWN, False
+    return sha, bool(_git(code_path, "status", "--porcelain", "--", "."))
+
+
+def lock_hash(code_path: str | None) -> str | None:
+    """Return the SHA-256 of the nearest ``uv.lock`` at or above the code path, if there is one."""
+    if code_path is None:
+        return None
+    folder = Path(code_path).absolute()
+    for candidate in (folder, *folder.parents):
+        if (candidate / "uv.lock").is_file():
+            return sha256(candidate / "uv.lock")
+    return None
+
+
+def _git(code_path: str | None, *arguments: str) -> str | None:
+    if code_path is None:
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", code_path, *arguments],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=_GIT_TIMEOUT,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,279 @@
+"""The model registry and the record of every training, in MLflow.
+
+One MLflow run a training, found again by the tag ``mlops.training_id`` (the hash of its spec): whatever is
+repeated ends in the same run and the same version. Aliases say the role of a version: ``challenger`` (newest),
+``champion`` (serves), ``previous`` (served before).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.contracts import (
+    Evaluation,
+    ModelManifest,
+    RegisteredModel,
+    TrainingResult,
+    TrainingSpec,
+    Verdict,
+)
+from airflow_mlops.engine.data.files import temporary_sibling
+from airflow_mlops.engine.registry.connection import make_client, talking_to, without_credentials
+from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
+from airflow_mlops.engine.registry.packaging import CHECKSUMS_FILE, SAVED_MODEL, write_mlmodel
+from airflow_mlops.engine.registry.records import data_of, metric_batches, params_of, tags_of
+from airflow_mlops.engine.training.workdir import checksums
+from airflow_mlops.exceptions import DataError, MlopsError, TransientError
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+PREVIOUS = "previous"
+TRAINING_ID = "mlops.training_id"
+VERDICT = "mlops.verdict"
+ERROR = "mlops.error"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The MLflow run of a training."""
+
+    run_id: str
+    experiment_id: str
+    started: int
+
+
+class Registry:
+    """MLflow behind a tracking URI. Connects on first use.
+
+    :param tracking_uri: Of the tracking server, ``http://…``, or of its database, ``sqlite:///…``.
+    :param registry_uri: Of the model registry, when it is another.
+    :param credentials: ``username`` and ``password``, or ``token``.
+    """
+
+    def __init__(self, tracking_uri: str, registry_uri: str | None = None, **credentials: str | None) -> None:
+        self.tracking_uri = tracking_uri
+        self._client = make_client(tracking_uri, registry_uri, **credentials)
+
+    def check(self) -> str:
+        """Ask for one experiment and say who answered."""
+        with talking_to(self.tracking_uri):
+            self._client.search_experiments(max_results=1)
+        return "MLflow answers"
+
+    # --- runs ------------------------------------------------------------------------------------------
+
+    def open_run(self, spec: TrainingSpec, tags: Mapping[str, str] | None = None) -> TrainingRun:
+        """Return the run of a training, found by its id or made new.
+
+        :param tags: More tags, such as the Airflow run.
+        """
+        with talking_to(self.tracking_uri):
+            experiment_id = self._experiment(spec.model)
+            found = self._client.search_runs([experiment_id], f"tags.`{TRAINING_ID}` = '{spec.hash}'", max_results=1)
+            if found:
+                run = found[0]
+            else:
+                named = {TRAINING_ID: spec.hash, "mlflow.runName": f"{spec.model} {spec.snapshot.id[:12]}"}
+                run = self._client.create_run(experiment_id, tags=named)
+            self._client.log_batch(run.info.run_id, params=params_of(spec), tags=tags_of(spec, tags or {}))
+            self._client.log_inputs(run.info.run_id, data_of(spec.snapshot))
+        return TrainingRun(run.info.run_id, experiment_id, run.info.start_time)
+
+    def log_failure(self, run: TrainingRun, error: MlopsError) -> None:
+        """Record that a training failed, and why."""
+        with talking_to(self.tracking_uri):
+            self._client.set_tag(run.run_id, ERROR, error.headline)
+            self._client.log_text(run.run_id, str(error), "error.txt")
+            self._client.set_terminated(run.run_id, "FAILED")
+
+    def register(
+        self, run: TrainingRun, result: TrainingResult, manifest: ModelManifest, evaluation: Evaluation
+    ) -> RegisteredModel:
+        """Log a training's outcome and return its registered version, alias ``challenger``.
+
+        :raises TransientError: when MLflow does not answer. Repeating it goes on with the same run and version.
+        """
+        with talking_to(self.tracking_uri):
+            for batch in metric_batches(result, evaluation, run.started):
+                self._client.log_batch(run.run_id, metrics=batch)
+            self._client.log_text(run.run_id, manifest.to_json(), MANIFEST_FILE.name)
+            self._client.log_text(run.run_id, evaluation.to_json(), "evaluation.json")
+            version = self._version_of(manifest.model, run) or self._make_version(run, result, manifest)
+            self._client.set_terminated(run.run_id, "FINISHED")
+            if ERROR in self._client.get_run(run.run_id).data.tags:
+                self._client.delete_tag(run.run_id, ERROR)
+            self._client.set_registered_model_alias(manifest.model, CHALLENGER, version.version)
+        return self._registered(version, CHALLENGER)
+
+    def log_verdict(self, model: str, version: str, verdict: Verdict) -> RegisteredModel:
+        """Put a verdict on a version and on its run, and return the version."""
+        registered = self.version(model, version)
+        with talking_to(self.tracking_uri):
+            self._client.log_text(registered.run_id, verdict.to_json(), "verdict.json")
+            self._client.set_tag(registered.run_id, VERDICT, verdict.status.value)
+            self._client.set_model_version_tag(model, version, VERDICT, verdict.status.value)
+        return registered
+
+    # --- versions and aliases --------------------------------------------------------------------------
+
+    def version(self, model: str, version: str) -> RegisteredModel:
+        """Return a version.
+
+        :raises DataError: when there is none of that number.
+        """
+        with talking_to(self.tracking_uri):
+            return self._registered(self._client.get_model_version(model, version))
+
+    def by_alias(self, model: str, alias: str) -> RegisteredModel:
+        """Return the version that an alias points to.
+
+        :raises DataError: when there is no such alias.
+        """
+        found = self.find_alias(model, alias)
+        if found is None:
+            raise DataError(
+                f"No version of model {model!r} has the alias {alias!r}.",
+                detail=f"tracking URI {without_credentials(self.tracking_uri)}",
+                hint="A version becomes challenger when it is registered, and champion when it serves.",
+            )
+        return found
+
+    def find_alias(self, model: str, alias: str) -> RegisteredModel | None:
+        """Return the version that an alias points to, or None when there is none."""
+        with talking_to(self.tracking_uri):
+            models = self._client.search_registered_models(f"name = '{model}'", max_results=1)
+            version = models[0].aliases.get(alias) if models else None
+            if version is None:
+                return None
+            found = self._client.get_model_version(model, version)
+        return self._registered(found, alias)
+
+    def set_alias(self, model: str, version: str, alias: str) -> RegisteredModel:
+        """Point an alias to a version. The version that stops being ``champion`` becomes ``previous``.
+
+        :raises DataError: when there is no such version.
+        """
+        registered = self.version(model, version)
+        if alias == CHAMPION:
+            old = self.find_alias(model, CHAMPION)
+            if old is not None and old.version != registered.version:
+                self._point(model, PREVIOUS, old.version)
+        self._point(model, alias, registered.version)
+        return registered.model_copy(update={"alias": alias})
+
+    def _point(self, model: str, alias: str, version: str) -> None:
+        with talking_to(self.tracking_uri):
+            self._client.set_registered_model_alias(model, alias, version)
+
+    # --- files -----------------------------------------------------------------------------------------
+
+    def download(self, model: str, version: str, destination: Path) -> Path:
+        """Fetch a version's SavedModel into ``destination``, whole or not at all, and return that folder.
+
+        What is there already with the right bytes stays.
+
+        :raises DataError: when there is no such version.
+        :raises TransientError: when MLflow does not answer, or what arrived is not what was logged.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        with talking_to(self.tracking_uri):
+            uri = self._client.get_model_version_download_uri(model, version)
+            temporary = temporary_sibling(destination)
+            try:
+                expected = self._fetch_json(f"{uri}/{CHECKSUMS_FILE}", temporary)
+                if destination.is_dir() and checksums(destination) == expected:
+                    return destination
+                fetched = Path(
+                    download_artifacts(f"{uri}/{SAVED_MODEL}", dst_path=str(temporary), tracking_uri=self.tracking_uri)
+                )
+                if checksums(fetched) != expected:
+                    raise TransientError(
+                        f"Version {version} of {model!r} did not arrive as it was logged.",
+                        detail=f"{uri}: files differ from their checksums",
+                        hint="Run the task again; if it stays so, the artifact store has lost bytes: train again.",
+                    )
+                shutil.rmtree(destination, ignore_errors=True)
+                fetched.rename(destination)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return destination
+
+    def _fetch_json(self, uri: str, folder: Path) -> Any:
+        from mlflow.artifacts import download_artifacts
+
+        path = download_artifacts(uri, dst_path=str(folder), tracking_uri=self.tracking_uri)
+        return json.loads(Path(path).read_bytes())
+
+    # --- how a version comes to be ---------------------------------------------------------------------
+
+    def _experiment(self, model: str) -> str:
+        """Return the id of the model's experiment, made if need be; another may make it at the same time."""
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(model)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(model))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._client.get_experiment_by_name(model)
+        return str(found.experiment_id)
+
+    def _version_of(self, model: str, run: TrainingRun) -> ModelVersion | None:
+        versions = self._client.search_model_versions(f"name = '{model}' and run_id = '{run.run_id}'")
+        return versions[0] if versions else None
+
+    def _make_version(self, run: TrainingRun, result: TrainingResult, manifest: ModelManifest) -> ModelVersion:
+        from mlflow.entities import LoggedModelOutput
+
+        self._make_registered_model(manifest.model)
+        saved_model = Path(result.saved_model)
+        logged = self._client.create_logged_model(run.experiment_id, manifest.model, source_run_id=run.run_id)
+        with tempfile.TemporaryDirectory() as folder:
+            write_mlmodel(Path(folder), saved_model, manifest, run_id=run.run_id, model_id=logged.model_id)
+            self._client.log_model_artifacts(logged.model_id, folder)
+        self._client.log_model_artifacts(logged.model_id, str(saved_model), SAVED_MODEL)
+        self._client.finalize_logged_model(logged.model_id, "READY")
+        self._client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        version = self._client.create_model_version(
+            manifest.model,
+            source=f"models:/{logged.model_id}",
+            run_id=run.run_id,
+            model_id=logged.model_id,
+            tags={"mlops.snapshot_id": manifest.snapshot_id, TRAINING_ID: manifest.spec_hash},
+        )
+        shown = [{"name": manifest.model, "version": version.version}]
+        self._client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": json.dumps(shown)})
+        return version
+
+    def _make_registered_model(self, model: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _registered(self, version: ModelVersion, alias: str | None = None) -> RegisteredModel:
+        with talking_to(self.tracking_uri):
+            experiment_id = self._client.get_run(version.run_id).info.experiment_id
+        return RegisteredModel(
+            model=version.name,
+            version=str(version.version),
+            run_id=version.run_id,
+            experiment_id=experiment_id,
+            source=version.source,
+            alias=alias,
+        )

@@ -1,0 +1,322 @@
+"""Operators for features: define them, compute a day of them, bring them online, read them for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.hooks.feast import FeastHook
+from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.operators.base import MlopsOperator, require
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_mlops.engine.features.compute import ComputedFeatures
+    from airflow_mlops.engine.features.materialize import Materialized
+
+
+class AppliedFeatures(TypedDict):
+    """An applied Feast project: its name, feature views, feature services, and the hash of its files."""
+
+    project: str
+    hash: str
+    views: list[str]
+    services: list[str]
+
+
+class TrainingData(TypedDict):
+    """A snapshot: its id and folder, rows by split, rows left out for want of a label, its two cuts (ISO, UTC)."""
+
+    id: str
+    uri: str
+    rows: dict[str, int]
+    unlabelled_rows: int
+    as_of: str
+    label_cut: str
+
+
+def partition(key: str | None) -> str:
+    """Return a rendered partition key.
+
+    :raises ConfigError: when the run has none.
+    """
+    return require(
+        key, "key", 'Trigger the DAG with a partition, {"partition_key": "2013-01-15"}, or pass key= to the task.'
+    )
+
+
+class FeastApplyOperator(MlopsOperator):
+    """Register the definitions of a Feast repository, as ``feast apply`` does.
+
+    The other operators do it by themselves when a file of the repository changed; this one always does.
+
+    :param feast_conn_id: Airflow connection of type ``feast``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "feast_conn_id", "ledger_conn_id")
+
+    def __init__(
+        self,
+        *,
+        feast_conn_id: str = FeastHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.feast_conn_id = feast_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> AppliedFeatures:
+        """Apply the repository."""
+        from airflow_mlops.engine.features.store import apply_repo
+
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        repo = apply_repo(FeastHook(self.feast_conn_id).repo_path, self.home_path, ledger)
+        return {
+            "project": repo.project,
+            "hash": repo.hash,
+            "views": sorted(repo.views),
+            "services": sorted(repo.services),
+        }
+
+
+class FeastComputeFeaturesOperator(MlopsOperator):
+    """Compute the feature rows of one partition from sealed datasets, by the user's transform.
+
+    Computing a partition again replaces its rows. They are checked against the feature repository, which is
+    applied first when one of its files changed.
+
+    :param transform: ``module:function`` beside the DAG file, called with the day and dataset → rows.
+    :param datasets: Sealed datasets to hand over.
+    :param history: How far back they reach, such as ``7d``.
+    :param start: First day that the datasets have (ISO).
+    :param key: Partition to compute.
+    :param feast_conn_id: Airflow connection of type ``feast``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "transform",
+        "datasets",
+        "history",
+        "start",
+        "key",
+        "feast_conn_id",
+        "ledger_conn_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        transform: str,
+        datasets: Sequence[str],
+        history: str,
+        start: str,
+        key: str = "{{ partition_key }}",
+        feast_conn_id: str = FeastHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.transform = transform
+        self.datasets = datasets
+        self.history = history
+        self.start = start
+        self.key = key
+        self.feast_conn_id = feast_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> ComputedFeatures:
+        """Compute the partition's rows."""
+        from airflow_mlops.engine.features.compute import compute_features
+        from airflow_mlops.engine.features.store import ensure_applied
+
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        return compute_features(
+            self.home_path,
+            partition(self.key),
+            repo=ensure_applied(FeastHook(self.feast_conn_id).repo_path, self.home_path, ledger),
+            transform=self.transform,
+            code_path=self.code_path,
+            datasets=self.datasets,
+            history=parse_duration(self.history),
+            start=_day(self.start),
+        )
+
+
+class FeastMaterializeOperator(MlopsOperator):
+    """Bring the online store up to the end of a partition, for all feature views of a service.
+
+    It goes on where the last one ended. An older partition stays offline only: it must not overwrite newer
+    values. The feature repository is applied first when one of its files changed.
+
+    :param service: Feast feature service.
+    :param key: Partition up to whose end values are written.
+    :param feast_conn_id: Airflow connection of type ``feast``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "service", "key", "feast_conn_id", "ledger_conn_id")
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        key: str = "{{ partition_key }}",
+        feast_conn_id: str = FeastHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.service = service
+        self.key = key
+        self.feast_conn_id = feast_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> Materialized:
+        """Write the window that is due."""
+        from airflow_mlops.engine.data.partitions import day_bounds
+        from airflow_mlops.engine.features.materialize import materialize
+
+        return materialize(
+            FeastHook(self.feast_conn_id).repo_path,
+            self.home_path,
+            self.service,
+            until=day_bounds(partition(self.key))[1],
+            ledger=LedgerHook(self.ledger_conn_id).get_conn(),
+        )
+
+
+class FeastGetTrainingDataOperator(MlopsOperator):
+    """Freeze a training snapshot: entities, their features as known at prediction time, matured labels.
+
+    The same moment and the same data give the same snapshot.
+
+    :param model: Name of the model.
+    :param entity: Column that identifies a row of both datasets.
+    :param source_dataset: Sealed dataset with a row an entity.
+    :param event_time: Its column with the prediction time.
+    :param keys: Its columns that are inputs of the model themselves.
+    :param service: Feast feature service.
+    :param label_dataset: Sealed dataset with the label.
+    :param label_column: Its boolean column; null where unknown.
+    :param matures_after: How long after the prediction time a label can still come, such as ``1d``.
+    :param window: How much history, ending where labels have matured.
+    :param validation: The part before the last part of the window: early stopping.
+    :param test: The last part of the window: evaluation only.
+    :param start: First day that the datasets have (ISO).
+    :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to the UTC midnight before it.
+    :param feast_conn_id: Airflow connection of type ``feast``.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "entity",
+        "source_dataset",
+        "event_time",
+        "keys",
+        "service",
+        "label_dataset",
+        "label_column",
+        "matures_after",
+        "window",
+        "validation",
+        "test",
+        "start",
+        "as_of",
+        "feast_conn_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        entity: str,
+        source_dataset: str,
+        event_time: str,
+        keys: Sequence[str],
+        service: str,
+        label_dataset: str,
+        label_column: str,
+        matures_after: str,
+        window: str,
+        validation: str,
+        test: str,
+        start: str,
+        as_of: str,
+        feast_conn_id: str = FeastHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.entity = entity
+        self.source_dataset = source_dataset
+        self.event_time = event_time
+        self.keys = keys
+        self.service = service
+        self.label_dataset = label_dataset
+        self.label_column = label_column
+        self.matures_after = matures_after
+        self.window = window
+        self.validation = validation
+        self.test = test
+        self.start = start
+        self.as_of = as_of
+        self.feast_conn_id = feast_conn_id
+
+    def perform(self, context: Context) -> TrainingData:
+        """Build the snapshot."""
+        from airflow_mlops.engine.features.training_data import build_training_snapshot
+
+        snapshot = build_training_snapshot(
+            self.home_path,
+            FeastHook(self.feast_conn_id).repo_path,
+            model=self.model,
+            source_dataset=self.source_dataset,
+            entity=self.entity,
+            event_time=self.event_time,
+            keys=self.keys,
+            service=self.service,
+            label_dataset=self.label_dataset,
+            label=self.label_column,
+            matures_after=parse_duration(self.matures_after),
+            window=parse_duration(self.window),
+            validation=parse_duration(self.validation),
+            test=parse_duration(self.test),
+            as_of=_moment(self.as_of),
+            start=_day(self.start),
+        )
+        return {
+            "id": snapshot.id,
+            "uri": snapshot.uri,
+            "rows": {name: split.rows for name, split in snapshot.splits.items()},
+            "unlabelled_rows": snapshot.unlabelled_rows,
+            "as_of": snapshot.as_of.isoformat(),
+            "label_cut": snapshot.label_cut.isoformat(),
+        }
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"start={text!r} is not a day.", hint="Write it as 2013-01-15.") from None
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ConfigError(
+            f"as_of={text!r} is not a moment.", hint="Write it with its time zone, as 2013-06-01T00:00:00+00:00."
+        )
+    return moment

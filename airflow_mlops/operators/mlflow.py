@@ -1,0 +1,316 @@
+"""Operators around the model registry: register, judge, fetch what was approved, move aliases.
+
+A version is deployed only after a verdict PASS in the ledger; the registry's aliases follow what serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_mlops.exceptions import ConfigError, GateError
+from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.hooks.mlflow import MLflowHook
+from airflow_mlops.links.mlflow import MLflowModelVersionLink, MLflowRunLink
+from airflow_mlops.operators.base import MlopsOperator, require
+from airflow_mlops.operators.tensorflow import registry_cache, run_tags
+from airflow_mlops.operators.tf_serving import whole_version
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_mlops.contracts import Verdict
+
+
+class RegisteredVersion(TypedDict):
+    """A version in the registry, and the run that made it."""
+
+    model: str
+    version: int
+    run_id: str
+    experiment_id: str
+    source: str
+
+
+class JudgedVersion(TypedDict):
+    """A version that passed its gates."""
+
+    model: str
+    version: int
+    status: str
+    inputs_hash: str
+
+
+class FetchedVersion(TypedDict):
+    """An approved version, and where its SavedModel lies on this side of the registry."""
+
+    model: str
+    version: int
+    saved_model: str
+
+
+class AliasedVersion(TypedDict):
+    """A version and the alias that points to it."""
+
+    model: str
+    version: int
+    alias: str
+
+
+class MLflowRegisterModelOperator(MlopsOperator):
+    """Log a training and its evaluation to MLflow and register the model, alias ``challenger``.
+
+    One run and one version a training, however often this is repeated.
+
+    :param model: Name of the model in the registry.
+    :param training: Folder of the finished training.
+    :param evaluation: The evaluation's file.
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "model", "training", "evaluation", "mlflow_conn_id")
+    operator_extra_links = (MLflowRunLink(), MLflowModelVersionLink())
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        training: str,
+        evaluation: str,
+        mlflow_conn_id: str = MLflowHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.training = training
+        self.evaluation = evaluation
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def perform(self, context: Context) -> RegisteredVersion:
+        """Register and return the version."""
+        from airflow_mlops.engine.registry.manifest import pack_manifest
+        from airflow_mlops.engine.training.workdir import finished_training, read_evaluation
+
+        folder = require(self.training, "training", "Did the training task succeed?")
+        file = require(self.evaluation, "evaluation", "Did the evaluation task succeed?")
+        spec, result = finished_training(Path(folder))
+        if spec.model != self.model:
+            raise ConfigError(
+                f"The training is of {spec.model!r}, not of {self.model!r}.",
+                detail=f"training {folder}",
+                hint="Give the training task and the registration the same model.",
+            )
+        evaluation = read_evaluation(Path(file))
+        ti = context["ti"]
+        manifest = pack_manifest(
+            spec,
+            result,
+            parent_version=evaluation.champion_version,
+            triggered_by=f"{ti.dag_id} {ti.run_id}",
+        )
+        hook = MLflowHook(self.mlflow_conn_id)
+        registry = hook.get_conn()
+        run = registry.open_run(spec, run_tags(context))
+        MLflowRunLink.persist(context, hook.run_url(run.experiment_id, run.run_id))
+        registered = registry.register(run, result, manifest, evaluation)
+        MLflowModelVersionLink.persist(context, hook.version_url(self.model, registered.version))
+        return RegisteredVersion(
+            model=registered.model,
+            version=int(registered.version),
+            run_id=registered.run_id,
+            experiment_id=registered.experiment_id,
+            source=registered.source,
+        )
+
+
+class MLflowJudgeModelOperator(MlopsOperator):
+    """Judge a registered version by its gates. Only PASS succeeds, and only then do assets get their event.
+
+    The verdict goes to the ledger, and to the version and its run in MLflow.
+
+    :param model: Name of the model in the registry.
+    :param version: Registered version.
+    :param evaluation: The evaluation's file.
+    :param gates: :class:`~airflow_mlops.pipeline.Gate` as dicts.
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "version",
+        "evaluation",
+        "gates",
+        "mlflow_conn_id",
+        "ledger_conn_id",
+    )
+    operator_extra_links = (MLflowModelVersionLink(),)
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: int | str,
+        evaluation: str,
+        gates: Sequence[Mapping[str, Any]],
+        mlflow_conn_id: str = MLflowHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.evaluation = evaluation
+        self.gates = gates
+        self.mlflow_conn_id = mlflow_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> JudgedVersion:
+        """Judge, keep the verdict, and fail unless it is PASS."""
+        from airflow_mlops.engine.evaluation.approvals import record_verdict
+        from airflow_mlops.engine.evaluation.gates import judge
+        from airflow_mlops.engine.training.workdir import read_evaluation
+
+        version = whole_version(self.version)
+        file = require(self.evaluation, "evaluation", "Did the evaluation task succeed?")
+        verdict = judge(self.model, self.gates, read_evaluation(Path(file)))
+        for check in verdict.checks:
+            self.log.info("%s  %s: %s", "pass" if check.passed else "FAIL", check.gate, check.reason)
+
+        hook = MLflowHook(self.mlflow_conn_id)
+        MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
+        registered = hook.get_conn().log_verdict(self.model, str(version), verdict)
+        record_verdict(LedgerHook(self.ledger_conn_id).get_conn(), registered, verdict)
+        _demand_pass(verdict, version)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {
+                "model": self.model,
+                "version": version,
+                "status": verdict.status.value,
+                "run_id": registered.run_id,
+            }
+        return JudgedVersion(
+            model=self.model, version=version, status=verdict.status.value, inputs_hash=verdict.inputs_hash
+        )
+
+
+class MLflowFetchApprovedModelOperator(MlopsOperator):
+    """Fetch the SavedModel of the version to deploy: the newest approved one, or the one asked for.
+
+    What to deploy is read from the ledger. The newest version that was rolled back on this server is not
+    deployed again unless it is asked for by number; the task is skipped then.
+
+    :param model: Name of the model in the registry.
+    :param version: Approved version; empty means the newest.
+    :param server: Airflow connection id of the model server that it is for.
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "version",
+        "server",
+        "mlflow_conn_id",
+        "ledger_conn_id",
+    )
+    operator_extra_links = (MLflowModelVersionLink(),)
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: int | str = "",
+        server: str = "tf_serving_default",
+        mlflow_conn_id: str = MLflowHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.server = server
+        self.mlflow_conn_id = mlflow_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> FetchedVersion:
+        """Choose, fetch, and return the version."""
+        from airflow_mlops.engine.evaluation.approvals import approved_version
+
+        asked = whole_version(self.version) if self.version not in (None, "", "None") else None
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        version = approved_version(ledger, self.model, self.server, asked)
+        if version is None:
+            raise AirflowSkipException(
+                f"The newest approved version of {self.model!r} was rolled back on {self.server!r}. "
+                "Trigger this DAG with its number to deploy it again."
+            )
+        hook = MLflowHook(self.mlflow_conn_id)
+        MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
+        saved_model = hook.get_conn().download(self.model, str(version), registry_cache(self, version))
+        return FetchedVersion(model=self.model, version=version, saved_model=str(saved_model))
+
+
+class MLflowSetAliasOperator(MlopsOperator):
+    """Point an alias to a version. The version that stops being ``champion`` becomes ``previous``.
+
+    :param model: Name of the model in the registry.
+    :param version: Registered version.
+    :param alias: Which alias.
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "model", "version", "alias", "mlflow_conn_id")
+    operator_extra_links = (MLflowModelVersionLink(),)
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: int | str,
+        alias: str = "champion",
+        mlflow_conn_id: str = MLflowHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.alias = alias
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def perform(self, context: Context) -> AliasedVersion:
+        """Move the alias and return the version."""
+        version = whole_version(self.version)
+        alias = require(self.alias, "alias", "Name one, such as champion.")
+        hook = MLflowHook(self.mlflow_conn_id)
+        MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
+        hook.get_conn().set_alias(self.model, str(version), alias)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"model": self.model, "version": version, "alias": alias}
+        return AliasedVersion(model=self.model, version=version, alias=alias)
+
+
+def _demand_pass(verdict: Verdict, version: int) -> None:
+    """Fail with every failed check, what was seen and what was asked."""
+    from airflow_mlops.contracts import VerdictStatus
+
+    if verdict.status is VerdictStatus.PASS:
+        return
+    if verdict.status is VerdictStatus.NOT_EVALUATED:
+        raise GateError(
+            f"Version {version} of {verdict.model!r} was not judged: there are no gates.",
+            detail="verdict NOT_EVALUATED",
+            hint='Add at least one, such as {"metric": "auc", "min": 0.65}.',
+        )
+    failed = [check for check in verdict.checks if not check.passed]
+    raise GateError(
+        f"Version {version} of {verdict.model!r} failed {len(failed)} of {len(verdict.checks)} checks; "
+        "what serves stays.",
+        detail="\n         ".join(f"{check.gate}: {check.reason}" for check in failed),
+        hint="See the evaluation in the model's MLflow run: wrong data, a worse model, or a gate too strict.",
+    )

@@ -1,0 +1,240 @@
+"""Operators that train a TensorFlow model and measure it. TensorFlow itself only runs in a child process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from airflow_mlops.exceptions import ConfigError, MlopsError, TrainingError
+from airflow_mlops.hooks.mlflow import MLflowHook
+from airflow_mlops.links.mlflow import MLflowRunLink
+from airflow_mlops.operators.base import MlopsOperator, require
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_mlops.contracts import TrainingSpec
+    from airflow_mlops.engine.training.launch import TrainingProcess
+
+
+class Training(TypedDict):
+    """A finished training: its folder, the SavedModel in it, and how it went."""
+
+    model: str
+    training: str
+    saved_model: str
+    snapshot: str
+    spec_hash: str
+    epochs: int
+    seconds: float
+    examples_per_second: float
+
+
+class EvaluatedModel(TypedDict):
+    """Where an evaluation lies, and its metrics by role (None where undefined)."""
+
+    model: str
+    uri: str
+    rows: int
+    metrics: dict[str, dict[str, float | None]]
+    champion_version: str | None
+    unevaluated: dict[str, str]
+
+
+class TensorFlowTrainOperator(MlopsOperator):
+    """Train a model on a snapshot, in a fresh child process that dies with the task.
+
+    The same spec (snapshot, code, seed, parameters) that was trained before is not trained again. A training
+    that fails is recorded in MLflow too, if MLflow is there.
+
+    :param model: Name of the model.
+    :param snapshot: Id of the training snapshot.
+    :param entrypoint: ``module:function`` beside the DAG file that returns the compiled Keras model.
+    :param seed: Seed of everything random.
+    :param epochs: Most passes over the training split.
+    :param batch_size: Rows a step.
+    :param model_params: Handed to ``entrypoint``.
+    :param timeout: Seconds until the training is stopped.
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``; None keeps no record of a failed training.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "snapshot",
+        "entrypoint",
+        "seed",
+        "epochs",
+        "batch_size",
+        "model_params",
+        "mlflow_conn_id",
+    )
+    operator_extra_links = (MLflowRunLink(),)
+
+    _training: TrainingProcess | None = None
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        snapshot: str,
+        entrypoint: str,
+        seed: int | str = 0,
+        epochs: int | str = 10,
+        batch_size: int | str = 1024,
+        model_params: Mapping[str, Any] | None = None,
+        timeout: float = 2 * 3600,
+        mlflow_conn_id: str | None = MLflowHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.snapshot = snapshot
+        self.entrypoint = entrypoint
+        self.seed = seed
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.model_params = model_params
+        self.timeout = timeout
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def perform(self, context: Context) -> Training:
+        """Train and return what came out."""
+        from airflow_mlops.engine.training.launch import TrainingProcess
+
+        spec = self._spec()
+        workdir = self.home_path / "trainings" / spec.hash[:16]
+        self._training = TrainingProcess(spec, workdir, self.log)
+        try:
+            result = self._training.run(self.timeout)
+        except TrainingError as error:
+            self._record_failure(context, spec, error)
+            raise
+        return Training(
+            model=spec.model,
+            training=str(workdir),
+            saved_model=result.saved_model,
+            snapshot=spec.snapshot.id,
+            spec_hash=spec.hash,
+            epochs=len(next(iter(result.history.values()))),
+            seconds=result.seconds,
+            examples_per_second=result.examples_per_second,
+        )
+
+    def on_kill(self) -> None:
+        """End the child process: a cleared or cancelled task leaves nothing running."""
+        if self._training is not None:
+            self._training.kill()
+
+    def _spec(self) -> TrainingSpec:
+        from pydantic import ValidationError
+
+        from airflow_mlops.contracts import TrainingSpec
+        from airflow_mlops.engine.data.snapshots import load_snapshot
+        from airflow_mlops.engine.training.source import source_hash
+
+        snapshot_id = require(self.snapshot, "snapshot", "Did the task that builds the snapshot succeed?")
+        entrypoint = require(self.entrypoint, "entrypoint", "Name the function that builds the model.")
+        try:
+            return TrainingSpec.model_validate(
+                {
+                    "model": self.model,
+                    "entrypoint": entrypoint,
+                    "code_path": self.code_path,
+                    "code_hash": source_hash(entrypoint, self.code_path),
+                    "snapshot": load_snapshot(self.home_path, snapshot_id),
+                    "seed": self.seed,
+                    "epochs": self.epochs,
+                    "batch_size": self.batch_size,
+                    "params": dict(self.model_params or {}),
+                }
+            )
+        except ValidationError as error:
+            raise ConfigError(
+                "The training's settings are not valid after rendering.",
+                detail="; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()),
+                hint="Correct them in the pipeline or in the DAG.",
+            ) from None
+
+    def _record_failure(self, context: Context, spec: TrainingSpec, error: TrainingError) -> None:
+        """Keep the failure in MLflow. Training must not depend on MLflow, so nothing else fails with it."""
+        if self.mlflow_conn_id is None:
+            return
+        hook = MLflowHook(self.mlflow_conn_id)
+        try:
+            registry = hook.get_conn()
+            run = registry.open_run(spec, run_tags(context))
+            MLflowRunLink.persist(context, hook.run_url(run.experiment_id, run.run_id))
+            registry.log_failure(run, error)
+        except MlopsError as problem:
+            self.log.warning("The failed training is not recorded in MLflow: %s", problem)
+
+
+class TensorFlowEvaluateModelOperator(MlopsOperator):
+    """Measure a trained model on its snapshot's test split, beside the champion and the baseline.
+
+    Models are run by TensorFlow's C++ loader, as the model server does, without importing TensorFlow.
+
+    :param model: Name of the model in the registry.
+    :param training: Folder of the finished training.
+    :param slices: Model inputs by whose values the challenger is measured too.
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``, where the champion is.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "model", "training", "slices", "mlflow_conn_id")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        training: str,
+        slices: Sequence[str] = (),
+        mlflow_conn_id: str = MLflowHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.training = training
+        self.slices = slices
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def perform(self, context: Context) -> EvaluatedModel:
+        """Evaluate and return the metrics."""
+        from airflow_mlops.engine.evaluation.approvals import finite
+        from airflow_mlops.engine.evaluation.evaluate import evaluate
+        from airflow_mlops.engine.registry.registry import CHAMPION
+        from airflow_mlops.engine.training.workdir import Workdir, finished_training
+
+        folder = Path(require(self.training, "training", "Did the training task succeed?"))
+        spec, result = finished_training(folder)
+        registry = MLflowHook(self.mlflow_conn_id).get_conn()
+        champion, fetched = registry.find_alias(self.model, CHAMPION), None
+        if champion is not None:
+            fetched = registry.download(self.model, champion.version, registry_cache(self, champion.version))
+        evaluation = evaluate(
+            spec.snapshot,
+            Path(result.saved_model),
+            fetched,
+            champion.version if champion else None,
+            slices=list(self.slices),
+        )
+        return EvaluatedModel(
+            model=self.model,
+            uri=str(Workdir(folder).keep(evaluation)),
+            rows=evaluation.rows,
+            metrics=finite(evaluation.metrics),
+            champion_version=evaluation.champion_version,
+            unevaluated=evaluation.unevaluated,
+        )
+
+
+def registry_cache(operator: Any, version: int | str) -> Path:
+    """Return where a version's SavedModel is kept once it was fetched from the registry."""
+    return Path(operator.home_path) / "registry" / operator.model / str(version)
+
+
+def run_tags(context: Context) -> dict[str, str]:
+    """Return the tags that lead from an MLflow run to its Airflow run."""
+    ti = context["ti"]
+    return {"airflow.dag_id": ti.dag_id, "airflow.run_id": ti.run_id}

@@ -1,0 +1,305 @@
+"""Operators that put a model version into service and take it back: publish, load, verify, promote, roll back.
+
+Each step can be repeated, by a retry or by hand, and none of them needs the registry. What a server should hold
+is kept in the ledger; see :mod:`airflow_mlops.engine.serving.rollout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.hooks.tf_serving import TFServingHook
+from airflow_mlops.links.tf_serving import TFServingModelLink
+from airflow_mlops.operators.base import MlopsOperator, require
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_mlops.engine.serving.rollout import Rollout
+
+
+class PublishedVersion(TypedDict):
+    """A version in the model store."""
+
+    model: str
+    version: int
+    path: str
+
+
+class LoadedVersion(TypedDict):
+    """A version that the server was told to load, and what it then holds."""
+
+    model: str
+    version: int
+    loaded: list[int]
+
+
+class VerifiedVersion(TypedDict):
+    """A version that answers as it did at training time, and how closely."""
+
+    model: str
+    version: int
+    rows: int
+    max_difference: float
+
+
+class ServingVersion(TypedDict):
+    """The version that answers callers now, and the one that did before."""
+
+    model: str
+    version: int
+    previous: int | None
+
+
+class RolledBackVersion(TypedDict):
+    """The version that answers callers again, and the one it took over from."""
+
+    model: str
+    version: int | None
+    from_version: int | None
+
+
+class OnModelServer:
+    """Mixin for tasks about one model on one server."""
+
+    operator_extra_links: Collection[BaseOperatorLink] = (TFServingModelLink(),)
+
+    model: str
+    tf_serving_conn_id: str
+    ledger_conn_id: str
+
+    @contextmanager
+    def rollout(self, context: Context) -> Iterator[Rollout]:
+        """Yield the model's rollout, with the link to the server already in place."""
+        hook = TFServingHook(self.tf_serving_conn_id)
+        model = require(self.model, "model", "Check the template: it must render to the model's name.")
+        TFServingModelLink.persist(context, hook.model_url(model))
+        with hook.rollout(model, LedgerHook(self.ledger_conn_id).get_conn()) as rollout:
+            yield rollout
+
+
+def whole_version(version: int | str) -> int:
+    """Return a rendered version as a number.
+
+    :raises ConfigError: when it is not a positive whole number.
+    """
+    text = str(version).strip()
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(
+            f"{version!r} is not a version of a model.",
+            detail=f"version={version!r} after rendering",
+            hint="It must be a whole number from 1 on. Did the task whose XCom it comes from succeed?",
+        )
+    return int(text)
+
+
+class TFServingPublishModelOperator(OnModelServer, MlopsOperator):
+    """Put a SavedModel into the model store, complete and proven, or not at all.
+
+    It is refused when it does not answer its golden predictions, or when its signature is not that of the
+    version which serves now.
+
+    :param model: Name of the model on the server.
+    :param version: Number to publish it under.
+    :param source: Folder of the SavedModel.
+    :param tolerance: Largest absolute difference between a golden prediction and the answer now.
+    :param allow_signature_change: Publish even if callers of the version that serves now would break.
+    :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "version",
+        "source",
+        "tf_serving_conn_id",
+        "ledger_conn_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: int | str,
+        source: str,
+        tolerance: float = 1e-5,
+        allow_signature_change: bool = False,
+        tf_serving_conn_id: str = TFServingHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.source = source
+        self.tolerance = tolerance
+        self.allow_signature_change = allow_signature_change
+        self.tf_serving_conn_id = tf_serving_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> PublishedVersion:
+        """Publish and return where it lies."""
+        from airflow_mlops.engine.serving.model_store import publish
+
+        version = whole_version(self.version)
+        source = require(self.source, "source", "Did the task whose XCom it comes from succeed?")
+        with self.rollout(context) as rollout:
+            stable = None if self.allow_signature_change else rollout.deployment().stable
+            path = publish(Path(source), rollout.base, version, same_signature_as=stable, tolerance=self.tolerance)
+        return PublishedVersion(model=self.model, version=version, path=str(path))
+
+
+class TFServingLoadVersionOperator(OnModelServer, MlopsOperator):
+    """Tell the server to load a published version beside those in service.
+
+    Follow it with :class:`~airflow_mlops.sensors.tf_serving.TFServingVersionSensor`, which waits for it.
+
+    :param model: Name of the model on the server.
+    :param version: Published version.
+    :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "model", "version", "tf_serving_conn_id", "ledger_conn_id")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: int | str,
+        tf_serving_conn_id: str = TFServingHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.tf_serving_conn_id = tf_serving_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> LoadedVersion:
+        """Ask for it and return what the server is to hold."""
+        version = whole_version(self.version)
+        with self.rollout(context) as rollout:
+            deployment = rollout.load(version)
+        return LoadedVersion(model=self.model, version=version, loaded=list(deployment.loaded))
+
+
+class TFServingVerifyVersionOperator(OnModelServer, MlopsOperator):
+    """Ask the server for the golden predictions of a version, before anyone else asks it anything.
+
+    A version that fails is unloaded again; the one that serves is not touched.
+
+    :param model: Name of the model on the server.
+    :param version: Version that is AVAILABLE there.
+    :param tolerance: Largest absolute difference between a golden prediction and the server's answer.
+    :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "model", "version", "tf_serving_conn_id", "ledger_conn_id")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: int | str,
+        tolerance: float = 1e-5,
+        tf_serving_conn_id: str = TFServingHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.tolerance = tolerance
+        self.tf_serving_conn_id = tf_serving_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> VerifiedVersion:
+        """Compare and return how close it came."""
+        version = whole_version(self.version)
+        with self.rollout(context) as rollout:
+            passed = rollout.verify(version, tolerance=self.tolerance)
+        return VerifiedVersion(
+            model=self.model, version=version, rows=passed.rows, max_difference=passed.max_difference
+        )
+
+
+class TFServingPromoteVersionOperator(OnModelServer, MlopsOperator):
+    """Point the label ``stable`` to a version, and confirm that the server follows.
+
+    The version it pointed to stays loaded, so that a rollback is one more move of the label.
+
+    :param model: Name of the model on the server.
+    :param version: Version that is AVAILABLE there.
+    :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "model", "version", "tf_serving_conn_id", "ledger_conn_id")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: int | str,
+        tf_serving_conn_id: str = TFServingHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.tf_serving_conn_id = tf_serving_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> ServingVersion:
+        """Move the label and return what serves."""
+        version = whole_version(self.version)
+        with self.rollout(context) as rollout:
+            deployment = rollout.promote(version)
+        return ServingVersion(model=self.model, version=version, previous=deployment.previous)
+
+
+class TFServingRollbackOperator(OnModelServer, MlopsOperator):
+    """Let the previous version answer again. Needs the ledger and the server, and nothing else.
+
+    A retry of the same run goes back once, not twice.
+
+    :param model: Name of the model on the server.
+    :param reason: Why; kept in the ledger.
+    :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "model", "reason", "tf_serving_conn_id", "ledger_conn_id")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        reason: str = "",
+        tf_serving_conn_id: str = TFServingHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.reason = reason
+        self.tf_serving_conn_id = tf_serving_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> RolledBackVersion:
+        """Roll back and return from where to where."""
+        ti = context["ti"]
+        request = f"rolled back by {ti.dag_id} {ti.run_id}"
+        with self.rollout(context) as rollout:
+            deployment = rollout.rollback(f"{request}: {self.reason}" if self.reason else request)
+        return RolledBackVersion(model=self.model, version=deployment.stable, from_version=deployment.previous)

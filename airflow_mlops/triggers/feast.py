@@ -1,0 +1,55 @@
+"""Triggers that wait for features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow_mlops.hooks.feast import FeastHook
+from airflow_mlops.triggers.base import PollTrigger
+
+
+class FeastFeatureFreshnessTrigger(PollTrigger):
+    """Wait until all feature views of a service are fresh online; the result is view → age in seconds.
+
+    :param home: Folder for partitions and features.
+    :param service: Feast feature service.
+    :param key: Partition at whose end ages are counted.
+    :param max_age: Greatest age allowed, such as ``26h``.
+    :param feast_conn_id: Airflow connection of type ``feast``.
+    :param poll_interval: Seconds between polls.
+    :param deadline: Wall-clock time at which to give up.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: str,
+        service: str,
+        key: str,
+        max_age: str,
+        feast_conn_id: str,
+        poll_interval: float,
+        deadline: float,
+    ) -> None:
+        super().__init__(
+            poll_interval=poll_interval,
+            deadline=deadline,
+            home=home,
+            service=service,
+            key=key,
+            max_age=max_age,
+            feast_conn_id=feast_conn_id,
+        )
+        self._hook = FeastHook(feast_conn_id)
+        self._home = Path(home)
+        self._service = service
+        self._key = key
+        self._max_age = max_age
+
+    async def prepare(self) -> None:
+        """Look the connection up."""
+        await self._hook.prefetch()
+
+    def poll(self) -> dict[str, float] | None:
+        """Read the online store once."""
+        return self._hook.ages_if_fresh(self._home, self._service, self._key, self._max_age)

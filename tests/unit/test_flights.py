@@ -1,0 +1,194 @@
+"""The example's upstream: local clock readings became UTC, and nothing was lost or made up."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mlops.demo import flights
+from airflow_mlops.demo.flights import FIRST_DAY, LAST_DAY, land, read_feed
+from airflow_mlops.exceptions import ConfigError
+from tests.data_fixtures import EVENT_TIMES
+
+NEW_YORK = "America/New_York"
+
+
+@pytest.fixture(scope="module")
+def packaged() -> pd.DataFrame:
+    """The package's own rows, by the feeds' flight id."""
+    rows = pd.read_csv(flights._packaged("flights.csv.zip"))
+    day = (rows["year"] * 10_000 + rows["month"] * 100 + rows["day"]).astype(str)
+    rows["flight_id"] = day + "-" + rows["carrier"] + rows["flight"].astype(str) + "-" + rows["origin"]
+    return rows.set_index("flight_id")
+
+
+@pytest.fixture(scope="module")
+def departures() -> pd.DataFrame:
+    return read_feed("departures", FIRST_DAY, LAST_DAY).to_pandas().set_index("flight_id")
+
+
+@pytest.fixture(scope="module")
+def arrivals() -> pd.DataFrame:
+    return read_feed("arrivals", FIRST_DAY, LAST_DAY).to_pandas().set_index("flight_id")
+
+
+def clock(times: pd.Series, zones: pd.Series) -> pd.Series:
+    """Return what the clocks in each row's zone show, as minutes after midnight."""
+    shown = [of.dt.tz_convert(zone) for zone, of in times.groupby(zones.reindex(times.index))]
+    return pd.concat([at.dt.hour * 60 + at.dt.minute for at in shown]).reindex(times.index)
+
+
+def minutes(hhmm: pd.Series) -> pd.Series:
+    return (hhmm // 100 * 60 + hhmm % 100) % (24 * 60)
+
+
+@pytest.fixture(scope="module")
+def zones(packaged) -> pd.Series:
+    known = pd.read_csv(flights._packaged("airports.csv")).set_index("faa")["tzone"]
+    # Puerto Rico and the Virgin Islands keep Atlantic time all year; the package does not know their airports.
+    return packaged["dest"].map(known).fillna("Etc/GMT+4")
+
+
+def test_every_flight_is_there_once(packaged, departures, arrivals):
+    assert packaged.index.is_unique
+    assert departures.index.is_unique
+    assert arrivals.index.is_unique
+    # What is missing left on New Year's Eve after 19:00, which is 2014 in UTC.
+    missing = packaged.loc[packaged.index.difference(departures.index)]
+    assert len(departures) + len(missing) == len(packaged) == 336_776
+    assert set(zip(missing["month"], missing["day"], strict=True)) == {(12, 31)}
+    assert missing["sched_dep_time"].min() >= 1900
+    assert arrivals.index.isin(departures.index).all()
+
+
+def test_departures_are_what_the_clocks_in_new_york_showed(packaged, departures):
+    rows = packaged.reindex(departures.index)
+    here = pd.Series(NEW_YORK, index=departures.index)
+    assert (clock(departures["sched_dep_utc"], here) == minutes(rows["sched_dep_time"])).all()
+    left = departures["dep_utc"].notna()
+    assert (clock(departures["dep_utc"][left], here[left]) == minutes(rows["dep_time"][left])).all()
+    local = departures["sched_dep_utc"].dt.tz_convert(NEW_YORK)
+    assert (departures["month"] == rows["month"]).all()
+    assert (local.dt.day == rows["day"]).all()
+    assert (departures["sched_hour"] == rows["hour"]).all()
+    assert (departures["weekday"] == local.dt.weekday).all()
+
+
+def test_landings_are_what_the_clocks_at_the_destination_showed(packaged, arrivals, zones):
+    """They were computed from the timetable and the delay, without a look at these clocks."""
+    shown = clock(arrivals["landed_at"], zones)
+    differ = shown != minutes(packaged["arr_time"]).reindex(arrivals.index)
+    # It landed three minutes after the clocks went forward; its arrival time says that they had not.
+    assert list(arrivals.index[differ]) == ["20130309-B635-JFK"]
+
+
+def test_scheduled_arrivals_are_what_the_timetable_says(packaged, departures, zones):
+    rows = packaged.reindex(departures.index)
+    assert (clock(departures["sched_arr_utc"], zones) == minutes(rows["sched_arr_time"])).all()
+    expected = rows["distance"] / 8 + 40  # miles at 480 an hour, and time on the ground
+    assert ((departures["sched_minutes"] - expected).abs() < 120).all()
+
+
+def test_nothing_happens_before_it_can(departures, arrivals):
+    both = arrivals.join(departures[["dep_utc", "sched_minutes"]])
+    flown = (both["landed_at"] - both["dep_utc"]) / pd.Timedelta(minutes=1)
+    assert flown.min() > 30
+    diverted = both["arr_delay"].isna()
+    assert (flown[diverted] > both["sched_minutes"][diverted]).all()  # a detour is no short cut
+    assert flown.max() < 24 * 60
+
+
+@pytest.mark.parametrize(
+    ("flight", "scheduled", "landing"),
+    [
+        pytest.param("20130309-UA541-EWR", "2013-03-09 10:15", "2013-03-09 13:44", id="05:15 before the clocks change"),
+        pytest.param("20130310-UA258-EWR", "2013-03-10 09:15", "2013-03-10 12:42", id="05:15 after they changed"),
+        pytest.param("20131102-UA598-EWR", "2013-11-02 09:15", "2013-11-02 13:06", id="05:15 before they change back"),
+        pytest.param("20131103-UA322-EWR", "2013-11-03 10:20", "2013-11-03 13:51", id="05:20 after they changed back"),
+        pytest.param("20130115-B6709-JFK", "2013-01-15 11:10", "2013-01-15 14:36", id="San Juan in winter"),
+        pytest.param("20130715-AA413-JFK", "2013-07-15 10:40", "2013-07-15 14:28", id="San Juan in summer"),
+        pytest.param("20130115-HA51-JFK", "2013-01-15 14:00", "2013-01-16 00:39", id="Honolulu, the next day in UTC"),
+        pytest.param("20130101-B61109-JFK", "2013-01-02 02:55", "2013-01-02 05:00", id="landed at 24:00"),
+        pytest.param("20130207-B6727-JFK", "2013-02-08 04:59", "2013-02-08 08:32", id="left at 24:00, overnight"),
+    ],
+)
+def test_hard_cases(flight, scheduled, landing, departures, arrivals):
+    assert departures.loc[flight, "sched_dep_utc"] == pd.Timestamp(scheduled, tz="UTC")
+    assert arrivals.loc[flight, "landed_at"] == pd.Timestamp(landing, tz="UTC")
+
+
+def test_cancelled_flights_are_kept_and_never_labelled(packaged, departures, arrivals):
+    cancelled = departures[departures["cancelled"]]
+    assert len(cancelled) == packaged["dep_time"].reindex(departures.index).isna().sum() == 8_252
+    assert cancelled[["dep_utc", "dep_delay"]].isna().all(axis=None)
+    assert (cancelled["known_at"] - cancelled["sched_dep_utc"] == flights.CANCELLATION_KNOWN_AFTER).all()
+    assert not arrivals.index.isin(cancelled.index).any()
+
+
+def test_diverted_flights_have_an_unknown_label_not_a_negative_one(packaged, arrivals):
+    rows = packaged.reindex(arrivals.index)
+    assert rows["arr_time"].notna().all()
+    diverted = rows["arr_delay"].isna()
+    assert diverted.sum() == 716
+    assert arrivals["late_15"][diverted].isna().all()
+    assert (arrivals["late_15"][~diverted].astype(bool) == (rows["arr_delay"][~diverted] > 15)).all()
+
+
+def test_what_left_is_known_when_it_left(departures):
+    left = departures[~departures["cancelled"]]
+    assert (left["known_at"] == left["dep_utc"]).all()
+    delay = (left["dep_utc"] - left["sched_dep_utc"]) / pd.Timedelta(minutes=1)
+    assert (delay == left["dep_delay"]).all()
+
+
+@pytest.mark.parametrize("feed", ["departures", "arrivals"])
+def test_a_landed_day_is_its_utc_day_and_no_more(feed, tmp_path, request):
+    year = request.getfixturevalue(feed)
+    times = year[EVENT_TIMES[feed]]
+    for day in (FIRST_DAY, date(2013, 3, 10), date(2013, 11, 3), LAST_DAY):
+        written = land(tmp_path, day, feed)
+        table = pq.read_table(Path(written["uri"]) / f"{feed}.parquet")
+        assert table.num_rows == written["rows"] == (times.dt.date == day).sum()
+        column = table[EVENT_TIMES[feed]].to_pylist()
+        start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        assert start <= column[0]
+        assert column[-1] < start + timedelta(days=1)
+        assert column == sorted(column)
+        assert {str(f.type) for f in table.schema if f.name.endswith(("_utc", "_at"))} == {"timestamp[us, tz=UTC]"}
+
+
+def test_landing_again_writes_the_same_bytes(tmp_path):
+    first = Path(land(tmp_path / "a", FIRST_DAY, "departures")["uri"])
+    again = Path(land(tmp_path / "b", FIRST_DAY, "departures")["uri"])
+    land(tmp_path / "a", FIRST_DAY, "departures")
+    assert sorted(path.name for path in first.iterdir()) == ["_SUCCESS", "departures.parquet"]
+    assert (first / "departures.parquet").read_bytes() == (again / "departures.parquet").read_bytes()
+
+
+def test_the_marker_comes_last(tmp_path, monkeypatch):
+    """An upstream that dies on the way has landed nothing that anyone would read."""
+
+    def die(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "touch", die)
+    with pytest.raises(KeyboardInterrupt):
+        land(tmp_path, FIRST_DAY, "departures")
+    folder = tmp_path / "departures" / str(FIRST_DAY)
+    assert [path.name for path in folder.iterdir()] == ["departures.parquet"]
+
+
+@pytest.mark.parametrize("day", [FIRST_DAY - timedelta(days=1), LAST_DAY + timedelta(days=1)])
+def test_other_years_are_refused(day, tmp_path):
+    with pytest.raises(ConfigError, match="no flights to land"):
+        land(tmp_path, day, "departures")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_feed_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no feed 'weather'"):
+        land(tmp_path, FIRST_DAY, "weather")

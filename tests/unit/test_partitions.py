@@ -1,0 +1,379 @@
+"""Sealed partitions: published whole or not at all, the same bytes give the same revision, nonsense is refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mlops.contracts import Partition
+from airflow_mlops.engine.data import partitions
+from airflow_mlops.engine.data.files import sha256
+from airflow_mlops.engine.data.parquet import parquet_files
+from airflow_mlops.engine.data.partitions import (
+    batch_hash,
+    day_bounds,
+    get_partition,
+    list_partitions,
+    read_partitions,
+    seal,
+)
+from airflow_mlops.exceptions import ConfigError, DataError
+from tests.data_fixtures import DAY, KEY, landed, permission_lost, seal_folder, sealed, spoil
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def nothing_is_visible(home: Path) -> bool:
+    with pytest.raises(DataError, match="There is no partition 2013-01-15"):
+        get_partition(home, "departures", KEY)
+    return list_partitions(home, "departures", None, None) == []
+
+
+# --- what is sealed ---------------------------------------------------------------------------------------
+
+
+def test_the_manifest_says_what_is_in_it(home):
+    folder = landed(home / "lake")
+    [source] = parquet_files(folder)
+    partition = seal_folder(home, folder)
+    table = pq.read_table(source)
+    [file] = partition.files
+    assert (partition.dataset, partition.key, partition.rows) == ("departures", KEY, table.num_rows)
+    assert (file.name, file.sha256, file.rows) == ("departures.parquet", sha256(source), table.num_rows)
+    assert partition.bytes == file.bytes == source.stat().st_size
+    assert partition.columns == {field.name: str(field.type) for field in table.schema}
+    assert partition.min_event_time == min(table["sched_dep_utc"].to_pylist())
+    assert partition.max_event_time == max(table["sched_dep_utc"].to_pylist())
+    assert partition.source["uri"] == str(folder)
+    assert partition.suite_hash == "suite"
+    stored = Path(partition.uri)
+    assert stored == home / "partitions" / "departures" / KEY / partition.revision
+    assert Partition.from_json((stored / "manifest.json").read_bytes()) == partition
+    assert get_partition(home, "departures", KEY) == partition
+    assert read_partitions([partition]).equals(table)
+
+
+def test_identical_input_gives_the_identical_revision_and_changes_nothing(home):
+    first = sealed(home)
+    before = {path: path.stat().st_ino for path in (home / "partitions").rglob("*.parquet")}
+    assert sealed(home) == first
+    assert {path: path.stat().st_ino for path in (home / "partitions").rglob("*.parquet")} == before
+    assert len(names(home / "partitions" / "departures" / KEY)) == 3
+
+
+def test_other_bytes_are_another_revision_and_the_old_one_stays_readable(home):
+    old = sealed(home)
+    new = seal_folder(home, spoil(landed(home / "lake"), lambda frame: frame.iloc[1:]))
+    assert new.revision != old.revision
+    assert new.rows == old.rows - 1
+    assert get_partition(home, "departures", KEY) == new
+    assert read_partitions([old]).num_rows == old.rows
+
+
+def test_several_files_are_one_partition(home, tmp_path):
+    table = pq.read_table(parquet_files(landed(home / "lake"))[0])
+    folder = tmp_path / "two"
+    folder.mkdir()
+    pq.write_table(table.slice(0, 400), folder / "part-0.parquet")
+    pq.write_table(table.slice(400), folder / "part-1.parquet")
+    partition = seal_folder(home, folder)
+    assert [file.rows for file in partition.files] == [400, table.num_rows - 400]
+    assert read_partitions([partition]).equals(table)
+
+
+def test_the_suite_that_the_bytes_passed_is_kept_and_replaced(home):
+    folder = landed(home / "lake")
+
+    def again(suite_hash: str | None) -> Partition:
+        return seal(home, "departures", KEY, folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=suite_hash)
+
+    first = again("one")
+    assert again(None) == first  # sealing without a validation does not undo one
+    other = again("two")
+    assert other == get_partition(home, "departures", KEY) == first.model_copy(update={"suite_hash": "two"})
+    assert Partition.from_json((Path(other.uri) / "manifest.json").read_bytes()) == other
+
+
+def test_what_is_sealed_is_what_was_validated(home):
+    folder = landed(home / "lake")
+    validated = batch_hash(parquet_files(folder))
+    spoil(folder, lambda frame: frame.assign(dep_delay=0.0))
+    with pytest.raises(DataError, match="changed after they were validated"):
+        seal(home, "departures", KEY, folder, event_time="sched_dep_utc", batch_hash=validated, suite_hash="suite")
+    assert nothing_is_visible(home)
+
+
+def test_writers_at_the_same_time_agree(home):
+    folder = landed(home / "lake")
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: seal_folder(home, folder), range(16)))
+    assert results == [results[0]] * 16
+    assert names(home / "partitions" / "departures" / KEY) == [
+        f"{results[0].revision}/departures.parquet",
+        f"{results[0].revision}/manifest.json",
+        "current.json",
+    ]
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+
+def times(change) -> object:
+    return lambda folder: spoil(folder, lambda frame: frame.assign(sched_dep_utc=change(frame["sched_dep_utc"])))
+
+
+def write_naive(folder: Path) -> None:
+    [file] = parquet_files(folder)
+    frame = pd.read_parquet(file)
+    pq.write_table(pa.Table.from_pandas(frame.assign(sched_dep_utc=frame["sched_dep_utc"].dt.tz_localize(None))), file)
+
+
+def truncate(folder: Path) -> None:
+    [file] = parquet_files(folder)
+    file.write_bytes(file.read_bytes()[:-500])
+
+
+def flip_a_byte(folder: Path) -> None:
+    [file] = parquet_files(folder)
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 3] ^= 0xFF
+    file.write_bytes(contents)
+
+
+def add_a_file_of_another_shape(folder: Path) -> None:
+    frame = pd.read_parquet(parquet_files(folder)[0])
+    frame.drop(columns="distance").assign(flight="x").to_parquet(folder / "more.parquet")
+
+
+BAD = {
+    "no folder": (shutil.rmtree, "is not there", "does not exist"),
+    "empty folder": (lambda f: [p.unlink() for p in parquet_files(f)], "no Parquet files", "readable, and empty"),
+    "zero rows": (lambda f: spoil(f, lambda frame: frame.iloc[:0]), "has no rows", "readable"),
+    "truncated": (truncate, "cannot be read", "departures.parquet"),
+    "a flipped byte": (flip_a_byte, "cannot be read", "departures.parquet"),
+    "no Parquet at all": (lambda f: parquet_files(f)[0].write_text("<html>"), "cannot be read", "departures.parquet"),
+    "renamed event time": (
+        lambda f: spoil(f, lambda frame: frame.rename(columns={"sched_dep_utc": "sched_dep"})),
+        "no event-time column 'sched_dep_utc'. Did you mean 'sched_dep'",
+        "sched_dep",
+    ),
+    "naive event time": (write_naive, "not a timestamp with a time zone", r"timestamp\[us\]"),
+    "null event time": (times(lambda t: t.where(np.arange(len(t)) > 2)), "3 of 902 rows have no event time", "column"),
+    "one row of the next day": (
+        times(lambda t: t.where(np.arange(len(t)) > 0, t + pd.Timedelta(days=1))),
+        "1 of 902 rows do not belong to the day 2013-01-15",
+        "from 2013-01-15 .* to 2013-01-16 ",
+    ),
+    "midnight belongs to the next day": (
+        times(lambda t: t.where(np.arange(len(t)) > 0, pd.Timestamp("2013-01-16", tz="UTC"))),
+        "1 of 902 rows do not belong to the day 2013-01-15",
+        "to 2013-01-16 00:00:00 UTC",
+    ),
+    "files that disagree": (
+        add_a_file_of_another_shape,
+        "have different columns",
+        "no 'distance'; 'flight' is string, not int64",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fault", "headline", "detail"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_in_words_and_leaves_nothing(fault, headline, detail, home):
+    folder = landed(home / "lake")
+    fault(folder)
+    with pytest.raises(DataError) as refused:
+        seal(home, "departures", KEY, folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=None)
+    assert headline in refused.value.headline
+    assert pd.Series([refused.value.detail]).str.contains(detail).all()
+    assert str(folder) in refused.value.detail
+    assert refused.value.hint
+    assert nothing_is_visible(home)
+    assert names(home / "partitions") == []
+
+
+def test_a_refused_day_leaves_the_good_one_in_place(home):
+    good = sealed(home)
+    truncate(home / "lake" / "departures" / KEY)
+    with pytest.raises(DataError):
+        seal(
+            home,
+            "departures",
+            KEY,
+            home / "lake" / "departures" / KEY,
+            event_time="sched_dep_utc",
+            batch_hash=None,
+            suite_hash=None,
+        )
+    assert get_partition(home, "departures", KEY) == good
+    assert read_partitions([good]).num_rows == good.rows
+
+
+def test_lost_permission_is_refused_in_words(home):
+    folder = landed(home / "lake")
+    with permission_lost(folder), pytest.raises(DataError) as refused:
+        parquet_files(folder)
+    assert refused.value.detail.endswith("Permission denied")
+    assert "permissions were lost" in refused.value.hint
+
+
+@pytest.mark.parametrize("key", ["", "None", "2013-1-15", "2013-01-15T00:00:00", "20130115", "2013-02-30", "../etc"])
+def test_a_key_is_a_day(key, home):
+    with pytest.raises(ConfigError, match="not a partition key"):
+        day_bounds(key)
+    with pytest.raises(ConfigError, match="not a partition key"):
+        get_partition(home, "departures", key)
+
+
+def test_a_day_is_a_utc_day():
+    assert day_bounds(KEY) == (datetime(2013, 1, 15, tzinfo=UTC), datetime(2013, 1, 16, tzinfo=UTC))
+
+
+# --- writers that are killed ------------------------------------------------------------------------------
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def seal_and_die_at(step: str, home: Path, folder: Path) -> None:
+    setattr(partitions, step, die)
+    seal_folder(home, folder)
+
+
+@pytest.mark.parametrize("step", ["PartitionFile", "inspect", "sync", "replacing"])
+def test_a_killed_writer_leaves_nothing_visible_and_a_rerun_converges(step, home, tmp_path):
+    """Killed after copying, while checking, before the revision appears, and before it becomes current."""
+    folder = landed(home / "lake")
+    writer = multiprocessing.get_context("fork").Process(target=seal_and_die_at, args=(step, home, folder))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    assert names(home / "partitions")  # it did get that far
+    assert nothing_is_visible(home)
+    partition = seal_folder(home, folder)
+    assert partition == get_partition(home, "departures", KEY)
+    undisturbed = sealed(tmp_path / "elsewhere")
+    assert (partition.revision, partition.files) == (undisturbed.revision, undisturbed.files)
+
+
+def test_what_killed_writers_left_is_swept_after_a_day(home):
+    folder = home / "partitions" / "departures" / KEY
+    for name, age in ((".tmp-old", timedelta(days=2)), (".tmp-new", timedelta(minutes=5))):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "departures.parquet").write_text("half")
+        when = (datetime.now(UTC) - age).timestamp()
+        os.utime(folder / name, (when, when))
+    sealed(home)
+    assert [path.name for path in folder.glob(".tmp-*")] == [".tmp-new"]
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def week(tmp_path_factory) -> Path:
+    """A home with five sealed days, the third of seven and the last one missing."""
+    home = tmp_path_factory.mktemp("week")
+    for n in (0, 1, 3, 4, 5):
+        sealed(home, day=DAY + timedelta(days=n))
+    return home
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "days"),
+    [
+        (None, None, [15, 16, 18, 19, 20]),
+        (date(2013, 1, 16), date(2013, 1, 19), [16, 18, 19]),
+        (date(2013, 1, 17), date(2013, 1, 17), []),
+        (None, date(2013, 1, 15), [15]),
+        (date(2013, 1, 20), None, [20]),
+    ],
+)
+def test_listing_has_both_ends_and_only_sealed_days(start, end, days, week):
+    assert [p.key for p in list_partitions(week, "departures", start, end)] == [f"2013-01-{day}" for day in days]
+
+
+def test_listing_an_unknown_dataset_is_empty(week):
+    assert list_partitions(week, "weather", None, None) == []
+
+
+def test_rows_come_in_the_order_asked_for(week):
+    days = list_partitions(week, "departures", None, None)
+    table = read_partitions(days[::-1], columns=["sched_dep_utc", "flight_id"])
+    assert table.column_names == ["sched_dep_utc", "flight_id"]
+    assert table.num_rows == sum(day.rows for day in days)
+    assert table["sched_dep_utc"][0].as_py().date() == date(2013, 1, 20)
+    assert table["sched_dep_utc"][-1].as_py().date() == DAY
+
+
+def test_reading_nothing_is_refused():
+    with pytest.raises(DataError, match="no partitions to read"):
+        read_partitions([])
+
+
+def test_home_can_be_mounted_elsewhere(week, tmp_path):
+    moved = shutil.copytree(week, tmp_path / "moved")
+    partition = get_partition(moved, "departures", KEY)
+    assert partition.uri.startswith(str(moved))
+    assert read_partitions([partition]).num_rows == partition.rows
+
+
+def test_an_unknown_column_is_named(week):
+    days = list_partitions(week, "departures", None, None)
+    with pytest.raises(DataError, match=r"Partition 2013-01-15 .* does not have") as refused:
+        read_partitions(days, columns=["flight_id", "gate"])
+    assert "no 'gate'" in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (lambda frame: frame.drop(columns="distance"), "no 'distance'"),
+        (lambda frame: frame.assign(gate="A1"), "unexpected 'gate'"),
+        (lambda frame: frame.rename(columns={"tailnum": "tail"}), "no 'tailnum'; unexpected 'tail'"),
+    ],
+)
+def test_days_that_disagree_are_not_read_together(change, detail, home):
+    first = sealed(home)
+    next_day = DAY + timedelta(days=1)
+    second = seal_folder(home, spoil(landed(home / "lake", day=next_day), change), key=next_day.isoformat())
+    with pytest.raises(DataError, match="Partition 2013-01-16") as refused:
+        read_partitions([first, second])
+    assert detail in refused.value.detail
+    shared = ["flight_id", "dep_delay"]
+    assert read_partitions([first, second], shared).num_rows == first.rows + second.rows
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(flip_a_byte, "changed after it was sealed"), (lambda folder: parquet_files(folder)[0].unlink(), "is missing")],
+)
+def test_a_damaged_partition_is_refused_and_sealing_again_heals_it(damage, words, home):
+    partition = sealed(home)
+    damage(Path(partition.uri))
+    with pytest.raises(DataError, match=f"2013-01-15 of 'departures' {words}") as refused:
+        read_partitions([partition])
+    assert "departures.parquet" in refused.value.detail
+    assert sealed(home) == partition
+    assert read_partitions([partition]).num_rows == partition.rows
+
+
+def test_a_broken_manifest_is_said_to_be_one(home):
+    sealed(home)
+    (home / "partitions" / "departures" / KEY / "current.json").write_text('{"dataset": "departures"}')
+    with pytest.raises(DataError, match="manifest of a partition cannot be read"):
+        get_partition(home, "departures", KEY)
+    assert sealed(home) == get_partition(home, "departures", KEY)
