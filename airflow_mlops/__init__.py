@@ -9,17 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_mlops.pipeline import (
-        Deploy,
-        FeatureService,
-        Gate,
-        Label,
-        ModelPipeline,
-        Partitions,
-        Retrain,
-        Slice,
-        Trainer,
-    )
+    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Partitions, Retrain, Slice, Trainer
+    from airflow_mlops.pipeline import ModelPipeline
 
 __version__ = "0.1.0"
 
@@ -40,4 +31,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("airflow_mlops.pipeline"), name)
+    module = "pipeline" if name == "ModelPipeline" else "parts"
+    return getattr(importlib.import_module(f"airflow_mlops.{module}"), name)

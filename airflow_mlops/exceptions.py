@@ -6,7 +6,6 @@ will fail again however often it is retried; a :class:`TransientError` may not.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -63,5 +62,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     >>> did_you_mean("lable", ["label", "train"])
     " Did you mean 'label'?"
     """
+    import difflib
+
     close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -17,7 +17,6 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_mlops.links.mlflow.MLflowRunLink",
             "airflow_mlops.links.tf_serving.TFServingModelLink",
         ],
-        "asset-uris": [{"schemes": ["mlops"], "handler": None}],
         "config": {
             "mlops": {
                 "description": "Settings of the airflow-mlops provider.",

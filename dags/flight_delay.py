@@ -4,9 +4,9 @@ from datetime import date
 
 from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Retrain, Slice, Trainer
 
-DAYS = {"start": date(2013, 1, 1), "end": date(2013, 12, 31)}
-DEPARTURES = Partitions("lake/departures", event_time="sched_dep_utc", suite="flights.expectations:departures", **DAYS)
-ARRIVALS = Partitions("lake/arrivals", event_time="landed_at", suite="flights.expectations:arrivals", **DAYS)
+START, END = date(2013, 1, 1), date(2013, 12, 31)
+DEPARTURES = Partitions("lake/departures", "sched_dep_utc", "flights.expectations:departures", START, END)
+ARRIVALS = Partitions("lake/arrivals", "landed_at", "flights.expectations:arrivals", START, END)
 
 flight_delay = ModelPipeline(
     model="flight_delay",

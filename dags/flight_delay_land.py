@@ -21,7 +21,6 @@ with DAG(
     def land(feed: str, partition_key: str | None = None) -> dict[str, object]:
         """Land one feed's day."""
         from airflow_mlops.demo.flights import land as land_feed
-
         from airflow_mlops.operators.base import default_home
 
         if partition_key is None:

@@ -52,14 +52,23 @@ def spoil(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
 
 
 @contextmanager
-def permission_lost(folder: Path) -> Iterator[None]:
-    """Make a folder unreadable to this process, which may be root's."""
-    mode, user = folder.stat().st_mode, os.geteuid()
-    folder.chmod(0o700 if user == 0 else 0o000)
-    if user == 0:
+def permission_lost(folder: Path, left: int = 0o0) -> Iterator[None]:
+    """Take from this process, which may be root's, what it may do with a folder.
+
+    :param left: What it may still do, as a digit of a mode: 1 is to look a known name up, not to list.
+    """
+    root = os.geteuid() == 0
+    closed = [path for path in folder.parents if root and not path.stat().st_mode & 0o001]
+    modes = {path: path.stat().st_mode for path in (folder, *closed)}
+    folder.chmod(0o700 | left * 0o011 if root else left * 0o100)
+    if root:  # it may do anything, so be nobody for a while, and let nobody come as far as the folder
+        for path in closed:
+            path.chmod(modes[path] | 0o011)
         os.seteuid(NOBODY)
     try:
         yield
     finally:
-        os.seteuid(user)
-        folder.chmod(mode)
+        if root:
+            os.seteuid(0)
+        for path, mode in modes.items():
+            path.chmod(mode)

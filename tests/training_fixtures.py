@@ -5,8 +5,15 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -155,3 +162,34 @@ def golden_of(saved_model: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     types = {"string": object, "double": np.float32, "int64": np.int64}
     inputs = {name: np.array(values, dtype=types[FEATURES[name]]) for name, values in golden["inputs"].items()}
     return inputs, np.array(golden["outputs"]["probability"])
+
+
+@functools.cache
+def mlflow_server() -> str:
+    """Return the URI of a real MLflow server, started once a test session."""
+    folder = Path(tempfile.mkdtemp(prefix="mlflow-"))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", f"{folder}/artifacts"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+    def stop() -> None:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(stop)
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).read()
+            return f"http://127.0.0.1:{port}"
+        except OSError:
+            alive = server.poll() is None and time.monotonic() < deadline
+            assert alive, (folder / "log").read_text()
+            time.sleep(0.2)

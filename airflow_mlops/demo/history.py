@@ -2,7 +2,7 @@
 
 Run as a program of its own, because it works on all cores while the stack starts:
 ``python -m airflow_mlops.demo.history <home> <dags> <feature repo> <ledger url> <first day> <last day>``.
-Its last line of output says how far it is.
+Lines of its output that start with ``history: `` say how far it is.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.exceptions import MlopsError
 
 if TYPE_CHECKING:
-    from airflow_mlops.pipeline import ModelPipeline, Partitions
+    from airflow_mlops.parts import Partitions
+    from airflow_mlops.pipeline import ModelPipeline
 
 PIPELINE = "flight_delay:flight_delay"
+PROGRESS = "history: "
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def main(arguments: Sequence[str]) -> int:
         Path(home), Path(dags), Path(feature_repo), ledger_url, date.fromisoformat(first), date.fromisoformat(last)
     )
     try:
-        land_history(history, lambda text: print(text, flush=True))
+        land_history(history, lambda text: print(f"{PROGRESS}{text}", flush=True))
     except MlopsError as error:
         print(error, flush=True)
         return 1

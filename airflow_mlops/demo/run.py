@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from airflow_mlops.demo.airflow_api import ACTIVE, AirflowApi
-from airflow_mlops.demo.history import History
+from airflow_mlops.demo.history import PROGRESS, History
 from airflow_mlops.demo.stack import Stack
 from airflow_mlops.demo.watch import Watcher
 from airflow_mlops.exceptions import ConfigError, MlopsError
@@ -93,9 +93,10 @@ class _Bulk:
         self._log = stack.layout.log("history")
         self._process: subprocess.Popen[bytes] | None = None
         if not history.done:
+            env = {**stack.environment, "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"}
             with self._log.open("wb") as output:
                 self._process = subprocess.Popen(
-                    history.command, env=dict(stack.environment), cwd=stack.layout.home, stdout=output, stderr=output
+                    history.command, env=env, cwd=stack.layout.home, stdout=output, stderr=output
                 )
 
     def finish(self) -> None:
@@ -105,8 +106,9 @@ class _Bulk:
         """
         while self._process is not None and self._process.poll() is None:
             self._stack.check()
-            last = self._log.read_text(errors="replace").splitlines()[-1:] or ["starting"]
-            self._stack.console.step("history in bulk", last[0])
+            lines = self._log.read_text(errors="replace").splitlines()
+            progress = [line.removeprefix(PROGRESS) for line in lines if line.startswith(PROGRESS)]
+            self._stack.console.step("history in bulk", progress[-1] if progress else "starting")
             time.sleep(0.2)
         if self._process is not None and self._process.returncode != 0:
             lines = self._log.read_text(errors="replace").splitlines()[-20:]
@@ -185,7 +187,7 @@ def _summarise(airflow: AirflowApi, stack: Stack, trained: Trained, deployed: st
     stack.console.step("asking for a prediction")
     server = prediction.ModelServer(stack.serving_url, MODEL)
     version = server.stable()
-    champion = _champion(stack)
+    champion = champion(stack)
     if version is None or version != champion:
         raise MlopsError(
             "Registry and model server do not agree on what serves.",
@@ -235,7 +237,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _champion(stack: Stack) -> int | None:
+def champion(stack: Stack) -> int | None:
     """Return the version that MLflow calls champion."""
     url = f"{stack.mlflow_url}/api/2.0/mlflow/registered-models/alias"
     response = httpx.get(url, params={"name": MODEL, "alias": "champion"}, timeout=10, trust_env=False)

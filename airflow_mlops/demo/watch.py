@@ -13,7 +13,7 @@ from airflow_mlops.demo.history import days_between
 from airflow_mlops.demo.stack import Stack
 from airflow_mlops.exceptions import MlopsError, TransientError
 
-_POLL = 0.5
+_POLL = 1.0
 _LOG_LINES = 25
 
 
@@ -89,7 +89,9 @@ class Watcher:
                 ):
                     started.add(dag_id)
             states = [self._progress(dag_id, days) for dag_id in dag_ids]
-            self._console.step(", ".join(state.words for state in states), "; ".join(state.active for state in states))
+            self._console.step(
+                ", ".join(state.words for state in states), "; ".join(state.active for state in states if state.active)
+            )
             return len(started) == len(dag_ids) and all(state.done for state in states)
 
         try:
@@ -149,6 +151,7 @@ class Watcher:
             )
         task = failed[0]
         lines = self.airflow.log(dag_id, run["dag_run_id"], task["task_id"], task["try_number"])
+        lines = [line for line in lines if not line.startswith(("::group::", "::endgroup::"))]
         tail = "\n".join(f"  | {line}" for line in lines[-_LOG_LINES:])
         return TaskFailedError(
             f"Task {task['task_id']} of {dag_id} failed.",

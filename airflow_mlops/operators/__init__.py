@@ -1,0 +1,1 @@
+"""Operators: one file per tool, and what they share in ``base``."""

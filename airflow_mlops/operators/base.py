@@ -63,7 +63,8 @@ class MlopsOperator(BaseOperator):
     ui_color = "#e8f0fe"
 
     def __init__(self, *, home: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # Each key of the manifest is an XCom of its own too, so that `task.output["key"]` can be handed on.
+        super().__init__(**{"multiple_outputs": True, **kwargs})
         self.home = home
 
     @property

@@ -11,7 +11,7 @@ from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.operators.base import MlopsOperator, require
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Context, XComArg
 
     from airflow_mlops.sensors.base import MlopsSensor
 
@@ -89,7 +89,7 @@ class SealPartitionOperator(MlopsOperator):
         dataset: str,
         uri: str,
         event_time: str,
-        validation: Mapping[str, Any],
+        validation: Mapping[str, Any] | XComArg,
         key: str = PARTITION_KEY,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,

@@ -61,7 +61,7 @@ class AliasedVersion(TypedDict):
 
 
 class MLflowRegisterModelOperator(MlopsOperator):
-    """Log a training and its evaluation to MLflow and register the model, alias ``challenger``.
+    """Log a training and its evaluation to MLflow and register the model; the newest version is ``challenger``.
 
     One run and one version a training, however often this is repeated.
 
@@ -252,7 +252,8 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
             )
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
-        saved_model = hook.get_conn().download(self.model, str(version), registry_cache(self, version))
+        cache = registry_cache(self.home_path, self.model, version)
+        saved_model = hook.get_conn().download(self.model, str(version), cache)
         return FetchedVersion(model=self.model, version=version, saved_model=str(saved_model))
 
 

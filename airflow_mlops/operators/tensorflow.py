@@ -211,7 +211,8 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
         registry = MLflowHook(self.mlflow_conn_id).get_conn()
         champion, fetched = registry.find_alias(self.model, CHAMPION), None
         if champion is not None:
-            fetched = registry.download(self.model, champion.version, registry_cache(self, champion.version))
+            cache = registry_cache(self.home_path, self.model, champion.version)
+            fetched = registry.download(self.model, champion.version, cache)
         evaluation = evaluate(
             spec.snapshot,
             Path(result.saved_model),
@@ -229,9 +230,9 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
         )
 
 
-def registry_cache(operator: Any, version: int | str) -> Path:
+def registry_cache(home: Path, model: str, version: int | str) -> Path:
     """Return where a version's SavedModel is kept once it was fetched from the registry."""
-    return Path(operator.home_path) / "registry" / operator.model / str(version)
+    return home / "registry" / model / str(version)
 
 
 def run_tags(context: Context) -> dict[str, str]:

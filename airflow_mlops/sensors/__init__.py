@@ -1,0 +1,1 @@
+"""Sensors that look once and then wait in the triggerer."""

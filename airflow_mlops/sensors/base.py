@@ -44,7 +44,8 @@ class MlopsSensor(BaseSensorOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poll_interval, timeout=timeout, **kwargs)
+        # As for the operators: each key of the result is an XCom of its own too.
+        super().__init__(poke_interval=poll_interval, timeout=timeout, **{"multiple_outputs": True, **kwargs})
         self.home = home
         self.poll_interval = poll_interval
         self.deferrable = deferrable

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.operators.data import PARTITION_KEY, located, required_key
 from airflow_mlops.sensors.base import MlopsSensor
-from airflow_mlops.triggers.data import PartitionArrivalTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_mlops.engine.data.arrival import Arrival
+    from airflow_mlops.triggers.data import PartitionArrivalTrigger
 
 
 class PartitionArrivalSensor(MlopsSensor):
@@ -36,6 +36,8 @@ class PartitionArrivalSensor(MlopsSensor):
 
     def trigger(self, deadline: float) -> PartitionArrivalTrigger:
         """Go on looking in the triggerer."""
+        from airflow_mlops.triggers.data import PartitionArrivalTrigger
+
         return PartitionArrivalTrigger(
             feed=str(located(self, self.uri, "uri")),
             key=required_key(self.key),

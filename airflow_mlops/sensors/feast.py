@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.operators.feast import partition
 from airflow_mlops.sensors.base import MlopsSensor
-from airflow_mlops.triggers.feast import FeastFeatureFreshnessTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_mlops.triggers.feast import FeastFeatureFreshnessTrigger
 
 
 class FeastFeatureFreshnessSensor(MlopsSensor):
@@ -48,6 +49,8 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
 
     def trigger(self, deadline: float) -> FeastFeatureFreshnessTrigger:
         """Go on reading in the triggerer."""
+        from airflow_mlops.triggers.feast import FeastFeatureFreshnessTrigger
+
         return FeastFeatureFreshnessTrigger(
             home=str(self.home_path),
             service=self.service,

@@ -9,10 +9,11 @@ from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.operators.base import failing_clearly
 from airflow_mlops.operators.tf_serving import OnModelServer, whole_version
 from airflow_mlops.sensors.base import MlopsSensor
-from airflow_mlops.triggers.tf_serving import TFServingVersionTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_mlops.triggers.tf_serving import TFServingVersionTrigger
 
 
 class AvailableVersion(TypedDict):
@@ -59,6 +60,8 @@ class TFServingVersionSensor(OnModelServer, MlopsSensor):
 
     def trigger(self, deadline: float) -> TFServingVersionTrigger:
         """Go on asking in the triggerer."""
+        from airflow_mlops.triggers.tf_serving import TFServingVersionTrigger
+
         return TFServingVersionTrigger(
             model=self.model,
             version=whole_version(self.version),

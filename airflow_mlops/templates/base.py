@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG
 
 if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+
     from airflow_mlops.pipeline import ModelPipeline
 
 # Everything these tasks do is idempotent, so retrying is safe; errors that a retry cannot cure fail at once.
@@ -21,6 +23,12 @@ TASK_DEFAULTS: dict[str, Any] = {
 def midnight(day: date) -> datetime:
     """Return the UTC midnight at which a day starts."""
     return datetime.combine(day, time(), tzinfo=UTC)
+
+
+def result(task: BaseOperator, key: str) -> Any:
+    """Return a template for one entry of what ``task`` will push."""
+    output: Any = task.output
+    return output[key]
 
 
 def pipeline_dag(pipeline: ModelPipeline, name: str, doc: str | None, **kwargs: Any) -> DAG:

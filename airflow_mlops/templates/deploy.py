@@ -21,7 +21,7 @@ from airflow_mlops.operators.tf_serving import (
     TFServingVerifyVersionOperator,
 )
 from airflow_mlops.sensors.tf_serving import TFServingVersionSensor
-from airflow_mlops.templates.base import midnight, pipeline_dag
+from airflow_mlops.templates.base import midnight, pipeline_dag, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -56,20 +56,20 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             mlflow_conn_id=pipeline.mlflow_conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
         )
-        version = fetch.output["version"]
+        version = result(fetch, "version")
         serving = {
             "model": pipeline.model,
             "version": version,
             "tf_serving_conn_id": deploy.server,
+            "ledger_conn_id": pipeline.ledger_conn_id,
         }
         publish = TFServingPublishModelOperator(
             task_id="publish",
-            source=fetch.output["saved_model"],
+            source=result(fetch, "saved_model"),
             tolerance=deploy.tolerance,
-            ledger_conn_id=pipeline.ledger_conn_id,
             **serving,
         )
-        load = TFServingLoadVersionOperator(task_id="load", ledger_conn_id=pipeline.ledger_conn_id, **serving)
+        load = TFServingLoadVersionOperator(task_id="load", **serving)
         available = TFServingVersionSensor(
             task_id="wait_available",
             deferrable=True,
@@ -78,7 +78,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             **serving,
         )
         verify = TFServingVerifyVersionOperator(task_id="verify", tolerance=deploy.tolerance, **serving)
-        promote = TFServingPromoteVersionOperator(task_id="promote", ledger_conn_id=pipeline.ledger_conn_id, **serving)
+        promote = TFServingPromoteVersionOperator(task_id="promote", **serving)
         alias = MLflowSetAliasOperator(
             task_id="set_champion",
             model=pipeline.model,

@@ -16,12 +16,13 @@ from airflow_mlops.operators.feast import FeastComputeFeaturesOperator, FeastMat
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
-from airflow_mlops.templates.base import midnight, pipeline_dag
+from airflow_mlops.templates.base import midnight, pipeline_dag, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
-    from airflow_mlops.pipeline import ModelPipeline, Partitions
+    from airflow_mlops.parts import Partitions
+    from airflow_mlops.pipeline import ModelPipeline
 
 
 def features_dag(pipeline: ModelPipeline) -> DAG:
@@ -72,11 +73,11 @@ def _sealed(feed: Partitions, ledger_conn_id: str) -> SealPartitionOperator:
     """Add the tasks that take one feed's day from landing to a sealed partition; return the last one."""
     with TaskGroup(feed.dataset):
         wait = PartitionArrivalSensor(task_id="wait", uri=feed.uri, deferrable=True, poll_interval=5)
-        validate = GXValidateDataOperator(task_id="validate", data=wait.output["uri"], suite=feed.suite)
+        validate = GXValidateDataOperator(task_id="validate", data=result(wait, "uri"), suite=feed.suite)
         seal = SealPartitionOperator(
             task_id="seal",
             dataset=feed.dataset,
-            uri=wait.output["uri"],
+            uri=result(wait, "uri"),
             event_time=feed.event_time,
             validation=validate.output,
             ledger_conn_id=ledger_conn_id,

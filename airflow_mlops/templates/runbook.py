@@ -12,7 +12,7 @@ from airflow.sdk import Param
 from airflow_mlops.assets import champion_asset
 from airflow_mlops.operators.mlflow import MLflowSetAliasOperator
 from airflow_mlops.operators.tf_serving import TFServingRollbackOperator
-from airflow_mlops.templates.base import midnight, pipeline_dag
+from airflow_mlops.templates.base import midnight, pipeline_dag, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -44,7 +44,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         alias = MLflowSetAliasOperator(
             task_id="set_champion",
             model=pipeline.model,
-            version=rollback.output["version"],
+            version=result(rollback, "version"),
             alias="champion",
             mlflow_conn_id=pipeline.mlflow_conn_id,
             outlets=[champion_asset(pipeline.model)],

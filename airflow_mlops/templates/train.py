@@ -18,7 +18,7 @@ from airflow_mlops.operators.feast import FeastGetTrainingDataOperator
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
-from airflow_mlops.templates.base import midnight, pipeline_dag
+from airflow_mlops.templates.base import midnight, pipeline_dag, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -71,11 +71,11 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             as_of=AS_OF,
             feast_conn_id=features.conn_id,
         )
-        validate = GXValidateDataOperator(task_id="validate", data=snapshot.output["uri"], suite=features.suite)
+        validate = GXValidateDataOperator(task_id="validate", data=result(snapshot, "uri"), suite=features.suite)
         fit = TensorFlowTrainOperator(
             task_id="train",
             model=pipeline.model,
-            snapshot=snapshot.output["id"],
+            snapshot=result(snapshot, "id"),
             entrypoint=train.entrypoint,
             seed=train.seed,
             epochs=train.epochs,
@@ -88,22 +88,22 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
         evaluate = TensorFlowEvaluateModelOperator(
             task_id="evaluate",
             model=pipeline.model,
-            training=fit.output["training"],
+            training=result(fit, "training"),
             slices=sorted({gate.by.column for gate in pipeline.gates if gate.by}),
             mlflow_conn_id=pipeline.mlflow_conn_id,
         )
         register = MLflowRegisterModelOperator(
             task_id="register",
             model=pipeline.model,
-            training=fit.output["training"],
-            evaluation=evaluate.output["uri"],
+            training=result(fit, "training"),
+            evaluation=result(evaluate, "uri"),
             mlflow_conn_id=pipeline.mlflow_conn_id,
         )
         judge = MLflowJudgeModelOperator(
             task_id="judge",
             model=pipeline.model,
-            version=register.output["version"],
-            evaluation=evaluate.output["uri"],
+            version=result(register, "version"),
+            evaluation=result(evaluate, "uri"),
             gates=[asdict(gate) for gate in pipeline.gates],
             mlflow_conn_id=pipeline.mlflow_conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,

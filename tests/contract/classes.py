@@ -49,13 +49,14 @@ TRIGGERS = concrete(PollTrigger)
 HOOKS = concrete(MlopsHook)
 
 
-def parameters(cls: type, *bases: type) -> dict[str, inspect.Parameter]:
-    """Return a constructor's own parameters: those that none of ``bases`` and no ``**kwargs`` takes."""
-    inherited = {name for base in bases for name in inspect.signature(base).parameters}
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the constructor parameters that a class and its bases in this package declare."""
     return {
         name: parameter
-        for name, parameter in inspect.signature(cls).parameters.items()
-        if name not in inherited and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        for base in reversed(cls.__mro__)
+        if base.__module__.startswith("airflow_mlops.") and "__init__" in vars(base)
+        for name, parameter in inspect.signature(base.__init__).parameters.items()
+        if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
 
 
@@ -64,6 +65,6 @@ def example_arguments(cls: type) -> dict[str, object]:
     examples = {"int": 3, "float": 2.5, "list[str]": ["a"], "Sequence[str]": ["a"], "bool": True}
     return {
         name: examples.get(str(parameter.annotation).split(" |")[0], "x")
-        for name, parameter in inspect.signature(cls).parameters.items()
-        if parameter.default is inspect.Parameter.empty and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        for name, parameter in parameters(cls).items()
+        if parameter.default is inspect.Parameter.empty
     }

@@ -161,9 +161,9 @@ def test_memory_of_closed_models_and_calls_is_given_back(exported: Path):
     for _ in range(3):
         use()
     before = resident()
-    for _ in range(15):
+    for _ in range(8):
         use()
-    # 15 loads of a few MB each, and 300 calls that copy 3 MB of strings: leaked, that would be a gigabyte.
+    # 8 loads of a few MB each, and 160 calls that copy 2 MB of strings: leaked, that would be 300 MB and more.
     assert resident() - before < 60e6
 
 
@@ -219,14 +219,11 @@ model.close()
 
 def test_starting_costs_no_tensorflow_import(exported: Path):
     code = f"""
-import time; start = time.perf_counter()
+import time
 from pathlib import Path
 from airflow_mlops.engine.serving.saved_model import SavedModel
 SavedModel(Path({str(exported)!r}))
-print(time.perf_counter() - start)
+print(time.process_time())
 """
-    seconds = min(
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-        for _ in range(2)
-    )
-    assert seconds < 5  # measured: 0.7 s on an idle machine; importing TensorFlow takes 4 to 9 s
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(run.stdout) < 4  # CPU seconds; measured: 1.2, where importing TensorFlow alone takes 6 to 9

@@ -28,6 +28,10 @@ time.sleep(600)
 """
 
 
+def runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 @pytest.fixture
 def stubborn(tmp_path: Path) -> Iterator[tuple[processes.ProcessRecord, psutil.Process]]:
     log = tmp_path / "stubborn.log"
@@ -43,7 +47,7 @@ def test_a_session_is_stopped_whole(stubborn: tuple[processes.ProcessRecord, psu
     assert record.alive
     assert processes.stop([record], grace=0.3) == ["stubborn"]
     assert not record.alive
-    assert not child.is_running()
+    assert not runs(child)
 
 
 def test_children_are_stopped_when_their_leader_was_killed(
@@ -53,9 +57,9 @@ def test_children_are_stopped_when_their_leader_was_killed(
     os.kill(record.pid, signal.SIGKILL)
     while record.alive:
         time.sleep(0.02)
-    assert child.is_running()
+    assert runs(child)
     assert processes.stop([record], grace=0.3) == []
-    assert not child.is_running()
+    assert not runs(child)
 
 
 def test_a_reused_pid_is_somebody_else(stubborn: tuple[processes.ProcessRecord, psutil.Process]) -> None:
@@ -64,7 +68,7 @@ def test_a_reused_pid_is_somebody_else(stubborn: tuple[processes.ProcessRecord, 
     assert not foreign.alive
     assert processes.stop([foreign], grace=0.3) == []
     assert record.alive
-    assert child.is_running()
+    assert runs(child)
 
 
 def test_the_log_before_is_kept(tmp_path: Path) -> None:

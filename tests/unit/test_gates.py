@@ -11,7 +11,7 @@ import pytest
 from airflow_mlops.contracts import Evaluation, VerdictStatus
 from airflow_mlops.engine.evaluation.gates import judge
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.pipeline import Gate, Slice
+from airflow_mlops.parts import Gate, Slice
 
 GOOD = {"auc": 0.72, "log_loss": 0.50, "brier": 0.16, "accuracy": 0.77}
 BASELINE = {"auc": 0.50, "log_loss": 0.55, "brier": 0.18, "accuracy": 0.76}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from airflow_mlops.engine.evaluation.metrics import binary_metrics
-from airflow_mlops.pipeline import METRICS
+from airflow_mlops.parts import METRICS
 
 
 def test_known_values():

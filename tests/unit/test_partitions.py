@@ -221,9 +221,10 @@ def test_a_refused_day_leaves_the_good_one_in_place(home):
     assert read_partitions([good]).num_rows == good.rows
 
 
-def test_lost_permission_is_refused_in_words(home):
+@pytest.mark.parametrize("left", [0o0, 0o1])
+def test_lost_permission_is_refused_in_words(left, home):
     folder = landed(home / "lake")
-    with permission_lost(folder), pytest.raises(DataError) as refused:
+    with permission_lost(folder, left), pytest.raises(DataError) as refused:
         parquet_files(folder)
     assert refused.value.detail.endswith("Permission denied")
     assert "permissions were lost" in refused.value.hint

@@ -33,5 +33,5 @@ def look_for(feed: Path, key: str) -> Arrival | None:
     with readable(folder):
         if not (folder / MARKER).exists():
             return None
-        sizes = [path.stat().st_size for path in folder.glob("*.parquet")]
+        sizes = [path.stat().st_size for path in folder.iterdir() if path.suffix == ".parquet"]
     return {"uri": str(folder), "files": len(sizes), "bytes": sum(sizes)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,15 +46,17 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def parquet_files(data: Path) -> list[Path]:
-    """Return the Parquet files in a folder, in order of their names; or one file, or those of ``folder/*pattern``.
+    """Return the Parquet files that ``data`` names, in order of their names.
 
+    :param data: A folder, a file, or a folder with a pattern such as ``*.parquet``.
     :raises DataError: when there are none, or the folder cannot be read.
     """
     with readable(data):
         if data.is_file():
             return [data]
-        found = data.parent.glob(data.name) if "*" in data.name else data.iterdir()
-        files = sorted(path for path in found if path.suffix == ".parquet" and not path.name.startswith("."))
+        folder, pattern = (data.parent, data.name) if "*" in data.name else (data, "*.parquet")
+        # Not Path.glob: to that, a folder which may not be listed looks empty.
+        files = sorted(path for path in folder.iterdir() if fnmatch(path.name, pattern) and path.name[0] != ".")
     if not files:
         raise DataError(
             "There are no Parquet files.",

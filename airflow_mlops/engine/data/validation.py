@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,10 @@ from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
-os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when the library is imported, which is below
+# Before the library is imported, which is below: no telemetry, and no hundred lines about its own start in the
+# log of every task.
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+logging.getLogger("great_expectations").setLevel(logging.WARNING)
 
 _SEVERITIES: dict[str, Severity] = {"critical": "block", "warning": "warn", "info": "info"}
 

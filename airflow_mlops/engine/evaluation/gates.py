@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_mlops.contracts import Evaluation, GateCheck, Verdict, VerdictStatus, content_hash
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.pipeline import LOWER_IS_BETTER, Gate, Slice
+from airflow_mlops.parts import LOWER_IS_BETTER, Gate, Slice
 
 TOO_GOOD_AUC = 0.999
 """No honest model of something uncertain gets here: a feature tells the label."""
@@ -21,7 +21,7 @@ def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation
     does a gate by slice that finds no slice large enough. Where no champion serves yet, comparing with it
     passes; where there is one that could not be scored, it fails. Without gates nothing was judged.
 
-    :param gates: :class:`~airflow_mlops.pipeline.Gate` as dicts.
+    :param gates: :class:`~airflow_mlops.parts.Gate` as dicts.
     :raises ConfigError: when a gate is not valid.
     """
     parsed = [_parse(gate) for gate in gates]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from sklearn import metrics
 
-from airflow_mlops.pipeline import METRICS
+from airflow_mlops.parts import METRICS
 
 _EPSILON = 1e-7
 _THRESHOLD = 0.5

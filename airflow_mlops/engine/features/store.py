@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.contracts import Record, content_hash
 from airflow_mlops.engine.data.files import sha256
+from airflow_mlops.engine.features.definitions import definition_files, load_definitions
 from airflow_mlops.engine.serving.lock import locked
-from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, TransientError, did_you_mean
+from airflow_mlops.exceptions import ConfigError, DataError, TransientError, did_you_mean
 
 if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
@@ -270,10 +271,10 @@ def _config(settings: dict[str, Any], repo_path: Path) -> RepoConfig:
 
 def _files_hash(repo_path: Path, home: Path) -> str:
     """Identity of what would be applied; the home counts because the registry holds absolute paths."""
-    files = [repo_path / SETTINGS, *sorted(repo_path.rglob("*.py"))]
+    files = [Path(SETTINGS), *definition_files(repo_path)]
     return content_hash(
         {
-            "files": {str(file.relative_to(repo_path)): sha256(file) for file in files},
+            "files": {str(file): sha256(repo_path / file) for file in files},
             "home": str(home),
             "feast": importlib.metadata.version("feast"),
         }
@@ -281,54 +282,12 @@ def _files_hash(repo_path: Path, home: Path) -> str:
 
 
 def _apply(store: FeatureStore, repo_path: Path, home: Path) -> FeatureRepo:
-    from feast import Project, repo_operations
+    from feast import repo_operations
 
-    with _definitions_importable(repo_path.resolve(), home), quietly(), feast_errors():
-        try:
-            contents = repo_operations.parse_repo(repo_path.resolve())
-        except MlopsError:
-            raise
-        except Exception as error:
-            raise ConfigError(
-                "The feature repository cannot be loaded.",
-                detail=f"{repo_path}: {type(error).__name__}: {error}",
-                hint="Its Python files must import on their own; try `feast apply` in that folder.",
-            ) from error
-        if not contents.projects:
-            contents.projects.append(Project(name=store.project))
+    contents = load_definitions(repo_path, home, store.project)
+    with quietly(), feast_errors():
         repo_operations.apply_total_with_repo_instance(
             store, store.project, store.registry, contents, skip_source_validation=True
         )
         store.registry.refresh(store.project)
     return describe(store, _files_hash(repo_path, home))
-
-
-@contextmanager
-def _definitions_importable(repo_path: Path, home: Path) -> Iterator[None]:
-    """Give Feast what it takes for granted when it imports definitions, and put everything back.
-
-    It resolves modules against the working folder; and a module imported before an edit, or one of the same
-    name from elsewhere, must not stand in for the file that is there now.
-    """
-    files = (path.relative_to(repo_path).with_suffix("") for path in repo_path.rglob("*.py"))
-    names = [".".join(file.parts).removesuffix(".__init__") for file in files]
-    hidden = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    folder, path, bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
-    variable = os.environ.get("MLOPS_HOME")
-    os.environ["MLOPS_HOME"] = str(home)
-    sys.path.insert(0, str(repo_path))
-    sys.dont_write_bytecode = True
-    os.chdir(repo_path)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        os.chdir(folder)
-        sys.path[:], sys.dont_write_bytecode = path, bytecode
-        if variable is None:
-            del os.environ["MLOPS_HOME"]
-        else:
-            os.environ["MLOPS_HOME"] = variable
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(hidden)

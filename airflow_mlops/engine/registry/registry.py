@@ -98,7 +98,7 @@ class Registry:
     def register(
         self, run: TrainingRun, result: TrainingResult, manifest: ModelManifest, evaluation: Evaluation
     ) -> RegisteredModel:
-        """Log a training's outcome and return its registered version, alias ``challenger``.
+        """Log a training's outcome and return its registered version; the newest one becomes ``challenger``.
 
         :raises TransientError: when MLflow does not answer. Repeating it goes on with the same run and version.
         """
@@ -111,8 +111,10 @@ class Registry:
             self._client.set_terminated(run.run_id, "FINISHED")
             if ERROR in self._client.get_run(run.run_id).data.tags:
                 self._client.delete_tag(run.run_id, ERROR)
-            self._client.set_registered_model_alias(manifest.model, CHALLENGER, version.version)
-        return self._registered(version, CHALLENGER)
+        current = self.find_alias(manifest.model, CHALLENGER)
+        if current is None or int(current.version) < int(version.version):
+            self._point(manifest.model, CHALLENGER, version.version)
+        return self._registered(version)
 
     def log_verdict(self, model: str, version: str, verdict: Verdict) -> RegisteredModel:
         """Put a verdict on a version and on its run, and return the version."""

@@ -100,10 +100,9 @@ class Rollout:
         :param tolerance: Largest absolute difference to the golden predictions.
         :raises GateError: when it fails or answers differently. It is unloaded then, see :meth:`reject`.
         """
-        golden = Golden.read(self.base / str(version))
         try:
             _, signature = self.client.metadata(self.model, version)
-            return golden.check(
+            return Golden.read(self.base / str(version)).check(
                 lambda inputs: self.client.predict(self.model, inputs, version=version), signature, tolerance
             )
         except MlopsError as error:

@@ -126,17 +126,18 @@ def from_proto(proto: tf.TensorProto) -> np.ndarray:
 
     :raises DataError: when dtype, shape and content do not fit together.
     """
-    dtype = numpy_dtype(proto.dtype)
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    number, dims, content = proto.dtype, proto.tensor_shape, proto.tensor_content
+    dtype = numpy_dtype(number)
+    shape = tuple([dim.size for dim in dims.dim])
+    if dims.unknown_rank or (shape and min(shape) < 0):
         raise DataError("A tensor has no complete shape.", detail=f"shape {shape}")
     count = math.prod(shape)
-    if proto.tensor_content and dtype != STRING:
-        if len(proto.tensor_content) != count * dtype.itemsize:
-            raise _wrong_length(proto, shape, f"{len(proto.tensor_content)} bytes of content")
-        return np.frombuffer(proto.tensor_content, dtype=dtype).reshape(shape)
+    if content:
+        if number == tf.DT_STRING or len(content) != count * dtype.itemsize:
+            raise _wrong_length(proto, shape, f"{len(content)} bytes of content")
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
     flat = _values(proto, dtype)
-    if len(flat) > count or (count and not len(flat) and dtype == STRING and proto.tensor_content):
+    if len(flat) > count:
         raise _wrong_length(proto, shape, f"{len(flat)} values")
     if len(flat) < count:
         flat = _pad(flat, count, dtype)
@@ -217,10 +218,11 @@ def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
         raise _wrong_type(name, array, dtype)
     if target == STRING:
         return array
-    if not np.can_cast(array.dtype, target, "same_kind"):
+    integers = array.dtype.kind in "iu" and target.kind in "iu"
+    if not integers and not np.can_cast(array.dtype, target, "same_kind"):
         raise _wrong_type(name, array, dtype)
     cast = array.astype(target)
-    if target.kind in "iu" and not np.array_equal(cast, array):
+    if integers and not np.array_equal(cast, array):
         raise _wrong_type(name, array, dtype)
     return cast
 

@@ -30,8 +30,9 @@ class ServingError(Exception):
 
     def __init__(self, code: Code, message: str) -> None:
         self.code = code
-        self.message = message
-        super().__init__(code, message)
+        # What a client sent may be quoted in it, half a surrogate pair included, and that cannot be sent back.
+        self.message = message.encode(errors="replace").decode()
+        super().__init__(code, self.message)
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"

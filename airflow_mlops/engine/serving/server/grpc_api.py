@@ -206,5 +206,5 @@ def _spec(servable: Servable, signature_name: str = "") -> pb.ModelSpec:
 def _array(alias: str, proto: tf.TensorProto) -> np.ndarray:
     try:
         return tensors.from_proto(proto)
-    except DataError:
+    except (DataError, MemoryError, ValueError):  # the last two: a shape that no memory holds
         raise invalid(f"tensor parsing error: {alias}") from None

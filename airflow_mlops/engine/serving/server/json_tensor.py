@@ -1,4 +1,4 @@
-"""Tensors as JSON, by the rules of TensorFlow Serving's REST API: strict types, row and column format, base64."""
+"""Predict requests as JSON, by the rules of TensorFlow Serving's REST API: strict types, rows or columns, base64."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from airflow_mlops.engine.serving.server.errors import ServingError, invalid
 Format = Literal["row", "column"]
 _DEBUG_LIMIT = 256
 _JSON_TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
-#: Types that can come in and go out as JSON: TensorFlow's word for them, what JSON may hold, what is read first.
-_READABLE: dict[str, tuple[str, frozenset[type], np.dtype]] = {
+#: Types that come in and go out as JSON: TensorFlow's word for them, what JSON may hold, what is read first.
+READABLE: dict[str, tuple[str, frozenset[type], np.dtype]] = {
     "float32": ("float", frozenset({int, float}), np.dtype(np.float32)),
     "float64": ("double", frozenset({int, float}), np.dtype(np.float64)),
     "int64": ("int64", frozenset({int}), np.dtype(np.int64)),
@@ -34,7 +34,7 @@ _READABLE: dict[str, tuple[str, frozenset[type], np.dtype]] = {
     "bool": ("bool", frozenset({bool}), np.dtype(np.bool_)),
     "string": ("string", frozenset({str, dict}), np.dtype(object)),
 }
-_HALF = {"float16": "half"}
+HALF = {"float16": "half"}
 
 
 class PredictBody(NamedTuple):
@@ -72,36 +72,6 @@ def read_inputs(document: dict[str, Any], specs: Mapping[str, TensorSpec]) -> tu
     if "inputs" in document:
         return "column", _read_columns(document["inputs"], specs)
     raise invalid("Missing 'inputs' or 'instances' key")
-
-
-def write_outputs(outputs: Mapping[str, np.ndarray], layout: Format) -> bytes:
-    """Return the answer as JSON. Numbers that JSON has no word for become NaN, Infinity and -Infinity.
-
-    :raises ServingError: when an output has a type that JSON cannot say, or row format does not fit.
-    """
-    for name, array in outputs.items():
-        if array.dtype != object and array.dtype.name not in _READABLE:
-            raise invalid(
-                f"Failed to write JSON value for tensor type: {_HALF.get(array.dtype.name, array.dtype.name)}"
-            )
-        if layout == "row" and not array.ndim:
-            raise invalid(f"Tensor name: {name} has no shape information ")
-    values: dict[str, Any] = {name: _writable(name, array) for name, array in outputs.items()}
-    finite = all(array.dtype.kind != "f" or np.isfinite(array).all() for array in outputs.values())
-    if layout == "column":
-        return _dump({"outputs": values if len(values) > 1 else next(iter(values.values()))}, finite=finite)
-    sizes = {name: len(array) for name, array in outputs.items()}
-    expected = next(iter(sizes.values()))
-    for name, size in sizes.items():
-        if size != expected:
-            raise invalid(f"Tensor name: {name} has inconsistent batch size: {size} expecting: {expected}")
-    if len(values) == 1:
-        return _dump({"predictions": next(iter(values.values()))}, finite=finite)
-    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-    return _dump({"predictions": rows}, finite=finite)
-
-
-# --- reading ------------------------------------------------------------------------------------------------
 
 
 def _parse(body: bytes) -> Any:
@@ -216,13 +186,13 @@ class _MisfitError(Exception):
 
 def _read_tensor(value: Any, dtype: str) -> np.ndarray:
     """Return a JSON value, or lists of them to any depth, as an array of exactly that type."""
-    if dtype not in _READABLE:
-        word = _HALF.get(dtype, dtype)
+    if dtype not in READABLE:
+        word = HALF.get(dtype, dtype)
         raise _MisfitError(f"Conversion of JSON Value: {_debug(value)} to type: {word}", Code.UNIMPLEMENTED)
     shape = tuple(_shape(value))
     flat: list[Any] = []
     _flatten(value, shape, 0, flat)
-    word, allowed, read_as = _READABLE[dtype]
+    word, allowed, read_as = READABLE[dtype]
     if not allowed.issuperset(map(type, flat)):
         raise _wrong_type(next(item for item in flat if type(item) not in allowed), word)
     if dtype == "string":
@@ -267,7 +237,10 @@ def _flatten(value: Any, shape: tuple[int, ...], level: int, flat: list[Any]) ->
 
 def _to_bytes(item: str | dict[str, Any]) -> bytes:
     if isinstance(item, str):
-        return item.encode()
+        try:
+            return item.encode()
+        except UnicodeEncodeError:
+            raise _MisfitError("JSON Parse error: The surrogate pair in string is invalid.") from None
     if not _is_base64(item):
         raise _MisfitError(f"JSON Value: {_debug(item)} not formatted correctly for base64 data")
     try:
@@ -307,33 +280,3 @@ def _debug(value: Any) -> str:
 
 def _bracketed(shape: tuple[int, ...]) -> str:
     return f"[{','.join(map(str, shape))}]"
-
-
-# --- writing ------------------------------------------------------------------------------------------------
-
-
-def _writable(name: str, array: np.ndarray) -> Any:
-    """Return what the JSON writer takes: numbers as they are, strings as text, or as base64 by their name."""
-    if array.dtype != object:
-        return array if array.ndim else array[()]
-    as_base64 = name.endswith("_bytes")
-    text = [
-        {"b64": base64.b64encode(item).decode()} if as_base64 else item.decode(errors="replace")
-        for item in array.ravel().tolist()
-    ]
-    nested = np.empty(len(text), dtype=object)
-    nested[:] = text
-    return nested.reshape(array.shape).tolist()
-
-
-def _dump(document: dict[str, Any], *, finite: bool) -> bytes:
-    if finite:
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return json.dumps(document, default=_plain, ensure_ascii=False).encode()
-
-
-def _plain(value: np.ndarray | np.generic) -> Any:
-    """Return NumPy values as Python's, float32 with as few digits as tell it apart."""
-    if value.dtype == np.float32:
-        value = value.astype(str).astype(np.float64)
-    return value.tolist()

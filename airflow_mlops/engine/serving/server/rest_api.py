@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from airflow_mlops.engine.serving.codes import Code
 from airflow_mlops.engine.serving.protos import serving_pb2 as pb
 from airflow_mlops.engine.serving.saved_model import DEFAULT_SIGNATURE
-from airflow_mlops.engine.serving.server import json_tensor
+from airflow_mlops.engine.serving.server import json_answer, json_tensor
 from airflow_mlops.engine.serving.server.errors import ServingError, invalid
 from airflow_mlops.engine.serving.server.manager import ModelManager, Request
 from airflow_mlops.engine.serving.server.predict import predict
@@ -123,7 +123,7 @@ class RestApi:
             if not signature.inputs:
                 raise invalid(f"Failed to get input map for signature: {parsed.signature_name or 'DEFAULT'}")
             layout, inputs = json_tensor.read_inputs(parsed.document, signature.inputs)
-            return json_tensor.write_outputs(predict(servable.saved_model, name, inputs), layout)
+            return json_answer.write_outputs(predict(servable.saved_model, name, inputs), layout)
 
     def _status(self, request: Request) -> bytes:
         entries = [

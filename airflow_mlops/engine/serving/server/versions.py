@@ -24,10 +24,17 @@ def find_versions(model: ModelConfig) -> dict[int, Path]:
         loaded stays.
     """
     base = Path(model.base_path)
-    if not base.exists():
-        raise invalid(f"Could not find base path {model.base_path} for servable {model.name}")
-    if model.policy == "specific" and all((base / str(number)).exists() for number in model.versions):
-        return {number: base / str(number) for number in model.versions}
+    try:
+        return _find(model, base)
+    except FileNotFoundError:
+        raise invalid(f"Could not find base path {model.base_path} for servable {model.name}") from None
+    except OSError as error:
+        raise invalid(
+            f"Could not list base path {model.base_path} for servable {model.name}: {error.strerror}"
+        ) from error
+
+
+def _find(model: ModelConfig, base: Path) -> dict[int, Path]:
     children = _children(base)
     match model.policy:
         case "specific":
@@ -40,12 +47,8 @@ def find_versions(model: ModelConfig) -> dict[int, Path]:
 
 
 def _children(base: Path) -> dict[int, Path]:
-    try:
-        names = sorted(child.name for child in base.iterdir())
-    except OSError as error:
-        raise invalid(f"Could not list base path {base}: {error.strerror}") from error
     children: dict[int, Path] = {}
-    for name in names:
+    for name in sorted(child.name for child in base.iterdir()):
         if not _NUMBER.fullmatch(name) or int(name) not in _INT64:
             continue
         if int(name) in children:

@@ -1,0 +1,272 @@
+"""The pieces of a :class:`~airflow_mlops.pipeline.ModelPipeline`: strict, frozen, and with errors in words.
+
+Nothing here imports Airflow or a machine-learning library.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.exceptions import ConfigError, did_you_mean
+
+_Part = TypeVar("_Part", bound=type)
+
+
+def _is_duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+def _is_entrypoint(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        raise ConfigError(
+            f"{text!r} does not name a function.",
+            hint="Write 'package.module:function'; the module is looked up beside the DAG file.",
+        )
+    return text
+
+
+def _is_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]\w*", text):
+        raise ConfigError(
+            f"{text!r} cannot be a name.",
+            hint="Start with a letter and use letters, digits and '_' only: it becomes part of DAG ids and paths.",
+        )
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_is_duration)]
+Entrypoint = Annotated[str, AfterValidator(_is_entrypoint)]
+Name = Annotated[str, AfterValidator(_is_name)]
+
+
+def _explain(cls: type, error: ValidationError) -> ConfigError:
+    """Turn pydantic's report into one error per config, with the nearest known key."""
+    known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+    lines, hints = [], []
+    problems = error.errors(include_url=False)
+    problems.sort(key=lambda problem: problem["type"] != "unexpected_keyword_argument")
+    for problem in problems:
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "unexpected_keyword_argument":
+            lines.append(f"unknown key {where!r}.{did_you_mean(where, known)}")
+            hints.append(f"{cls.__name__} knows: {', '.join(known)}.")
+        elif problem["type"] in ("missing", "missing_argument"):
+            lines.append(f"{where!r} is missing")
+        else:
+            lines.append(f"{where}: {problem['msg']} (got {problem['input']!r})")
+    return ConfigError(
+        f"{cls.__name__}(...) is not valid: {lines[0]}",
+        detail="; ".join(lines[1:]),
+        hint=" ".join(dict.fromkeys(hints)) or f"See help({cls.__name__}).",
+    )
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def part(cls: _Part) -> _Part:
+    """Make a class a strict, frozen, typed piece of configuration that explains its errors."""
+    made = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))(cls)
+    validate: Callable[..., None] = made.__init__
+
+    @functools.wraps(validate)
+    def explained(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            validate(self, *args, **kwargs)
+        except ValidationError as error:
+            raise _explain(cls, error) from None
+
+    made.__init__ = explained  # type: ignore[method-assign]
+    return made  # type: ignore[return-value]
+
+
+@part
+class Partitions:
+    """A source that lands one folder of Parquet files a day: ``<uri>/2013-01-15/*.parquet`` and ``_SUCCESS``.
+
+    :param uri: Where the upstream lands them; a relative path starts at ``[mlops] home``.
+    :param event_time: Column whose times must lie within the partition's UTC day.
+    :param suite: ``module:function`` that returns the Great Expectations list a partition must meet.
+    :param start: First day there is.
+    :param end: Last day there is, for a source that has ended.
+    :param dataset: Name of the sealed dataset; default is the last part of ``uri``.
+    """
+
+    uri: str
+    event_time: str
+    suite: Entrypoint
+    start: date
+    end: date | None = None
+    dataset: Name = ""
+
+    def __post_init__(self) -> None:
+        if not self.dataset:
+            object.__setattr__(self, "dataset", _is_name(self.uri.rstrip("/").rsplit("/", 1)[-1]))
+        if self.end is not None and self.end < self.start:
+            raise ConfigError(
+                f"Partitions of {self.dataset!r} end before they start.",
+                detail=f"start={self.start}, end={self.end}",
+                hint="Swap them.",
+            )
+
+
+@part
+class Label:
+    """What is to be predicted, from a feed of its own because it is known later than the entity.
+
+    :param column: Boolean column of ``source``; null means unknown, which is never read as negative.
+    :param source: The feed that carries it. It must have the pipeline's ``entity`` column.
+    :param matures_after: How long after the prediction time a label can still come.
+    """
+
+    column: str
+    source: Partitions
+    matures_after: Duration
+
+
+@part
+class FeatureService:
+    """The features of the model: a Feast feature service and the code that computes its rows.
+
+    :param name: Feature service in the Feast registry.
+    :param transform: ``module:function`` that computes the feature views' rows of one day from the sealed
+        partitions; the same code for training and serving.
+    :param suite: ``module:function`` with the expectations that a training snapshot must meet.
+    :param keys: Join keys that are themselves inputs of the model.
+    :param history: How far back ``transform`` looks.
+    :param max_age: How old the newest feature readable online may be.
+    :param conn_id: Airflow connection of type ``feast``.
+    """
+
+    name: Name
+    transform: Entrypoint
+    suite: Entrypoint
+    keys: Sequence[str] = ()
+    history: Duration = "7d"
+    max_age: Duration = "26h"
+    conn_id: str = "feast_default"
+
+
+@part
+class Trainer:
+    """How the model is trained.
+
+    :param entrypoint: ``module:function`` that builds the compiled Keras model.
+    :param window: How much history the snapshot covers, ending where labels have matured.
+    :param validation: Last part of the window before the test part: early stopping.
+    :param test: Very last part of the window: evaluation only.
+    :param epochs: Most passes over the training split.
+    :param batch_size: Rows a step.
+    :param seed: Seed of everything random.
+    :param timeout: How long a training may take.
+    :param params: Handed to ``entrypoint``.
+    """
+
+    entrypoint: Entrypoint
+    window: Duration
+    validation: Duration = "7d"
+    test: Duration = "7d"
+    epochs: Annotated[int, Field(gt=0)] = 10
+    batch_size: Annotated[int, Field(gt=0)] = 1024
+    seed: Annotated[int, Field(ge=0)] = 0
+    timeout: Duration = "2h"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if parse_duration(self.validation) + parse_duration(self.test) >= parse_duration(self.window):
+            raise ConfigError(
+                "The window leaves nothing to train on.",
+                detail=f"window={self.window}, validation={self.validation}, test={self.test}",
+                hint="Widen the window, or shorten validation and test.",
+            )
+
+
+@part
+class Slice:
+    """The values of one model input, judged one by one.
+
+    :param column: Model input to slice by.
+    :param min_n: Slices with fewer test rows are not judged: they would be noise.
+    """
+
+    column: str
+    min_n: Annotated[int, Field(gt=0)] = 500
+
+
+METRICS = ("auc", "log_loss", "brier", "accuracy")
+LOWER_IS_BETTER = frozenset({"log_loss", "brier"})
+
+
+@part
+class Gate:
+    """One condition on a metric of the test split. All gates must pass.
+
+    :param metric: ``auc``, ``log_loss``, ``brier`` or ``accuracy``.
+    :param min: Smallest value that passes.
+    :param max: Largest value that passes.
+    :param vs: Compare with the ``champion`` (the version that serves) or the ``baseline``.
+    :param max_drop: How much worse than ``vs`` still passes.
+    :param min_gain: How much better than ``vs`` it must be.
+    :param by: Judge each slice instead of the whole test split; for ``min`` and ``max``.
+    """
+
+    metric: str
+    min: float | None = None
+    max: float | None = None
+    vs: str | None = None
+    max_drop: float | None = None
+    min_gain: float | None = None
+    by: Slice | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ConfigError(
+                f"Gate on an unknown metric {self.metric!r}.{did_you_mean(self.metric, METRICS)}",
+                hint=f"Metrics: {', '.join(METRICS)}.",
+            )
+        if self.vs not in (None, "champion", "baseline"):
+            raise ConfigError(
+                f"Gate({self.metric!r}, vs={self.vs!r}) compares with something unknown.",
+                hint="vs is 'champion' or 'baseline'.",
+            )
+        absolute, relative = self.min is not None or self.max is not None, self.max_drop is not None
+        relative = relative or self.min_gain is not None
+        if absolute == relative or relative != (self.vs is not None) or (relative and self.by is not None):
+            raise ConfigError(
+                f"Gate({self.metric!r}) does not say one clear thing.",
+                detail=f"min={self.min}, max={self.max}, vs={self.vs!r}, max_drop={self.max_drop}, "
+                f"min_gain={self.min_gain}, by={self.by}",
+                hint="Give min and/or max (with by= for slices), or vs with max_drop or min_gain.",
+            )
+
+
+@part
+class Deploy:
+    """Where the model serves.
+
+    :param server: Airflow connection of type ``tf_serving``.
+    :param tolerance: Largest absolute difference between a golden prediction made at training time and the
+        server's answer.
+    :param timeout: How long a server may take to load a version.
+    """
+
+    server: str = "tf_serving_default"
+    tolerance: Annotated[float, Field(ge=0)] = 1e-5
+    timeout: Duration = "10m"
+
+
+@part
+class Retrain:
+    """When a new challenger is trained.
+
+    :param cron: Cron expression or preset such as ``@weekly``; None trains by hand only.
+    """
+
+    cron: str | None = None

@@ -1,0 +1,166 @@
+"""The main job under a real Airflow: land, features, train, deploy, predict, retrain, deploy, roll back.
+
+One story, because every step stands on the one before. After each step the model server is asked, as a caller
+would ask it, and compared with what Keras said at training time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_mlops.demo import run as demo
+from airflow_mlops.demo.airflow_api import AirflowApi
+from airflow_mlops.demo.prediction import ModelServer, flight_after, instance, online_features
+from airflow_mlops.demo.stack import Stack
+from airflow_mlops.demo.watch import TaskFailedError, Watcher
+from airflow_mlops.engine.data.partitions import list_partitions
+from airflow_mlops.exceptions import TransientError
+
+pytestmark = pytest.mark.e2e
+
+HISTORY = (date(2013, 1, 1), date(2013, 1, 29))
+DAY_1, DAY_2, DAY_3 = "2013-01-30", "2013-01-31", "2013-02-01"
+
+
+def test_main_job(stack: Stack, watcher: Watcher) -> None:
+    airflow = watcher.airflow
+    server = ModelServer(stack.serving_url, demo.MODEL)
+
+    demo.land_history_while_starting(stack, *HISTORY)
+    assert not stack.up(), "a second up must find everything running"
+    watcher.ready([demo.LAND, demo.FEATURES, demo.TRAIN, demo.DEPLOY, demo.RUNBOOK])
+    assert server.stable() is None
+
+    # A day whose past is missing is refused in words; once the past is there, the cleared run converges.
+    late = features(airflow, DAY_2)
+    land(watcher, DAY_2)
+    with pytest.raises(TaskFailedError) as refused:
+        watcher.finish(demo.FEATURES, late)
+    assert_ends_with_headline_where_fix(refused.value, "compute_features", DAY_1)
+    early = features(airflow, DAY_1)
+    land(watcher, DAY_1)
+    watcher.finish(demo.FEATURES, early)
+    airflow.clear(demo.FEATURES, late)
+    watcher.finish(demo.FEATURES, late)
+    assert sealed(stack, "departures")[-2:] == sealed(stack, "arrivals")[-2:] == [DAY_1, DAY_2]
+
+    first = demo.train(watcher, stack, date(2013, 2, 1))
+    demo.deploy(watcher, stack, first.version)
+    assert_serves(stack, server, first.version)
+
+    # More data: another day, another version.
+    third = features(airflow, DAY_3)
+    land(watcher, DAY_3)
+    watcher.finish(demo.FEATURES, third)
+    second = demo.train(watcher, stack, date(2013, 2, 2))
+    assert second.version == first.version + 1
+    assert rows(airflow, second) > rows(airflow, first)
+    demo.deploy(watcher, stack, second.version)
+    assert_serves(stack, server, second.version)
+    assert golden_difference(stack, server, first.version, f"versions/{first.version}") < 1e-5, "kept warm"
+
+    # Online features of a real flight, as a caller would send them.
+    flight = flight_after(date.fromisoformat(DAY_3)).row
+    online = online_features(stack.feature_repo, stack.layout.home, demo.SERVICE, flight)
+    request = instance(server.inputs(), {**flight, **online})
+    assert 0 < server.predict([request])[0] < 1
+
+    # The model server is killed; the rollback waits for it, in words, and goes through when it is back.
+    crashed = stack.status()["serving"]
+    assert crashed is not None
+    os.kill(crashed.pid, signal.SIGKILL)
+    rollback = airflow.trigger(demo.RUNBOOK, {"action": "rollback", "reason": "drill"})["dag_run_id"]
+    wait_for_retry(watcher, rollback)
+    assert_words_of_a_dead_server(airflow, rollback)
+    with pytest.raises(TransientError, match="serving does not run any more"):
+        stack.check()
+    assert stack.up(), "only the model server must be started again"
+    assert server.stable() == second.version, "what it served before is in its config file"
+    watcher.finish(demo.RUNBOOK, rollback)
+    assert_serves(stack, server, first.version)
+    assert golden_difference(stack, server, second.version, f"versions/{second.version}") < 1e-5
+
+
+# --- steps ------------------------------------------------------------------------------------------------
+
+
+def land(watcher: Watcher, day: str) -> None:
+    """The upstream lands a day, through the scheduler."""
+    watcher.finish(demo.LAND, watcher.airflow.trigger(demo.LAND, partition_key=day)["dag_run_id"])
+
+
+def features(airflow: AirflowApi, day: str) -> str:
+    """Start the features of a day that did not land yet: its sensors wait."""
+    return str(airflow.trigger(demo.FEATURES, partition_key=day)["dag_run_id"])
+
+
+def wait_for_retry(watcher: Watcher, run_id: str) -> None:
+    def retried() -> bool:
+        return any(task["state"] == "up_for_retry" for task in watcher.airflow.tasks(demo.RUNBOOK, run_id))
+
+    # Not `watcher.until`: that one fails, rightly, as soon as a component of the stack is dead.
+    poll(retried)
+
+
+def poll(true: Any, seconds: float = 120) -> None:
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+# --- what must hold ---------------------------------------------------------------------------------------
+
+
+def assert_serves(stack: Stack, server: ModelServer, version: int) -> None:
+    """The label, the registry's alias and the predictions agree on the version."""
+    assert server.stable() == version
+    assert demo.champion(stack) == version
+    assert golden_difference(stack, server, version, "labels/stable") < 1e-5
+
+
+def golden_difference(stack: Stack, server: ModelServer, version: int, target: str) -> float:
+    """Return the largest difference between the server's answers and Keras' at training time."""
+    folder = stack.layout.models / demo.MODEL / str(version)
+    golden = json.loads((folder / "assets.extra" / "golden.json").read_text())
+    names = list(golden["inputs"])
+    instances = [dict(zip(names, row, strict=True)) for row in zip(*golden["inputs"].values(), strict=True)]
+    answers = server.predict(instances, target)
+    expected = golden["outputs"]["probability"]
+    assert len(answers) == len(expected) >= 16
+    return max(abs(answer - value) for answer, value in zip(answers, expected, strict=True))
+
+
+def assert_ends_with_headline_where_fix(error: TaskFailedError, task: str, word: str) -> None:
+    """The last lines of the failed task's log are headline, detail and hint."""
+    assert task in error.headline
+    lines = [line.removeprefix("  | ").strip() for line in error.detail.splitlines()]
+    assert lines[-1].startswith("fix:")
+    assert lines[-2].startswith("where:")
+    assert word in " ".join(lines[-3:])
+
+
+def assert_words_of_a_dead_server(airflow: AirflowApi, run_id: str) -> None:
+    log = "\n".join(airflow.log(demo.RUNBOOK, run_id, "rollback", 1))
+    assert "where:" in log
+    assert "fix:" in log
+
+
+def sealed(stack: Stack, dataset: str) -> list[str]:
+    return [partition.key for partition in list_partitions(stack.layout.home, dataset, None, None)]
+
+
+def rows(airflow: AirflowApi, trained: demo.Trained) -> int:
+    """Rows of the training's snapshot, all splits together."""
+    snapshot = airflow.xcom(demo.TRAIN, trained.run_id, "snapshot")
+    manifest = json.loads((Path(snapshot["uri"]) / "manifest.json").read_text())
+    return sum(split["rows"] for split in manifest["splits"].values())

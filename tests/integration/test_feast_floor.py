@@ -1,0 +1,204 @@
+"""The Airflow floor over a real Feast: what operators return, how they fail, and how the sensor waits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.hooks.feast import FeastHook
+from airflow_mlops.operators.feast import (
+    FeastApplyOperator,
+    FeastComputeFeaturesOperator,
+    FeastGetTrainingDataOperator,
+    FeastMaterializeOperator,
+)
+from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
+from airflow_mlops.triggers.feast import FeastFeatureFreshnessTrigger
+from tests.feast_fixtures import REPO, make_home
+
+SERVICE = "flight_delay_v1"
+
+
+@pytest.fixture(scope="module")
+def flights(tmp_path_factory) -> Path:
+    return make_home(tmp_path_factory.mktemp("floor") / "home", 7)
+
+
+@pytest.fixture
+def own(flights, home, monkeypatch) -> Path:
+    """A home of the test's own with seven days, nothing online, and the connections to it."""
+    shutil.rmtree(home)
+    shutil.copytree(flights, home, ignore=shutil.ignore_patterns("feast", "ledger.db*"))
+    monkeypatch.setenv("AIRFLOW__MLOPS__HOME", str(home))
+    monkeypatch.setenv("AIRFLOW_CONN_FEAST_DEFAULT", json.dumps({"conn_type": "feast", "host": str(REPO)}))
+    ledger = {"conn_type": "mlops_ledger", "host": f"sqlite:///{home}/ledger.db"}
+    monkeypatch.setenv("AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", json.dumps(ledger))
+    return home
+
+
+def execute(cls: type, **arguments):
+    """Run an operator's execute, as a worker would after rendering."""
+    with DAG("d", schedule=None):
+        operator = cls(task_id="t", **arguments)
+    result = operator.execute({})
+    assert json.loads(json.dumps(result)) == result, "an XCom is JSON"
+    return result
+
+
+def compute(**changes):
+    arguments = {
+        "transform": "flights.features:compute",
+        "datasets": ["departures", "arrivals"],
+        "history": "7d",
+        "start": "2013-01-01",
+        "key": "2013-01-07",
+    }
+    return execute(FeastComputeFeaturesOperator, **{**arguments, **changes})
+
+
+def training_data(**changes):
+    arguments = {
+        "model": "flight_delay",
+        "entity": "flight_id",
+        "source_dataset": "departures",
+        "event_time": "sched_dep_utc",
+        "keys": ["carrier", "origin", "dest"],
+        "service": SERVICE,
+        "label_dataset": "arrivals",
+        "label_column": "late_15",
+        "matures_after": "1d",
+        "window": "60d",
+        "validation": "1d",
+        "test": "1d",
+        "start": "2013-01-01",
+        "as_of": "2013-01-08T03:00:00+00:00",
+    }
+    return execute(FeastGetTrainingDataOperator, **{**arguments, **changes})
+
+
+def test_a_day_runs_on_a_fresh_installation_and_again(own):
+    """Nobody applied the repository: the first operator that needs it does."""
+    computed = compute()
+    assert set(computed["views"]) == {"flight_schedule", "origin_traffic", "carrier_delays", "route_delays"}
+    first = execute(FeastMaterializeOperator, service=SERVICE, key="2013-01-07")
+    assert first["until"] == "2013-01-08T00:00:00+00:00"
+    assert all(view["online"] for view in first["views"].values())
+    ages = execute(FeastFeatureFreshnessSensor, service=SERVICE, key="2013-01-07", max_age="24h", deferrable=True)
+    assert ages["flight_schedule"] == 24 * 3600
+    assert compute() == computed
+    again = execute(FeastMaterializeOperator, service=SERVICE, key="2013-01-07")
+    assert {view["start"] for view in again["views"].values()} == {None}
+
+
+def test_apply_says_what_it_registered(own):
+    applied = execute(FeastApplyOperator)
+    assert applied["project"] == "flight_delay"
+    assert applied["services"] == [SERVICE]
+    assert applied["views"] == ["carrier_delays", "flight_schedule", "origin_traffic", "route_delays"]
+
+
+def test_training_data_is_a_small_manifest_and_repeats_itself(own):
+    execute(FeastApplyOperator)
+    manifest = training_data()
+    assert manifest["label_cut"] == "2013-01-07T00:00:00+00:00"
+    assert set(manifest["rows"]) == {"train", "validation", "test"}
+    assert sorted(path.suffix for path in Path(manifest["uri"]).iterdir()) == [".json", *[".parquet"] * 3]
+    assert training_data() == manifest
+
+
+def test_the_hook_answers_the_test_button(own):
+    execute(FeastApplyOperator)
+    assert FeastHook().test_connection() == (
+        True,
+        "Feast project 'flight_delay': 4 feature views, 1 feature services",
+    )
+
+
+def test_a_connection_without_a_repository_is_explained(own, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_FEAST_DEFAULT", json.dumps({"conn_type": "feast"}))
+    with pytest.raises(ConfigError, match=r"has no feature repository(.|\n)*fix:"):
+        _ = FeastHook().repo_path
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (lambda: compute(key="None"), "key is empty after rendering(.|\n)*partition_key"),
+        (lambda: compute(key="2013-1-7"), "not a partition key"),
+        (lambda: compute(start="January"), "start='January' is not a day"),
+        (lambda: compute(history="a week"), "not a duration"),
+        (lambda: compute(key="2013-01-09"), "not sealed; the first is 2013-01-08"),
+        (lambda: execute(FeastMaterializeOperator, service="flight_delay_v2", key="2013-01-07"), "Did you mean"),
+        (lambda: execute(FeastMaterializeOperator, service=SERVICE, key="None"), "key is empty after rendering"),
+        (lambda: training_data(as_of="2013-01-08T03:00:00"), "Write it with its time zone"),
+        (lambda: training_data(as_of="soon"), "is not a moment"),
+        (lambda: training_data(service="other"), "no feature service 'other'"),
+    ],
+)
+def test_what_cannot_work_fails_at_once_in_words(own, run, words):
+    with pytest.raises(AirflowFailException, match=words) as raised:
+        run()
+    assert "fix:" in str(raised.value)
+
+
+def test_the_sensor_waits_until_values_are_online(own):
+    sensor = FeastFeatureFreshnessSensor(task_id="t", service=SERVICE, key="2013-01-07", deferrable=True)
+    execute(FeastApplyOperator)
+    assert sensor.look({}) is None
+    execute(FeastMaterializeOperator, service=SERVICE, key="2013-01-07")
+    assert set(sensor.look({})) == {"flight_schedule", "origin_traffic", "carrier_delays", "route_delays"}
+    strict = FeastFeatureFreshnessSensor(task_id="t", service=SERVICE, key="2013-01-07", max_age="2h")
+    assert strict.look({}) is None
+
+
+async def test_the_trigger_sees_what_comes_online_while_it_waits(own):
+    execute(FeastApplyOperator)
+    with DAG("d", schedule=None):
+        materialize = FeastMaterializeOperator(task_id="t", service=SERVICE, key="2013-01-07")
+
+    class Counting(FeastFeatureFreshnessTrigger):
+        polls = 0
+
+        def poll(self):
+            found = super().poll()
+            self.polls += 1
+            if self.polls == 1:
+                assert found is None
+                materialize.execute({})
+            return found
+
+    trigger = Counting(
+        home=str(own),
+        service=SERVICE,
+        key="2013-01-07",
+        max_age="26h",
+        feast_conn_id="feast_default",
+        poll_interval=0.01,
+        deadline=time.time() + 60,
+    )
+    [event] = [event.payload async for event in trigger.run()]
+    assert trigger.polls == 2
+    assert event["status"] == "success"
+    assert event["result"]["route_delays"] == 6 * 3600
+
+
+async def test_the_trigger_says_what_is_wrong(own):
+    trigger = FeastFeatureFreshnessTrigger(
+        home=str(own),
+        service="unknown",
+        key="2013-01-07",
+        max_age="26h",
+        feast_conn_id="feast_default",
+        poll_interval=0.01,
+        deadline=time.time() + 60,
+    )
+    [event] = [event.payload async for event in trigger.run()]
+    assert event["status"] == "error"
+    assert "no feature service 'unknown'" in event["headline"]

@@ -1,0 +1,433 @@
+"""Great Expectations on real days: what passes, what is caught and how it is said, and what must not leak."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+import great_expectations.expectations as gxe
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_mlops.contracts import ValidationResult
+from airflow_mlops.engine.data.parquet import parquet_files
+from airflow_mlops.engine.data.partitions import batch_hash, get_partition, list_partitions
+from airflow_mlops.engine.data.validation import enforce, explain, validate
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.operators.data import SealPartitionOperator
+from airflow_mlops.operators.gx import GXValidateDataOperator
+from flights import expectations
+from tests.data_fixtures import DAY, KEY, landed, spoil
+
+SUITES = {"departures": expectations.departures, "arrivals": expectations.arrivals}
+STORM = date(2013, 2, 9)
+
+
+def check(folder: Path, suite=None) -> ValidationResult:
+    feed = folder.parent.name
+    return validate(
+        parquet_files(folder),
+        SUITES[feed]() if suite is None else suite,
+        suite_name=feed,
+        batch=f"{feed}/{folder.name}",
+    )
+
+
+@pytest.fixture(scope="module")
+def normal(tmp_path_factory) -> Path:
+    """A landed day that nobody changes."""
+    return landed(tmp_path_factory.mktemp("lake"))
+
+
+# --- what passes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("feed", SUITES)
+def test_a_normal_day_passes_and_every_row_was_seen(feed, tmp_path):
+    folder = landed(tmp_path, feed)
+    result = check(folder)
+    assert result.failed == ()
+    assert not result.blocked
+    assert explain(result) == ""
+    enforce(result)
+    assert result.rows == pq.read_table(folder).num_rows
+    assert result.batch_hash == batch_hash(parquet_files(folder))
+    assert [o.expectation for o in result.outcomes] == [e.configuration.type for e in SUITES[feed]()]
+    assert ValidationResult.from_json(result.to_json()) == result
+
+
+@pytest.mark.parametrize(
+    ("feed", "warning"),
+    [
+        (
+            "departures",
+            "WARN expect_column_mean_to_be_between on 'cancelled': observed 0.695187; bound: max_value=0.25",
+        ),
+        ("arrivals", "WARN expect_table_row_count_to_be_between: observed 141; bound: min_value=450"),
+    ],
+)
+def test_the_storm_warns_and_does_not_block(feed, warning, tmp_path):
+    result = check(landed(tmp_path, feed, STORM))
+    assert explain(result) == warning
+    enforce(result)
+
+
+# --- what is caught ---------------------------------------------------------------------------------------
+
+
+def assign(**columns: Callable):
+    return lambda frame: frame.assign(**{name: change(frame) for name, change in columns.items()})
+
+
+def first(frame: pd.DataFrame, column: str, value: object, rows: int = 9) -> pd.Series:
+    return frame[column].where(np.arange(len(frame)) >= rows, value)
+
+
+FAULTS = {
+    "half a day": ("departures", lambda f: f.iloc[::2], "expect_table_row_count_to_be_between"),
+    "twice": ("departures", lambda f: pd.concat([f, f]), "expect_column_values_to_be_unique"),
+    "no ids": ("departures", assign(flight_id=lambda f: first(f, "flight_id", None)), "values_to_not_be_null"),
+    "a new carrier": ("departures", assign(carrier=lambda f: first(f, "carrier", "ZZ")), "values_to_be_in_set"),
+    "carriers in lower case": ("departures", assign(carrier=lambda f: f["carrier"].str.lower()), "to_be_in_set"),
+    "an airport is gone": ("departures", lambda f: f[f["origin"] != "LGA"], "distinct_values_to_equal_set"),
+    "kilometres as metres": ("departures", assign(distance=lambda f: f["distance"] * 1609), "values_to_be_between"),
+    "seconds for minutes": ("departures", assign(dep_delay=lambda f: f["dep_delay"] * 60), "values_to_be_between"),
+    "outcomes not in yet": ("departures", assign(dep_delay=lambda f: np.nan), "column_values_to_be_in_set"),
+    "everything cancelled": (
+        "departures",
+        assign(cancelled=lambda f: True, dep_utc=lambda f: pd.NaT, dep_delay=lambda f: np.nan),
+        "column_mean_to_be_between",
+    ),
+    "known too early": (
+        "departures",
+        assign(known_at=lambda f: f["known_at"] - pd.Timedelta(hours=1)),
+        "pair_values_to_be_equal",
+    ),
+    "landed before it was to leave": (
+        "arrivals",
+        assign(sched_dep_utc=lambda f: f["landed_at"] + pd.Timedelta(minutes=1)),
+        "pair_values_a_to_be_greater_than_b",
+    ),
+    "unknown read as on time": ("arrivals", assign(late_15=lambda f: f["arr_delay"] > 15), "values_to_be_null"),
+    "another threshold": ("arrivals", assign(late_15=lambda f: f["arr_delay"] > 30), "column_values_to_be_in_set"),
+    "labels upside down": ("arrivals", assign(late_15=lambda f: f["arr_delay"] <= 15), "column_values_to_be_in_set"),
+    "labels stopped": ("arrivals", assign(arr_delay=lambda f: np.nan, late_15=lambda f: None), "values_to_not_be_null"),
+}
+# A day in January has no diverted flight that landed; this one has.
+WITH_DIVERTED = date(2013, 6, 13)
+
+
+@pytest.mark.parametrize(("feed", "fault", "named"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_blocked_by_the_expectation_for_it(feed, fault, named, tmp_path):
+    result = check(spoil(landed(tmp_path, feed, WITH_DIVERTED), fault))
+    assert result.blocked
+    assert named in " ".join(outcome.expectation for outcome in result.failed if outcome.severity == "block")
+    assert not any(outcome.error for outcome in result.outcomes)
+    with pytest.raises(DataError, match=named):
+        enforce(result)
+
+
+def test_the_error_names_expectation_column_observed_bound_and_count(tmp_path):
+    result = check(spoil(landed(tmp_path), assign(distance=lambda f: first(f, "distance", -1.0))))
+    with pytest.raises(DataError) as refused:
+        enforce(result)
+    assert refused.value.headline == "1 of 13 expectations of 'departures' do not hold."
+    assert refused.value.detail.startswith("departures/2013-01-15 (902 rows)\n")
+    assert (
+        "BLOCK expect_column_values_to_be_between on 'distance': observed 0.9978% unexpected, 9 of 902 rows fail; "
+        "bound: min_value=1.0, max_value=5500.0"
+    ) in refused.value.detail
+    [outcome] = result.failed
+    assert (outcome.column, outcome.unexpected_count, outcome.severity) == ("distance", 9, "block")
+    assert outcome.bound == {"min_value": 1.0, "max_value": 5500.0}
+    assert outcome.observed == {"unexpected_percent": 0.997783}
+
+
+@pytest.mark.parametrize(("gx", "ours"), [("critical", "block"), ("warning", "warn"), ("info", "info")])
+def test_every_severity_has_its_meaning(gx, ours, normal):
+    result = check(normal, [gxe.ExpectTableRowCountToBeBetween(max_value=1, severity=gx)])
+    [outcome] = result.failed
+    assert (outcome.severity, outcome.observed) == (ours, 902)
+    assert result.blocked == (ours == "block")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> pd.DataFrame:
+    """Three days of flights with their labels, and features that a join could have found for them."""
+    lake = tmp_path_factory.mktemp("lake")
+    days = [DAY + timedelta(days=n) for n in range(3)]
+    departures, arrivals = (
+        pd.concat(pd.read_parquet(landed(lake, feed, day)) for day in days) for feed in ("departures", "arrivals")
+    )
+    flights = departures.merge(arrivals[["flight_id", "late_15"]].dropna(), on="flight_id").astype({"late_15": bool})
+    generator = np.random.default_rng(0)
+    names = ["dep_late_rate_2h", "arr_late_rate_24h", "dep_delay_mean_2h", "arr_delay_mean_24h", "arr_delay_mean_7d"]
+    return flights.assign(**{name: generator.random(len(flights)) for name in names})
+
+
+SNAPSHOT_FAULTS = {
+    "flights twice": (lambda f: pd.concat([f, f.head(5)]), "values_to_be_unique on 'flight_id'"),
+    "labels unknown": (assign(late_15=lambda f: first(f, "late_15", None)), "to_not_be_null on 'late_15'"),
+    "all negative": (assign(late_15=lambda f: False), "mean_to_be_between on 'late_15'"),
+    "a join that found nothing": (assign(arr_delay_mean_24h=lambda f: np.nan), "not_be_null on 'arr_delay_mean_24h'"),
+    "a rate in percent": (assign(dep_late_rate_2h=lambda f: f["dep_late_rate_2h"] * 100), "on 'dep_late_rate_2h'"),
+    "a slice vanished": (lambda f: f[f["origin"] != "JFK"], "to_equal_set on 'origin'"),
+    "hardly any rows": (lambda f: f.head(500), "row_count_to_be_between"),
+}
+
+
+def test_a_normal_snapshot_passes(labelled, tmp_path):
+    labelled.to_parquet(tmp_path / "train.parquet")
+    result = validate(parquet_files(tmp_path), expectations.snapshot(), suite_name="snapshot", batch="s")
+    assert (result.rows, explain(result)) == (len(labelled), "")
+
+
+@pytest.mark.parametrize(("fault", "named"), SNAPSHOT_FAULTS.values(), ids=SNAPSHOT_FAULTS)
+def test_a_faulty_snapshot_is_blocked(fault, named, labelled, tmp_path):
+    fault(labelled).to_parquet(tmp_path / "train.parquet")
+    result = validate(parquet_files(tmp_path), expectations.snapshot(), suite_name="snapshot", batch="s")
+    with pytest.raises(DataError, match=f"BLOCK expect_.*{named}"):
+        enforce(result)
+
+
+# --- what is unknown --------------------------------------------------------------------------------------
+
+UNKNOWN = {
+    "a column that is not there": (
+        gxe.ExpectColumnMeanToBeBetween(column="distnce", min_value=0, severity="info"),
+        "there is no column 'distnce'. Did you mean 'distance'?",
+    ),
+    "one of two columns": (
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="known_at", column_B="dep_ut", severity="info"),
+        "there is no column 'dep_ut'. Did you mean 'dep_utc'?",
+    ),
+    "a text as bound of a time": (
+        gxe.ExpectColumnValuesToBeBetween(column="dep_utc", min_value="2012-01-01", severity="info"),
+        "InvalidComparison while it was computed; 'dep_utc' is timestamp[us, tz=UTC]",
+    ),
+    "the mean of a text": (
+        gxe.ExpectColumnMeanToBeBetween(column="carrier", min_value=0, severity="info"),
+        "TypeError while it was computed; 'carrier' is string",
+    ),
+}
+
+
+@pytest.mark.parametrize(("expectation", "error"), UNKNOWN.values(), ids=UNKNOWN)
+def test_a_check_that_breaks_is_unknown_and_blocks_whatever_its_severity(expectation, error, normal):
+    result = check(normal, [expectation, gxe.ExpectTableRowCountToBeBetween(min_value=1)])
+    [outcome] = result.failed
+    assert (outcome.error, outcome.success, outcome.severity) == (error, False, "info")
+    assert result.blocked
+    with pytest.raises(DataError, match=r"1 of 2 .* 1 of them could not be checked") as refused:
+        enforce(result)
+    assert f"UNKNOWN, {error}" in refused.value.detail
+
+
+def test_an_empty_suite_is_no_pass(normal):
+    result = check(normal, [])
+    assert result.blocked
+    with pytest.raises(DataError, match="checks nothing"):
+        enforce(result)
+
+
+@pytest.mark.parametrize("suite", [None, "expectations", [1], gxe.ExpectTableRowCountToBeBetween(min_value=1)])
+def test_a_suite_is_a_list_of_expectations(suite, normal):
+    with pytest.raises(ConfigError, match="'flights' is not a list of expectations"):
+        validate(parquet_files(normal), suite, suite_name="flights", batch="b")
+
+
+def test_what_the_library_cannot_run_is_said_in_words(normal):
+    suite = [gxe.ExpectTableRowCountToBeBetween(min_value={"$PARAMETER": "low"})]
+    with pytest.raises(ConfigError, match="could not run suite 'departures'") as refused:
+        check(normal, suite)
+    assert "No value found for $PARAMETER low" in refused.value.detail
+
+
+# --- the batch --------------------------------------------------------------------------------------------
+
+
+def test_several_files_are_one_batch(normal, tmp_path):
+    table = pq.read_table(normal)
+    pq.write_table(table.slice(0, 100), tmp_path / "a.parquet")
+    pq.write_table(table.slice(100), tmp_path / "b.parquet")
+    result = validate(parquet_files(tmp_path), expectations.departures(), suite_name="s", batch="b")
+    assert (result.rows, result.failed) == (table.num_rows, ())
+
+
+def test_files_that_disagree_are_refused(normal, tmp_path):
+    table = pq.read_table(normal)
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table.drop_columns("distance"), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="different columns") as refused:
+        validate(parquet_files(tmp_path), expectations.departures(), suite_name="s", batch="b")
+    assert "no 'distance'" in refused.value.detail
+
+
+def test_no_rows_are_refused_though_most_expectations_would_hold(tmp_path):
+    folder = spoil(landed(tmp_path), lambda frame: frame.iloc[:0])
+    with pytest.raises(DataError, match="no rows to validate"):
+        check(folder, [gxe.ExpectColumnValuesToBeUnique(column="flight_id")])
+
+
+def test_a_glob_and_a_single_file_are_batches_too(normal, tmp_path):
+    [file] = parquet_files(normal)
+    assert parquet_files(file) == parquet_files(normal / "dep*.parquet") == [file]
+    with pytest.raises(DataError, match="no Parquet files"):
+        parquet_files(normal / "nothing*.parquet")
+
+
+def test_the_hash_of_a_suite_is_what_it_asks_for(normal):
+    def suite_hash(**kwargs) -> str:
+        ids = gxe.ExpectColumnValuesToBeUnique(column="flight_id")
+        return check(normal, [ids, gxe.ExpectTableRowCountToBeBetween(**kwargs)]).suite_hash
+
+    assert suite_hash(min_value=1) == suite_hash(min_value=1, meta={"why": "because"})
+    assert suite_hash(min_value=1) != suite_hash(min_value=2)
+    assert suite_hash(min_value=1) != suite_hash(min_value=1, severity="warning")
+
+
+# --- privacy ----------------------------------------------------------------------------------------------
+
+
+def test_no_raw_value_leaves(tmp_path, caplog, capfd):
+    secrets = [f"SECRET{n}" for n in range(50)]
+    table = pa.table({"name": secrets, "id": secrets, "n": list(range(50))})
+    pq.write_table(table, tmp_path / "people.parquet")
+    suite = [
+        gxe.ExpectColumnValuesToBeInSet(column="name", value_set=["a"], result_format="COMPLETE"),
+        gxe.ExpectColumnValuesToMatchRegex(column="name", regex="^x"),
+        gxe.ExpectColumnDistinctValuesToBeInSet(column="name", value_set=["a"]),
+        gxe.ExpectColumnMostCommonValueToBeInSet(column="name", value_set=["a"]),
+        gxe.ExpectColumnPairValuesToBeInSet(column_A="name", column_B="id", value_pairs_set=[("a", "b")]),
+        gxe.ExpectColumnMeanToBeBetween(column="name", min_value=0),
+        gxe.ExpectColumnMedianToBeBetween(column="name", min_value=0),
+        gxe.ExpectColumnValuesToBeBetween(column="name", min_value=0),
+        gxe.ExpectColumnKLDivergenceToBeLessThan(
+            column="name", partition_object={"values": ["a", "b"], "weights": [0.5, 0.5]}, threshold=0.1
+        ),
+    ]
+    result = validate(parquet_files(tmp_path), suite, suite_name="people", batch="people")
+    assert len(result.failed) == len(suite)
+    with pytest.raises(DataError) as refused:
+        enforce(result)
+    for said in (result.to_json(), str(refused.value), explain(result), caplog.text, *capfd.readouterr()):
+        assert "SECRET" not in said
+
+
+def test_aggregates_do_leave(normal):
+    suite = [
+        gxe.ExpectColumnMaxToBeBetween(column="dep_delay", max_value=1),
+        gxe.ExpectColumnMaxToBeBetween(column="sched_dep_utc", max_value=pd.Timestamp("2013-01-01", tz="UTC")),
+        gxe.ExpectColumnQuantileValuesToBeBetween(
+            column="distance", quantile_ranges={"quantiles": [0.5], "value_ranges": [[0, 1]]}
+        ),
+        gxe.ExpectTableColumnsToMatchSet(column_set=["flight_id"]),
+    ]
+    largest, latest, median, columns = check(normal, suite).outcomes
+    table = pq.read_table(normal).to_pandas()
+    assert largest.observed == table["dep_delay"].max()
+    assert latest.observed == table["sched_dep_utc"].max().isoformat()
+    assert median.observed == {"0.5": table["distance"].median()}
+    assert sorted(columns.observed) == sorted(table.columns)
+
+
+# --- the Airflow floor ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dag(code_path) -> DAG:
+    dag = DAG("flight_delay.features", schedule=None)
+    dag.fileloc = f"{code_path}/flight_delay.py"
+    return dag
+
+
+@pytest.fixture
+def ledger(tmp_path, monkeypatch) -> Ledger:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    monkeypatch.setenv("AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", json.dumps({"conn_type": "mlops_ledger", "host": url}))
+    return Ledger(url)
+
+
+def test_validate_then_seal(home, dag, ledger):
+    folder = landed(home / "lake")
+    check = GXValidateDataOperator(
+        task_id="validate",
+        dag=dag,
+        home=str(home),
+        data=f"lake/departures/{KEY}",
+        suite="flights.expectations:departures",
+    )
+    validated = check.execute({})
+    assert json.loads(json.dumps(validated)) == validated
+    assert (validated["rows"], validated["expectations"], validated["failed"]) == (902, 13, [])
+
+    seal = SealPartitionOperator(
+        task_id="seal",
+        dag=dag,
+        home=str(home),
+        dataset="departures",
+        uri=str(folder),
+        event_time="sched_dep_utc",
+        validation=validated,
+        key=KEY,
+    )
+    sealed = seal.execute({})
+    partition = get_partition(home, "departures", KEY)
+    assert json.loads(json.dumps(sealed)) == sealed
+    assert sealed == {name: getattr(partition, name) for name in sealed}
+    assert partition.suite_hash == validated["suite_hash"]
+    assert seal.execute({}) == sealed  # cleared and run again
+    fact = ledger.facts("partition", "departures")[0]
+    assert fact.payload == {**sealed, "suite_hash": validated["suite_hash"]}
+
+
+def test_what_is_blocked_fails_the_task_in_words(home, dag):
+    spoil(landed(home / "lake"), lambda frame: frame.iloc[::2])
+    check = GXValidateDataOperator(
+        task_id="validate",
+        dag=dag,
+        home=str(home),
+        data=f"lake/departures/{KEY}",
+        suite="flights.expectations:departures",
+    )
+    with pytest.raises(AirflowFailException, match="observed 451; bound: min_value=500"):
+        check.execute({})
+
+
+def test_what_changed_since_validation_is_not_sealed(home, dag, ledger):
+    folder = landed(home / "lake")
+    validation = {"batch_hash": batch_hash(parquet_files(folder)), "suite_hash": "suite"}
+    spoil(folder, assign(dep_delay=lambda frame: 0.0))
+    seal = SealPartitionOperator(
+        task_id="seal",
+        dag=dag,
+        home=str(home),
+        dataset="departures",
+        uri=str(folder),
+        event_time="sched_dep_utc",
+        validation=validation,
+        key=KEY,
+    )
+    with pytest.raises(AirflowFailException, match="changed after they were validated"):
+        seal.execute({})
+    seal.validation = None
+    with pytest.raises(AirflowFailException, match="no validation of what is to be sealed"):
+        seal.execute({})
+    assert list_partitions(home, "departures", None, None) == []
+    assert ledger.facts("partition", "departures") == []
+
+
+def test_a_suite_that_is_not_there_is_named(home, dag):
+    check = GXValidateDataOperator(
+        task_id="validate", dag=dag, home=str(home), data="lake", suite="flights.expectations:departure"
+    )
+    with pytest.raises(AirflowFailException, match=r"no 'departure'\. Did you mean 'departures'"):
+        check.execute({})
