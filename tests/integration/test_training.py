@@ -135,6 +135,11 @@ def no_model(train, seed):
 def wrong_inputs(train, seed):
     return _model(["distance", "wind"], loss="mse")
 
+def subclassed(train, seed):
+    class Model(keras.Model):
+        pass
+    return Model()
+
 def not_compiled(train, seed):
     return _model([name for name in train if train[name].dtype == "float32"])
 
@@ -185,6 +190,7 @@ def test_model_function_that_raises_is_shown_where(broken, tmp_path: Path, monke
     [
         ("no_model", "did not return a Keras model but str"),
         ("wrong_inputs", r"inputs are not the snapshot's features(.|\n)*not in the snapshot: \['wind'\]"),
+        ("subclassed", "inputs are not the snapshot's features(.|\n)*Build a functional model"),
         ("not_compiled", "not compiled"),
         ("nan_loss", "loss is not a finite number after epoch 1"),
         ("rises", "Did you mean 'raises'"),

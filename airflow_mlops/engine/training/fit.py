@@ -115,14 +115,15 @@ def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
             detail=f"entrypoint {spec.entrypoint!r}",
             hint="Return a compiled keras.Model.",
         )
-    inputs = {tensor.name: tuple(tensor.shape) for tensor in keras.tree.flatten(model.inputs)}
+    declared = getattr(model, "inputs", None) or []  # a subclassed model declares none
+    inputs = {tensor.name: tuple(tensor.shape) for tensor in keras.tree.flatten(declared)}
     if set(inputs) != set(train) or any(shape != (None,) for shape in inputs.values()):
         raise TrainingError(
             "The model's inputs are not the snapshot's features.",
             detail=f"not in the snapshot: {sorted(set(inputs) - set(train))}; "
             f"not in the model: {sorted(set(train) - set(inputs))}; "
             f"not one value an example: {sorted(name for name, shape in inputs.items() if shape != (None,))}",
-            hint="Make one keras.Input(shape=(), name=feature, dtype=...) for each feature, in a dict.",
+            hint="Build a functional model with one keras.Input(shape=(), name=feature, dtype=...) for each feature.",
         )
     outputs = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.outputs)]
     if outputs not in ([(None,)], [(None, 1)]):
