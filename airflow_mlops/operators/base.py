@@ -50,6 +50,21 @@ def require(value: str | None, name: str, hint: str) -> str:
     return value
 
 
+def whole_version(version: int | str) -> int:
+    """Return a rendered version as a number.
+
+    :raises ConfigError: when it is not a positive whole number.
+    """
+    text = str(version).strip()
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(
+            f"{version!r} is not a version of a model.",
+            detail=f"version={version!r} after rendering",
+            hint="It must be a whole number from 1 on. Did the task whose XCom it comes from succeed?",
+        )
+    return int(text)
+
+
 class MlopsOperator(BaseOperator):
     """An operator that renders, calls one engine function, and pushes one small JSON manifest.
 

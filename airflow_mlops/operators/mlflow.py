@@ -15,9 +15,8 @@ from airflow_mlops.exceptions import ConfigError, GateError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowModelVersionLink, MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, require
+from airflow_mlops.operators.base import MlopsOperator, require, whole_version
 from airflow_mlops.operators.tensorflow import registry_cache, run_tags
-from airflow_mlops.operators.tf_serving import whole_version
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.links.tf_serving import TFServingModelLink
-from airflow_mlops.operators.base import MlopsOperator, require
+from airflow_mlops.operators.base import MlopsOperator, require, whole_version
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -81,21 +80,6 @@ class OnModelServer:
         TFServingModelLink.persist(context, hook.model_url(model))
         with hook.rollout(model, LedgerHook(self.ledger_conn_id).get_conn()) as rollout:
             yield rollout
-
-
-def whole_version(version: int | str) -> int:
-    """Return a rendered version as a number.
-
-    :raises ConfigError: when it is not a positive whole number.
-    """
-    text = str(version).strip()
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(
-            f"{version!r} is not a version of a model.",
-            detail=f"version={version!r} after rendering",
-            hint="It must be a whole number from 1 on. Did the task whose XCom it comes from succeed?",
-        )
-    return int(text)
 
 
 class TFServingPublishModelOperator(OnModelServer, MlopsOperator):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
-from airflow_mlops.operators.base import failing_clearly
-from airflow_mlops.operators.tf_serving import OnModelServer, whole_version
+from airflow_mlops.operators.base import failing_clearly, whole_version
+from airflow_mlops.operators.tf_serving import OnModelServer
 from airflow_mlops.sensors.base import MlopsSensor
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from airflow_mlops.engine.features.store import (
     project_lock,
     quietly,
 )
-from airflow_mlops.engine.serving.lock import locked
+from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.contracts import Record, content_hash
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.features.definitions import definition_files, load_definitions
-from airflow_mlops.engine.serving.lock import locked
+from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError, did_you_mean
 
 if TYPE_CHECKING:

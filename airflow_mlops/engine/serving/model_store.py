@@ -14,8 +14,8 @@ from pathlib import Path
 
 from airflow_mlops.contracts import Signature, TensorSpec, content_hash
 from airflow_mlops.engine.data.files import TEMPORARY, sha256, sync, temporary_sibling
+from airflow_mlops.engine.locks import locked
 from airflow_mlops.engine.serving.golden import Golden
-from airflow_mlops.engine.serving.lock import locked
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.exceptions import DataError, GateError, TransientError
 

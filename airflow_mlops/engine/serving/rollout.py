@@ -21,10 +21,10 @@ import grpc
 
 from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.ledger import Ledger, Pointer
+from airflow_mlops.engine.locks import locked
 from airflow_mlops.engine.serving.client import ServingClient, VersionState
 from airflow_mlops.engine.serving.config import ModelConfig, ServerConfig
 from airflow_mlops.engine.serving.golden import Golden, GoldenCheck
-from airflow_mlops.engine.serving.lock import locked
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, MlopsError, TransientError
 
 STABLE = "stable"
