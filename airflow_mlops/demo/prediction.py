@@ -116,7 +116,12 @@ def online_features(feature_repo: Path, home: Path, service: str, entity: dict[s
 def instance(inputs: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
     """Return a request's instance: raw values, NaN where a number is missing."""
     missing: dict[str, Any] = {"DT_STRING": "", "DT_FLOAT": math.nan, "DT_DOUBLE": math.nan}
-    return {name: missing[kind] if values[name] is None else values[name] for name, kind in inputs.items()}
+    if lacking := sorted(set(inputs) - set(values)):
+        raise DataError(
+            f"The model wants inputs that nobody computed: {', '.join(lacking)}.",
+            hint="Compare the feature service with the signature of the served version.",
+        )
+    return {name: missing[inputs[name]] if value is None else value for name, value in values.items() if name in inputs}
 
 
 def curl(server: ModelServer, request: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from airflow_mlops.demo import processes
 from airflow_mlops.demo.airflow_api import ACTIVE, AirflowApi
 from airflow_mlops.demo.history import PROGRESS, History
 from airflow_mlops.demo.stack import Stack
@@ -95,8 +96,14 @@ class _Bulk:
         if not history.done:
             env = {**stack.environment, "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"}
             with self._log.open("wb") as output:
+                # A session of its own, so that its workers can be ended with it.
                 self._process = subprocess.Popen(
-                    history.command, env=env, cwd=stack.layout.home, stdout=output, stderr=output
+                    history.command,
+                    env=env,
+                    cwd=stack.layout.home,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
                 )
 
     def finish(self) -> None:
@@ -121,8 +128,7 @@ class _Bulk:
     def stop(self) -> None:
         """End it, if it still works."""
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
+            processes.stop([processes.record_of("history", self._process.pid)], grace=2)
 
 
 def _run_week(watcher: Watcher, stack: Stack) -> None:
@@ -187,11 +193,11 @@ def _summarise(airflow: AirflowApi, stack: Stack, trained: Trained, deployed: st
     stack.console.step("asking for a prediction")
     server = prediction.ModelServer(stack.serving_url, MODEL)
     version = server.stable()
-    champion = champion(stack)
-    if version is None or version != champion:
+    registered = champion(stack)
+    if version is None or version != registered:
         raise MlopsError(
             "Registry and model server do not agree on what serves.",
-            detail=f"label stable on the server: version {version}; alias champion in MLflow: version {champion}",
+            detail=f"label stable on the server: version {version}; alias champion in MLflow: version {registered}",
             hint=f"Trigger {DEPLOY} with the version that should serve.",
         )
     flight = prediction.flight_after(WEEK[1])

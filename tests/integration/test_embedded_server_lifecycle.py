@@ -145,7 +145,6 @@ def test_rollouts_under_load_fail_no_request(exported: dict[int, Path], tmp_path
             answers = [client.result() for client in clients]  # raises what a request raised
         for counted in answers:
             assert set(counted) == {100.0, 200.0}
-            assert counted.total() > 20
         assert server.client.status("m", 1)[1].error == ""
 
 

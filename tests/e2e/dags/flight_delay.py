@@ -1,4 +1,4 @@
-"""The example's pipeline over a month: windows that four weeks can fill, gates that such a small model can pass."""
+"""The example's pipeline over a month: short validation and test, gates that such a small model can pass."""
 
 from datetime import date
 
@@ -21,7 +21,7 @@ flight_delay = ModelPipeline(
         suite="flights.expectations:snapshot",
         keys=["carrier", "origin", "dest"],
     ),
-    train=Trainer("flights.model:build", window="28d", validation="4d", test="4d", epochs=3, seed=7),
+    train=Trainer("flights.model:build", window="60d", validation="4d", test="4d", epochs=3, seed=7),
     gates=[Gate("auc", min=0.55), Gate("log_loss", max=1.5), Gate("auc", vs="champion", max_drop=0.1)],
 )
 globals().update(flight_delay.dags())
