@@ -82,38 +82,22 @@ class OnModelServer:
             yield rollout
 
 
-class TFServingPublishModelOperator(OnModelServer, MlopsOperator):
-    """Put a SavedModel into the model store, complete and proven, or not at all.
-
-    It is refused when it does not answer its golden predictions, or when its signature is not that of the
-    version which serves now.
+class ModelVersionOperator(OnModelServer, MlopsOperator):
+    """Base of the operators about one version of a model on one server.
 
     :param model: Name of the model on the server.
-    :param version: Number to publish it under.
-    :param source: Folder of the SavedModel.
-    :param tolerance: Largest absolute difference between a golden prediction and the answer now.
-    :param allow_signature_change: Publish even if callers of the version that serves now would break.
+    :param version: Number of the version.
     :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
-    template_fields = (
-        *MlopsOperator.template_fields,
-        "model",
-        "version",
-        "source",
-        "tf_serving_conn_id",
-        "ledger_conn_id",
-    )
+    template_fields = (*MlopsOperator.template_fields, "model", "version", "tf_serving_conn_id", "ledger_conn_id")
 
     def __init__(
         self,
         *,
         model: str,
         version: int | str,
-        source: str,
-        tolerance: float = 1e-5,
-        allow_signature_change: bool = False,
         tf_serving_conn_id: str = TFServingHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -121,11 +105,35 @@ class TFServingPublishModelOperator(OnModelServer, MlopsOperator):
         super().__init__(**kwargs)
         self.model = model
         self.version = version
+        self.tf_serving_conn_id = tf_serving_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+
+class TFServingPublishModelOperator(ModelVersionOperator):
+    """Put a SavedModel into the model store, complete and proven, or not at all.
+
+    It is refused when it does not answer its golden predictions, or when its signature is not that of the
+    version which serves now.
+
+    :param source: Folder of the SavedModel.
+    :param tolerance: Largest absolute difference between a golden prediction and the answer now.
+    :param allow_signature_change: Publish even if callers of the version that serves now would break.
+    """
+
+    template_fields = (*ModelVersionOperator.template_fields, "source")
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        tolerance: float = 1e-5,
+        allow_signature_change: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
         self.source = source
         self.tolerance = tolerance
         self.allow_signature_change = allow_signature_change
-        self.tf_serving_conn_id = tf_serving_conn_id
-        self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> PublishedVersion:
         """Publish and return where it lies."""
@@ -139,33 +147,11 @@ class TFServingPublishModelOperator(OnModelServer, MlopsOperator):
         return PublishedVersion(model=self.model, version=version, path=str(path))
 
 
-class TFServingLoadVersionOperator(OnModelServer, MlopsOperator):
+class TFServingLoadVersionOperator(ModelVersionOperator):
     """Tell the server to load a published version beside those in service.
 
     Follow it with :class:`~airflow_mlops.sensors.tf_serving.TFServingVersionSensor`, which waits for it.
-
-    :param model: Name of the model on the server.
-    :param version: Published version.
-    :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
-    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
-
-    template_fields = (*MlopsOperator.template_fields, "model", "version", "tf_serving_conn_id", "ledger_conn_id")
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        version: int | str,
-        tf_serving_conn_id: str = TFServingHook.default_conn_name,
-        ledger_conn_id: str = LedgerHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.model = model
-        self.version = version
-        self.tf_serving_conn_id = tf_serving_conn_id
-        self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> LoadedVersion:
         """Ask for it and return what the server is to hold."""
@@ -175,36 +161,22 @@ class TFServingLoadVersionOperator(OnModelServer, MlopsOperator):
         return LoadedVersion(model=self.model, version=version, loaded=list(deployment.loaded))
 
 
-class TFServingVerifyVersionOperator(OnModelServer, MlopsOperator):
+class TFServingVerifyVersionOperator(ModelVersionOperator):
     """Ask the server for the golden predictions of a version, before anyone else asks it anything.
 
     A version that fails is unloaded again; the one that serves is not touched.
 
-    :param model: Name of the model on the server.
-    :param version: Version that is AVAILABLE there.
     :param tolerance: Largest absolute difference between a golden prediction and the server's answer.
-    :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
-    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
-
-    template_fields = (*MlopsOperator.template_fields, "model", "version", "tf_serving_conn_id", "ledger_conn_id")
 
     def __init__(
         self,
         *,
-        model: str,
-        version: int | str,
         tolerance: float = 1e-5,
-        tf_serving_conn_id: str = TFServingHook.default_conn_name,
-        ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = model
-        self.version = version
         self.tolerance = tolerance
-        self.tf_serving_conn_id = tf_serving_conn_id
-        self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> VerifiedVersion:
         """Compare and return how close it came."""
@@ -216,33 +188,11 @@ class TFServingVerifyVersionOperator(OnModelServer, MlopsOperator):
         )
 
 
-class TFServingPromoteVersionOperator(OnModelServer, MlopsOperator):
+class TFServingPromoteVersionOperator(ModelVersionOperator):
     """Point the label ``stable`` to a version, and confirm that the server follows.
 
     The version it pointed to stays loaded, so that a rollback is one more move of the label.
-
-    :param model: Name of the model on the server.
-    :param version: Version that is AVAILABLE there.
-    :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
-    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
-
-    template_fields = (*MlopsOperator.template_fields, "model", "version", "tf_serving_conn_id", "ledger_conn_id")
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        version: int | str,
-        tf_serving_conn_id: str = TFServingHook.default_conn_name,
-        ledger_conn_id: str = LedgerHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.model = model
-        self.version = version
-        self.tf_serving_conn_id = tf_serving_conn_id
-        self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> ServingVersion:
         """Move the label and return what serves."""

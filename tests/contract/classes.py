@@ -26,9 +26,7 @@ def modules(package: str) -> Iterator[str]:
 
 def public_modules() -> list[str]:
     """Return all modules a DAG file may import: the top level and the Airflow floor."""
-    top = [
-        f"airflow_mlops.{found.name}" for found in pkgutil.iter_modules(airflow_mlops.__path__) if not found.ispkg
-    ]
+    top = [f"airflow_mlops.{found.name}" for found in pkgutil.iter_modules(airflow_mlops.__path__) if not found.ispkg]
     return ["airflow_mlops", *top, *(name for package in FLOOR for name in modules(package))]
 
 
@@ -40,7 +38,9 @@ def concrete(base: type) -> list[type]:
         for _, member in inspect.getmembers(importlib.import_module(name), inspect.isclass)
         if issubclass(member, base) and member.__module__.startswith("airflow_mlops.")
     }
-    return sorted((c for c in found if not c.__module__.endswith(".base")), key=lambda c: c.__name__)
+    return sorted(
+        (cls for cls in found if not inspect.isabstract(cls) and cls is not base), key=lambda cls: cls.__name__
+    )
 
 
 OPERATORS = concrete(MlopsOperator)
