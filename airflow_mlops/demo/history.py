@@ -12,6 +12,8 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, get_args
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import MlopsError
 
 if TYPE_CHECKING:
@@ -114,7 +117,19 @@ def land_history(history: History, say: Callable[[str], None]) -> None:
 
 def _workers() -> ProcessPoolExecutor:
     """As many processes as cores; forked, so that they have what is imported already."""
-    return ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork"))
+    fork = multiprocessing.get_context("fork")
+    return ProcessPoolExecutor(os.cpu_count(), mp_context=fork, initializer=_end_with, initargs=(os.getpid(),))
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone; it would wait for work, and hold the lock, for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _seal_day(history: History, pipeline: ModelPipeline, key: str) -> None:
@@ -172,7 +187,10 @@ def main(arguments: Sequence[str]) -> int:
         Path(home), Path(dags), Path(feature_repo), ledger_url, date.fromisoformat(first), date.fromisoformat(last)
     )
     try:
-        land_history(history, lambda text: print(f"{PROGRESS}{text}", flush=True))
+        # One at a time: of a demo that was killed, this program may still be at work.
+        with locked(history.home / "run" / "history.lock"):
+            if not history.done:
+                land_history(history, lambda text: print(f"{PROGRESS}{text}", flush=True))
     except MlopsError as error:
         print(error, flush=True)
         return 1

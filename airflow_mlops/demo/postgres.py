@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 
 from airflow_mlops.demo.processes import ProcessRecord, record_of, tail
-from airflow_mlops.exceptions import TransientError
+from airflow_mlops.exceptions import ConfigError, TransientError
 
 DATABASES = ("airflow", "mlflow", "mlops_ledger")
 
@@ -31,7 +32,7 @@ class Postgres:
 
     def url(self, database: str, driver: str = "psycopg2") -> str:
         """Return the SQLAlchemy URL of a database."""
-        return f"postgresql+{driver}://postgres@/{database}?host={self.socket_dir}"
+        return f"postgresql+{driver}://postgres@/{database}?host={quote(self.socket_dir)}"
 
 
 def start(data: Path, timeout: float = 60) -> Postgres:
@@ -40,8 +41,15 @@ def start(data: Path, timeout: float = 60) -> Postgres:
     The wheel's own Python API runs in a child: it keeps handles, an exit hook and a process-wide cache that a
     program that starts and stops servers does not want.
 
+    :raises ConfigError: when the path has a space: the server cannot be told such a one.
     :raises TransientError: when it does not come up in time.
     """
+    if any(character.isspace() for character in str(data.resolve())):
+        raise ConfigError(
+            "The embedded PostgreSQL cannot live below a path with a space.",
+            detail=str(data.resolve()),
+            hint="Move the clone, or choose another folder with --home.",
+        )
     data.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout
     while True:

@@ -126,4 +126,4 @@ def instance(inputs: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
 
 def curl(server: ModelServer, request: dict[str, Any]) -> str:
     """Return the request as a line to paste into a shell."""
-    return f"  curl -s {server.url}/labels/stable:predict -d '{json.dumps({'instances': [request]})}'"
+    return f"curl -s {server.url}/labels/stable:predict -d '{json.dumps({'instances': [request]})}'"

@@ -14,34 +14,20 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from airflow_mlops.demo import postgres, processes
+from airflow_mlops.demo.components import AIRFLOW, COMPONENTS, LISTENS, module_and_flags
 from airflow_mlops.demo.console import Console
 from airflow_mlops.demo.environment import Layout, process_environment
 from airflow_mlops.demo.health import HealthCheck
 from airflow_mlops.demo.ports import HOST, PURPOSES, Ports, require_free, variable
 from airflow_mlops.demo.postgres import Postgres
 from airflow_mlops.demo.processes import ProcessRecord, tail
+from airflow_mlops.demo.state import State
 from airflow_mlops.exceptions import ConfigError, TransientError
-
-AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
-COMPONENTS = ("postgres", "mlflow", "serving", *AIRFLOW)
-_LISTENS = {"api-server": ("airflow",), "mlflow": ("mlflow",), "serving": ("serving_grpc", "serving_rest")}
-
-
-@dataclass(frozen=True)
-class State:
-    """What was started, and on which ports."""
-
-    ports: Ports
-    processes: tuple[ProcessRecord, ...] = ()
-
-    def find(self, name: str) -> ProcessRecord | None:
-        """Return the record of a component, dead or alive."""
-        return next((record for record in self.processes if record.name == name), None)
 
 
 class Stack:
@@ -67,7 +53,7 @@ class Stack:
     @staticmethod
     def running_ports(home: Path) -> Ports | None:
         """Return the ports of the stack that runs below ``home``, or None when none does."""
-        state = _read_state(Layout(home).state)
+        state = State.read(Layout(home).state)
         return state.ports if state and any(record.alive for record in state.processes) else None
 
     @property
@@ -108,7 +94,8 @@ class Stack:
 
     def status(self) -> dict[str, ProcessRecord | None]:
         """Return each component's record, or None for one that does not run."""
-        records = {name: self._state().find(name) for name in COMPONENTS}
+        state = self._state()
+        records = {name: state.find(name) for name in COMPONENTS}
         return {name: record if record and record.alive else None for name, record in records.items()}
 
     def check(self) -> None:
@@ -140,12 +127,12 @@ class Stack:
             if len(missing) < len(COMPONENTS):
                 self._require_same_ports()
                 self.console.say(f"restarting {', '.join(missing)}")
-            self._stop(self._records(missing), grace=5)  # of a dead process, children may live and hold its port
-            require_free(self.ports, {port for name in missing for port in _LISTENS.get(name, ())})
+            self._stop(self._state().of(missing), grace=5)  # of a dead process, children may live and hold its port
+            require_free(self.ports, {port for name in missing for port in LISTENS.get(name, ())})
             try:
                 self._start(missing, time.monotonic() + timeout, database_up)
             except BaseException:
-                self._stop(self._records(missing), grace=10)
+                self._stop(self._state().of(missing), grace=10)
                 raise
             return True
 
@@ -177,42 +164,12 @@ class Stack:
     def _spawn(self, name: str) -> None:
         record = processes.spawn(
             name,
-            [sys.executable, "-m", *self._command(name)],
+            [sys.executable, "-m", *module_and_flags(name, self.layout, self.ports, self.database)],
             env=self.environment,
             cwd=self.layout.home,
             log=self.layout.log(name),
         )
         self._remember(record)
-
-    def _command(self, name: str) -> list[str]:
-        ports, layout = self.ports, self.layout
-        if name == "mlflow":
-            return [
-                "mlflow",
-                "server",
-                f"--host={HOST}",
-                f"--port={ports.mlflow}",
-                "--workers=1",
-                f"--backend-store-uri={self.database.url('mlflow')}",
-                f"--artifacts-destination={layout.artifacts}",
-            ]
-        if name == "serving":
-            return [
-                "airflow_mlops.cli",
-                "serve",
-                f"--port={ports.serving_grpc}",
-                f"--rest_api_port={ports.serving_rest}",
-                f"--model_config_file={layout.model_config}",
-                "--model_config_file_poll_wait_seconds=10",
-                "--allow_version_labels_for_unavailable_models=true",
-                "--num_load_threads=2",
-                "--num_unload_threads=2",
-                "--max_num_load_retries=1",
-                "--load_retry_interval_micros=2000000",
-            ]
-        # Logs are read from the disk that all components share: no log servers, and no ports for them.
-        quiet = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
-        return ["airflow", name, *quiet]
 
     def _migrate(self, database: Postgres, deadline: float) -> None:
         """Bring Airflow's tables up to date, unless this version of Airflow did so before."""
@@ -240,7 +197,7 @@ class Stack:
             raise TransientError(
                 "Airflow's database could not be prepared.",
                 detail=f"`airflow db migrate` exited with {done.returncode}; {log} ends:\n{tail(log)}",
-                hint="Fix what it says, then start again.",
+                hint="Correct what it says, then start again.",
             )
         stamp.write_text(json.dumps(now | {"revision": postgres.schema_revision(database, "airflow")}))
 
@@ -281,28 +238,15 @@ class Stack:
         processes.stop([record for record in records if record.name != "postgres"], grace=grace)
         # Last, and by its fast shutdown: its clients are gone or cut off.
         processes.stop([record for record in records if record.name == "postgres"], sig=signal.SIGINT, grace=grace)
-        self._forget(records)
+        self._state().minus([record.name for record in records]).write(self.layout.state)
 
     # --- state --------------------------------------------------------------------------------------------
 
     def _state(self) -> State:
-        return _read_state(self.layout.state) or State(self.ports)
-
-    def _records(self, names: Sequence[str]) -> list[ProcessRecord]:
-        return [record for record in self._state().processes if record.name in names]
-
-    def _write(self, records: Iterable[ProcessRecord]) -> None:
-        state = {"ports": self.ports.as_dict(), "processes": [asdict(record) for record in records]}
-        staged = self.layout.state.with_name(".tmp-state.json")
-        staged.write_text(json.dumps(state, indent=2))
-        staged.replace(self.layout.state)
+        return State.read(self.layout.state) or State(self.ports)
 
     def _remember(self, record: ProcessRecord) -> None:
-        self._write([*(old for old in self._state().processes if old.name != record.name), record])
-
-    def _forget(self, records: Iterable[ProcessRecord]) -> None:
-        gone = {record.name for record in records}
-        self._write(record for record in self._state().processes if record.name not in gone)
+        replace(self._state().plus(record), ports=self.ports).write(self.layout.state)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -339,9 +283,9 @@ class Stack:
     def _died(self, name: str) -> TransientError:
         log = self.layout.database / "log" if name == "postgres" else self.layout.log(name)
         return TransientError(
-            f"{name} does not run any more.",
+            f"{name} has ended, though nobody stopped it.",
             detail=f"{log} ends:\n{tail(log)}",
-            hint="Fix what it says, then start again: what still runs is kept, what died is restarted.",
+            hint="Correct what it says, then start again: only what does not run is started.",
         )
 
     def _too_slow(self, waiting: Sequence[str]) -> TransientError:
@@ -352,11 +296,3 @@ class Stack:
             detail=tails,
             hint="The machine may be busy: start again, or look at the logs.",
         )
-
-
-def _read_state(path: Path) -> State | None:
-    try:
-        stored = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    return State(Ports(**stored["ports"]), tuple(ProcessRecord(**record) for record in stored["processes"]))

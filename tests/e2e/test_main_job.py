@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from airflow_mlops.demo import example
 from airflow_mlops.demo import run as demo
 from airflow_mlops.demo.airflow_api import AirflowApi
 from airflow_mlops.demo.prediction import ModelServer, flight_after, instance, online_features
 from airflow_mlops.demo.stack import Stack
+from airflow_mlops.demo.summary import champion
 from airflow_mlops.demo.watch import TaskFailedError, Watcher
 from airflow_mlops.engine.data.partitions import list_partitions
 from airflow_mlops.exceptions import TransientError
@@ -31,24 +33,24 @@ DAY_1, DAY_2, DAY_3 = "2013-01-30", "2013-01-31", "2013-02-01"
 
 def test_main_job(stack: Stack, watcher: Watcher) -> None:
     airflow = watcher.airflow
-    server = ModelServer(stack.serving_url, demo.MODEL)
+    server = ModelServer(stack.serving_url, example.MODEL)
 
     demo.land_history_while_starting(stack, *HISTORY)
     assert not stack.up(), "a second up must find everything running"
-    watcher.ready([demo.LAND, demo.FEATURES, demo.TRAIN, demo.DEPLOY, demo.RUNBOOK])
+    watcher.ready(example.DAGS)
     assert server.stable() is None
 
     # A day whose past is missing is refused in words; once the past is there, the cleared run converges.
     late = features(airflow, DAY_2)
     land(watcher, DAY_2)
     with pytest.raises(TaskFailedError) as refused:
-        watcher.finish(demo.FEATURES, late)
+        watcher.finish(example.FEATURES, late)
     assert_ends_with_headline_where_fix(refused.value, "compute_features", DAY_1)
     early = features(airflow, DAY_1)
     land(watcher, DAY_1)
-    watcher.finish(demo.FEATURES, early)
-    airflow.clear(demo.FEATURES, late)
-    watcher.finish(demo.FEATURES, late)
+    watcher.finish(example.FEATURES, early)
+    airflow.clear(example.FEATURES, late)
+    watcher.finish(example.FEATURES, late)
     assert sealed(stack, "departures")[-2:] == sealed(stack, "arrivals")[-2:] == [DAY_1, DAY_2]
 
     first = demo.train(watcher, stack, date(2013, 2, 1))
@@ -58,7 +60,7 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     # More data: another day, another version.
     third = features(airflow, DAY_3)
     land(watcher, DAY_3)
-    watcher.finish(demo.FEATURES, third)
+    watcher.finish(example.FEATURES, third)
     second = demo.train(watcher, stack, date(2013, 2, 2))
     assert second.version == first.version + 1
     assert rows(airflow, second) > rows(airflow, first)
@@ -68,7 +70,7 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
 
     # Online features of a real flight, as a caller would send them.
     flight = flight_after(date.fromisoformat(DAY_3)).row
-    online = online_features(stack.feature_repo, stack.layout.home, demo.SERVICE, flight)
+    online = online_features(stack.feature_repo, stack.layout.home, example.SERVICE, flight)
     request = instance(server.inputs(), {**flight, **online})
     assert 0 < server.predict([request])[0] < 1
 
@@ -76,14 +78,14 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     crashed = stack.status()["serving"]
     assert crashed is not None
     os.kill(crashed.pid, signal.SIGKILL)
-    rollback = airflow.trigger(demo.RUNBOOK, {"action": "rollback", "reason": "drill"})["dag_run_id"]
-    wait_for_retry(watcher, rollback)
+    rollback = airflow.trigger(example.RUNBOOK, {"action": "rollback", "reason": "drill"})["dag_run_id"]
+    wait_for_retry(airflow, rollback)
     assert_words_of_a_dead_server(airflow, rollback)
-    with pytest.raises(TransientError, match="serving does not run any more"):
+    with pytest.raises(TransientError, match="serving has ended"):
         stack.check()
     assert stack.up(), "only the model server must be started again"
     assert server.stable() == second.version, "what it served before is in its config file"
-    watcher.finish(demo.RUNBOOK, rollback)
+    watcher.finish(example.RUNBOOK, rollback)
     assert_serves(stack, server, first.version)
     assert golden_difference(stack, server, second.version, f"versions/{second.version}") < 1e-5
 
@@ -93,27 +95,18 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
 
 def land(watcher: Watcher, day: str) -> None:
     """The upstream lands a day, through the scheduler."""
-    watcher.finish(demo.LAND, watcher.airflow.trigger(demo.LAND, partition_key=day)["dag_run_id"])
+    watcher.finish(example.LAND, watcher.airflow.trigger(example.LAND, partition_key=day)["dag_run_id"])
 
 
 def features(airflow: AirflowApi, day: str) -> str:
     """Start the features of a day that did not land yet: its sensors wait."""
-    return str(airflow.trigger(demo.FEATURES, partition_key=day)["dag_run_id"])
+    return str(airflow.trigger(example.FEATURES, partition_key=day)["dag_run_id"])
 
 
-def wait_for_retry(watcher: Watcher, run_id: str) -> None:
-    def retried() -> bool:
-        return any(task["state"] == "up_for_retry" for task in watcher.airflow.tasks(demo.RUNBOOK, run_id))
-
-    # Not `watcher.until`: that one fails, rightly, as soon as a component of the stack is dead.
-    poll(retried)
-
-
-def poll(true: Any, seconds: float = 120) -> None:
-    import time
-
+def wait_for_retry(airflow: AirflowApi, run_id: str, seconds: float = 180) -> None:
+    """Wait until a task failed and will be tried again. The watcher would rightly complain of the dead server."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while all(task["state"] != "up_for_retry" for task in airflow.tasks(example.RUNBOOK, run_id)):
         assert time.monotonic() < deadline
         time.sleep(0.5)
 
@@ -124,13 +117,13 @@ def poll(true: Any, seconds: float = 120) -> None:
 def assert_serves(stack: Stack, server: ModelServer, version: int) -> None:
     """The label, the registry's alias and the predictions agree on the version."""
     assert server.stable() == version
-    assert demo.champion(stack) == version
+    assert champion(stack) == version
     assert golden_difference(stack, server, version, "labels/stable") < 1e-5
 
 
 def golden_difference(stack: Stack, server: ModelServer, version: int, target: str) -> float:
     """Return the largest difference between the server's answers and Keras' at training time."""
-    folder = stack.layout.models / demo.MODEL / str(version)
+    folder = stack.layout.models / example.MODEL / str(version)
     golden = json.loads((folder / "assets.extra" / "golden.json").read_text())
     names = list(golden["inputs"])
     instances = [dict(zip(names, row, strict=True)) for row in zip(*golden["inputs"].values(), strict=True)]
@@ -150,7 +143,7 @@ def assert_ends_with_headline_where_fix(error: TaskFailedError, task: str, word:
 
 
 def assert_words_of_a_dead_server(airflow: AirflowApi, run_id: str) -> None:
-    log = "\n".join(airflow.log(demo.RUNBOOK, run_id, "rollback", 1))
+    log = "\n".join(airflow.log(example.RUNBOOK, run_id, "rollback", 1))
     assert "where:" in log
     assert "fix:" in log
 
@@ -161,6 +154,6 @@ def sealed(stack: Stack, dataset: str) -> list[str]:
 
 def rows(airflow: AirflowApi, trained: demo.Trained) -> int:
     """Rows of the training's snapshot, all splits together."""
-    snapshot = airflow.xcom(demo.TRAIN, trained.run_id, "snapshot")
+    snapshot = airflow.xcom(example.TRAIN, trained.run_id, "snapshot")
     manifest = json.loads((Path(snapshot["uri"]) / "manifest.json").read_text())
     return sum(split["rows"] for split in manifest["splits"].values())

@@ -1,0 +1,46 @@
+"""The seven components of the laptop stack: what each runs, and on which ports it listens."""
+
+from __future__ import annotations
+
+from airflow_mlops.demo.environment import Layout
+from airflow_mlops.demo.ports import HOST, Ports
+from airflow_mlops.demo.postgres import Postgres
+
+AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
+COMPONENTS = ("postgres", "mlflow", "serving", *AIRFLOW)
+LISTENS: dict[str, tuple[str, ...]] = {
+    "api-server": ("airflow",),
+    "mlflow": ("mlflow",),
+    "serving": ("serving_grpc", "serving_rest"),
+}
+
+
+def module_and_flags(name: str, layout: Layout, ports: Ports, database: Postgres) -> list[str]:
+    """Return what ``python -m`` runs as a component (PostgreSQL is no Python program)."""
+    if name == "mlflow":
+        return [
+            "mlflow",
+            "server",
+            f"--host={HOST}",
+            f"--port={ports.mlflow}",
+            "--workers=1",
+            f"--backend-store-uri={database.url('mlflow')}",
+            f"--artifacts-destination={layout.artifacts}",
+        ]
+    if name == "serving":
+        return [
+            "airflow_mlops.cli",
+            "serve",
+            f"--port={ports.serving_grpc}",
+            f"--rest_api_port={ports.serving_rest}",
+            f"--model_config_file={layout.model_config}",
+            "--model_config_file_poll_wait_seconds=10",
+            "--allow_version_labels_for_unavailable_models=true",
+            "--num_load_threads=2",
+            "--num_unload_threads=2",
+            "--max_num_load_retries=1",
+            "--load_retry_interval_micros=2000000",
+        ]
+    # Logs are read from the disk that all components share: no log servers, and no ports for them.
+    quiet = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
+    return ["airflow", name, *quiet]

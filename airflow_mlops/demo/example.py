@@ -1,0 +1,16 @@
+"""Names and dates of the flight_delay example."""
+
+from __future__ import annotations
+
+from datetime import date
+
+MODEL = "flight_delay"
+SERVICE = "flight_delay_v1"
+LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK = (
+    f"{MODEL}.{name}" for name in ("land", "features", "train", "deploy", "runbook")
+)
+DAGS = (LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK)
+
+FIRST_DAY = date(2013, 1, 1)
+WEEK = (date(2013, 6, 1), date(2013, 6, 7))
+"""The days that go through the scheduler, one by one; those before are landed in bulk."""

@@ -1,0 +1,119 @@
+"""The parts of the laptop stack that need no process: settings, state, what the user sees, requests."""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops.demo.airflow_api import AirflowApi
+from airflow_mlops.demo.console import Console
+from airflow_mlops.demo.environment import Layout, process_environment
+from airflow_mlops.demo.history import History
+from airflow_mlops.demo.ports import Ports
+from airflow_mlops.demo.postgres import Postgres, start
+from airflow_mlops.demo.prediction import flight_after, instance
+from airflow_mlops.demo.processes import ProcessRecord
+from airflow_mlops.demo.state import State
+from airflow_mlops.exceptions import ConfigError, DataError, TransientError
+
+DATABASE = Postgres(ProcessRecord("postgres", 1, 0.0), "/a folder/socket")
+
+
+def environment(home: Path) -> dict[str, str]:
+    return process_environment(Layout(home), Ports(), DATABASE, dags=home / "dags", feature_repo=home / "repo")
+
+
+def test_the_users_own_airflow_does_not_leak_into_the_stack(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", "http://production")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://production")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy")
+    settings = environment(home)
+    assert settings["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert "production" not in json.dumps(settings)
+    assert "PYTHONDONTWRITEBYTECODE" not in settings
+    assert "127.0.0.1" in settings["NO_PROXY"].split(",")
+
+
+def test_connections_are_of_the_types_that_the_hooks_want(home: Path) -> None:
+    settings = environment(home)
+    types = {name: json.loads(settings[f"AIRFLOW_CONN_{name}_DEFAULT"])["conn_type"] for name in CONNECTIONS}
+    assert types == {name: name.lower() for name in CONNECTIONS}
+    assert "a%20folder" in json.loads(settings["AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT"])["host"]
+
+
+CONNECTIONS = ("MLFLOW", "FEAST", "TF_SERVING", "MLOPS_LEDGER")
+
+
+def test_secrets_are_made_once_and_for_their_owner_only(home: Path) -> None:
+    first, second = environment(home), environment(home)
+    assert first == second
+    assert len(first["AIRFLOW__API_AUTH__JWT_SECRET"].encode()) >= 64
+    assert stat.S_IMODE((Layout(home).run / "secrets.json").stat().st_mode) == 0o600
+
+
+def test_state_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    assert State.read(path) is None
+    one, two = ProcessRecord("one", 11, 1.5), ProcessRecord("two", 12, 2.5)
+    state = State(Ports(airflow=1234)).plus(one).plus(two).plus(ProcessRecord("one", 13, 3.5))
+    state.write(path)
+    assert State.read(path) == state
+    assert state.of(["one"]) == [ProcessRecord("one", 13, 3.5)]
+    assert state.minus(["one"]).processes == (two,)
+
+
+def test_a_log_gets_a_line_when_the_step_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    for n in range(100):
+        console.step("history", f"{n} of 100")
+    console.step("week", "1 of 7")
+    console.say("done")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("] ")[1] for line in lines] == ["… history: 0 of 100", "… week: 1 of 7", "done"]
+
+
+def test_a_missing_number_is_nan_in_a_request() -> None:
+    inputs = {"carrier": "DT_STRING", "delay": "DT_FLOAT", "hour": "DT_INT64"}
+    made = instance(inputs, {"carrier": "DL", "delay": None, "hour": 7, "flight_id": "not an input"})
+    assert math.isnan(made.pop("delay"))
+    assert made == {"carrier": "DL", "hour": 7}
+    with pytest.raises(DataError, match="hour"):
+        instance(inputs, {"carrier": "DL", "delay": 1.0})
+
+
+def test_the_flight_to_predict_leaves_after_the_last_features() -> None:
+    flight = flight_after(date(2013, 6, 7))
+    assert flight.row["sched_dep_utc"].isoformat() >= "2013-06-07T23:00"
+    assert "minutes" in flight.outcome() or "never arrived" in flight.outcome()
+
+
+def test_history_is_made_again_when_the_code_changed(tmp_path: Path) -> None:
+    dags, repo = tmp_path / "dags", tmp_path / "repo"
+    dags.mkdir()
+    repo.mkdir()
+    (dags / "pipeline.py").write_text("window = 1")
+    history = History(tmp_path / "home", dags, repo, "sqlite://", date(2013, 1, 1), date(2013, 1, 3))
+    assert history.days == ["2013-01-01", "2013-01-02", "2013-01-03"]
+    assert not history.done
+    history.mark_done()
+    assert history.done
+    (dags / "pipeline.py").write_text("window = 2")
+    assert not history.done
+
+
+def test_postgres_refuses_a_path_that_it_cannot_be_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="space"):
+        start(tmp_path / "my clone" / "postgres")
+
+
+def test_an_airflow_that_is_not_there_is_said_in_words() -> None:
+    with AirflowApi(f"http://127.0.0.1:{Ports.free().airflow}") as airflow:
+        with pytest.raises(TransientError, match="does not answer"):
+            airflow.dag_ids()
