@@ -34,13 +34,14 @@ class BulkLanding:
                 start_new_session=True,  # so that its workers can be ended with it
             )
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
         """Wait for it.
 
+        :returns: False when there was nothing to land.
         :raises MlopsError: when it failed, with the end of its log.
         """
         if self._process is None:
-            return
+            return False
         while self._process.poll() is None:
             self._stack.check()
             progress = [line for line in self._lines() if line.startswith(PROGRESS)]
@@ -52,6 +53,7 @@ class BulkLanding:
                 detail="\n".join([str(self._log), *self._lines()[-20:]]),
                 hint="Correct what it says and start again.",
             )
+        return True
 
     def stop(self) -> None:
         """End it, if it still works."""

@@ -70,13 +70,12 @@ def land_history_while_starting(stack: Stack, first: date, last: date) -> None:
         else:
             stack.console.say(f"the stack runs already: Airflow {stack.airflow_url}, MLflow {stack.mlflow_url}")
             start()
-        for landing in landings:
-            landing.finish()
+        landed = all(landing.finish() for landing in landings)
     except BaseException:
         for landing in landings:
             landing.stop()
         raise
-    stack.console.say(f"history, {first} to {last}: sealed, with features{_took(began)}")
+    stack.console.say(f"history, {first} to {last}: sealed, with features{_took(began) if landed else _BEFORE}")
 
 
 def _run_week(watcher: Watcher, stack: Stack) -> None:
@@ -138,7 +137,10 @@ def _newest_active(airflow: AirflowApi) -> dict[str, Any] | None:
 
 def _took(began: float) -> str:
     seconds = time.monotonic() - began
-    return f" ({seconds:.0f} s)" if seconds >= 2 else " (there already)"
+    return f" ({seconds:.0f} s)" if seconds >= 2 else _BEFORE
+
+
+_BEFORE = " (there already)"
 
 
 @contextmanager

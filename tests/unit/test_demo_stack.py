@@ -114,6 +114,6 @@ def test_postgres_refuses_a_path_that_it_cannot_be_told(tmp_path: Path) -> None:
 
 
 def test_an_airflow_that_is_not_there_is_said_in_words() -> None:
-    with AirflowApi(f"http://127.0.0.1:{Ports.free().airflow}") as airflow:
-        with pytest.raises(TransientError, match="does not answer"):
-            airflow.dag_ids()
+    url = f"http://127.0.0.1:{Ports.free().airflow}"
+    with AirflowApi(url) as airflow, pytest.raises(TransientError, match="does not answer"):
+        airflow.dag_ids()
