@@ -276,4 +276,5 @@ class Deployment(Record):
     stable: int | None = None
     previous: int | None = None
     loaded: tuple[int, ...] = ()
+    rolled_back: int | None = Field(default=None, description="version that the last rollback took out of service")
     reason: str = ""

@@ -50,7 +50,7 @@ def summary(airflow: AirflowApi, stack: Stack, training: str, trained: int, depl
         f"         deployment  {airflow.run_page(example.DEPLOY, deployment)}",
         f"MLflow   {stack.mlflow_url}",
         f"         version {version}   {stack.mlflow_url}/#/models/{example.MODEL}/versions/{version}",
-        f"Serving  {server.url}",
+        f"Serving  {server.url}/labels/stable",
         "",
         "Stop it with `make down`, remove it with `make clean`.",
     ]

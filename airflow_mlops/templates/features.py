@@ -72,7 +72,14 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
 def _sealed(feed: Partitions, ledger_conn_id: str) -> SealPartitionOperator:
     """Add the tasks that take one feed's day from landing to a sealed partition; return the last one."""
     with TaskGroup(feed.dataset):
-        wait = PartitionArrivalSensor(task_id="wait", uri=feed.uri, deferrable=True, poll_interval=5)
+        wait = PartitionArrivalSensor(
+            task_id="wait",
+            uri=feed.uri,
+            first=feed.start.isoformat(),
+            last=feed.end.isoformat() if feed.end else None,
+            deferrable=True,
+            poll_interval=5,
+        )
         validate = GXValidateDataOperator(task_id="validate", data=result(wait, "uri"), suite=feed.suite)
         seal = SealPartitionOperator(
             task_id="seal",

@@ -95,6 +95,15 @@ def test_a_run_without_a_partition_key_is_told_how_to_get_one(key, home):
         sensor(home, key=key).execute({})
 
 
+@pytest.mark.parametrize("key", ["2012-12-31", "2014-01-01"])
+def test_a_day_that_never_lands_is_not_waited_for(key, home):
+    sensor = PartitionArrivalSensor(
+        task_id="wait", uri="lake/departures", key=key, first="2013-01-01", last="2013-12-31", home=str(home)
+    )
+    with pytest.raises(AirflowFailException, match=f"Day {key} never lands(.|\n)*2013-01-01 to 2013-12-31"):
+        sensor.execute({})
+
+
 def test_the_key_defaults_to_the_runs_partition():
     assert PartitionArrivalSensor(task_id="wait", uri="lake").key == "{{ partition_key }}"
 

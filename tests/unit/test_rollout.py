@@ -126,16 +126,23 @@ def test_every_step_can_be_repeated(rollout):
     assert serves(rollout, 2)
 
 
-def test_rollback_and_back_again(rollout):
+def test_rollback_once_and_not_back_again(rollout):
     put_into_service(rollout, 1)
     put_into_service(rollout, 2)
     rollout.rollback("night shift, run 1")
     assert serves(rollout, 1)
     rollout.rollback("night shift, run 1")  # a retry of the same task
     assert serves(rollout, 1)
-    assert rollout.deployment() == desired(rollout, stable=1, previous=2, loaded=(1, 2), reason="night shift, run 1")
-    rollout.rollback("day shift, run 2")
+    assert rollout.deployment() == desired(
+        rollout, stable=1, previous=2, loaded=(1, 2), rolled_back=2, reason="night shift, run 1"
+    )
+    with pytest.raises(GateError, match=r"Version 2 of .* was itself rolled back(.|\n)*by its number"):
+        rollout.rollback("day shift, run 2")
+    assert serves(rollout, 1)
+    put_into_service(rollout, 2)  # somebody wants it after all
     assert serves(rollout, 2)
+    rollout.rollback("run 3")
+    assert serves(rollout, 1)
 
 
 def test_a_retried_rollback_goes_back_once_even_if_a_candidate_came_in_between(rollout):

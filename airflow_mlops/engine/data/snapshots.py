@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Snapshot, Split, SplitName, content_hash
 from airflow_mlops.engine.data.files import sha256, sweep, sync, temporary_sibling
-from airflow_mlops.exceptions import DataError
+from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
 _MANIFEST = "manifest.json"
 
@@ -112,8 +112,14 @@ def load_snapshot(home: Path, snapshot_id: str) -> Snapshot:
 def read_split(snapshot: Snapshot, split: SplitName) -> pa.Table:
     """Return the rows of a split, checked against the manifest.
 
+    :raises ConfigError: when there is no such split.
     :raises DataError: when the file is missing or changed.
     """
+    if split not in snapshot.splits:
+        raise ConfigError(
+            f"A snapshot has no split {split!r}.{did_you_mean(split, snapshot.splits)}",
+            hint=f"Splits: {', '.join(snapshot.splits)}.",
+        )
     expected = snapshot.splits[split]
     file = Path(snapshot.uri) / expected.file
     if not file.exists() or sha256(file) != expected.sha256:

@@ -127,8 +127,10 @@ class Rollout:
     def rollback(self, reason: str) -> Deployment:
         """Let the previous version answer again; the one it replaces becomes the previous.
 
+        A second rollback does not bring back what the first took out: only a deployment by number does.
+
         :param reason: Who asked, and why. The same reason again is the same request again, and only makes sure.
-        :raises GateError: when there is no previous version.
+        :raises GateError: when there is no previous version, or it was itself rolled back.
         """
 
         def decide(current: Deployment) -> Deployment:
@@ -140,7 +142,13 @@ class Rollout:
                     detail=f"server {self.server!r}, stable: {current.stable or 'none'}",
                     hint="Deploy another version.",
                 )
-            return _serving(current, current.previous, current.stable, reason)
+            if current.previous == current.rolled_back:
+                raise GateError(
+                    f"Version {current.previous} of {self.model!r} was itself rolled back; it stays out.",
+                    detail=f"server {self.server!r}, stable: {current.stable}; {current.reason}",
+                    hint=f"Deploy the version that should serve by its number, {current.previous} too if it is wanted.",
+                )
+            return _serving(current, current.previous, current.stable, reason, rolled_back=current.stable)
 
         return self._change("rollback", reason, decide)
 
@@ -267,9 +275,17 @@ def _with_candidate(current: Deployment, candidate: int | None) -> Deployment:
     return current.model_copy(update={"loaded": _versions(current.stable, current.previous, candidate)})
 
 
-def _serving(current: Deployment, stable: int, previous: int | None, reason: str) -> Deployment:
+def _serving(
+    current: Deployment, stable: int, previous: int | None, reason: str, rolled_back: int | None = None
+) -> Deployment:
     """Hold the versions in service only; older ones and candidates retire."""
-    update = {"stable": stable, "previous": previous, "loaded": _versions(stable, previous), "reason": reason}
+    update = {
+        "stable": stable,
+        "previous": previous,
+        "loaded": _versions(stable, previous),
+        "rolled_back": rolled_back,
+        "reason": reason,
+    }
     return current.model_copy(update=update)
 
 
