@@ -117,7 +117,7 @@ def in_one_script(stack: Any, folder: Path) -> tuple[dict[str, float], float]:
     """Run :func:`plain` in a fresh process on the same partitions; return its seconds, and those of the process."""
     home = folder / "plain"
     home.mkdir()
-    for shared in ("partitions", "features"):
+    for shared in ("partitions", "features", "feast"):
         (home / shared).symlink_to(stack.layout.home / shared)
     (home / "trainings").mkdir()
     command = [sys.executable, __file__, str(home), str(stack.feature_repo), stack.mlflow_url]

@@ -51,6 +51,20 @@ def require(value: str | None, name: str, hint: str) -> str:
     return value
 
 
+def required_key(key: str | None) -> str:
+    """Return a rendered partition key.
+
+    :raises ConfigError: when the run has none.
+    """
+    if key in (None, "", "None"):
+        raise ConfigError(
+            "This run has no partition key.",
+            detail=f"key={key!r} after rendering",
+            hint='Trigger the DAG with one, {"partition_key": "2013-01-15"}, or let its timetable run it.',
+        )
+    return str(key)
+
+
 def whole_version(version: int | str) -> int:
     """Return a rendered version as a number.
 

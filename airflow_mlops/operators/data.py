@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.ledger import LedgerHook
-from airflow_mlops.operators.base import MlopsOperator, require
+from airflow_mlops.operators.base import MlopsOperator, require, required_key
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
@@ -28,19 +28,6 @@ class SealedPartition(TypedDict):
     rows: int
     bytes: int
     uri: str
-
-
-def required_key(key: str | None) -> str:
-    """Return a rendered partition key.
-
-    :raises ConfigError: when the run has none.
-    """
-    return require(
-        key,
-        "key",
-        'This run has no partition key. Trigger the DAG with one ({"partition_key": "2013-01-15"}), '
-        "or let its timetable run it.",
-    )
 
 
 def located(task: MlopsOperator | MlopsSensor, uri: str | None, name: str) -> Path:

@@ -10,7 +10,7 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
-from airflow_mlops.operators.base import MlopsOperator, require
+from airflow_mlops.operators.base import MlopsOperator, required_key
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,16 +37,6 @@ class TrainingData(TypedDict):
     unlabelled_rows: int
     as_of: str
     label_cut: str
-
-
-def partition(key: str | None) -> str:
-    """Return a rendered partition key.
-
-    :raises ConfigError: when the run has none.
-    """
-    return require(
-        key, "key", 'Trigger the DAG with a partition, {"partition_key": "2013-01-15"}, or pass key= to the task.'
-    )
 
 
 class FeastApplyOperator(MlopsOperator):
@@ -140,7 +130,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         return compute_features(
             self.home_path,
-            partition(self.key),
+            required_key(self.key),
             repo=ensure_applied(FeastHook(self.feast_conn_id).repo_path, self.home_path, ledger),
             transform=self.transform,
             code_path=self.code_path,
@@ -188,7 +178,7 @@ class FeastMaterializeOperator(MlopsOperator):
             FeastHook(self.feast_conn_id).repo_path,
             self.home_path,
             self.service,
-            until=day_bounds(partition(self.key))[1],
+            until=day_bounds(required_key(self.key))[1],
             ledger=LedgerHook(self.ledger_conn_id).get_conn(),
         )
 

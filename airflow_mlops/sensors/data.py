@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.operators.data import PARTITION_KEY, located, required_key
+from airflow_mlops.operators.base import required_key
+from airflow_mlops.operators.data import PARTITION_KEY, located
 from airflow_mlops.sensors.base import MlopsSensor
 
 if TYPE_CHECKING:

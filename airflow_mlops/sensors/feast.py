@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.hooks.feast import FeastHook
-from airflow_mlops.operators.feast import partition
+from airflow_mlops.operators.base import required_key
 from airflow_mlops.sensors.base import MlopsSensor
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
     def look(self, context: Context) -> dict[str, float] | None:
         """Read the online store once."""
         hook = FeastHook(self.feast_conn_id)
-        return hook.ages_if_fresh(self.home_path, self.service, partition(self.key), self.max_age)
+        return hook.ages_if_fresh(self.home_path, self.service, required_key(self.key), self.max_age)
 
     def trigger(self, deadline: float) -> FeastFeatureFreshnessTrigger:
         """Go on reading in the triggerer."""
@@ -54,7 +54,7 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
         return FeastFeatureFreshnessTrigger(
             home=str(self.home_path),
             service=self.service,
-            key=partition(self.key),
+            key=required_key(self.key),
             max_age=self.max_age,
             feast_conn_id=self.feast_conn_id,
             poll_interval=self.poll_interval,

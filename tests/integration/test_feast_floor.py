@@ -130,13 +130,13 @@ def test_a_connection_without_a_repository_is_explained(own, monkeypatch):
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        (lambda: compute(key="None"), "key is empty after rendering(.|\n)*partition_key"),
+        (lambda: compute(key="None"), "no partition key(.|\n)*partition_key"),
         (lambda: compute(key="2013-1-7"), "not a partition key"),
         (lambda: compute(start="January"), "start='January' is not a day"),
         (lambda: compute(history="a week"), "not a duration"),
         (lambda: compute(key="2013-01-09"), "not sealed; the first is 2013-01-08"),
         (lambda: execute(FeastMaterializeOperator, service="flight_delay_v2", key="2013-01-07"), "Did you mean"),
-        (lambda: execute(FeastMaterializeOperator, service=SERVICE, key="None"), "key is empty after rendering"),
+        (lambda: execute(FeastMaterializeOperator, service=SERVICE, key="None"), "This run has no partition key"),
         (lambda: training_data(as_of="2013-01-08T03:00:00"), "Write it with its time zone"),
         (lambda: training_data(as_of="soon"), "is not a moment"),
         (lambda: training_data(service="other"), "no feature service 'other'"),
