@@ -6,12 +6,9 @@ environment variable.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import io
 import os
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.contracts import Record, content_hash
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.features.definitions import definition_files, load_definitions
+from airflow_mlops.engine.imports import import_uninstrumented
 from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError, did_you_mean
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from airflow_mlops.engine.ledger import Ledger
 
 SETTINGS = "feature_store.yaml"
-_importing = threading.Lock()
 
 
 class ViewSchema(Record):
@@ -212,22 +209,14 @@ def _pointer_name(project: str) -> str:
 
 
 def _import_feast() -> None:
-    """Import Feast without letting typeguard instrument its classes, which takes longer than all the rest."""
-    with _importing:
-        if "feast" in sys.modules:
-            return
-        try:
-            import typeguard
-        except ImportError:
-            raise ConfigError(
-                "Feast is not installed.", hint="Install the extra: pip install 'airflow-mlops[feast]'."
-            ) from None
-        original = typeguard.typechecked
-        typeguard.typechecked = lambda target: target
-        try:
-            importlib.import_module("feast")
-        finally:
-            typeguard.typechecked = original
+    try:
+        import_uninstrumented("feast")
+    except ImportError as error:
+        if error.name != "feast":
+            raise
+        raise ConfigError(
+            "Feast is not installed.", hint="Install the extra: pip install 'airflow-mlops[feast]'."
+        ) from None
 
 
 def _settings(repo_path: Path, home: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from airflow_mlops.engine.imports import import_uninstrumented
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def make_client(
 
     from mlflow import MlflowClient
 
+    # The first request loads MLflow's plugins, and Feast is one of them.
+    import_uninstrumented("mlflow.tracking.request_header.registry")
     with talking_to(tracking_uri):
         return MlflowClient(tracking_uri, registry_uri or tracking_uri)
 
