@@ -66,7 +66,7 @@ bench: setup  ## measure the figures that the README quotes
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 .venv/.installed: uv.lock pyproject.toml | $(TOOLS)/bin/uv
-	UV_PYTHON_DOWNLOADS=never $(TOOLS)/bin/uv sync --frozen --all-extras --compile-bytecode \
+	UV_PYTHON_DOWNLOADS=never $(TOOLS)/bin/uv sync --frozen --all-extras --no-extra spark --compile-bytecode \
 	    --python $(PYTHON) --project $(CURDIR)
 	@touch $@
 

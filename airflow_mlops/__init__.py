@@ -9,12 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Partitions, Retrain, Slice, Trainer
+    from airflow_mlops.parts import Checks, Deploy, FeatureService, Gate, Label, Partitions, Retrain, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checks",
     "Deploy",
     "FeatureService",
     "Gate",

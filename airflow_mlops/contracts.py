@@ -52,6 +52,17 @@ class PartitionFile(Record):
     rows: int
 
 
+class Receipt(Record):
+    """What was received: where from, its hash and size, and when its newest file was written."""
+
+    uri: str
+    sha256: str
+    files: int
+    bytes: int
+    written_at: datetime | None = None
+    manifest_sha256: str | None = Field(default=None, description="of the upstream's own manifest, if it wrote one")
+
+
 class Partition(Record):
     """A sealed, immutable partition. ``revision`` is the content hash: the same bytes give the same revision."""
 
@@ -66,12 +77,12 @@ class Partition(Record):
     event_time: str = Field(description="name of the event-time column")
     min_event_time: datetime
     max_event_time: datetime
-    source: dict[str, str] = Field(default_factory=dict, description="receipt of what was read: uri, sha256")
+    receipt: Receipt
     suite_hash: str | None = Field(default=None, description="suite that the bytes passed before sealing")
 
 
 class ExpectationOutcome(Record):
-    """What one expectation said. No raw values: observed aggregates, bounds and counts."""
+    """What one expectation, or one check of our own, said: observed aggregates, bounds and counts, no raw values."""
 
     expectation: str
     column: str | None
@@ -80,6 +91,8 @@ class ExpectationOutcome(Record):
     observed: Any = None
     bound: dict[str, Any] = Field(default_factory=dict)
     unexpected_count: int | None = None
+    row_ids: tuple[str, ...] = Field(default=(), description="ids of failing rows, only when they were asked for")
+    note: str = Field(default="", description="in words: which slice, which models are affected, what to look at")
     error: str | None = Field(default=None, description="the check itself broke: UNKNOWN, never a pass")
 
 
@@ -88,10 +101,12 @@ class ValidationResult(Record):
 
     suite: str
     suite_hash: str
+    suite_version: str = ""
     batch: str
     batch_hash: str
     rows: int
     outcomes: tuple[ExpectationOutcome, ...]
+    engine: str = Field(default="", description="what computed it: duckdb, pandas, postgresql, spark, profile")
 
     @property
     def failed(self) -> tuple[ExpectationOutcome, ...]:
@@ -103,6 +118,88 @@ class ValidationResult(Record):
     def blocked(self) -> bool:
         """True when a ``block`` expectation failed, any could not be checked, or there was none."""
         return not self.outcomes or any(o.severity == "block" or o.error is not None for o in self.failed)
+
+
+ColumnKind = Literal["number", "time", "category", "boolean", "other"]
+
+
+class ColumnProfile(Record):
+    """Mergeable statistics of one column. Times are microseconds since the epoch."""
+
+    type: str = Field(description="Arrow type")
+    kind: ColumnKind
+    count: int = Field(description="rows, nulls included")
+    nulls: int
+    nans: int = 0
+    infinities: int = 0
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = Field(default=None, description="of the finite values")
+    m2: float | None = Field(default=None, description="sum of squared deviations from the mean (Welford)")
+    distinct: str = Field(default="", description="base64: the smallest hashes of the distinct values (KMV sketch)")
+    quantiles: str = Field(default="", description="base64: KLL sketch of the finite values")
+    top: dict[str, int] = Field(default_factory=dict, description="most frequent values → count; none if near-unique")
+    top_error: int = Field(default=0, description="a value that is not in `top` occurs at most this often")
+
+
+class SliceProfile(Record):
+    """Rows of one slice; how many of them have a label, and how many a positive one."""
+
+    rows: int
+    labelled: int = 0
+    positives: int = 0
+
+
+class Profile(Record):
+    """What a partition, or several merged, looks like. Drift and volume compare profiles, never rescan data."""
+
+    dataset: str
+    revisions: dict[str, str] = Field(description="partition key → revision of what was profiled")
+    rows: int
+    columns: dict[str, ColumnProfile]
+    slices: dict[str, dict[str, SliceProfile]] = Field(
+        default_factory=dict, description="slice column → value → rows and labels; null is the value '∅'"
+    )
+    duplicates: int | None = Field(
+        default=None, description="rows whose unique key was there before; exact a partition"
+    )
+    unique: tuple[str, ...] = Field(default=(), description="columns of the unique key that `duplicates` counts")
+    label: str | None = None
+
+
+class Announcement(Record):
+    """What an upstream said of itself. While it is ``degraded``, nothing downstream trains."""
+
+    dataset: str
+    state: Literal["degraded", "ok"]
+    reason: str
+    who: str
+    at: datetime
+
+
+class Exclusion(Record):
+    """Rows of a dataset with event times in ``[start, end)`` that no training set may contain, and why."""
+
+    id: str
+    dataset: str
+    start: datetime
+    end: datetime
+    reason: str
+    who: str
+
+
+class SplitRule(Record):
+    """How rows are split: by time alone, or by the hash of ``column`` so that each of its values is on one side.
+
+    With ``kind="entity"``, the test split is the hash range ``[0, test)`` and validation ``[test, test + validation)``,
+    both as shares of 1; ``salt`` makes another draw.
+    """
+
+    kind: Literal["time", "entity"] = "time"
+    column: str | None = None
+    validation: float | None = None
+    test: float | None = None
+    salt: str = ""
 
 
 class Split(Record):
@@ -131,6 +228,9 @@ class Snapshot(Record):
     as_of: datetime = Field(description="knowledge cut: nothing known later is in here")
     label_cut: datetime = Field(description="prediction times at or after this have no matured label yet")
     unlabelled_rows: int = Field(description="rows in the window whose label is unknown: left out, never negative")
+    exclusions: tuple[Exclusion, ...] = ()
+    excluded_rows: int = 0
+    split_rule: SplitRule = SplitRule()
     splits: dict[SplitName, Split]
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -88,6 +88,28 @@ def part(cls: _Part) -> _Part:
 
 
 @part
+class Checks:
+    """What a day is held against besides its suite: its own history of valid days, and rules across columns.
+
+    :param slices: Columns whose every value must keep its usual share of rows; one that vanishes is noticed.
+    :param label: Boolean column whose rate of positives, in all and in each slice, must stay near its usual one.
+    :param unique: Columns that together identify a row; repeated rows are counted.
+    :param identifiers: Columns that may be nearly unique. Any other nearly unique column is a privacy finding.
+    :param invariants: Name → SQL expression over the columns that must hold in every row where it is not null.
+    :param contract: ``module:function`` that returns the dataset's ``SchemaContract``.
+    :param history: How far back the days lie that a day is compared with; same weekdays first.
+    """
+
+    slices: Sequence[str] = ()
+    label: str | None = None
+    unique: Sequence[str] = ()
+    identifiers: Sequence[str] = ()
+    invariants: Mapping[str, str] = Field(default_factory=dict)
+    contract: Entrypoint | None = None
+    history: Duration = "56d"
+
+
+@part
 class Partitions:
     """A source that lands one folder of Parquet files a day: ``<uri>/2013-01-15/*.parquet`` and ``_SUCCESS``.
 
@@ -97,6 +119,8 @@ class Partitions:
     :param start: First day there is.
     :param end: Last day there is, for a source that has ended.
     :param dataset: Name of the sealed dataset; default is the last part of ``uri``.
+    :param lands_within: The source's promise: how long after the end of its day a partition may still land.
+    :param checks: What a day is held against besides its suite.
     """
 
     uri: str
@@ -105,6 +129,8 @@ class Partitions:
     start: date
     end: date | None = None
     dataset: Name = ""
+    lands_within: Duration | None = None
+    checks: Checks = Field(default_factory=Checks)
 
     def __post_init__(self) -> None:
         if not self.dataset:
@@ -162,6 +188,9 @@ class Trainer:
     :param window: How much history the snapshot covers, ending where labels have matured.
     :param validation: Last part of the window before the test part: early stopping.
     :param test: Very last part of the window: evaluation only.
+    :param split: ``time`` splits by prediction time; ``entity`` by the hash of ``split_column``, so that none of its
+        values is on two sides, with the shares that ``validation`` and ``test`` have of the window.
+    :param split_column: Column of the source to split by, for ``split="entity"``.
     :param epochs: Most passes over the training split.
     :param batch_size: Rows a step.
     :param seed: Seed of everything random.
@@ -173,6 +202,8 @@ class Trainer:
     window: Duration
     validation: Duration = "7d"
     test: Duration = "7d"
+    split: Literal["time", "entity"] = "time"
+    split_column: str | None = None
     epochs: Annotated[int, Field(gt=0)] = 10
     batch_size: Annotated[int, Field(gt=0)] = 1024
     seed: Annotated[int, Field(ge=0)] = 0
@@ -185,6 +216,11 @@ class Trainer:
                 "The window leaves nothing to train on.",
                 detail=f"window={self.window}, validation={self.validation}, test={self.test}",
                 hint="Widen the window, or shorten validation and test.",
+            )
+        if (self.split == "entity") != (self.split_column is not None):
+            raise ConfigError(
+                f"Trainer(split={self.split!r}, split_column={self.split_column!r}) does not say one clear thing.",
+                hint="Name the column to split by with split='entity', and none with split='time'.",
             )
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class LedgerHook(MlopsHook):
     """The ledger behind an Airflow connection of type ``mlops_ledger``.
 
-    The connection's host is either an SQLAlchemy URL, or a PostgreSQL host with login, password, port and
-    schema beside it.
+    The connection's host is either an SQLAlchemy URL of SQLite or PostgreSQL, or a PostgreSQL host with login,
+    password, port and schema beside it.
 
     :param ledger_conn_id: Airflow connection id.
     """
@@ -47,11 +47,14 @@ class LedgerHook(MlopsHook):
         ).render_as_string(hide_password=False)
 
     def get_conn(self) -> Ledger:
-        """Return the ledger."""
+        """Return the ledger; nothing is connected yet.
+
+        :raises ConfigError: when the host is a URL of another database, or none that can be read.
+        """
         from airflow_mlops.engine.ledger import Ledger
 
         return Ledger(self.url)
 
     def check(self) -> str:
-        """Connect to the ledger's database."""
+        """Connect to the ledger's database; say which one it is and the version of its schema."""
         return self.get_conn().check()

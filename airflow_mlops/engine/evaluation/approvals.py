@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from airflow_mlops.contracts import Deployment, RegisteredModel, Verdict, VerdictStatus
-from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.ledger import Ledger, as_json
 from airflow_mlops.exceptions import GateError
 
 FACT = "verdict"
-_ALL = 10_000
 
 
 def record_verdict(ledger: Ledger, registered: RegisteredModel, verdict: Verdict) -> None:
@@ -26,7 +24,7 @@ def record_verdict(ledger: Ledger, registered: RegisteredModel, verdict: Verdict
         "source": registered.source,
         "run_id": registered.run_id,
         "inputs_hash": verdict.inputs_hash,
-        "checks": [finite(check.model_dump()) for check in verdict.checks],
+        "checks": [as_json(check.model_dump()) for check in verdict.checks],
     }
     if _last_verdicts(ledger, registered.model).get(version) != payload:
         ledger.record(FACT, registered.model, payload)
@@ -63,18 +61,9 @@ def approved_version(ledger: Ledger, model: str, server: str, version: int | Non
     return None if serving is not None and newest == serving.previous else newest
 
 
-def finite(value: Any) -> Any:
-    """Return a JSON-able value with None for what is not a finite number: databases refuse NaN in JSON."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def _last_verdicts(ledger: Ledger, model: str) -> dict[int, dict[str, Any]]:
     """Return version → the payload of the last verdict on it."""
     verdicts: dict[int, dict[str, Any]] = {}
-    for fact in ledger.facts(FACT, model, limit=_ALL):
+    for fact in ledger.facts(FACT, model, limit=None):
         verdicts.setdefault(fact.payload["version"], fact.payload)
     return verdicts

@@ -7,38 +7,23 @@ that of two writers exactly one wins and the other knows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Engine, create_engine, event, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from airflow_mlops.engine.ledger import database, schema
+from airflow_mlops.engine.ledger.models import FactRow, PointerRow
+from airflow_mlops.engine.ledger.payloads import as_json
 from airflow_mlops.exceptions import TransientError
 
-
-class _Base(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: JSON}
-
-
-class _FactRow(_Base):
-    __tablename__ = "mlops_fact"
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    kind: Mapped[str] = mapped_column(index=True)
-    subject: Mapped[str] = mapped_column(index=True)
-    at: Mapped[str]
-    payload: Mapped[dict[str, Any]]
-
-
-class _PointerRow(_Base):
-    __tablename__ = "mlops_pointer"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    revision: Mapped[int]
-    value: Mapped[dict[str, Any]]
+_MOVE_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
@@ -48,6 +33,7 @@ class Fact:
     id: int
     kind: str
     subject: str
+    key: str
     at: datetime
     payload: dict[str, Any]
 
@@ -61,43 +47,56 @@ class Pointer:
 
 
 class Ledger:
-    """Facts and pointers in SQLite or PostgreSQL. Instances are cheap; tables are made on first use.
+    """Facts and pointers in SQLite or PostgreSQL. Instances are cheap; the schema is made or upgraded on first use.
+
+    Every method raises ``TransientError`` when the database does not answer, or stays locked for 30 seconds, and
+    ``ConfigError`` when it refuses us or was written by a newer release.
 
     :param url: SQLAlchemy URL, ``sqlite:///…`` or ``postgresql+psycopg2://…``.
+    :raises ConfigError: when the URL is not one, or of another database.
     """
 
     def __init__(self, url: str) -> None:
+        database.parse(url)
         self.url = url
         self._engine: Engine | None = None
 
-    def record(self, kind: str, subject: str, payload: Mapping[str, Any]) -> int:
+    def record(self, kind: str, subject: str, payload: Mapping[str, Any], *, key: str = "") -> int:
         """Append a fact and return its id.
 
         :param kind: What sort of fact: ``verdict``, ``deployment``, ``partition``, …
         :param subject: What it is about: a model, a dataset.
-        :param payload: JSON-able details.
-        :raises TransientError: when the database does not answer.
+        :param payload: Details; see :func:`~airflow_mlops.engine.ledger.payloads.as_json` for what it may hold.
+        :param key: Which one of the subject's: a partition key, a snapshot id.
+        :raises ConfigError: when the payload has no JSON form.
         """
-        row = {"kind": kind, "subject": subject, "at": datetime.now(UTC).isoformat(), "payload": dict(payload)}
-        with self._begin() as connection:
-            return int(connection.execute(insert(_FactRow).returning(_FactRow.id), row).scalar_one())
+        row = {"kind": kind, "subject": subject, "key": key, "at": datetime.now(UTC).isoformat()}
+        with self._transaction(write=True) as connection:
+            added = insert(FactRow).values(**row, payload=as_json(payload)).returning(FactRow.id)
+            return int(connection.execute(added).scalar_one())
 
-    def facts(self, kind: str, subject: str, limit: int = 100) -> list[Fact]:
-        """Return the newest facts of a kind about a subject, newest first."""
-        query = (
-            select(_FactRow.__table__)
-            .where(_FactRow.kind == kind, _FactRow.subject == subject)
-            .order_by(_FactRow.id.desc())
-            .limit(limit)
-        )
-        with self._begin() as connection:
+    def facts(
+        self, kind: str, subject: str | None = None, *, key: str | None = None, limit: int | None = 100
+    ) -> list[Fact]:
+        """Return the newest facts of a kind, newest first.
+
+        :param subject: Only those about this one.
+        :param key: Only those with this key.
+        :param limit: At most so many; None for all.
+        """
+        query = select(FactRow.__table__).where(FactRow.kind == kind).order_by(FactRow.id.desc()).limit(limit)
+        if subject is not None:
+            query = query.where(FactRow.subject == subject)
+        if key is not None:
+            query = query.where(FactRow.key == key)
+        with self._transaction() as connection:
             rows = connection.execute(query).mappings().all()
         return [Fact(**{**row, "at": datetime.fromisoformat(row["at"])}) for row in rows]
 
     def pointer(self, name: str) -> Pointer | None:
         """Return a pointer's present value, or None when it was never set."""
-        query = select(_PointerRow.value, _PointerRow.revision).where(_PointerRow.name == name)
-        with self._begin() as connection:
+        query = select(PointerRow.value, PointerRow.revision).where(PointerRow.name == name)
+        with self._transaction() as connection:
             row = connection.execute(query).first()
         return None if row is None else Pointer(value=row.value, revision=row.revision)
 
@@ -105,62 +104,60 @@ class Ledger:
         """Set a pointer if nobody moved it since ``expected`` was read (None: it was not set).
 
         :returns: False when somebody did; read it again and decide anew.
+        :raises ConfigError: when the value has no JSON form.
         """
+        stored = as_json(value, "value")
         try:
-            with self._begin() as connection:
+            with self._transaction(write=True) as connection:
                 if expected is None:
-                    row = {"name": name, "revision": 1, "value": dict(value)}
-                    connection.execute(insert(_PointerRow), row)
+                    connection.execute(insert(PointerRow).values(name=name, revision=1, value=stored))
                     return True
                 moved = connection.execute(
-                    update(_PointerRow)
-                    .where(_PointerRow.name == name, _PointerRow.revision == expected.revision)
-                    .values(value=dict(value), revision=expected.revision + 1)
+                    update(PointerRow)
+                    .where(PointerRow.name == name, PointerRow.revision == expected.revision)
+                    .values(value=stored, revision=expected.revision + 1)
                 )
                 return moved.rowcount == 1
         except IntegrityError:
             return False
 
-    def check(self) -> str:
-        """Connect once and say to what."""
-        with self._begin() as connection:
-            connection.execute(select(1))
-            return f"{connection.dialect.name} answers"
+    def move(self, name: str, change: Callable[[dict[str, Any] | None], Mapping[str, Any] | None]) -> Pointer | None:
+        """Read a pointer, change its value and set it; again from the start when somebody else moved it meanwhile.
 
-    def _begin(self) -> Any:
-        try:
-            return self._connected().begin()
-        except OperationalError as error:
-            raise self._down(error) from None
-
-    def _connected(self) -> Engine:
-        if self._engine is None:
-            engine = create_engine(self.url, pool_pre_ping=True)
-            if engine.dialect.name == "sqlite":
-                event.listen(engine, "connect", _prepare_sqlite)
-            try:
-                _create_tables(engine)
-            except OperationalError as error:
-                raise self._down(error) from None
-            self._engine = engine
-        return self._engine
-
-    def _down(self, error: DBAPIError) -> TransientError:
-        return TransientError(
-            "The ledger's database does not answer.",
-            detail=str(error.orig).strip().splitlines()[0],
-            hint="Check the connection of type mlops_ledger and that its database is up.",
+        :param change: Makes the new value of the present one (None: not set); None leaves it as it is. It may be
+            called several times, so it must have no effects.
+        :returns: The pointer as it is now.
+        :raises TransientError: when others kept moving it.
+        """
+        for attempt in range(_MOVE_ATTEMPTS):
+            before = self.pointer(name)
+            value = change(None if before is None else before.value)
+            if value is None:
+                return before
+            if self.swap(name, value, before):
+                return Pointer(value=as_json(value), revision=1 if before is None else before.revision + 1)
+            time.sleep(random.uniform(0, min(0.002 * 2**attempt, 0.2)))
+        raise TransientError(
+            f"The ledger's pointer {name!r} is moved by others all the time.",
+            detail=f"{_MOVE_ATTEMPTS} attempts to set it were overtaken",
+            hint="Try again; if it goes on, run fewer tasks at once that move it.",
         )
 
+    def check(self) -> str:
+        """Connect once; say to what, and the version of the schema there."""
+        with self._transaction() as connection:
+            return f"{connection.dialect.name} answers, ledger schema {schema.version(connection)}"
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA busy_timeout=30000")
-
-
-def _create_tables(engine: Engine) -> None:
-    """Create the tables. Several processes may come first at once: the losers find them made."""
-    try:
-        _Base.metadata.create_all(engine)
-    except (IntegrityError, ProgrammingError, OperationalError):
-        _Base.metadata.create_all(engine)
+    @contextmanager
+    def _transaction(self, *, write: bool = False) -> Iterator[Connection]:
+        try:
+            if self._engine is None:
+                engine = database.engine(self.url)
+                schema.ensure(engine)
+                self._engine = engine
+            with self._engine.execution_options(write=write).begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
+            raise database.explained(error, self.url) from None

@@ -1,0 +1,106 @@
+"""Windows of bad data that no training set may contain: they stay until somebody lifts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+
+from airflow_mlops.contracts import Exclusion, content_hash
+from airflow_mlops.engine.data.announcements import require
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError, did_you_mean
+
+EXCLUDED = "exclusion"
+LIFTED = "exclusion_lifted"
+_DAY = timedelta(days=1)
+
+
+def exclude(  # noqa: PLR0917  the order is that of the sentence: what, from, to, why, who
+    ledger: Ledger, dataset: str, start: datetime, end: datetime, reason: str, who: str
+) -> Exclusion:
+    """Exclude the rows of a dataset with event times in ``[start, end)``; the same window again changes nothing.
+
+    :returns: The exclusion; the one that is in force already when there is one of the same window.
+    :raises ConfigError: when a bound has no time zone, the window is empty, or reason or who are.
+    """
+    require(f"The exclusion of data of {dataset!r}", dataset=dataset, reason=reason, who=who)
+    start, end = _in_utc(dataset, start), _in_utc(dataset, end)
+    if start >= end:
+        raise ConfigError(
+            f"The window to exclude from {dataset!r} is empty.",
+            detail=f"start {start.isoformat()}, end {end.isoformat()}",
+            hint="The end is exclusive: one day ends at midnight of the next.",
+        )
+    # The id is that of the window, so that two people who exclude it at the same moment agree on it.
+    identity = content_hash([dataset, start.isoformat(), end.isoformat()])[:12]
+    for present in exclusions(ledger, dataset):
+        if present.id == identity:
+            return present
+    made = Exclusion(id=identity, dataset=dataset, start=start, end=end, reason=reason, who=who)
+    ledger.record(EXCLUDED, dataset, made.model_dump(mode="json"), key=identity)
+    return made
+
+
+def lift(ledger: Ledger, exclusion_id: str, reason: str, who: str) -> Exclusion:
+    """End an exclusion, so that its rows may be trained on again; lifting it once more changes nothing.
+
+    :returns: The exclusion as it was.
+    :raises ConfigError: when there is none of that id, or reason or who are empty.
+    """
+    require(f"The lifting of exclusion {exclusion_id!r}", reason=reason, who=who)
+    made = ledger.facts(EXCLUDED, key=exclusion_id, limit=1)
+    if not made:
+        known = {fact.key: fact.subject for fact in ledger.facts(EXCLUDED, limit=None)}
+        raise ConfigError(
+            f"There is no exclusion {exclusion_id!r}.{did_you_mean(exclusion_id, known)}",
+            detail=f"known: {', '.join(f'{key} ({dataset})' for key, dataset in known.items()) or 'none'}",
+            hint="Take the id from the list of exclusions.",
+        )
+    exclusion = Exclusion.model_validate(made[0].payload)
+    lifted = ledger.facts(LIFTED, exclusion.dataset, key=exclusion_id, limit=1)
+    if not lifted or lifted[0].id < made[0].id:
+        ledger.record(LIFTED, exclusion.dataset, {"reason": reason, "who": who}, key=exclusion_id)
+    return exclusion
+
+
+def exclusions(ledger: Ledger, dataset: str) -> list[Exclusion]:
+    """Return the exclusions in force for a dataset, earliest start first."""
+    lifted: dict[str, int] = {}
+    for fact in ledger.facts(LIFTED, dataset, limit=None):
+        lifted.setdefault(fact.key, fact.id)
+    latest: dict[str, Exclusion] = {}
+    for fact in ledger.facts(EXCLUDED, dataset, limit=None):
+        if fact.key not in latest and fact.id > lifted.get(fact.key, 0):
+            latest[fact.key] = Exclusion.model_validate(fact.payload)
+    return sorted(latest.values(), key=lambda exclusion: (exclusion.start, exclusion.end))
+
+
+def excluded_days(exclusions: Iterable[Exclusion]) -> set[str]:
+    """Return the partition keys (UTC days) that lie wholly inside the exclusions of a dataset, taken together."""
+    windows: list[tuple[datetime, datetime]] = []
+    for exclusion in sorted(exclusions, key=lambda exclusion: exclusion.start):
+        start, end = exclusion.start, exclusion.end
+        if windows and start <= windows[-1][1]:
+            last_start, last_end = windows.pop()
+            start, end = last_start, max(last_end, end)
+        windows.append((start, end))
+    return {day for start, end in windows for day in _whole_days(start, end)}
+
+
+def _whole_days(start: datetime, end: datetime) -> Iterator[str]:
+    midnight = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if midnight < start:
+        midnight += _DAY
+    while midnight + _DAY <= end:
+        yield f"{midnight:%Y-%m-%d}"
+        midnight += _DAY
+
+
+def _in_utc(dataset: str, bound: datetime) -> datetime:
+    if bound.tzinfo is None:
+        raise ConfigError(
+            f"A bound of the window to exclude from {dataset!r} has no time zone.",
+            detail=bound.isoformat(),
+            hint="Give it one, as in 2013-01-05T00:00+00:00.",
+        )
+    return bound.astimezone(UTC)

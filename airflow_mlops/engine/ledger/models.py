@@ -1,0 +1,41 @@
+"""The ledger's tables, as the newest migration leaves them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, Index
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """Base of the ledger's tables."""
+
+    type_annotation_map = {dict[str, Any]: JSON}
+
+
+class FactRow(Base):
+    """A fact. Triggers in the database refuse UPDATE and DELETE."""
+
+    __tablename__ = "mlops_fact"
+    __table_args__ = (
+        Index("ix_mlops_fact_lookup", "kind", "subject", "key", "id"),
+        Index("ix_mlops_fact_newest", "kind", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    key: Mapped[str] = mapped_column(server_default="")
+    at: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+
+
+class PointerRow(Base):
+    """A pointer's present value."""
+
+    __tablename__ = "mlops_pointer"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[int]
+    value: Mapped[dict[str, Any]]
