@@ -13,6 +13,7 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Great Expectations, Feast, TensorFlow, MLflow and TensorFlow Serving in guarded DAGs.",
         "connection-types": [_MLFLOW, _FEAST, _TF_SERVING, _LEDGER],
         "extra-links": [
+            "airflow_mlops.links.gx.GXValidationReportLink",
             "airflow_mlops.links.mlflow.MLflowModelVersionLink",
             "airflow_mlops.links.mlflow.MLflowRunLink",
             "airflow_mlops.links.tf_serving.TFServingModelLink",
@@ -27,6 +28,14 @@ def get_provider_info() -> dict[str, Any]:
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "/srv/mlops",
+                        "default": "",
+                    },
+                    "partitions": {
+                        "description": "Where sealed partitions are kept, if not below `home`: a folder, or object "
+                        "storage such as s3://aws_default@bucket/prefix, opened by the connection before the @.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://aws_default@lake/partitions",
                         "default": "",
                     },
                 },

@@ -7,12 +7,21 @@ Airflow floor (about 50 ms of CPU); nothing heavy is among it, which ``tests/con
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.plugins_manager import AirflowPlugin
 
 import airflow_mlops.templates  # noqa: F401
 
 
 class AirflowMlopsPlugin(AirflowPlugin):
-    """Makes the package known to Airflow under Admin → Plugins."""
+    """Makes the package known to Airflow under Admin → Plugins, and serves ``/mlops`` in the API server."""
 
     name = "airflow_mlops"
+
+    @property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The web application. Only the API server reads this: tasks and the DAG processor never import FastAPI."""
+        from airflow_mlops.ui.app import PREFIX, create_app
+
+        return [{"app": create_app(), "url_prefix": PREFIX, "name": "airflow-mlops"}]

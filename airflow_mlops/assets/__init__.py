@@ -31,3 +31,11 @@ def challenger_asset(model: str) -> Asset:
 def champion_asset(model: str) -> Asset:
     """The version of a model that serves."""
     return Asset(name=f"{model}.champion", uri=f"{SCHEME}://models/{model}/champion", group="mlops")
+
+
+def announcements_asset(dataset: str) -> Asset:
+    """What the upstream says of a dataset; the extra of its events is ``{"state": "degraded" | "ok", "reason"}``.
+
+    Here the event is the payload: an upstream that must be sure posts to the plugin's REST API, which answers.
+    """
+    return Asset(name=f"{dataset}.announcements", uri=f"{SCHEME}://announcements/{dataset}", group="mlops")

@@ -1,4 +1,5 @@
-"""``<model>.train``: snapshot, validate it, train, evaluate, register the challenger, judge it.
+"""``<model>.train``: wait for data that is complete and announced healthy, snapshot, validate it, train, evaluate,
+register the challenger, judge it.
 
 A challenger that passes its gates wakes `<model>.deploy`. Trigger by hand with `as_of` to train on what was
 known at a past moment; the same `as_of` gives the same snapshot and the same model.
@@ -18,7 +19,9 @@ from airflow_mlops.operators.feast import FeastGetTrainingDataOperator
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
+from airflow_mlops.sensors.readiness import TrainingDataSensor
 from airflow_mlops.templates.base import midnight, pipeline_dag, result
+from airflow_mlops.templates.slack import warn_of_missing_slack
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -52,7 +55,23 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
         },
     )
     timeout = parse_duration(train.timeout)
+    warn_of_missing_slack(pipeline)
     with dag:
+        ready = TrainingDataSensor(
+            task_id="wait_data",
+            sources=[
+                {
+                    "dataset": feed.dataset,
+                    "start": feed.start.isoformat(),
+                    "end": feed.end.isoformat() if feed.end else "",
+                }
+                for feed in (source, label.source)
+            ],
+            as_of=AS_OF,
+            deferrable=True,
+            poll_interval=30,
+            ledger_conn_id=pipeline.ledger_conn_id,
+        )
         snapshot = FeastGetTrainingDataOperator(
             task_id="snapshot",
             model=pipeline.model,
@@ -69,13 +88,24 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             test=train.test,
             start=source.start.isoformat(),
             as_of=AS_OF,
+            split=train.split,
+            split_column=train.split_column,
             feast_conn_id=features.conn_id,
+            ledger_conn_id=pipeline.ledger_conn_id,
         )
-        validate = GXValidateDataOperator(task_id="validate", data=result(snapshot, "uri"), suite=features.suite)
+        validate = GXValidateDataOperator(
+            task_id="validate",
+            data=result(snapshot, "uri"),
+            suite=features.suite,
+            dataset=f"{pipeline.model}.snapshot",
+            key=result(snapshot, "id"),
+            ledger_conn_id=pipeline.ledger_conn_id,
+        )
         fit = TensorFlowTrainOperator(
             task_id="train",
             model=pipeline.model,
             snapshot=result(snapshot, "id"),
+            validation=validate.output,
             entrypoint=train.entrypoint,
             seed=train.seed,
             epochs=train.epochs,
@@ -109,5 +139,5 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             ledger_conn_id=pipeline.ledger_conn_id,
             outlets=[challenger_asset(pipeline.model)],
         )
-        snapshot >> validate >> fit >> evaluate >> register >> judge
+        ready >> snapshot >> validate >> fit >> evaluate >> register >> judge
     return dag

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import getpass
+import json
+import signal
 import socket
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from airflow_mlops.cli import main
+from airflow_mlops.demo import postgres, processes
+from airflow_mlops.engine.data.announcements import announced
+from airflow_mlops.engine.data.exclusions import exclusions
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.ledger import Ledger
+from tests.small_days import ledger_of, seal_day, seal_days
 
 
 def test_errors_are_headline_detail_hint_on_stderr(capsys: pytest.CaptureFixture[str], home: Path) -> None:
@@ -73,6 +83,178 @@ def test_run_away_from_the_repository_says_so(
     monkeypatch.chdir(home)
     assert main(["demo", "run"]) == 1
     assert "clone of the repository" in capsys.readouterr().err
+
+
+# --- for people on call -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def days(home: Path) -> Path:
+    """Three sealed days of departures."""
+    seal_days(home, "departures", 3)
+    return home
+
+
+def run(home: Path, *command: str) -> int:
+    return main([*command, "--home", str(home), "--ledger", ledger_of(home).url])
+
+
+def test_announce_records_the_person(days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(days, "announce", "departures", "degraded", "--reason", "half of the gates") == 0
+    assert "what trains on it holds" in capsys.readouterr().out
+    said = announced(ledger_of(days), "departures")
+    assert (said.state, said.reason, said.who) == ("degraded", "half of the gates", getpass.getuser())
+
+
+def test_exclude_list_and_lift(days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    window = ["--from", "2013-01-02", "--to", "2013-01-03T12:00:00+00:00", "--reason", "clocks were wrong"]
+    assert run(days, "exclude", "departures", *window) == 0
+    made = capsys.readouterr().out
+    identity = made.split()[0]
+    assert "2013-01-02 00:00 to 2013-01-03 12:00 UTC" in made
+    assert run(days, "exclusions", "departures") == 0
+    assert capsys.readouterr().out == made
+    assert run(days, "lift", identity, "--reason", "mended") == 0
+    assert exclusions(ledger_of(days), "departures") == []
+
+
+def test_sources_says_how_each_stands(days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seal_days(days, "arrivals", 1)
+    run(days, "announce", "departures", "degraded", "--reason", "half of the gates")
+    run(days, "exclude", "departures", "--from", "2013-01-04", "--to", "2013-01-05", "--reason", "never landed")
+    capsys.readouterr()
+    assert run(days, "sources") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "arrivals: 1 partitions from 2013-01-01 to 2013-01-01, without a gap up to 2013-01-02"
+    assert said[1] == "departures: 3 partitions from 2013-01-01 to 2013-01-03, without a gap up to 2013-01-05"
+    assert said[2].startswith("  degraded since ")
+    assert said[3].endswith("never landed")
+
+
+def test_partitions_revisions_and_what_differs(days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    day = "2013-01-02"
+    assert run(days, "partitions", "departures") == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == ["2013-01-01", day, "2013-01-03"]
+    old = listed[1].split()[1]
+    new = seal_day(days, "departures", date(2013, 1, 2), [1.0, 5.0, 6.0])
+    capsys.readouterr()
+    assert run(days, "partitions", "departures", "--day", day) == 0
+    revisions = {line[2:].split()[0]: line[0] for line in capsys.readouterr().out.splitlines()}
+    assert revisions == {old: " ", new: "*"}
+    assert run(days, "diff", "departures", day, old, new, "--unique", "id") == 0
+    said = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    counts = {"rows before": "2", "rows after": "3", "rows added": "1", "rows removed": "0", "rows changed": "1"}
+    assert {name.strip(): value for name, value in said.items() if name.startswith("rows")} == counts
+
+
+def test_sweep_says_what_went_and_what_a_model_still_needs(days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    partition = PartitionStore.under(days).get("departures", "2013-01-02")
+    payload = {"partitions": {"departures": {"2013-01-02": partition.revision}}}
+    ledger_of(days).record("snapshot", "flight_delay", payload, key="abc")
+    assert run(days, "sweep", "departures", "--keep", "90d") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said[:3]] == [
+        ["removed", "2013-01-01"],
+        ["removed", "2013-01-03"],
+        ["kept", "2013-01-02"],
+    ]
+    assert said[2].endswith("needed by flight_delay/abc")
+    assert said[3].startswith("2 revisions removed")
+    assert PartitionStore.under(days).keys("departures") == ["2013-01-02"]
+    assert run(days, "sweep", "departures", "--keep", "90d", "--force") == 0
+    assert PartitionStore.under(days).keys("departures") == []
+
+
+def test_a_suggested_suite_is_not_written_over_what_a_person_edited(
+    days: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = days / "departures.json"
+    assert run(days, "suggest-suite", "departures", "--out", str(out)) == 0
+    suggested = out.read_text()
+    assert json.loads(suggested)["expectations"]
+    capsys.readouterr()
+    assert run(days, "suggest-suite", "departures") == 0
+    assert capsys.readouterr().out == suggested
+    out.write_text("edited")
+    assert run(days, "suggest-suite", "departures", "--out", str(out)) == 1
+    assert "overwrite it with --force" in capsys.readouterr().err
+    assert out.read_text() == "edited"
+    assert run(days, "suggest-suite", "departures", "--out", str(out), "--force") == 0
+    assert out.read_text() == suggested
+
+
+def test_a_new_ledger_is_told_from_one_that_cannot_be_reached(home: Path) -> None:
+    command = [sys.executable, "-m", "airflow_mlops.cli", "sources", "--home", str(home), "--ledger"]
+    new = subprocess.run([*command, ledger_of(home).url], capture_output=True, text=True, timeout=60, check=True)
+    assert new.stdout == "The ledger knows no dataset: no partition was sealed yet.\n"
+    down = "postgresql+psycopg2://nobody@127.0.0.1:9/nothing"
+    gone = subprocess.run([*command, down], capture_output=True, text=True, timeout=60, check=False)
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "database does not answer" in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["partitions", "departure"], "Did you mean 'departures'?"),
+        (["sweep", "departure", "--keep", "90d"], "Did you mean 'departures'?"),
+        (["partitions", "departures", "--day", "2013-02-01"], "no partition 2013-02-01"),
+        (["diff", "departures", "2013-01-02", "nothing", "nowhere"], "nothing"),
+        (["announce", "departure", "ok", "--reason", "x"], "Did you mean 'departures'?"),
+        (["announce", "departures", "okay", "--reason", "x"], "Did you mean 'ok'?"),
+        (["announce", "departures", "ok", "--reason", ""], "lacks: reason"),
+        (["exclude", "departures", "--from", "x", "--to", "2013-01-05", "--reason", "x"], "is not a moment"),
+        (
+            ["exclude", "departures", "--from", "2013-01-05T00:00:00", "--to", "2013-01-05", "--reason", "x"],
+            "time zone",
+        ),
+        (["exclude", "departures", "--from", "2013-01-05", "--to", "2013-01-05", "--reason", "x"], "is empty"),
+        (["exclusions", "departure"], "Did you mean 'departures'?"),
+        (["lift", "nothing", "--reason", "x"], "no exclusion 'nothing'"),
+        (["sweep", "departures", "--keep", "some"], "not a duration"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    days: Path, capsys: pytest.CaptureFixture[str], command: list[str], words: str
+) -> None:
+    facts = ledger_of(days).facts("announcement"), ledger_of(days).facts("exclusion")
+    assert run(days, *command) == 1
+    said = capsys.readouterr()
+    assert words in said.err
+    assert "  fix:   " in said.err
+    assert said.out == ""
+    assert (ledger_of(days).facts("announcement"), ledger_of(days).facts("exclusion")) == facts
+
+
+def test_a_ledger_that_nobody_named_is_explained(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "client")
+    monkeypatch.delenv("AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", raising=False)
+    assert main(["sources", "--home", str(home)]) == 1
+    assert "Pass --ledger URL. Or: Add one under Admin" in capsys.readouterr().err
+
+
+def test_the_ledger_of_the_airflow_connection(
+    days: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {"conn_type": "mlops_ledger", "host": ledger_of(days).url}
+    monkeypatch.setenv("AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", json.dumps(connection))
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "client")
+    monkeypatch.setenv("AIRFLOW__MLOPS__HOME", str(days))
+    assert main(["sources"]) == 0
+    assert capsys.readouterr().out.startswith("departures: 3 partitions")
+
+
+def test_the_ledger_of_the_laptop_stack_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    database = postgres.start(tmp_path / "postgres")
+    try:
+        Ledger(database.url("mlops_ledger")).record("partition", "departures", {"revision": "r"}, key="2013-01-01")
+        assert main(["announce", "departures", "ok", "--reason", "well", "--home", str(tmp_path)]) == 0
+        assert announced(Ledger(database.url("mlops_ledger")), "departures").reason == "well"
+    finally:
+        processes.stop([database.process], sig=signal.SIGINT, grace=10)
 
 
 def test_serve_hands_all_flags_to_the_server() -> None:

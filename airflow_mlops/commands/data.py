@@ -1,0 +1,131 @@
+# ruff: noqa: T201  a command talks on standard output
+"""The data itself: partitions and their revisions, suites drawn from profiles, retention."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.commands.place import open_ledger, open_store, place_options
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from airflow_mlops.contracts import Partition
+    from airflow_mlops.engine.data.partitions import PartitionStore
+    from airflow_mlops.engine.data.retention import Swept
+
+
+def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands about data."""
+    dataset = place_options()
+    dataset.add_argument("dataset", metavar="DATASET")
+
+    partitions = commands.add_parser(
+        "partitions", parents=[dataset], help="list sealed partitions, or a day's revisions"
+    )
+    partitions.add_argument("--day", metavar="DAY", help="list all revisions of this day; * marks the one that counts")
+    partitions.set_defaults(run=_partitions)
+
+    diff = commands.add_parser("diff", parents=[dataset], help="say what differs between two revisions of a day")
+    diff.add_argument("day", metavar="DAY")
+    diff.add_argument("old", metavar="OLD", help="revision")
+    diff.add_argument("new", metavar="NEW", help="revision")
+    diff.add_argument("--unique", nargs="+", default=(), metavar="COLUMN", help="columns that identify a row")
+    diff.set_defaults(run=_diff)
+
+    suggest = commands.add_parser(
+        "suggest-suite", parents=[dataset], help="draw a suite from profiles, as JSON for a person to edit"
+    )
+    suggest.add_argument("--out", type=Path, metavar="FILE", help="write it there (default: standard output)")
+    suggest.add_argument("--force", action="store_true", help="overwrite FILE, with the edits in it")
+    suggest.set_defaults(run=_suggest)
+
+    sweep = commands.add_parser("sweep", parents=[dataset], help="remove partitions that are older than they need be")
+    sweep.add_argument("--keep", required=True, metavar="DURATION", help="age that stays, such as 90d")
+    sweep.add_argument(
+        "--force", action="store_true", help="remove also what kept models were trained on, and mark them in the ledger"
+    )
+    sweep.set_defaults(run=_sweep)
+
+
+def _partitions(options: argparse.Namespace) -> None:
+    store = open_store(options)
+    if options.day is None:
+        partitions = store.list(options.dataset, None, None)
+        if not partitions:
+            raise _no_partitions(store, options.dataset)
+        for partition in partitions:
+            print(f"{partition.key}  {_line(partition)}")
+        return
+    current = store.get(options.dataset, options.day).revision
+    for partition in store.revisions(options.dataset, options.day):
+        mark = "*" if partition.revision == current else " "
+        print(f"{mark} {_line(partition)}  from {partition.receipt.uri}")
+
+
+def _line(partition: Partition) -> str:
+    return f"{partition.revision}  {partition.rows:9,} rows  {partition.bytes:13,} bytes"
+
+
+def _diff(options: argparse.Namespace) -> None:
+    found = open_store(options).diff(options.dataset, options.day, options.old, options.new, unique=options.unique)
+    for name, value in found.model_dump(exclude={"dataset", "key", "old", "new"}).items():
+        if value not in (None, (), {}):
+            print(f"{name.replace('_', ' '):16} {_words(value)}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{column}: {old} → {new}" for column, (old, new) in value.items())
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _suggest(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.suggest import suggest_from_store
+
+    if options.out is not None and options.out.exists() and not options.force:
+        raise ConfigError(
+            "The file is there already, and somebody may have edited it.",
+            detail=str(options.out),
+            hint="Choose another --out, or overwrite it with --force.",
+        )
+    text = json.dumps(suggest_from_store(open_store(options), options.dataset), indent=2) + "\n"
+    if options.out is None:
+        print(text, end="")
+        return
+    options.out.write_text(text)
+    print(f"Wrote {options.out}. Read it, edit it, then name it as the suite of {options.dataset!r}.")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.retention import sweep_partitions
+
+    ledger, keep = open_ledger(options), parse_duration(options.keep)
+    store = open_store(options, ledger)
+    if not store.keys(options.dataset):
+        raise _no_partitions(store, options.dataset)
+    swept = sweep_partitions(store, ledger, options.dataset, keep, now=datetime.now(UTC), force=options.force)
+    for one in swept.removed:
+        print(f"removed  {one.key}  {one.revision}  {one.bytes:13,} bytes  {one.reason}{_needed(one)}")
+    for one in swept.kept:
+        print(f"kept     {one.key}  {one.revision}  {one.bytes:13,} bytes  {one.reason}{_needed(one)}")
+    print(f"{len(swept.removed)} revisions removed, {sum(one.bytes for one in swept.removed):,} bytes")
+
+
+def _needed(swept: Swept) -> str:
+    return f", needed by {', '.join(swept.needed_by)}" if swept.needed_by else ""
+
+
+def _no_partitions(store: PartitionStore, dataset: str) -> DataError:
+    from airflow_mlops.engine.data.storage import subfolders
+
+    known = subfolders(store.root)
+    return DataError(
+        f"There are no partitions of {dataset!r}.{did_you_mean(dataset, known)}",
+        detail=str(store.root),
+        hint=f"Datasets there: {', '.join(known) or 'none'}. Another place: --home, or option [mlops] partitions.",
+    )

@@ -1,0 +1,33 @@
+"""``<model>.sources``: write down what the upstreams announce of their data by asset events.
+
+While a dataset of the model is announced `degraded`, `<model>.train` holds; `ok` lets it go on. An upstream posts
+an event of the asset `<dataset>.announcements` with the extra `{"state": "degraded", "reason": "…"}`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_mlops.assets import announcements_asset
+from airflow_mlops.operators.announcements import RecordAnnouncementsOperator
+from airflow_mlops.templates.base import midnight, pipeline_dag
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+    from airflow_mlops.pipeline import ModelPipeline
+
+
+def sources_dag(pipeline: ModelPipeline) -> DAG:
+    """Return the DAG that records announcements of the source and of the label's feed."""
+    source, label = pipeline.source, pipeline.label.source
+    dag = pipeline_dag(
+        pipeline,
+        "sources",
+        __doc__,
+        schedule=announcements_asset(source.dataset) | announcements_asset(label.dataset),
+        start_date=midnight(source.start),
+    )
+    with dag:
+        RecordAnnouncementsOperator(task_id="record", ledger_conn_id=pipeline.ledger_conn_id)
+    return dag

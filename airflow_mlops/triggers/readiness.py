@@ -1,0 +1,114 @@
+"""The trigger that waits for training data; and the one look that it shares with its sensor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.moments import parse_day, parse_moment
+from airflow_mlops.operators.base import partition_store
+from airflow_mlops.triggers.base import PollTrigger
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.data.readiness import Need
+    from airflow_mlops.engine.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class ReadyData(TypedDict):
+    """Data that may be trained on: the cut (ISO, UTC), and dataset → until when it is complete (ISO, UTC)."""
+
+    as_of: str
+    watermarks: dict[str, str]
+
+
+class Look(NamedTuple):
+    """What one look found: why training must hold, or the data."""
+
+    reasons: list[str]
+    ready: ReadyData | None
+
+
+def look(ledger: Ledger, home: Path, sources: Sequence[Mapping[str, str]], as_of: str) -> Look:
+    """Look once whether the data known at a moment is all there and healthy.
+
+    :param sources: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
+    :param as_of: Moment (ISO, with time zone), cut to the UTC midnight before it, as a snapshot is.
+    :raises ConfigError: when a value cannot be read.
+    """
+    from airflow_mlops.engine.data.readiness import readiness, watermark
+
+    cut = parse_moment(as_of, "as_of").replace(hour=0, minute=0, second=0, microsecond=0)
+    needs = [_need(source, cut) for source in sources]
+    store = partition_store(home, ledger)
+    reasons = readiness(store, ledger, needs)
+    if reasons:
+        return Look(reasons, None)
+    watermarks = {need.dataset: watermark(store, ledger, need.dataset, need.start).isoformat() for need in needs}
+    return Look([], ReadyData(as_of=cut.isoformat(), watermarks=watermarks))
+
+
+def _need(source: Mapping[str, str], cut: datetime) -> Need:
+    """Return the days that a source must have: up to the cut, or to its own end if that is earlier."""
+    from airflow_mlops.engine.data.readiness import Need
+
+    until = cut
+    if source.get("end"):
+        until = min(cut, datetime.combine(parse_day(source["end"], "end"), time(), UTC) + timedelta(days=1))
+    return Need(source["dataset"], parse_day(source["start"], "start"), until)
+
+
+class TrainingDataTrigger(PollTrigger):
+    """Wait until all data known at a moment is sealed, and none of it announced degraded.
+
+    :param home: Folder under which partitions are kept.
+    :param sources: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
+    :param as_of: Moment (ISO, with time zone), cut to the UTC midnight before it.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    :param poll_interval: Seconds between polls.
+    :param deadline: Wall-clock time at which to give up.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: str,
+        sources: Sequence[Mapping[str, str]],
+        as_of: str,
+        ledger_conn_id: str,
+        poll_interval: float,
+        deadline: float,
+    ) -> None:
+        super().__init__(
+            poll_interval=poll_interval,
+            deadline=deadline,
+            home=home,
+            sources=sources,
+            as_of=as_of,
+            ledger_conn_id=ledger_conn_id,
+        )
+        self._hook = LedgerHook(ledger_conn_id)
+        self._home = Path(home)
+        self._sources = sources
+        self._as_of = as_of
+        self._ledger: Ledger | None = None
+        self._reasons: list[str] = []
+
+    async def prepare(self) -> None:
+        """Look the connection up."""
+        await self._hook.prefetch()
+
+    def poll(self) -> ReadyData | None:
+        """Look once; what holds the training back is logged whenever it changes."""
+        if self._ledger is None:
+            self._ledger = self._hook.get_conn()
+        reasons, ready = look(self._ledger, self._home, self._sources, self._as_of)
+        if reasons != self._reasons:
+            self._reasons = reasons
+            log.info("Training holds: %s", "; ".join(reasons) or "no longer")
+        return ready

@@ -1,0 +1,38 @@
+"""How an error reaches the caller of a route: headline, detail and hint, as JSON or, in a browser, as text."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from fastapi import Request, status
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from airflow_mlops.exceptions import ConfigError, DataError, MlopsError
+
+
+def explain(request: Request, error: Exception) -> Response:
+    """Answer with an error of ours: 404 for data that is not there, 503 for what a retry may cure, else 400."""
+    problem = cast(MlopsError, error)
+    code = status.HTTP_400_BAD_REQUEST
+    if isinstance(problem, DataError):
+        code = status.HTTP_404_NOT_FOUND
+    elif problem.retryable:
+        code = status.HTTP_503_SERVICE_UNAVAILABLE
+    if "text/html" in request.headers.get("accept", ""):
+        return PlainTextResponse(str(problem), code)
+    return JSONResponse({"headline": problem.headline, "detail": problem.detail, "hint": problem.hint}, code)
+
+
+def explain_body(request: Request, error: Exception) -> Response:
+    """Answer a request whose parts are missing or of the wrong type."""
+    problems = cast(RequestValidationError, error).errors()
+    where = [".".join(str(part) for part in problem["loc"]) for problem in problems]
+    refused = ConfigError(
+        "The request is not what this address takes.",
+        detail="; ".join(f"{place}: {problem['msg']}" for place, problem in zip(where, problems, strict=True)),
+        hint='Send JSON such as {"state": "degraded", "reason": "in words"}, with Content-Type: application/json.',
+    )
+    response = explain(request, refused)
+    response.status_code = status.HTTP_422_UNPROCESSABLE_CONTENT
+    return response
