@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Partition
 from airflow_mlops.demo.flights import Feed, land
 from airflow_mlops.engine.data.parquet import parquet_files
-from airflow_mlops.engine.data.partitions import batch_hash, seal
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 
 EVENT_TIMES: dict[Feed, str] = {"departures": "sched_dep_utc", "arrivals": "landed_at"}
 DAY = date(2013, 1, 15)
@@ -37,7 +37,8 @@ def sealed(home: Path, feed: Feed = "departures", day: date = DAY) -> Partition:
 def seal_folder(home: Path, folder: Path, feed: Feed = "departures", key: str = KEY) -> Partition:
     """Seal whatever is in a folder, as the features DAG does after a validation."""
     hashed = batch_hash(parquet_files(folder))
-    return seal(home, feed, key, folder, event_time=EVENT_TIMES[feed], batch_hash=hashed, suite_hash="suite")
+    store = PartitionStore.under(home)
+    return store.seal(feed, key, folder, event_time=EVENT_TIMES[feed], batch_hash=hashed, suite_hash="suite")
 
 
 def spoil(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from airflow_mlops.demo.flights import land
-from airflow_mlops.engine.data.partitions import seal
+from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.features.compute import compute_features
 from airflow_mlops.engine.features.store import ensure_applied
 from airflow_mlops.engine.ledger import Ledger
@@ -24,6 +24,8 @@ def ledger_of(home: Path) -> Ledger:
 
 def compute_day(home: Path, key: str, **changes):
     arguments = {
+        "store": PartitionStore.under(home),
+        "ledger": ledger_of(home),
         "transform": "flights.features:compute",
         "code_path": CODE,
         "datasets": list(EVENT_TIMES),
@@ -41,7 +43,9 @@ def seal_days(home: Path, days: int) -> None:
         for feed, event_time in EVENT_TIMES.items():
             land(home / "lake", day, feed)
             landed = home / "lake" / feed / str(day)
-            seal(home, feed, str(day), landed, event_time=event_time, batch_hash=None, suite_hash=None)
+            PartitionStore.under(home).seal(
+                feed, str(day), landed, event_time=event_time, batch_hash=None, suite_hash=None
+            )
 
 
 def make_home(home: Path, days: int) -> Path:

@@ -48,6 +48,14 @@ class AirflowApi:
         """Let a DAG run."""
         self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
+    # --- assets -------------------------------------------------------------------------------------------
+
+    def post_event(self, asset: str, extra: dict[str, Any]) -> None:
+        """Post an event of an asset, as a system outside of Airflow does it."""
+        found = self._call("GET", "/assets", params={"name_pattern": asset})["assets"]
+        [asset_id] = [entry["id"] for entry in found if entry["name"] == asset]
+        self._call("POST", "/assets/events", json={"asset_id": asset_id, "extra": extra})
+
     # --- runs ---------------------------------------------------------------------------------------------
 
     def trigger(

@@ -6,10 +6,10 @@ from datetime import date
 
 MODEL = "flight_delay"
 SERVICE = "flight_delay_v1"
-LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK = (
-    f"{MODEL}.{name}" for name in ("land", "features", "train", "deploy", "runbook")
+LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK, SOURCES = (
+    f"{MODEL}.{name}" for name in ("land", "features", "train", "deploy", "runbook", "sources")
 )
-DAGS = (LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK)
+DAGS = (LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK, SOURCES)
 
 FIRST_DAY = date(2013, 1, 1)
 WEEK = (date(2013, 6, 1), date(2013, 6, 7))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -28,6 +28,8 @@ from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import MlopsError
 
 if TYPE_CHECKING:
+    from airflow_mlops.engine.data.partitions import PartitionStore
+    from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.parts import Partitions
     from airflow_mlops.pipeline import ModelPipeline
 
@@ -144,18 +146,19 @@ def _seal_day(history: History, pipeline: ModelPipeline, key: str) -> None:
 
 def _seal(history: History, source: Partitions, key: str) -> None:
     from airflow_mlops.engine.data.arrival import look_for
-    from airflow_mlops.engine.data.partitions import seal
+    from airflow_mlops.engine.data.profiles import profile_files
     from airflow_mlops.engine.data.validation import enforce, validate
 
     arrival = look_for(history.home / source.uri, key)
     if arrival is None:
         raise MlopsError(f"{source.dataset} of {key} did not land.", detail=str(history.home / source.uri))
     landed = Path(arrival["uri"])
+    files = sorted(landed.glob("*.parquet"))
     suite = load_object(source.suite, str(history.dags))()
-    result = validate(sorted(landed.glob("*.parquet")), suite, suite_name=source.suite, batch=f"{source.dataset}/{key}")
+    result = validate(files, suite, suite_name=source.suite, batch=f"{source.dataset}/{key}")
     enforce(result)
-    seal(
-        history.home,
+    store, checks = _store(history), source.checks
+    sealed = store.seal(
         source.dataset,
         key,
         landed,
@@ -163,14 +166,42 @@ def _seal(history: History, source: Partitions, key: str) -> None:
         batch_hash=result.batch_hash,
         suite_hash=result.suite_hash,
     )
+    # What the days that go through the scheduler are compared with.
+    profile = profile_files(
+        files,
+        dataset=source.dataset,
+        key=key,
+        revision=sealed.revision,
+        slices=checks.slices,
+        label=checks.label,
+        unique=checks.unique,
+    )
+    store.write_profile(source.dataset, key, sealed.revision, profile)
+
+
+def _store(history: History) -> PartitionStore:
+    from airflow_mlops.engine.data.partitions import PartitionStore
+
+    return PartitionStore.under(history.home, _ledger(history.ledger_url))
+
+
+@cache
+def _ledger(url: str) -> Ledger:
+    """One for each worker: connecting takes longer than sealing."""
+    from airflow_mlops.engine.ledger import Ledger
+
+    return Ledger(url)
 
 
 def _compute_day(history: History, pipeline: ModelPipeline, repo: object, key: str) -> None:
     from airflow_mlops.engine.features.compute import compute_features
 
+    store = _store(history)
     compute_features(
         history.home,
         key,
+        store=store,
+        ledger=store.ledger,
         repo=repo,  # type: ignore[arg-type]
         transform=pipeline.features.transform,
         code_path=str(history.dags),

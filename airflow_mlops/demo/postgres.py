@@ -66,8 +66,19 @@ def start(data: Path, timeout: float = 60) -> Postgres:
             )
     pid, socket_dir = child.stdout.strip().splitlines()[-1].split(" ", 1)
     server = Postgres(record_of("postgres", int(pid)), socket_dir)
-    _create_databases(server)
-    return server
+    while True:
+        try:
+            _create_databases(server)
+        except _not_yet() as error:  # it has a pid and a socket before it takes connections
+            if time.monotonic() > deadline:
+                raise TransientError(
+                    "The embedded PostgreSQL takes no connections.",
+                    detail=f"data: {data}; it said: {str(error).strip()}\n{tail(data / 'log')}",
+                    hint="Free disk space and memory, then start again; its data is kept.",
+                ) from None
+            time.sleep(0.1)
+        else:
+            return server
 
 
 def find(data: Path) -> Postgres | None:
@@ -140,6 +151,13 @@ def schema_revision(server: Postgres, database: str) -> str | None:
         cursor.execute("SELECT version_num FROM alembic_version")
         row = cursor.fetchone()
         return row and str(row[0])
+
+
+def _not_yet() -> type[Exception]:
+    """Return what a server raises that does not take connections."""
+    import psycopg2
+
+    return psycopg2.OperationalError
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.exceptions import ConfigError
@@ -17,15 +18,39 @@ if TYPE_CHECKING:
 
 
 class PartitionArrivalSensor(MlopsSensor):
-    """Wait until the upstream has landed a day completely: ``<uri>/<key>/_SUCCESS`` is there.
+    """Wait until the upstream has landed a day completely: by default, ``<uri>/<key>/_SUCCESS`` is there.
 
-    :param uri: Folder in which the upstream lands one folder a day; a relative path starts at the home folder.
+    Everything that is asked for must hold; what is missing is in the log, and in the message when it gives up. A day
+    that lands later than ``late_after`` fails at once, as late. That promise counts from the end of the day, or from
+    this task's first look where that is later: so a day of 2013 that is landed today is not late before it begins.
+
+    :param uri: Folder in which the upstream lands one folder a day; a relative path starts at the home folder, and
+        ``s3://aws_default@bucket/prefix`` is opened by the Airflow connection before the ``@``.
     :param key: Partition key, a UTC day.
     :param first: First day that ever lands; an earlier key is refused, not waited for.
     :param last: Last day that ever lands, for a source that has ended.
+    :param marker: File that the upstream writes last; None when it writes none.
+    :param manifest: JSON file of the upstream, ``{"files": [{"name", "bytes", "rows"?, "sha256"?}]}``: all of these
+        Parquet files must be there, like that, and no other.
+    :param min_rows: Rows that the Parquet files must have in all.
+    :param settle: How long ago the newest change must be, such as ``5m``, by the storage's clock.
+    :param late_after: The upstream's promise: how long after the end of its day it lands, such as ``6h``.
     """
 
-    template_fields = (*MlopsSensor.template_fields, "uri", "key", "first", "last")
+    template_fields = (
+        *MlopsSensor.template_fields,
+        "uri",
+        "key",
+        "first",
+        "last",
+        "marker",
+        "manifest",
+        "min_rows",
+        "settle",
+        "late_after",
+    )
+    _since: float | None = None
+    _missing = ""
 
     def __init__(
         self,
@@ -34,6 +59,11 @@ class PartitionArrivalSensor(MlopsSensor):
         key: str = PARTITION_KEY,
         first: str | None = None,
         last: str | None = None,
+        marker: str | None = "_SUCCESS",
+        manifest: str | None = None,
+        min_rows: int | str = 0,
+        settle: str | None = None,
+        late_after: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -41,11 +71,14 @@ class PartitionArrivalSensor(MlopsSensor):
         self.key = key
         self.first = first
         self.last = last
+        self.marker = marker
+        self.manifest = manifest
+        self.min_rows = min_rows
+        self.settle = settle
+        self.late_after = late_after
 
     def look(self, context: Context) -> Arrival | None:
-        """Look for the marker once."""
-        from airflow_mlops.engine.data.arrival import look_for
-
+        """Look once, as the trigger does."""
         key = required_key(self.key)
         if (self.first and key < self.first) or (self.last and key > self.last):
             raise ConfigError(
@@ -53,7 +86,14 @@ class PartitionArrivalSensor(MlopsSensor):
                 detail=f"{self.uri} has the days {self.first or '…'} to {self.last or '…'}",
                 hint="Trigger the DAG with a day of the source, or correct the source's start and end.",
             )
-        return look_for(located(self, self.uri, "uri"), key)
+        if self._since is None:
+            started = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
+            self._since = started.timestamp() if started else time.time()
+        looking = self.trigger(deadline=self._since + self.timeout)
+        try:
+            return looking.poll()
+        finally:
+            self._missing = looking.missing
 
     def trigger(self, deadline: float) -> PartitionArrivalTrigger:
         """Go on looking in the triggerer."""
@@ -62,10 +102,34 @@ class PartitionArrivalSensor(MlopsSensor):
         return PartitionArrivalTrigger(
             feed=str(located(self, self.uri, "uri")),
             key=required_key(self.key),
+            marker=self.marker,
+            manifest=self.manifest,
+            min_rows=self._whole(self.min_rows),
+            settle=self.settle,
+            late_after=self.late_after,
+            since=time.time() if self._since is None else self._since,
             poll_interval=self.poll_interval,
             deadline=deadline,
         )
 
     def describe(self) -> str:
-        """Say what is waited for."""
-        return f"day {self.key} complete in {self.uri}"
+        """Say what is waited for, and what is missing, if that is known."""
+        return f"day {self.key} complete in {self.uri}" + (f": {self._missing}" if self._missing else "")
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Take the trigger's result. Before giving up, look again: for what is missing, which the trigger knew."""
+        if event["status"] == "timeout":
+            poked = self.poke(context)
+            if poked.is_done:
+                return poked.xcom_value
+        return super().execute_complete(context, event)
+
+    @staticmethod
+    def _whole(number: int | str) -> int:
+        if not str(number).strip().isdecimal():
+            raise ConfigError(
+                f"{number!r} is not a number of rows.",
+                detail=f"min_rows={number!r} after rendering",
+                hint="It must be a whole number from 0 on.",
+            )
+        return int(number)

@@ -2,31 +2,110 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
+import time
 from typing import TYPE_CHECKING
 
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.exceptions import DataError
+from airflow_mlops.operators.base import path_of
 from airflow_mlops.triggers.base import PollTrigger
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.arrival import Arrival
 
+log = logging.getLogger(__name__)
+
 
 class PartitionArrivalTrigger(PollTrigger):
-    """Wait until the upstream has landed a day completely.
+    """Wait until the upstream has landed a day completely; fail when it is later than it promised.
 
-    :param feed: Folder in which the upstream lands one folder a day.
+    A connection in ``feed`` is looked up by Airflow's file system in the thread of the first poll.
+
+    :param feed: Folder in which the upstream lands one folder a day, or ``s3://aws_default@bucket/prefix``.
     :param key: Partition key, a UTC day.
+    :param marker: File that the upstream writes last; None when it writes none.
+    :param manifest: The upstream's own manifest, if it writes one.
+    :param min_rows: Rows that must be there.
+    :param settle: How long ago the newest change must be, such as ``5m``.
+    :param late_after: The upstream's promise: how long after the end of its day it lands, such as ``6h``.
+    :param since: Wall-clock time of the first look. A promise about a day long past is counted from there.
     :param poll_interval: Seconds between polls.
     :param deadline: Wall-clock time at which to give up.
     """
 
-    def __init__(self, *, feed: str, key: str, poll_interval: float, deadline: float) -> None:
-        super().__init__(poll_interval=poll_interval, deadline=deadline, feed=feed, key=key)
+    missing = ""
+    """What the last look found missing, in words."""
+
+    def __init__(
+        self,
+        *,
+        feed: str,
+        key: str,
+        marker: str | None,
+        manifest: str | None,
+        min_rows: int,
+        settle: str | None,
+        late_after: str | None,
+        since: float,
+        poll_interval: float,
+        deadline: float,
+    ) -> None:
+        super().__init__(
+            poll_interval=poll_interval,
+            deadline=deadline,
+            feed=feed,
+            key=key,
+            marker=marker,
+            manifest=manifest,
+            min_rows=min_rows,
+            settle=settle,
+            late_after=late_after,
+            since=since,
+        )
         self._feed = feed
         self._key = key
+        self._marker = marker
+        self._manifest = manifest
+        self._min_rows = min_rows
+        self._settle = settle
+        self._late_after = late_after
+        self._since = since
 
     def poll(self) -> Arrival | None:
-        """Look for the marker once."""
-        from airflow_mlops.engine.data.arrival import look_for
+        """Look once; what is missing is logged whenever it changes.
 
-        return look_for(Path(self._feed), self._key)
+        :raises DataError: when the day is later than promised.
+        """
+        from airflow_mlops.engine.data.arrival import look
+
+        asked = {} if self._settle is None else {"settle": parse_duration(self._settle)}
+        found = look(
+            path_of(self._feed),
+            self._key,
+            marker=self._marker,
+            manifest=self._manifest,
+            min_rows=self._min_rows,
+            **asked,
+        )
+        if found.missing != self.missing:
+            self.missing = found.missing
+            log.info("Day %s of %s: %s", self._key, self._feed, found.missing or "has landed")
+        if found.arrival is None and self._late_after is not None:
+            self._refuse_when_late(self._late_after)
+        return found.arrival
+
+    def _refuse_when_late(self, late_after: str) -> None:
+        from airflow_mlops.engine.data.partitions import day_bounds
+
+        end_of_day = day_bounds(self._key)[1].timestamp()
+        counted_from = max(end_of_day, self._since)
+        if time.time() < counted_from + parse_duration(late_after).total_seconds():
+            return
+        what = "the end of the day" if counted_from == end_of_day else "the first look"
+        raise DataError(
+            f"Day {self._key} is late.",
+            detail=f"{self._feed} promised it within {late_after}, counted from {what}; {self.missing}",
+            hint="Ask the upstream. When it has landed, clear this task; if it promised too much, raise late_after= "
+            "(lands_within= of Partitions).",
+        )

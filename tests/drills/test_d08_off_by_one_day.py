@@ -15,7 +15,7 @@ import pytest
 from airflow_mlops.demo.flights import Feed
 from airflow_mlops.engine.data import partitions
 from airflow_mlops.engine.data.parquet import column_types, parquet_files
-from airflow_mlops.engine.data.partitions import day_bounds, list_partitions, read_partitions
+from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
 from airflow_mlops.engine.data.validation import enforce, validate
 from airflow_mlops.exceptions import DataError
 from flights import expectations
@@ -42,7 +42,8 @@ def landed_under(home: Path, feed: Feed, labelled: date) -> Path:
 
 def for_training(home: Path, feed: Feed, upto: date) -> list[date]:
     """Return the days of the event times that a training on everything up to a day would read."""
-    table = read_partitions(list_partitions(home, feed, None, upto), [EVENT_TIMES[feed]])
+    store = PartitionStore.under(home)
+    table = store.read(store.list(feed, None, upto), [EVENT_TIMES[feed]])
     return sorted({time.date() for time in table[EVENT_TIMES[feed]].to_pylist()})
 
 
@@ -71,9 +72,10 @@ def test_fault_guard_off(feed, labelled, home, monkeypatch):
     sealed(home, feed, DAY - timedelta(days=2))
     seal_folder(home, landed_under(home, feed, labelled), feed, str(labelled))
     assert for_training(home, feed, TOMORROW) == [DAY - timedelta(days=2), DAY]
-    [wrong] = list_partitions(home, feed, labelled, labelled)
+    store = PartitionStore.under(home)
+    [wrong] = store.list(feed, labelled, labelled)
     start, end = day_bounds(str(labelled))
-    times = read_partitions([wrong])[EVENT_TIMES[feed]].to_pylist()
+    times = store.read([wrong])[EVENT_TIMES[feed]].to_pylist()
     assert not any(start <= time < end for time in times)
     if labelled < DAY:  # a training as of that day has seen the day after it
         assert DAY in for_training(home, feed, labelled)

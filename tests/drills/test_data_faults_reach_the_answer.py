@@ -15,19 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from great_expectations.expectations.expectation import Expectation
 
 from airflow_mlops.contracts import Snapshot
 from airflow_mlops.demo.flights import Feed
-from airflow_mlops.engine.data import partitions, validation
+from airflow_mlops.engine.data import partitions
 from airflow_mlops.engine.data.arrival import look_for
-from airflow_mlops.engine.data.files import identity, sha256
 from airflow_mlops.engine.data.parquet import parquet_files
-from airflow_mlops.engine.data.partitions import get_partition, seal
-from airflow_mlops.engine.data.validation import enforce, validate
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.validation import enforce, evaluate, validate
 from airflow_mlops.engine.features.store import ensure_applied
 from airflow_mlops.engine.features.training_data import build_training_snapshot
 from airflow_mlops.engine.serving.golden import Golden
@@ -37,7 +34,7 @@ from airflow_mlops.engine.training.launch import train
 from airflow_mlops.exceptions import DataError
 from flights import expectations
 from tests.data_fixtures import EVENT_TIMES, landed, permission_lost, sealed
-from tests.drills.test_d16_empty_source import CANNOT_LIST, ROWWISE, no_files, no_rows
+from tests.drills.test_d16_empty_source import CANNOT_LIST, ROWWISE, believing, no_files, no_rows
 from tests.feast_fixtures import REPO, compute_day, ledger_of
 from tests.serving_fixtures import (
     RunningServer,
@@ -96,8 +93,7 @@ def seal_landed(home: Path, feed: Feed, day: date, land: Land = landed, suites: 
     assert look_for(folder.parent, str(day)) is not None  # the upstream says that the day is complete
     passed = validate(parquet_files(folder), suites[feed], suite_name=feed, batch=str(day))
     enforce(passed)
-    seal(
-        home,
+    PartitionStore.under(home).seal(
         feed,
         str(day),
         folder,
@@ -121,6 +117,8 @@ def training_set(home: Path) -> Snapshot:
     snapshot = build_training_snapshot(
         home,
         REPO,
+        store=PartitionStore.under(home),
+        ledger=None,
         model="flight_delay",
         source_dataset="departures",
         entity="flight_id",
@@ -183,14 +181,8 @@ class Worlds:
 
 def trusting(files, event_time, bounds, source):
     """In place of the check of event times and rows: believe the folder's name."""
-    columns = partitions.list_partitions(source.parents[2], source.parent.name, None, None)[0].columns
+    columns = PartitionStore.under(source.parents[2]).list(source.parent.name, None, None)[0].columns
     return columns, *bounds
-
-
-def reading(files):
-    """In place of the check for rows before a validation: take what is there."""
-    tables = [pq.ParquetFile(file).read().replace_schema_metadata() for file in files]
-    return pa.concat_tables(tables), identity({file.name: sha256(file) for file in files})
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +197,7 @@ def worlds(tmp_path_factory, before) -> Iterator[Worlds]:
             patch.setattr(partitions, "inspect", trusting)
             worlds.prepare("D08", off_by(1, "departures"))
             worlds.train("D08")
-            patch.setattr(validation, "_read", reading)
+            patch.setattr(evaluate, "parquet_batch", believing)
             worlds.prepare("D16", spoilt(no_rows), {"departures": ROWWISE, "arrivals": ROWWISE})
         yield worlds
 
@@ -267,7 +259,11 @@ def retraining_is_refused(home: Path, feed: Feed) -> None:
         for other in EVENT_TIMES:
             if (other, day) != (feed, BAD):
                 sealed(home, other, day)
-    with pytest.raises(DataError, match=rf"1 of \d days of '{feed}' are not sealed; the first is {BAD}"):
+    missing = {
+        "departures": rf"1 of \d days of 'departures' are not sealed; the first is {BAD}",
+        "arrivals": rf"The labels have not come far enough(.|\n)*'arrivals' is complete from {START} up to {BAD}",
+    }
+    with pytest.raises(DataError, match=missing[feed]):
         training_set(home)
     assert not (home / "snapshots").exists()
     assert not (home / "trainings").exists()
@@ -339,8 +335,9 @@ def test_permission_lost_guard_off(worlds, tmp_path, monkeypatch):
         found = sorted(folder.glob("*.parquet"))
     monkeypatch.setattr(partitions, "parquet_files", lambda _: found)
     monkeypatch.setattr(partitions, "inspect", trusting)
-    seal(home, "departures", str(BAD), folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=None)
-    assert get_partition(home, "departures", str(BAD)).files == ()
+    store = PartitionStore.under(home)
+    store.seal("departures", str(BAD), folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=None)
+    assert store.get("departures", str(BAD)).files == ()
     repo = ensure_applied(REPO, home, ledger_of(home))
     for day in SINCE:
         compute_day(home, str(day), repo=repo, start=START)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 
-from airflow_mlops.engine.data.arrival import look_for
+from airflow_mlops.engine.data.arrival import look, look_for
+from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from airflow_mlops.triggers.data import PartitionArrivalTrigger
@@ -80,7 +87,7 @@ def test_the_sensor_defers_and_the_trigger_sees_the_day_land(home):
 
 
 def test_the_sensor_gives_up_in_words(home):
-    trigger = PartitionArrivalTrigger(feed=str(home), key=KEY, poll_interval=0.01, deadline=time.time() + 0.05)
+    trigger = sensor(home, poll_interval=0.01).trigger(deadline=time.time() + 0.05)
 
     async def event() -> dict:
         return (await anext(trigger.run())).payload
@@ -108,6 +115,212 @@ def test_the_key_defaults_to_the_runs_partition():
     assert PartitionArrivalSensor(task_id="wait", uri="lake").key == "{{ partition_key }}"
 
 
-def test_a_bucket_is_refused_in_words(home):
-    with pytest.raises(AirflowFailException, match="uri is not a path"):
-        sensor(home, uri="s3://lake/departures").execute({})
+# --- what else can be asked for ---------------------------------------------------------------------------
+
+
+def promise(folder: Path, **change) -> dict:
+    """Write the upstream's manifest of what is there, and return it."""
+    files = [
+        {
+            "name": file.name,
+            "bytes": file.stat().st_size,
+            "rows": pq.read_metadata(file).num_rows,
+            "sha256": sha256(file),
+        }
+        for file in sorted(folder.glob("*.parquet"))
+    ]
+    files[0].update(change)
+    manifest = {"files": files, "written_by": "upstream"}
+    (folder / "files.json").write_text(json.dumps(manifest))
+    return manifest
+
+
+@pytest.fixture
+def parts(home) -> Path:
+    """A landed day in four files, without a marker."""
+    folder = landed(home / "lake")
+    [file] = folder.glob("*.parquet")
+    table = pq.read_table(file)
+    for path in folder.iterdir():
+        path.unlink()
+    for n in range(4):
+        pq.write_table(table.slice(n * 100, 100), folder / f"part-{n}.parquet")
+    return folder
+
+
+def missing(folder: Path, **asked) -> str:
+    return look(folder.parent, KEY, **{"marker": None, **asked}).missing
+
+
+def test_all_files_of_the_manifest_must_be_there(parts):
+    assert missing(parts, manifest="files.json") == "no manifest 'files.json', 4 files"
+    promise(parts)
+    assert missing(parts, manifest="files.json") == ""
+    (parts / "part-2.parquet").rename(parts / "gone")
+    assert missing(parts, manifest="files.json") == (
+        "3 of 4 files of the manifest are there ('part-2.parquet' is not there)"
+    )
+    (parts / "gone").rename(parts / "part-2.parquet")
+    shutil.copy(parts / "part-2.parquet", parts / "part-4.parquet")
+    assert missing(parts, manifest="files.json") == "'part-4.parquet' is not in the manifest"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bytes": 10**6}, "of 1000000 bytes"),
+        ({"rows": 101}, "has 100 rows, not 101"),
+        ({"sha256": "0" * 64}, "'part-0.parquet' has other bytes"),
+    ],
+)
+def test_files_must_be_as_the_manifest_says(change, words, parts):
+    promise(parts, **change)
+    assert words in missing(parts, manifest="files.json")
+    assert missing(parts, manifest="files.json").startswith("3 of 4 files of the manifest are there (")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('{"files": [', "EOF"), ("{}", "files: Field required"), ('{"files": [{"name": "x"}]}', "files.0.bytes: ")],
+)
+def test_a_damaged_manifest_is_refused(text, words, parts):
+    (parts / "files.json").write_text(text)
+    with pytest.raises(DataError, match="upstream's manifest cannot be read") as refused:
+        missing(parts, manifest="files.json")
+    assert "files.json" in refused.value.detail
+    assert words in refused.value.detail
+
+
+def test_too_few_rows_and_half_written_files_are_waited_for(parts):
+    assert missing(parts, min_rows=400) == ""
+    assert missing(parts, min_rows=401) == "400 of at least 401 rows"
+    half = parts / "part-1.parquet"
+    half.write_bytes(half.read_bytes()[:-100])
+    assert missing(parts, min_rows=100) == "'part-1.parquet' is not complete: it has no Parquet footer"
+    half.write_bytes(b"")
+    assert missing(parts, min_rows=100) == "'part-1.parquet' is not complete: it has no Parquet footer"
+    promise_of_whole = {"files": [{"name": "part-1.parquet", "bytes": 0, "rows": 100}]}
+    (parts / "files.json").write_text(json.dumps(promise_of_whole))
+    assert "'part-1.parquet' has no Parquet footer" in missing(parts, manifest="files.json")
+
+
+def test_what_changed_just_now_has_to_settle(parts):
+    then = time.time() - 600
+    for file in parts.iterdir():
+        os.utime(file, (then, then))
+    assert missing(parts, min_rows=1, settle=timedelta(minutes=9)) == ""
+    assert missing(parts, min_rows=1, settle=timedelta(minutes=11)).startswith("last changed 60")
+    (parts / "part-3.parquet").touch()
+    assert missing(parts, min_rows=1, settle=timedelta(minutes=9)) == "last changed 0 s ago, 540 asked"
+
+
+def test_everything_asked_for_must_hold(parts):
+    asked = {"marker": "_DONE", "manifest": "files.json", "min_rows": 400, "settle": timedelta(minutes=1)}
+    said = [missing(parts, **asked)]
+    (parts / "_DONE").touch()
+    said.append(missing(parts, **asked))
+    for file in parts.iterdir():
+        os.utime(file, (0, 0))
+    said.append(missing(parts, **asked))
+    promise(parts)
+    os.utime(parts / "files.json", (0, 0))
+    said += [missing(parts, **{**asked, "min_rows": 999}), missing(parts, **asked)]
+    assert said == [
+        "no marker '_DONE', 4 files",
+        "last changed 0 s ago, 60 asked",
+        "no manifest 'files.json', 5 files",
+        "400 of at least 999 rows",
+        "",
+    ]
+
+
+def test_something_must_tell_when_a_day_is_complete(parts):
+    with pytest.raises(ConfigError, match="Nothing tells when a day has landed"):
+        missing(parts, settle=timedelta(minutes=1))
+
+
+# --- what the sensor says ---------------------------------------------------------------------------------
+
+
+def test_giving_up_says_what_was_missing(parts, home):
+    promise(parts)
+    (parts / "part-0.parquet").unlink()
+    waiting = sensor(home, marker=None, manifest="files.json")
+    with pytest.raises(AirflowSensorTimeout, match=r"3 of 4 files of the manifest are there \('part-0"):
+        waiting.execute_complete({}, {"status": "timeout"})
+    (home / "lake" / "departures" / KEY).rename(home / "away")
+    promise(landed(home / "lake"))  # it came between the trigger's last look and this one
+    assert waiting.execute_complete({}, {"status": "timeout"})["files"] == 1
+
+
+def test_the_trigger_carries_every_setting(home):
+    settings = {"marker": None, "manifest": "m.json", "settle": "5m", "late_after": "6h"}
+    trigger = sensor(home, min_rows="42", **settings).trigger(deadline=1.0)
+    _, carried = trigger.serialize()
+    assert carried == {
+        **settings,
+        "min_rows": 42,
+        "feed": str(home / "lake" / "departures"),
+        "key": KEY,
+        "poll_interval": 0.05,
+        "deadline": 1.0,
+        "since": pytest.approx(time.time(), abs=60),
+    }
+
+
+def test_a_number_of_rows_is_one(home):
+    with pytest.raises(AirflowFailException, match="'many' is not a number of rows"):
+        sensor(home, min_rows="many").execute({})
+
+
+def late(home: Path, key: str, since: float, **more) -> PartitionArrivalTrigger:
+    waiting = sensor(home, key=key, late_after="2h", **more)
+    waiting._since = since
+    return waiting.trigger(deadline=time.time() + 60)
+
+
+def test_a_day_that_lands_later_than_promised_fails_as_late(home):
+    """Not at its timeout, and with the promise in the message."""
+    now = datetime.now(UTC)
+    yesterday = f"{now - timedelta(days=1):%Y-%m-%d}"
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    with time_is(midnight + 2 * 3600 - 1):
+        assert late(home, yesterday, since=midnight - 9).poll() is None
+    with time_is(midnight + 2 * 3600 + 1), pytest.raises(DataError, match=f"Day {yesterday} is late") as refused:
+        late(home, yesterday, since=midnight - 9).poll()
+    assert "promised it within 2h, counted from the end of the day; nothing is there" in refused.value.detail
+    with pytest.raises(AirflowFailException, match="is late"):
+        sensor(home).execute_complete({}, asyncio.run(event_of(late(home, KEY, since=time.time() - 7201))))
+
+
+def test_a_promise_about_a_day_long_past_counts_from_the_first_look(home):
+    now = time.time()
+    with time_is(now + 7199):
+        assert late(home, KEY, since=now).poll() is None
+    with time_is(now + 7201), pytest.raises(DataError, match="is late") as refused:
+        late(home, KEY, since=now).poll()
+    assert "counted from the first look" in refused.value.detail
+    landed(home / "lake")
+    with time_is(now + 7201):
+        assert late(home, KEY, since=now).poll() is not None  # it is there: nothing to complain of
+
+
+def test_the_first_look_of_a_rescheduled_sensor_was_in_an_earlier_process(home):
+    class TaskInstance:
+        def get_first_reschedule_date(self, context: object) -> datetime:
+            return datetime.now(UTC) - timedelta(hours=3)
+
+    waiting = sensor(home, mode="reschedule", deferrable=False, late_after="2h")
+    with pytest.raises(AirflowFailException, match="is late"):
+        waiting.poke({"ti": TaskInstance()})
+
+
+async def event_of(trigger: PartitionArrivalTrigger) -> dict:
+    return (await anext(trigger.run())).payload
+
+
+@contextmanager
+def time_is(moment: float) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("airflow_mlops.triggers.data.time.time", lambda: moment)
+        yield

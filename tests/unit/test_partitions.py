@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -17,17 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_mlops.contracts import Partition
-from airflow_mlops.engine.data import partitions
+from airflow_mlops.engine.data import partitions, storage
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.parquet import parquet_files
-from airflow_mlops.engine.data.partitions import (
-    batch_hash,
-    day_bounds,
-    get_partition,
-    list_partitions,
-    read_partitions,
-    seal,
-)
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash, day_bounds
 from airflow_mlops.exceptions import ConfigError, DataError
 from tests.data_fixtures import DAY, KEY, landed, permission_lost, seal_folder, sealed, spoil
 
@@ -38,8 +32,8 @@ def names(folder: Path) -> list[str]:
 
 def nothing_is_visible(home: Path) -> bool:
     with pytest.raises(DataError, match="There is no partition 2013-01-15"):
-        get_partition(home, "departures", KEY)
-    return list_partitions(home, "departures", None, None) == []
+        PartitionStore.under(home).get("departures", KEY)
+    return PartitionStore.under(home).list("departures", None, None) == []
 
 
 # --- what is sealed ---------------------------------------------------------------------------------------
@@ -57,13 +51,13 @@ def test_the_manifest_says_what_is_in_it(home):
     assert partition.columns == {field.name: str(field.type) for field in table.schema}
     assert partition.min_event_time == min(table["sched_dep_utc"].to_pylist())
     assert partition.max_event_time == max(table["sched_dep_utc"].to_pylist())
-    assert partition.source["uri"] == str(folder)
+    assert partition.receipt.uri == str(folder)
     assert partition.suite_hash == "suite"
     stored = Path(partition.uri)
     assert stored == home / "partitions" / "departures" / KEY / partition.revision
     assert Partition.from_json((stored / "manifest.json").read_bytes()) == partition
-    assert get_partition(home, "departures", KEY) == partition
-    assert read_partitions([partition]).equals(table)
+    assert PartitionStore.under(home).get("departures", KEY) == partition
+    assert PartitionStore.under(home).read([partition]).equals(table)
 
 
 def test_identical_input_gives_the_identical_revision_and_changes_nothing(home):
@@ -79,8 +73,8 @@ def test_other_bytes_are_another_revision_and_the_old_one_stays_readable(home):
     new = seal_folder(home, spoil(landed(home / "lake"), lambda frame: frame.iloc[1:]))
     assert new.revision != old.revision
     assert new.rows == old.rows - 1
-    assert get_partition(home, "departures", KEY) == new
-    assert read_partitions([old]).num_rows == old.rows
+    assert PartitionStore.under(home).get("departures", KEY) == new
+    assert PartitionStore.under(home).read([old]).num_rows == old.rows
 
 
 def test_several_files_are_one_partition(home, tmp_path):
@@ -91,20 +85,48 @@ def test_several_files_are_one_partition(home, tmp_path):
     pq.write_table(table.slice(400), folder / "part-1.parquet")
     partition = seal_folder(home, folder)
     assert [file.rows for file in partition.files] == [400, table.num_rows - 400]
-    assert read_partitions([partition]).equals(table)
+    assert PartitionStore.under(home).read([partition]).equals(table)
 
 
 def test_the_suite_that_the_bytes_passed_is_kept_and_replaced(home):
     folder = landed(home / "lake")
 
     def again(suite_hash: str | None) -> Partition:
-        return seal(home, "departures", KEY, folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=suite_hash)
+        return PartitionStore.under(home).seal(
+            "departures", KEY, folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=suite_hash
+        )
 
     first = again("one")
     assert again(None) == first  # sealing without a validation does not undo one
     other = again("two")
-    assert other == get_partition(home, "departures", KEY) == first.model_copy(update={"suite_hash": "two"})
+    assert other == PartitionStore.under(home).get("departures", KEY) == first.model_copy(update={"suite_hash": "two"})
     assert Partition.from_json((Path(other.uri) / "manifest.json").read_bytes()) == other
+
+
+def test_the_receipt_says_what_was_received_and_keeps_saying_it(home):
+    folder = landed(home / "lake")
+    (folder / "files.json").write_text("{}")
+    [source] = parquet_files(folder)
+    os.utime(source, (1_600_000_000, 1_600_000_000))
+
+    def again() -> Partition:
+        store = PartitionStore.under(home)
+        return store.seal(
+            "departures",
+            KEY,
+            folder,
+            event_time="sched_dep_utc",
+            batch_hash=None,
+            suite_hash=None,
+            manifest="files.json",
+        )
+
+    first = again()
+    assert first.receipt.written_at == datetime.fromtimestamp(1_600_000_000, UTC)
+    assert (first.receipt.files, first.receipt.bytes) == (1, source.stat().st_size)
+    assert first.receipt.manifest_sha256 == sha256(folder / "files.json")
+    os.utime(source)  # the upstream landed the same bytes again
+    assert again() == first
 
 
 def test_what_is_sealed_is_what_was_validated(home):
@@ -112,7 +134,9 @@ def test_what_is_sealed_is_what_was_validated(home):
     validated = batch_hash(parquet_files(folder))
     spoil(folder, lambda frame: frame.assign(dep_delay=0.0))
     with pytest.raises(DataError, match="changed after they were validated"):
-        seal(home, "departures", KEY, folder, event_time="sched_dep_utc", batch_hash=validated, suite_hash="suite")
+        PartitionStore.under(home).seal(
+            "departures", KEY, folder, event_time="sched_dep_utc", batch_hash=validated, suite_hash="suite"
+        )
     assert nothing_is_visible(home)
 
 
@@ -153,6 +177,37 @@ def flip_a_byte(folder: Path) -> None:
     file.write_bytes(contents)
 
 
+def write_wide(folder: Path, missing: Collection[int]) -> None:
+    """Replace the day by two files of 100 columns, of which the second lacks some."""
+    [file] = parquet_files(folder)
+    times = pq.read_table(file, columns=["sched_dep_utc"])
+    file.unlink()
+    for n, lacking in enumerate([(), missing]):
+        table = times
+        for column in range(99):
+            if column not in lacking:
+                table = table.append_column(f"c{column}", pa.nulls(len(times), pa.int64()))
+        pq.write_table(table, folder / f"wide-{n}.parquet")
+
+
+def write_twice(folder: Path) -> None:
+    [file] = parquet_files(folder)
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("dest", table["dest"]), file)
+
+
+def write_in_another_zone(folder: Path) -> None:
+    frame = pd.read_parquet(parquet_files(folder)[0])
+    local = frame["sched_dep_utc"].dt.tz_convert("America/New_York")
+    table = pa.Table.from_pandas(frame.assign(sched_dep_utc=local))
+    table = table.cast(pa.schema([field.with_type(_us(field.type)) for field in table.schema]))
+    pq.write_table(table.replace_schema_metadata(), folder / "more.parquet")
+
+
+def _us(kind: pa.DataType) -> pa.DataType:
+    return pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else kind
+
+
 def add_a_file_of_another_shape(folder: Path) -> None:
     frame = pd.read_parquet(parquet_files(folder)[0])
     frame.drop(columns="distance").assign(flight="x").to_parquet(folder / "more.parquet")
@@ -182,6 +237,26 @@ BAD = {
         "1 of 902 rows do not belong to the day 2013-01-15",
         "to 2013-01-16 00:00:00 UTC",
     ),
+    "40 of 100 columns missing in one file": (
+        lambda f: write_wide(f, missing=range(20, 60)),
+        "have different columns",
+        r"no 'c20'; .*; no 'c26'; … and 33 more$",
+    ),
+    "1 of 100 columns missing in one file": (
+        lambda f: write_wide(f, missing=[42]),
+        "have different columns",
+        r"wide-1.parquet: no 'c42'$",
+    ),
+    "a column twice": (
+        write_twice,
+        "has the column 'dest' more than once",
+        "departures.parquet: 19 columns, 18 different",
+    ),
+    "time zones mixed": (
+        write_in_another_zone,
+        "times in different time zones",
+        r"'sched_dep_utc' is timestamp\[us, tz=America/New_York\], not timestamp\[us, tz=UTC\]",
+    ),
     "files that disagree": (
         add_a_file_of_another_shape,
         "have different columns",
@@ -195,7 +270,9 @@ def test_bad_input_is_refused_in_words_and_leaves_nothing(fault, headline, detai
     folder = landed(home / "lake")
     fault(folder)
     with pytest.raises(DataError) as refused:
-        seal(home, "departures", KEY, folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=None)
+        PartitionStore.under(home).seal(
+            "departures", KEY, folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=None
+        )
     assert headline in refused.value.headline
     assert pd.Series([refused.value.detail]).str.contains(detail).all()
     assert str(folder) in refused.value.detail
@@ -208,8 +285,7 @@ def test_a_refused_day_leaves_the_good_one_in_place(home):
     good = sealed(home)
     truncate(home / "lake" / "departures" / KEY)
     with pytest.raises(DataError):
-        seal(
-            home,
+        PartitionStore.under(home).seal(
             "departures",
             KEY,
             home / "lake" / "departures" / KEY,
@@ -217,8 +293,8 @@ def test_a_refused_day_leaves_the_good_one_in_place(home):
             batch_hash=None,
             suite_hash=None,
         )
-    assert get_partition(home, "departures", KEY) == good
-    assert read_partitions([good]).num_rows == good.rows
+    assert PartitionStore.under(home).get("departures", KEY) == good
+    assert PartitionStore.under(home).read([good]).num_rows == good.rows
 
 
 @pytest.mark.parametrize("left", [0o0, 0o1])
@@ -235,7 +311,7 @@ def test_a_key_is_a_day(key, home):
     with pytest.raises(ConfigError, match="not a partition key"):
         day_bounds(key)
     with pytest.raises(ConfigError, match="not a partition key"):
-        get_partition(home, "departures", key)
+        PartitionStore.under(home).get("departures", key)
 
 
 def test_a_day_is_a_utc_day():
@@ -250,7 +326,7 @@ def die(*_: object, **__: object) -> None:
 
 
 def seal_and_die_at(step: str, home: Path, folder: Path) -> None:
-    setattr(partitions, step, die)
+    setattr(partitions if hasattr(partitions, step) else storage, step, die)
     seal_folder(home, folder)
 
 
@@ -265,7 +341,7 @@ def test_a_killed_writer_leaves_nothing_visible_and_a_rerun_converges(step, home
     assert names(home / "partitions")  # it did get that far
     assert nothing_is_visible(home)
     partition = seal_folder(home, folder)
-    assert partition == get_partition(home, "departures", KEY)
+    assert partition == PartitionStore.under(home).get("departures", KEY)
     undisturbed = sealed(tmp_path / "elsewhere")
     assert (partition.revision, partition.files) == (undisturbed.revision, undisturbed.files)
 
@@ -304,38 +380,41 @@ def week(tmp_path_factory) -> Path:
     ],
 )
 def test_listing_has_both_ends_and_only_sealed_days(start, end, days, week):
-    assert [p.key for p in list_partitions(week, "departures", start, end)] == [f"2013-01-{day}" for day in days]
+    assert [p.key for p in PartitionStore.under(week).list("departures", start, end)] == [
+        f"2013-01-{day}" for day in days
+    ]
 
 
 def test_listing_an_unknown_dataset_is_empty(week):
-    assert list_partitions(week, "weather", None, None) == []
+    assert PartitionStore.under(week).list("weather", None, None) == []
 
 
 def test_rows_come_in_the_order_asked_for(week):
-    days = list_partitions(week, "departures", None, None)
-    table = read_partitions(days[::-1], columns=["sched_dep_utc", "flight_id"])
+    days = PartitionStore.under(week).list("departures", None, None)
+    table = PartitionStore.under(week).read(days[::-1], columns=["sched_dep_utc", "flight_id"])
     assert table.column_names == ["sched_dep_utc", "flight_id"]
     assert table.num_rows == sum(day.rows for day in days)
     assert table["sched_dep_utc"][0].as_py().date() == date(2013, 1, 20)
     assert table["sched_dep_utc"][-1].as_py().date() == DAY
 
 
-def test_reading_nothing_is_refused():
+def test_reading_nothing_is_refused(home):
     with pytest.raises(DataError, match="no partitions to read"):
-        read_partitions([])
+        PartitionStore.under(home).read([])
 
 
 def test_home_can_be_mounted_elsewhere(week, tmp_path):
     moved = shutil.copytree(week, tmp_path / "moved")
-    partition = get_partition(moved, "departures", KEY)
+    store = PartitionStore.under(moved)
+    partition = store.get("departures", KEY)
     assert partition.uri.startswith(str(moved))
-    assert read_partitions([partition]).num_rows == partition.rows
+    assert store.read([partition]).num_rows == partition.rows
 
 
 def test_an_unknown_column_is_named(week):
-    days = list_partitions(week, "departures", None, None)
+    days = PartitionStore.under(week).list("departures", None, None)
     with pytest.raises(DataError, match=r"Partition 2013-01-15 .* does not have") as refused:
-        read_partitions(days, columns=["flight_id", "gate"])
+        PartitionStore.under(week).read(days, columns=["flight_id", "gate"])
     assert "no 'gate'" in refused.value.detail
 
 
@@ -352,10 +431,10 @@ def test_days_that_disagree_are_not_read_together(change, detail, home):
     next_day = DAY + timedelta(days=1)
     second = seal_folder(home, spoil(landed(home / "lake", day=next_day), change), key=next_day.isoformat())
     with pytest.raises(DataError, match="Partition 2013-01-16") as refused:
-        read_partitions([first, second])
+        PartitionStore.under(home).read([first, second])
     assert detail in refused.value.detail
     shared = ["flight_id", "dep_delay"]
-    assert read_partitions([first, second], shared).num_rows == first.rows + second.rows
+    assert PartitionStore.under(home).read([first, second], shared).num_rows == first.rows + second.rows
 
 
 @pytest.mark.parametrize(
@@ -366,15 +445,24 @@ def test_a_damaged_partition_is_refused_and_sealing_again_heals_it(damage, words
     partition = sealed(home)
     damage(Path(partition.uri))
     with pytest.raises(DataError, match=f"2013-01-15 of 'departures' {words}") as refused:
-        read_partitions([partition])
+        PartitionStore.under(home).read([partition])
     assert "departures.parquet" in refused.value.detail
     assert sealed(home) == partition
-    assert read_partitions([partition]).num_rows == partition.rows
+    assert PartitionStore.under(home).read([partition]).num_rows == partition.rows
 
 
 def test_a_broken_manifest_is_said_to_be_one(home):
     sealed(home)
     (home / "partitions" / "departures" / KEY / "current.json").write_text('{"dataset": "departures"}')
     with pytest.raises(DataError, match="manifest of a partition cannot be read"):
-        get_partition(home, "departures", KEY)
-    assert sealed(home) == get_partition(home, "departures", KEY)
+        PartitionStore.under(home).get("departures", KEY)
+    assert sealed(home) == PartitionStore.under(home).get("departures", KEY)
+
+
+def test_the_watermark_moves_over_days_without_a_gap(week):
+    store = PartitionStore.under(week)
+    assert store.keys("departures") == [f"2013-01-{day}" for day in (15, 16, 18, 19, 20)]
+    assert store.watermark("departures", DAY) == datetime(2013, 1, 17, tzinfo=UTC)
+    assert store.watermark("departures", DAY, skip=["2013-01-17"]) == datetime(2013, 1, 21, tzinfo=UTC)
+    assert store.watermark("departures", date(2013, 1, 14)) == datetime(2013, 1, 14, tzinfo=UTC)
+    assert store.watermark("weather", DAY) == datetime(2013, 1, 15, tzinfo=UTC)

@@ -1,12 +1,19 @@
-"""Whether the upstream has landed a day."""
+"""Whether the upstream has landed a day, completely and for good."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TypedDict
+from datetime import timedelta
+from typing import Any, NamedTuple, TypedDict
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
+
+from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.partitions import day_bounds
+from airflow_mlops.engine.data.storage import AnyPath, Entry
+from airflow_mlops.exceptions import ConfigError, DataError
 
 MARKER = "_SUCCESS"
 """The upstream writes it last; without it, the day is still landing."""
@@ -20,18 +27,149 @@ class Arrival(TypedDict):
     bytes: int
 
 
-def look_for(feed: Path, key: str) -> Arrival | None:
-    """Look once for a day of a feed. None means that it has not landed completely.
+class _PromisedFile(BaseModel):
+    name: str
+    bytes: int
+    rows: int | None = None
+    sha256: str | None = None
 
-    :param feed: Folder with one folder a day.
+
+class _UpstreamManifest(BaseModel):
+    files: list[_PromisedFile]
+
+
+class Look(NamedTuple):
+    """One look at a day of a feed: what is there when the day is complete, else what is missing, in words."""
+
+    arrival: Arrival | None
+    missing: str = ""
+
+
+def look(
+    feed: AnyPath,
+    key: str,
+    *,
+    marker: str | None = MARKER,
+    manifest: str | None = None,
+    min_rows: int = 0,
+    settle: timedelta = timedelta(0),
+) -> Look:
+    """Look once for a day of a feed. It has landed when everything that was asked for holds.
+
+    :param feed: Folder with one folder a day, on this machine or on object storage.
     :param key: Partition key, a UTC day.
-    :raises DataError: when the folder cannot be read.
-    :raises ConfigError: when the key is not a day.
+    :param marker: File that the upstream writes last; None when it writes none.
+    :param manifest: JSON file of the upstream, ``{"files": [{"name", "bytes", "rows"?, "sha256"?}]}``: exactly these
+        Parquet files must be there, and be like that.
+    :param min_rows: Rows that the Parquet files must have in all, by their footers.
+    :param settle: How long ago the newest change must be, by the storage's clock.
+    :raises DataError: when the folder cannot be read, or the manifest is damaged.
+    :raises ConfigError: when the key is not a day, or nothing was asked for.
     """
     day_bounds(key)
+    if marker is None and manifest is None and min_rows < 1:
+        raise ConfigError(
+            "Nothing tells when a day has landed completely.",
+            detail=f"{feed}: marker=None, manifest=None, min_rows={min_rows}",
+            hint="Name the file that the upstream writes last in marker= or manifest=, or give min_rows=.",
+        )
     folder = feed / key
     with readable(folder):
-        if not (folder / MARKER).exists():
+        try:
+            found = {entry.path.name: entry for entry in storage.entries(folder) if not entry.is_folder}
+        except FileNotFoundError:
+            found = {}
+            storage.subfolders(folder)  # raises when it is the bucket that is not there
+    files = {name: entry for name, entry in found.items() if name.endswith(".parquet")}
+    missing = (
+        _unmarked(found, marker)
+        or _unsettled(folder, found, settle)
+        or _unlike_manifest(folder, found, files, manifest)
+        or _too_few_rows(files, min_rows)
+    )
+    if missing:
+        return Look(None, missing)
+    return Look({"uri": str(folder), "files": len(files), "bytes": sum(entry.bytes for entry in files.values())})
+
+
+def look_for(feed: AnyPath, key: str, **asked: Any) -> Arrival | None:
+    """Look once for a day of a feed, as :func:`look` does. None means that it has not landed completely."""
+    return look(feed, key, **asked).arrival
+
+
+def _unmarked(found: dict[str, Entry], marker: str | None) -> str:
+    if marker is None or marker in found:
+        return ""
+    return f"no marker {marker!r}, {len(found)} files" if found else "nothing is there"
+
+
+def _unsettled(folder: AnyPath, found: dict[str, Entry], settle: timedelta) -> str:
+    if not settle or not found:
+        return ""
+    newest = max(entry.modified for entry in found.values() if entry.modified is not None)
+    age = storage.now(folder) - newest
+    return "" if age >= settle else f"last changed {age.total_seconds():.0f} s ago, {settle.total_seconds():.0f} asked"
+
+
+def _unlike_manifest(folder: AnyPath, found: dict[str, Entry], files: dict[str, Entry], manifest: str | None) -> str:
+    if manifest is None:
+        return ""
+    if manifest not in found:
+        return f"no manifest {manifest!r}, {len(found)} files"
+    promised = _promised(folder / manifest)
+    wrong = [problem for file in promised if (problem := _unlike(file, files.get(file.name)))]
+    if wrong:
+        there = len(promised) - len(wrong)
+        return f"{there} of {len(promised)} files of the manifest are there ({wrong[0]})"
+    unknown = files.keys() - {file.name for file in promised}
+    return f"{sorted(unknown)[0]!r} is not in the manifest" if unknown else ""
+
+
+def _promised(path: AnyPath) -> list[_PromisedFile]:
+    with readable(path):
+        contents = storage.read(path)
+    try:
+        return _UpstreamManifest.model_validate_json(contents).files
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(
+            "The upstream's manifest cannot be read.",
+            detail=f"{path}: {where + ': ' if where else ''}{first['msg']}",
+            hint='It must be JSON like {"files": [{"name": "part-0.parquet", "bytes": 1024, "rows": 10}]}.',
+        ) from None
+
+
+def _unlike(file: _PromisedFile, entry: Entry | None) -> str:
+    """Say how a file differs from what its manifest promised; nothing when it does not."""
+    if entry is None:
+        return f"{file.name!r} is not there"
+    if entry.bytes != file.bytes:
+        return f"{file.name!r} has {entry.bytes} of {file.bytes} bytes"
+    if file.rows is not None and (rows := _rows(entry)) != file.rows:
+        return f"{file.name!r} has " + ("no Parquet footer" if rows is None else f"{rows} rows, not {file.rows}")
+    if file.sha256 is not None:
+        with readable(entry.path):
+            if storage.digest(entry.path) != file.sha256:
+                return f"{file.name!r} has other bytes"
+    return ""
+
+
+def _too_few_rows(files: dict[str, Entry], min_rows: int) -> str:
+    if min_rows < 1:
+        return ""
+    counts = {name: _rows(entry) for name, entry in files.items()}
+    for name, count in counts.items():
+        if count is None:
+            return f"{name!r} is not complete: it has no Parquet footer"
+    rows = sum(count or 0 for count in counts.values())
+    return "" if rows >= min_rows else f"{rows} of at least {min_rows} rows"
+
+
+def _rows(entry: Entry) -> int | None:
+    """Return how many rows a Parquet file has by its footer; None when it has none yet."""
+    with readable(entry.path), storage.opened(entry.path) as file:
+        try:
+            return int(pq.read_metadata(file).num_rows)
+        except pa.ArrowInvalid:
             return None
-        sizes = [path.stat().st_size for path in folder.iterdir() if path.suffix == ".parquet"]
-    return {"uri": str(folder), "files": len(sizes), "bytes": sum(sizes)}

@@ -2,61 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from airflow_mlops.engine.data.storage import AnyPath, entries, reaching
 from airflow_mlops.exceptions import DataError, did_you_mean
 
 _MICROSECONDS = pa.timestamp("us", tz="UTC")
+_NAMED = 7
+"""How many columns an error names before it only counts them."""
+
+_Files = TypeVar("_Files", bound=AnyPath)
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: AnyPath) -> Iterator[None]:
     """Say in words why a file or folder cannot be read.
 
     :raises DataError: instead of what the file system or Arrow raises.
+    :raises TransientError: when object storage does not answer.
     """
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(
-            "The data is not there.",
-            detail=f"{path} does not exist",
-            hint="See whether the upstream landed it, and under this name.",
-        ) from None
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            "A Parquet file cannot be read.",
-            detail=f"{path}: {str(error).splitlines()[0]}",
-            hint="It is truncated or damaged: let the upstream land it again.",
-        ) from None
-    except OSError as error:
-        raise DataError(
-            "A file or folder cannot be read.",
-            detail=f"{path}: {error.strerror or error}",
-            hint="See whether permissions were lost or the storage is gone.",
-        ) from None
+    with reaching(path):
+        try:
+            yield
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                "A Parquet file cannot be read.",
+                detail=f"{path}: {str(error).splitlines()[0]}",
+                hint="It is truncated or damaged: let the upstream land it again.",
+            ) from None
 
 
-def parquet_files(data: Path) -> list[Path]:
+def parquet_files(data: _Files) -> list[_Files]:
     """Return the Parquet files that ``data`` names, in order of their names.
 
     :param data: A folder, a file, or a folder with a pattern such as ``*.parquet``.
     :raises DataError: when there are none, or the folder cannot be read.
     """
     with readable(data):
-        if data.is_file():
+        if isinstance(data, Path) and data.is_file():
             return [data]
         folder, pattern = (data.parent, data.name) if "*" in data.name else (data, "*.parquet")
-        # Not Path.glob: to that, a folder which may not be listed looks empty.
-        files = sorted(path for path in folder.iterdir() if fnmatch(path.name, pattern) and path.name[0] != ".")
+        files = [entry.path for entry in entries(folder) if fnmatch(entry.path.name, pattern)]
     if not files:
         raise DataError(
             "There are no Parquet files.",
@@ -67,7 +63,7 @@ def parquet_files(data: Path) -> list[Path]:
 
 
 def inspect(
-    files: Sequence[Path], event_time: str, bounds: tuple[datetime, datetime], landed: Path
+    files: Sequence[Path], event_time: str, bounds: tuple[datetime, datetime], landed: AnyPath
 ) -> tuple[dict[str, str], datetime, datetime]:
     """Read every row once, so that what cannot be read is refused now, and check the event times.
 
@@ -111,17 +107,21 @@ def inspect(
     return column_types(schema), earliest, latest
 
 
-def _checked_schema(schema: pa.Schema, agreed: pa.Schema | None, event_time: str, file: Path) -> pa.Schema:
-    if agreed is not None and not schema.equals(agreed):
+def _checked_schema(schema: pa.Schema, agreed: pa.Schema | None, event_time: str, file: AnyPath) -> pa.Schema:
+    repeated = [name for name, count in Counter(schema.names).items() if count > 1]
+    if repeated:
         raise DataError(
-            "The Parquet files of one partition have different columns.",
-            detail=f"{file}: {difference(column_types(agreed), column_types(schema))}",
-            hint="All files of a day need the same columns and types.",
+            f"A Parquet file has the column {listing(map(repr, repeated))} more than once.",
+            detail=f"{file}: {len(schema.names)} columns, {len(set(schema.names))} different names",
+            hint="See which join or rename of the upstream doubled it; nobody can say which one is meant.",
         )
+    if agreed is not None and not schema.equals(agreed):
+        _refuse_difference(column_types(agreed), column_types(schema), file)
     if event_time not in schema.names:
+        times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
         raise DataError(
             f"There is no event-time column {event_time!r}.{did_you_mean(event_time, schema.names)}",
-            detail=f"{file} has the columns {', '.join(schema.names)}",
+            detail=f"{file} has {len(schema.names)} columns; of times: {listing(times) or 'none'}",
             hint="Name the right column in Partitions(..., event_time=...), or see what the upstream renamed.",
         )
     kind = schema.field(event_time).type
@@ -132,6 +132,22 @@ def _checked_schema(schema: pa.Schema, agreed: pa.Schema | None, event_time: str
             hint="Let the upstream write timestamps in UTC: a naive time belongs to no particular day.",
         )
     return schema
+
+
+def _refuse_difference(agreed: Mapping[str, str], found: Mapping[str, str], file: AnyPath) -> None:
+    detail = f"{file}: {difference(agreed, found)}"
+    changed = [(agreed[name], kind) for name, kind in found.items() if agreed.get(name, kind) != kind]
+    if changed and all(kind.startswith("timestamp[") for pair in changed for kind in pair):
+        raise DataError(
+            "The Parquet files of one partition have their times in different time zones or units.",
+            detail=detail,
+            hint="Let the upstream write all files in UTC and one unit: mixed, one of them is likely local time.",
+        )
+    raise DataError(
+        "The Parquet files of one partition have different columns.",
+        detail=detail,
+        hint="All files of a day need the same columns and types.",
+    )
 
 
 def column_types(schema: pa.Schema) -> dict[str, str]:
@@ -148,4 +164,11 @@ def difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
         for name, kind in expected.items()
         if name in found and found[name] != kind
     ]
-    return "; ".join(lines) or "in another order"
+    return listing(lines, "; ") or "in another order"
+
+
+def listing(words: Iterable[str], separator: str = ", ") -> str:
+    """Join words for an error, and only count those after the first seven."""
+    known = list(words)
+    more = [f"… and {len(known) - _NAMED} more"] if len(known) > _NAMED else []
+    return separator.join(known[:_NAMED] + more)

@@ -2,32 +2,43 @@
 
 ::
 
-    partitions/<dataset>/<key>/<revision>/*.parquet, manifest.json
-    partitions/<dataset>/<key>/current.json      the manifest of the revision that counts
+    <root>/<dataset>/<key>/<revision>/*.parquet, manifest.json
+    <root>/<dataset>/<key>/<revision>.profile.json
+    <root>/<dataset>/<key>/current.json      the manifest of the revision that counts
+    <root>/<dataset>/<key>/removed.json      what retention took away
 
-A revision is published by one rename and never changes; its name is the hash of its files, so sealing the same
-bytes again gives the same revision. ``current.json`` is replaced last: without it, a partition does not exist.
+A revision never changes; its name is the hash of its files, so sealing the same bytes again gives the same
+revision. It appears by one rename, or on object storage by its manifest, which is uploaded last. ``current.json`` is
+replaced after that, by one rename or one PUT: without it, a partition does not exist.
 """
 
 from __future__ import annotations
 
+import builtins
 import hashlib
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from airflow_mlops.contracts import Partition, PartitionFile
-from airflow_mlops.engine.data.files import identity, replacing, sha256, sweep, sync, temporary_sibling
+from airflow_mlops.contracts import Partition, PartitionFile, Profile, Receipt
+from airflow_mlops.engine.data import storage
+from airflow_mlops.engine.data.diff import PartitionDiff, comparable_columns, compare, count_rows
+from airflow_mlops.engine.data.files import identity, sweep
 from airflow_mlops.engine.data.parquet import difference, inspect, parquet_files, readable
+from airflow_mlops.engine.data.revisions import CURRENT, MANIFEST, load, make_current, parse, publish
+from airflow_mlops.engine.data.storage import AnyPath
+from airflow_mlops.engine.data.tombstones import tombstones
 from airflow_mlops.exceptions import ConfigError, DataError
 
-_CURRENT = "current.json"
-_MANIFEST = "manifest.json"
+if TYPE_CHECKING:
+    from airflow_mlops.engine.ledger import Ledger, Pointer
+
+FACT = "partition"
+"""Kind of the ledger's fact that a revision became the current one; subject is the dataset, key the day."""
 
 
 def day_bounds(key: str) -> tuple[datetime, datetime]:
@@ -47,196 +58,310 @@ def day_bounds(key: str) -> tuple[datetime, datetime]:
     return day, day + timedelta(days=1)
 
 
-def batch_hash(files: Iterable[Path]) -> str:
+def batch_hash(files: Iterable[AnyPath]) -> str:
     """Return the identity of a set of files: the hash of their names and contents."""
-    return identity({file.name: sha256(file) for file in files})
+    digests = {}
+    for file in files:
+        with readable(file):
+            digests[file.name] = storage.digest(file)
+    return identity(digests)
 
 
-def seal(
-    home: Path,
-    dataset: str,
-    key: str,
-    landed: Path,
-    *,
-    event_time: str,
-    batch_hash: str | None,
-    suite_hash: str | None,
-) -> Partition:
-    """Freeze what landed as the partition ``key`` of a dataset, and make it the current one.
+class PartitionStore:
+    """The sealed partitions under one folder, on this machine or on object storage.
 
-    The files are copied first and checked as copied, so that what was checked is what is sealed.
-
-    :param landed: Folder with the Parquet files.
-    :param event_time: Column of timestamps with a time zone, none of them null, all within the key's UTC day.
-    :param batch_hash: :func:`batch_hash` of the files that were validated; None when nothing was.
-    :param suite_hash: Hash of the suite that they passed.
-    :raises DataError: when there is nothing to seal, it cannot be read, it changed since it was validated, or
-        its event times are not those of the day.
+    :param root: A ``Path``, or a ``UPath`` such as ``airflow.sdk.ObjectStoragePath``.
+    :param ledger: Decides between writers of one partition; a reader needs none, nor does a notebook.
     """
-    bounds = day_bounds(key)
-    sources = parquet_files(landed)
-    folder = home / "partitions" / dataset / key
-    making = temporary_sibling(folder / "revision")
-    try:
-        making.mkdir()
-        files = tuple(_copy(source, making / source.name) for source in sources)
-        contents_hash = identity({file.name: file.sha256 for file in files})
-        if batch_hash not in (None, contents_hash):
+
+    def __init__(self, root: AnyPath, ledger: Ledger | None = None) -> None:
+        self.root = root
+        self.ledger = ledger
+
+    @classmethod
+    def under(cls, home: Path, ledger: Ledger | None = None) -> PartitionStore:
+        """Return the store in a home folder."""
+        return cls(home / "partitions", ledger)
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def get(self, dataset: str, key: str, revision: str | None = None) -> Partition:
+        """Return a revision of a partition; default is the current one.
+
+        :raises DataError: when it was never sealed, or retention removed it: then it says when, and whom that hits.
+        """
+        day_bounds(key)
+        folder = self._folder(dataset, key)
+        partition = load(folder / CURRENT if revision is None else folder / revision / MANIFEST, folder)
+        if partition is None:
+            raise self._missing(dataset, key, revision)
+        return partition
+
+    def current(self, dataset: str, key: str) -> str | None:
+        """Return the revision that counts, or None when the partition does not exist."""
+        folder = self._folder(dataset, key)
+        found = load(folder / CURRENT, folder)
+        return None if found is None else found.revision
+
+    def keys(self, dataset: str) -> builtins.list[str]:
+        """Return the keys of the sealed partitions, in order."""
+        return [folder.name for folder, contents in self._currents(dataset, None, None) if contents is not None]
+
+    def list(self, dataset: str, start: date | None, end: date | None) -> builtins.list[Partition]:
+        """Return the current partitions of the days ``start`` to ``end``, both included, in order of their keys.
+
+        Days that were not sealed are simply not in the list.
+        """
+        currents = self._currents(dataset, start, end)
+        return [parse(contents, folder / CURRENT, folder) for folder, contents in currents if contents is not None]
+
+    def revisions(self, dataset: str, key: str) -> builtins.list[Partition]:
+        """Return every revision of a partition that is there, in order of when its source was written."""
+        day_bounds(key)
+        folder = self._folder(dataset, key)
+        with readable(folder):
+            manifests = [folder / name / MANIFEST for name in storage.subfolders(folder)]
+            contents = storage.read_if_there(manifests)
+        found = [parse(text, path, folder) for path, text in zip(manifests, contents, strict=True) if text is not None]
+        return sorted(found, key=lambda found: (found.receipt.written_at or found.max_event_time, found.revision))
+
+    def read(self, partitions: Sequence[Partition], columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of some partitions, in the order given.
+
+        Every file is checked against its manifest before a row of it is believed.
+
+        :param columns: Columns to read; default is all of the first partition.
+        :raises DataError: when there are no partitions, a file is missing or changed, or partitions do not agree
+            on the columns.
+        """
+        if not partitions:
             raise DataError(
-                "The files changed after they were validated.",
-                detail=f"{landed}: validated {batch_hash[:16]}, found {contents_hash[:16]}",
-                hint="Clear the validation task, so that what is sealed is what was validated.",
+                "There are no partitions to read.",
+                hint="Run the features DAG for the days in question. Nothing is ever computed from nothing.",
             )
-        columns, earliest, latest = inspect([making / file.name for file in files], event_time, bounds, landed)
-        partition = Partition(
-            dataset=dataset,
-            key=key,
-            revision=contents_hash[:16],
-            uri=str(folder / contents_hash[:16]),
-            rows=sum(file.rows for file in files),
-            bytes=sum(file.bytes for file in files),
-            files=files,
-            columns=columns,
-            event_time=event_time,
-            min_event_time=earliest,
-            max_event_time=latest,
-            source={"uri": str(landed), "sha256": contents_hash},
-            suite_hash=suite_hash,
+        names = _check_columns(partitions, columns)
+        tables = [self._read(partition, file, names) for partition in partitions for file in partition.files]
+        return pa.concat_tables(tables, promote_options="default")  # only nullability may differ by now
+
+    def diff(self, dataset: str, key: str, old: str, new: str, unique: Sequence[str] = ()) -> PartitionDiff:
+        """Say how two revisions of a partition differ.
+
+        :param unique: Columns that identify a row; with them, rows added, removed and changed are counted.
+        """
+        before, after = self.get(dataset, key, old), self.get(dataset, key, new)
+        found = compare(before, after)
+        if not unique:
+            return found
+        columns = comparable_columns(before, after, unique)
+        return found.model_copy(update=count_rows(self.read([before], columns), self.read([after], columns), unique))
+
+    def watermark(self, dataset: str, start: date, skip: Collection[str] = ()) -> datetime:
+        """Return the end of the last day such that every day from ``start`` to it is sealed, or in ``skip``.
+
+        It is the midnight (UTC) with which ``start`` begins when that day itself is not.
+        """
+        done = {*self.keys(dataset), *skip}
+        day = start
+        while day.isoformat() in done:
+            day += timedelta(days=1)
+        return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+    def profile(self, partition: Partition) -> Profile | None:
+        """Return the profile of a partition, if one was written."""
+        path = self.profile_path(partition.dataset, partition.key, partition.revision)
+        with readable(path):
+            [contents] = storage.read_if_there([path])
+        return None if contents is None else Profile.from_json(contents)
+
+    def write_profile(self, dataset: str, key: str, revision: str, profile: Profile) -> None:
+        """Write a revision's profile beside it; the revision may be sealed later."""
+        path = self.profile_path(dataset, key, revision)
+        with readable(path):
+            storage.write(path, profile.to_json())
+
+    def profile_path(self, dataset: str, key: str, revision: str) -> AnyPath:
+        """Return where the profile of a revision is."""
+        return self._folder(dataset, key) / f"{revision}.profile.json"
+
+    # --- sealing ------------------------------------------------------------------------------------------
+
+    def seal(
+        self,
+        dataset: str,
+        key: str,
+        landed: AnyPath,
+        *,
+        event_time: str,
+        batch_hash: str | None,
+        suite_hash: str | None,
+        manifest: str | None = None,
+    ) -> Partition:
+        """Freeze what landed as the partition ``key`` of a dataset, and make it the current one.
+
+        The files are copied first and checked as copied, so that what was checked is what is sealed. Of writers at
+        the same time with different bytes, the ledger lets one win; sealing other bytes later replaces what is there.
+
+        :param landed: Folder with the Parquet files, on this machine or on object storage.
+        :param event_time: Column of timestamps with a time zone, none of them null, all within the key's UTC day.
+        :param batch_hash: :func:`batch_hash` of the files that were validated; None when nothing was.
+        :param suite_hash: Hash of the suite that they passed.
+        :param manifest: Name of the upstream's own manifest in ``landed``; its hash goes into the receipt.
+        :raises DataError: when there is nothing to seal, it cannot be read, it changed since it was validated, its
+            event times are not those of the day, or another writer won.
+        """
+        bounds = day_bounds(key)
+        folder = self._folder(dataset, key)
+        seen = None if self.ledger is None else self.ledger.pointer(_pointer(dataset, key))
+        sources = parquet_files(landed)
+        with readable(folder), storage.making(folder / "revision") as made:
+            files = tuple(_copy(source, made / source.name) for source in sources)
+            contents_hash = identity({file.name: file.sha256 for file in files})
+            if batch_hash not in (None, contents_hash):
+                raise DataError(
+                    "The files changed after they were validated.",
+                    detail=f"{landed}: validated {batch_hash[:16]}, found {contents_hash[:16]}",
+                    hint="Clear the validation task, so that what is sealed is what was validated.",
+                )
+            columns, earliest, latest = inspect([made / file.name for file in files], event_time, bounds, landed)
+            partition = Partition(
+                dataset=dataset,
+                key=key,
+                revision=contents_hash[:16],
+                uri=str(folder / contents_hash[:16]),
+                rows=sum(file.rows for file in files),
+                bytes=sum(file.bytes for file in files),
+                files=files,
+                columns=columns,
+                event_time=event_time,
+                min_event_time=earliest,
+                max_event_time=latest,
+                receipt=_receipt(landed, sources, files, contents_hash, manifest),
+                suite_hash=suite_hash,
+            )
+            partition = publish(partition, made, folder)
+            if self.ledger is None:
+                make_current(partition, folder)
+            else:
+                self._decide(self.ledger, partition, seen)
+        if isinstance(folder, Path):
+            sweep(folder)
+        return partition
+
+    def _decide(self, ledger: Ledger, partition: Partition, seen: Pointer | None) -> None:
+        """Make a published revision the current one, unless the pointer moved elsewhere since it was ``seen``."""
+        name = _pointer(partition.dataset, partition.key)
+        before = None if seen is None else seen.value["revision"]
+        if before != partition.revision:
+            ledger.swap(name, {"revision": partition.revision, "replaces": before}, seen)
+        pointer = ledger.pointer(name)
+        if pointer is None or pointer.value["revision"] != partition.revision:
+            raise _lost(partition, pointer)
+        replaces = pointer.value["replaces"]
+        folder, current = self._folder(partition.dataset, partition.key), partition
+        make_current(current, folder)
+        # Another writer may have moved the pointer meanwhile, and written its manifest before we wrote ours.
+        while (pointer := ledger.pointer(name)) and pointer.value["revision"] != current.revision:
+            current = self.get(partition.dataset, partition.key, pointer.value["revision"])
+            make_current(current, folder)
+        fact = {
+            **partition.model_dump(mode="json", include={"revision", "rows", "bytes", "uri", "suite_hash", "receipt"}),
+            "replaces": replaces,
+        }
+        latest = ledger.facts(FACT, partition.dataset, key=partition.key, limit=1)
+        if not latest or latest[0].payload != fact:
+            ledger.record(FACT, partition.dataset, fact, key=partition.key)
+
+    # --- where things are ---------------------------------------------------------------------------------
+
+    def _folder(self, dataset: str, key: str) -> AnyPath:
+        return self.root / dataset / key
+
+    def _currents(
+        self, dataset: str, start: date | None, end: date | None
+    ) -> builtins.list[tuple[AnyPath, bytes | None]]:
+        """Return the folders of the days with what is in their ``current.json``."""
+        first, last = start or date.min, end or date.max
+        parent = self.root / dataset
+        with readable(parent):
+            names = storage.subfolders(parent)
+            folders = [parent / name for name in names if first <= date.fromisoformat(name) <= last]
+            return list(zip(folders, storage.read_if_there([folder / CURRENT for folder in folders]), strict=True))
+
+    def _missing(self, dataset: str, key: str, revision: str | None) -> DataError:
+        folder = self._folder(dataset, key)
+        stones = tombstones(folder)
+        if revision is None:
+            removed = "".join(f"; revision {name} was {stone}" for name, stone in stones.items())
+            return DataError(
+                f"There is no partition {key} of {dataset!r}.",
+                detail=f"{folder} holds no sealed revision{removed}",
+                hint="Run the features DAG for that day; a day is sealed only after it was validated.",
+            )
+        stone = stones.get(revision)
+        return DataError(
+            f"Revision {revision} of partition {key} of {dataset!r} is missing.",
+            detail=f"{folder / revision}: {stone or 'it was never sealed here'}",
+            hint=f"Seal the day again from {stone.source if stone else 'its source'}; "
+            "the same bytes give the same revision. Nothing else is ever taken in its place.",
         )
-        return _publish(partition, making, folder)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-        sweep(folder)
 
-
-def get_partition(home: Path, dataset: str, key: str) -> Partition:
-    """Return the current revision of a partition.
-
-    :raises DataError: when it was never sealed.
-    """
-    day_bounds(key)
-    partition = _load(home / "partitions" / dataset / key / _CURRENT)
-    if partition is None:
-        raise DataError(
-            f"There is no partition {key} of {dataset!r}.",
-            detail=f"{home / 'partitions' / dataset / key} holds no sealed revision",
-            hint="Run the features DAG for that day; a day is sealed only after it was validated.",
-        )
-    return partition
-
-
-def list_partitions(home: Path, dataset: str, start: date | None, end: date | None) -> list[Partition]:
-    """Return the current partitions of the days ``start`` to ``end``, both included, in order of their keys.
-
-    Days that were not sealed are simply not in the list.
-    """
-    first, last = start or date.min, end or date.max
-    found = []
-    for current in sorted((home / "partitions" / dataset).glob(f"*/{_CURRENT}")):
-        if first <= date.fromisoformat(current.parent.name) <= last:
-            partition = _load(current)
-            if partition is not None:
-                found.append(partition)
-    return found
-
-
-def read_partitions(partitions: Sequence[Partition], columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the rows of some partitions, in the order given.
-
-    Every file is checked against its manifest before a row of it is believed.
-
-    :param columns: Columns to read; default is all of the first partition.
-    :raises DataError: when there are no partitions, a file is missing or changed, or partitions do not agree
-        on the columns.
-    """
-    if not partitions:
-        raise DataError(
-            "There are no partitions to read.",
-            hint="Run the features DAG for the days in question. Nothing is ever computed from nothing.",
-        )
-    names = _check_columns(partitions, columns)
-    tables = [_read(partition, file, names) for partition in partitions for file in partition.files]
-    return pa.concat_tables(tables, promote_options="default")  # only nullability may differ by now
+    def _read(self, partition: Partition, file: PartitionFile, columns: Sequence[str]) -> pa.Table:
+        folder = self._folder(partition.dataset, partition.key)
+        path = folder / partition.revision / file.name
+        with readable(path):
+            [contents] = storage.read_if_there([path])
+        if contents is None and partition.revision in tombstones(folder):
+            raise self._missing(partition.dataset, partition.key, partition.revision)
+        if contents is None or hashlib.sha256(contents).hexdigest() != file.sha256:
+            problem = "is missing" if contents is None else "changed after it was sealed"
+            raise DataError(
+                f"A file of partition {partition.key} of {partition.dataset!r} {problem}.",
+                detail=f"{path} (revision {partition.revision})",
+                hint=f"Seal the day again from {partition.receipt.uri}; the same bytes give the same revision.",
+            )
+        table = pq.ParquetFile(pa.BufferReader(contents)).read(columns=list(columns))
+        return table.select(columns).replace_schema_metadata()
 
 
 # --- sealing ----------------------------------------------------------------------------------------------
 
 
-def _copy(source: Path, target: Path) -> PartitionFile:
+def _pointer(dataset: str, key: str) -> str:
+    return f"partition:{dataset}:{key}"
+
+
+def _copy(source: AnyPath, target: Path) -> PartitionFile:
     with readable(source):
-        shutil.copyfile(source, target)
+        storage.copy(source, target)
         with pq.ParquetFile(target) as parquet:
             rows = parquet.metadata.num_rows
-    return PartitionFile(name=source.name, sha256=sha256(target), bytes=target.stat().st_size, rows=rows)
+    return PartitionFile(name=source.name, sha256=storage.digest(target), bytes=target.stat().st_size, rows=rows)
 
 
-def _publish(partition: Partition, making: Path, folder: Path) -> Partition:
-    """Rename the revision into place, unless it is there already, and make it the current one."""
-    final = folder / partition.revision
-    if partition.suite_hash is None:
-        known = _load(folder / _CURRENT)
-        if known is not None and known.revision == partition.revision:
-            partition = known
-    manifest = partition.to_json()
-    if final.exists() and not _intact(partition):
-        broken = temporary_sibling(final)
-        final.rename(broken)
-        shutil.rmtree(broken, ignore_errors=True)
-    if not final.exists():
-        (making / _MANIFEST).write_text(manifest)
-        for path in (*making.iterdir(), making):
-            sync(path)
-        try:
-            making.rename(final)
-        except OSError:
-            if not _intact(partition):  # else another writer sealed the same bytes just now
-                raise
-    elif (final / _MANIFEST).read_text() != manifest:  # the same bytes passed another suite since
-        with replacing(final / _MANIFEST) as temporary:
-            temporary.write_text(manifest)
-    with replacing(folder / _CURRENT) as temporary:
-        temporary.write_text(manifest)
-    return partition
+def _receipt(
+    landed: AnyPath, sources: Sequence[AnyPath], files: Sequence[PartitionFile], sha256: str, manifest: str | None
+) -> Receipt:
+    with readable(landed):
+        return Receipt(
+            uri=str(landed),
+            sha256=sha256,
+            files=len(files),
+            bytes=sum(file.bytes for file in files),
+            written_at=max((storage.modified(source) for source in sources), default=None),
+            manifest_sha256=None if manifest is None else storage.digest(landed / manifest),
+        )
 
 
-def _intact(partition: Partition) -> bool:
-    files = {Path(partition.uri) / file.name: file.sha256 for file in partition.files}
-    return all(path.is_file() and sha256(path) == digest for path, digest in files.items())
+def _lost(partition: Partition, winner: Pointer | None) -> DataError:
+    won = "nothing" if winner is None else f"revision {winner.value['revision']}"
+    return DataError(
+        f"Another writer sealed partition {partition.key} of {partition.dataset!r} at the same time.",
+        detail=f"the ledger says that {won} is current; this one, revision {partition.revision}, has other bytes",
+        hint="See which of the two is right. To replace the other on purpose, clear this task.",
+    )
 
 
 # --- reading ----------------------------------------------------------------------------------------------
-
-
-def _load(current: Path) -> Partition | None:
-    """Read ``current.json``. The files lie beside it, wherever the home folder is mounted today."""
-    try:
-        with readable(current):
-            if not current.is_file():
-                return None
-            partition = Partition.from_json(current.read_bytes())
-    except ValidationError as error:
-        raise DataError(
-            "The manifest of a partition cannot be read.",
-            detail=f"{current}: {error.error_count()} problems, the first: {error.errors()[0]['msg']}",
-            hint="Seal the day again: clear the features DAG's run for it.",
-        ) from None
-    return partition.model_copy(update={"uri": str(current.parent / partition.revision)})
-
-
-def _read(partition: Partition, file: PartitionFile, columns: Sequence[str]) -> pa.Table:
-    path = Path(partition.uri) / file.name
-    with readable(path):
-        contents = path.read_bytes() if path.exists() else None
-    if contents is None or hashlib.sha256(contents).hexdigest() != file.sha256:
-        problem = "is missing" if contents is None else "changed after it was sealed"
-        raise DataError(
-            f"A file of partition {partition.key} of {partition.dataset!r} {problem}.",
-            detail=f"{path} (revision {partition.revision})",
-            hint=f"Seal the day again from {partition.source.get('uri', 'its source')}; "
-            "the same bytes give the same revision.",
-        )
-    table = pq.ParquetFile(pa.BufferReader(contents)).read(columns=list(columns))
-    return table.select(columns).replace_schema_metadata()
 
 
 def _check_columns(partitions: Sequence[Partition], columns: Sequence[str] | None) -> list[str]:

@@ -1,0 +1,156 @@
+"""Removing what is old or superseded, without ever removing silently what a model was trained on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops.engine.data import files, storage
+from airflow_mlops.engine.data.parquet import readable
+from airflow_mlops.engine.data.partitions import FACT, PartitionStore, day_bounds
+from airflow_mlops.engine.data.revisions import CURRENT, MANIFEST
+from airflow_mlops.engine.data.tombstones import Tombstone, mark_removed, tombstones
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.ledger import Ledger
+
+_Revision = tuple[str, str]
+"""Partition key and revision."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A revision that retention looked at: ``reason`` is ``old`` or ``superseded``.
+
+    ``needed_by`` names the snapshots that were built from it, as ``model/snapshot id``.
+    """
+
+    key: str
+    revision: str
+    bytes: int
+    reason: str
+    needed_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RetentionReport:
+    """What went, and what stays only because a snapshot needs it."""
+
+    dataset: str
+    removed: tuple[Swept, ...]
+    kept: tuple[Swept, ...]
+
+
+def sweep_partitions(
+    store: PartitionStore,
+    ledger: Ledger,
+    dataset: str,
+    keep: timedelta,
+    *,
+    now: datetime,
+    force: bool = False,
+) -> RetentionReport:
+    """Remove the revisions that another one replaced, and the days that ended longer than ``keep`` before ``now``.
+
+    What a snapshot in the ledger needs stays, unless forced. Whatever goes leaves a tombstone, and with it
+    :meth:`PartitionStore.get` says what went, when, and whom that hits. Killed anywhere, the next sweep finishes it.
+
+    :param ledger: Knows what snapshots need (facts of kind ``snapshot``) and which revisions were ever current:
+        one that never was may be another writer's who has not finished, and goes only with its day.
+    :param force: Remove also what snapshots need.
+    """
+    sweep = _Sweep(store, ledger, dataset, now - keep, _needed(ledger, dataset))
+    removed: list[Swept] = []
+    kept: list[Swept] = []
+    for key in sweep.days():
+        sweep.finish(key)
+        due = sweep.due(key)
+        going = [swept for swept in due if force or not swept.needed_by]
+        sweep.remove(key, going, now)
+        removed += going
+        kept += [swept for swept in due if swept not in going]
+    return RetentionReport(dataset, tuple(removed), tuple(kept))
+
+
+def _needed(ledger: Ledger, dataset: str) -> Mapping[_Revision, set[str]]:
+    """Return revision → the snapshots that were built from it."""
+    needed = defaultdict(set)
+    for fact in ledger.facts("snapshot", limit=None):
+        for revision in fact.payload["partitions"].get(dataset, {}).items():
+            needed[revision].add(f"{fact.subject}/{fact.key}")
+    return needed
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    store: PartitionStore
+    ledger: Ledger
+    dataset: str
+    oldest: datetime
+    needed: Mapping[_Revision, set[str]]
+
+    def days(self) -> list[str]:
+        """Return all days that have a folder, also those of which no revision counts."""
+        folder = self.store.root / self.dataset
+        with readable(folder):
+            return storage.subfolders(folder)
+
+    def finish(self, key: str) -> None:
+        """Remove what a sweep that was killed had marked and made invisible."""
+        folder = self.store.root / self.dataset / key
+        if isinstance(folder, Path):
+            files.sweep(folder)
+        stones = tombstones(folder)
+        with readable(folder):
+            for name in storage.subfolders(folder) if stones else []:
+                if name in stones and storage.read_if_there([folder / name / MANIFEST]) == [None]:
+                    storage.remove(folder / name)
+
+    def due(self, key: str) -> list[Swept]:
+        """Return the revisions of a day that are old, or were replaced."""
+        old = day_bounds(key)[1] < self.oldest
+        revisions = self.store.revisions(self.dataset, key)
+        if not old and len(revisions) < 2:
+            return []
+        facts = self.ledger.facts(FACT, self.dataset, key=key, limit=None)
+        replaced = {fact.payload["revision"] for fact in facts} - {self.store.current(self.dataset, key)}
+        return [
+            Swept(
+                key=key,
+                revision=found.revision,
+                bytes=found.bytes,
+                reason="old" if old else "superseded",
+                needed_by=tuple(sorted(self.needed.get((key, found.revision), ()))),
+            )
+            for found in revisions
+            if old or found.revision in replaced
+        ]
+
+    def remove(self, key: str, due: Sequence[Swept], now: datetime) -> None:
+        """Say first what goes; then make it invisible; then let it go."""
+        if not due:
+            return
+        store, folder = self.store, self.store.root / self.dataset / key
+        stones = [
+            Tombstone(
+                revision=swept.revision,
+                removed_at=now,
+                needed_by=swept.needed_by,
+                source=store.get(self.dataset, key, swept.revision).receipt.uri,
+            )
+            for swept in due
+        ]
+        mark_removed(folder, stones)
+        for swept, stone in zip(due, stones, strict=True):
+            payload = {**stone.model_dump(mode="json"), "reason": swept.reason, "bytes": swept.bytes}
+            self.ledger.record("retention", self.dataset, payload, key=key)
+        with readable(folder):
+            if store.current(self.dataset, key) in {swept.revision for swept in due}:
+                storage.remove(folder / CURRENT)
+            for swept in due:
+                storage.remove(store.profile_path(self.dataset, key, swept.revision))
+                storage.remove(folder / swept.revision, first=MANIFEST)

@@ -1,0 +1,44 @@
+"""What is left of a revision that retention removed: when it went, and who needed it.
+
+``partitions/<dataset>/<key>/removed.json`` holds one for each. It is written before anything is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from airflow_mlops.contracts import Record
+from airflow_mlops.engine.data.storage import AnyPath, reaching, read_if_there, write
+
+_REMOVED = "removed.json"
+
+
+class Tombstone(Record):
+    """A removed revision. ``needed_by`` names the snapshots that were built from it, as ``model/snapshot id``."""
+
+    revision: str
+    removed_at: datetime
+    needed_by: tuple[str, ...]
+    source: str
+
+    def __str__(self) -> str:
+        """Say when it went, and whom that hits."""
+        needed = f"; needed by snapshot {', '.join(self.needed_by)}" if self.needed_by else "; no snapshot needed it"
+        return f"removed by retention on {self.removed_at:%Y-%m-%d %H:%M} UTC{needed}"
+
+
+def tombstones(folder: AnyPath) -> dict[str, Tombstone]:
+    """Return revision → tombstone of the partition in ``folder``."""
+    path = folder / _REMOVED
+    with reaching(path):
+        [contents] = read_if_there([path])
+    return {name: Tombstone.model_validate(stone) for name, stone in json.loads(contents or "{}").items()}
+
+
+def mark_removed(folder: AnyPath, stones: list[Tombstone]) -> None:
+    """Write down that revisions are about to be removed."""
+    marked = {**tombstones(folder), **{stone.revision: stone for stone in stones}}
+    contents = {name: stone.model_dump(mode="json") for name, stone in sorted(marked.items())}
+    with reaching(folder):
+        write(folder / _REMOVED, json.dumps(contents, indent=2))
