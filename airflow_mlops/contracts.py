@@ -134,12 +134,14 @@ class ColumnProfile(Record):
     infinities: int = 0
     min: float | None = None
     max: float | None = None
-    mean: float | None = Field(default=None, description="of the finite values")
+    mean: float | None = Field(default=None, description="of the finite values; of booleans, the share of trues")
     m2: float | None = Field(default=None, description="sum of squared deviations from the mean (Welford)")
     distinct: str = Field(default="", description="base64: the smallest hashes of the distinct values (KMV sketch)")
     quantiles: str = Field(default="", description="base64: KLL sketch of the finite values")
     top: dict[str, int] = Field(default_factory=dict, description="most frequent values → count; none if near-unique")
-    top_error: int = Field(default=0, description="a value that is not in `top` occurs at most this often")
+    top_error: int = Field(
+        default=0, description="each count in `top` is at most this much too low; other values occur at most this often"
+    )
 
 
 class SliceProfile(Record):

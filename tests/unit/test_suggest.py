@@ -1,0 +1,193 @@
+"""Suggested suites: real days pass them in Great Expectations, broken ones do not."""
+
+import json
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mlops.demo.flights import read_feed
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.profiles import profile_table
+from airflow_mlops.engine.data.suggest import suggest_from_store, suggest_suite
+from airflow_mlops.engine.data.validation import load_suite, validate
+from airflow_mlops.exceptions import ConfigError
+from tests.data_fixtures import sealed
+
+DAYS = [date(2013, 3, 1) + timedelta(days=day) for day in range(14)]
+DECLARED = {"slices": ["carrier"], "label": "cancelled", "unique": ["flight_id"]}
+
+
+def profiled(table, key="2013-03-01", **declared):
+    return profile_table(table, dataset="departures", key=key, revision="r", **declared)
+
+
+@pytest.fixture(scope="module")
+def suggested():
+    return suggest_suite(
+        [profiled(read_feed("departures", day, day), str(day), **DECLARED) for day in DAYS], name="departures"
+    )
+
+
+@pytest.fixture(scope="module")
+def suite(suggested, tmp_path_factory):
+    path = tmp_path_factory.mktemp("suite") / "departures.json"
+    path.write_text(json.dumps(suggested, indent=2))
+    return load_suite(str(path))
+
+
+def failed(suite, table, folder):
+    pq.write_table(table, folder / "day.parquet")
+    result = validate([folder / "day.parquet"], suite, batch="day")
+    return {(outcome.expectation, outcome.column) for outcome in result.failed}
+
+
+def asked(suggested, column):
+    return {
+        entry["type"].removeprefix("expect_").removeprefix("column_"): entry["kwargs"]
+        for entry in suggested["expectations"]
+        if entry["kwargs"].get("column") == column
+    }
+
+
+def test_the_days_it_came_from_pass(suite, tmp_path):
+    for day in (DAYS[0], DAYS[1], DAYS[7], DAYS[13]):
+        assert failed(suite, read_feed("departures", day, day), tmp_path) == set()
+
+
+def test_it_loads_and_passes_in_great_expectations_itself(suggested):
+    import great_expectations as gx
+
+    context = gx.get_context(mode="ephemeral")
+    suite = context.suites.add(gx.ExpectationSuite(**{**suggested, "notes": None}))
+    frame = read_feed("departures", DAYS[3], DAYS[3]).to_pandas()
+    source = context.data_sources.add_pandas("pandas").add_dataframe_asset("day")
+    batch = source.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
+
+    result = batch.validate(suite)
+
+    assert result.success, [found for found in result.results if not found.success]
+    assert len(result.results) == len(suggested["expectations"])
+
+
+def changed(table, column, values):
+    return table.set_column(table.schema.get_field_index(column), column, values)
+
+
+BREAKS = {
+    "half the rows": (lambda t: t.slice(0, 400), ("expect_table_row_count_to_be_between", None)),
+    "a column is gone": (lambda t: t.drop(["dest"]), ("expect_table_columns_to_match_set", None)),
+    "a key twice": (
+        lambda t: pa.concat_tables([t, t.slice(0, 3)]),
+        ("expect_column_values_to_be_unique", "flight_id"),
+    ),
+    "nulls": (
+        lambda t: changed(t, "carrier", pc.if_else(pc.equal(t["carrier"], "UA"), None, t["carrier"])),
+        ("expect_column_values_to_not_be_null", "carrier"),
+    ),
+    "lower case": (
+        lambda t: changed(t, "origin", pc.utf8_lower(t["origin"])),
+        ("expect_column_values_to_be_in_set", "origin"),
+    ),
+    "kilometres": (
+        lambda t: changed(t, "distance", pc.multiply(t["distance"], 1.609)),
+        ("expect_column_mean_to_be_between", "distance"),
+    ),
+    "numbers as text": (
+        lambda t: changed(t, "distance", t["distance"].cast(pa.string())),
+        ("expect_column_values_to_be_in_type_list", "distance"),
+    ),
+    "seconds": (
+        lambda t: changed(t, "dep_delay", pc.multiply(t["dep_delay"], 60.0)),
+        ("expect_column_values_to_be_between", "dep_delay"),
+    ),
+    "label inverted": (
+        lambda t: changed(t, "cancelled", pc.invert(t["cancelled"])),
+        ("expect_column_mean_to_be_between", "cancelled"),
+    ),
+    "one destination": (
+        lambda t: changed(t, "dest", pa.array(["LAX"] * len(t))),
+        ("expect_column_unique_value_count_to_be_between", "dest"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_broken_data_fails(name, suite, tmp_path):
+    breaking, expected = BREAKS[name]
+
+    assert expected in failed(suite, breaking(read_feed("departures", DAYS[3], DAYS[3])), tmp_path)
+
+
+def test_identifiers_get_no_values_and_no_range(suggested):
+    for column in ("flight_id", "tailnum", "flight"):
+        assert set(asked(suggested, column)) <= {
+            "values_to_be_in_type_list",
+            "values_to_not_be_null",
+            "values_to_be_unique",
+        }
+    assert "N14228" not in json.dumps(suggested)
+
+
+def test_every_expectation_says_what_was_seen(suggested):
+    assert suggested["meta"]["version"] == "1"
+    assert all(entry["meta"]["notes"].endswith(".") for entry in suggested["expectations"])
+    json.dumps(suggested, allow_nan=False)
+
+
+def test_nulls_get_head_room_and_complete_columns_none():
+    table = pa.table({"some": [None] * 10 + [1.5] * 90, "all": [1.5] * 100, "never": pa.nulls(100, pa.float64())})
+    suggested = suggest_suite(profiled(table), name="s")
+
+    assert asked(suggested, "some")["values_to_not_be_null"] == {"column": "some", "mostly": 0.84}
+    assert asked(suggested, "all")["values_to_not_be_null"] == {"column": "all"}
+    assert asked(suggested, "never") == {}
+
+
+def test_a_day_that_was_mostly_empty_still_passes(tmp_path):
+    table = pa.table(
+        {
+            "x": pa.array([None] * 95 + [1.0, 2.0, 3.0, float("inf"), float("nan")]),
+            "n": pa.array([0] * 100, pa.int8()),
+            "c": pa.array(["a", None] * 50).dictionary_encode(),
+            "d": pa.array([1, 2] * 50).cast(pa.decimal128(21, 2)),
+            "b": pa.array([True, None] * 50),
+            "t": pa.array([0] * 100, pa.timestamp("us", "UTC")),
+            "o": [[1]] * 100,
+        }
+    )
+    (tmp_path / "s.json").write_text(json.dumps(suggest_suite(profiled(table), name="s"), allow_nan=False))
+
+    assert failed(load_suite(str(tmp_path / "s.json")), table, tmp_path) == set()
+
+
+def test_the_row_count_follows_the_spread_of_the_days_not_one_odd_day():
+    random = np.random.default_rng(0)
+    days = [profiled(pa.table({"x": np.zeros(n)}), str(n)) for n in random.integers(950, 1050, 30)]
+    (bounds,) = (
+        entry["kwargs"]
+        for entry in suggest_suite(days, name="s")["expectations"]
+        if entry["type"] == "expect_table_row_count_to_be_between"
+    )
+
+    assert 700 < bounds["min_value"] < 950
+    assert 1050 < bounds["max_value"] < 1300
+
+
+def test_from_a_store_with_and_without_stored_profiles(tmp_path):
+    store = PartitionStore.under(tmp_path)
+    for day in DAYS[:3]:
+        partition = sealed(tmp_path, day=day)
+        if day != DAYS[0]:
+            profile = profile_table(
+                read_feed("departures", day, day), dataset="departures", key=str(day), revision=partition.revision
+            )
+            store.write_profile("departures", str(day), partition.revision, profile)
+
+    assert suggest_from_store(store, "departures")["meta"]["notes"].startswith("Suggested from 3 profiles")
+    assert suggest_from_store(store, "departures", DAYS[1], DAYS[1])["name"] == "departures"
+    with pytest.raises(ConfigError, match="no sealed partitions of 'departures'"):
+        suggest_from_store(store, "departures", date(2014, 1, 1))
