@@ -2,17 +2,29 @@
 
 from datetime import date
 
-from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Retrain, Slice, Trainer
+from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Retrain, Slice, Trainer
 
-START, END = date(2013, 1, 1), date(2013, 12, 31)
-DEPARTURES = Partitions("lake/departures", "sched_dep_utc", "flights.expectations:departures", START, END)
-ARRIVALS = Partitions("lake/arrivals", "landed_at", "flights.expectations:arrivals", START, END)
+
+def feed(name: str, event_time: str, label: str | None = None) -> Partitions:
+    """A feed that lands a day at a time, at most three hours after the day."""
+    return Partitions(
+        f"lake/{name}",
+        event_time=event_time,
+        suite=f"flights.expectations:{name}",
+        start=date(2013, 1, 1),
+        end=date(2013, 12, 31),
+        lands_within="3h",
+        checks=Checks(
+            slices=["carrier", "origin"], unique=["flight_id"], contract=f"flights.contracts:{name}", label=label
+        ),
+    )
+
 
 flight_delay = ModelPipeline(
     model="flight_delay",
-    source=DEPARTURES,
+    source=feed("departures", "sched_dep_utc"),
     entity="flight_id",
-    label=Label("late_15", source=ARRIVALS, matures_after="1d"),
+    label=Label("late_15", source=feed("arrivals", "landed_at", label="late_15"), matures_after="1d"),
     features=FeatureService(
         "flight_delay_v1",
         transform="flights.features:compute",
@@ -26,6 +38,6 @@ flight_delay = ModelPipeline(
         Gate("auc", vs="champion", max_drop=0.01),
         Gate("log_loss", by=Slice("carrier", min_n=500), max=0.9),
     ],
-    retrain=Retrain(cron="@weekly"),
+    retrain=Retrain(cron="0 4 * * 0"),
 )
 globals().update(flight_delay.dags())

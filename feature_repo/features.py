@@ -26,6 +26,11 @@ def computed(view: str) -> FileSource:
     )
 
 
+def computed_from(dataset: str, columns: str) -> dict[str, str]:
+    """Return a view's tags: who owns it, and the columns whose change would break it."""
+    return {**TAGS, "columns": " ".join(f"{dataset}.{column}" for column in columns.split())}
+
+
 flight = Entity(name="flight", join_keys=["flight_id"], value_type=ValueType.STRING, tags=TAGS)
 carrier = Entity(name="carrier", join_keys=["carrier"], value_type=ValueType.STRING, tags=TAGS)
 origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING, tags=TAGS)
@@ -44,7 +49,7 @@ flight_schedule = FeatureView(
         Field(name="month", dtype=Int64, description="1 to 12, New York time."),
     ],
     source=computed("flight_schedule"),
-    tags=TAGS,
+    tags=computed_from("departures", "flight_id sched_dep_utc distance sched_minutes sched_hour weekday month"),
 )
 
 origin_traffic = FeatureView(
@@ -59,7 +64,7 @@ origin_traffic = FeatureView(
         Field(name="cancelled_rate_24h", dtype=Float64, description="Share of the last 24 hours' flights."),
     ],
     source=computed("origin_traffic"),
-    tags=TAGS,
+    tags=computed_from("departures", "origin known_at dep_delay cancelled"),
 )
 
 carrier_delays = FeatureView(
@@ -73,7 +78,7 @@ carrier_delays = FeatureView(
         Field(name="landings_24h", dtype=Float64, description="Flights that landed in the last 24 hours."),
     ],
     source=computed("carrier_delays"),
-    tags=TAGS,
+    tags=computed_from("arrivals", "carrier landed_at arr_delay"),
 )
 
 route_delays = FeatureView(
@@ -87,7 +92,7 @@ route_delays = FeatureView(
         Field(name="landings_7d", dtype=Float64, description="Flights that landed in the last 7 days."),
     ],
     source=computed("route_delays"),
-    tags=TAGS,
+    tags=computed_from("arrivals", "route landed_at arr_delay"),
 )
 
 flight_delay_v1 = FeatureService(

@@ -14,7 +14,10 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_mlops.exceptions import ConfigError, MlopsError
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath
+
+    from airflow_mlops.engine.data.partitions import PartitionStore
+    from airflow_mlops.engine.ledger import Ledger
 
 
 @contextmanager
@@ -42,6 +45,30 @@ def default_home() -> str:
             hint="Set AIRFLOW__MLOPS__HOME to a folder that all workers share, or pass home= to the operator.",
         )
     return home
+
+
+def path_of(uri: str) -> Path | ObjectStoragePath:
+    """Return a path on this machine, or one on object storage such as ``s3://aws_default@bucket/prefix``.
+
+    The part before ``@`` is the Airflow connection that opens the storage.
+    """
+    if "://" not in uri:
+        return Path(uri)
+    from airflow.sdk import ObjectStoragePath
+
+    return ObjectStoragePath(uri)
+
+
+def partition_store(home: Path, ledger: Ledger | None = None) -> PartitionStore:
+    """Return the store of sealed partitions: option ``[mlops] partitions``, else ``<home>/partitions``.
+
+    :param home: The home folder.
+    :param ledger: Decides between concurrent writers; readers need none.
+    """
+    from airflow_mlops.engine.data.partitions import PartitionStore
+
+    configured = conf.get("mlops", "partitions", fallback="")
+    return PartitionStore(path_of(configured) if configured else home / "partitions", ledger)
 
 
 def require(value: str | None, name: str, hint: str) -> str:
@@ -106,6 +133,10 @@ class MlopsOperator(BaseOperator):
         """Run :meth:`perform`; errors that a retry cannot cure fail the task at once."""
         with failing_clearly():
             return self.perform(context)
+
+    def partition_store(self, ledger: Ledger | None = None) -> PartitionStore:
+        """The store of sealed partitions."""
+        return partition_store(self.home_path, ledger)
 
     @abstractmethod
     def perform(self, context: Context) -> Any:

@@ -1,18 +1,24 @@
-"""Operators on the data itself: freeze what landed and was validated."""
+"""Operators on the data itself: hold what landed against its history, and freeze it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
-from airflow_mlops.operators.base import MlopsOperator, require, required_key
+from airflow_mlops.links.gx import GXValidationReportLink
+from airflow_mlops.operators.base import MlopsOperator, path_of, require, required_key
+from airflow_mlops.operators.reports import publish_report
+from airflow_mlops.parts import Checks
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context, XComArg
+    from airflow.sdk import Context, ObjectStoragePath, XComArg
 
+    from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.sensors.base import MlopsSensor
 
 PARTITION_KEY = "{{ partition_key }}"
@@ -30,20 +36,16 @@ class SealedPartition(TypedDict):
     uri: str
 
 
-def located(task: MlopsOperator | MlopsSensor, uri: str | None, name: str) -> Path:
+def located(task: MlopsOperator | MlopsSensor, uri: str | None, name: str) -> Path | ObjectStoragePath:
     """Return where a rendered path points; a relative one starts at the home folder.
 
-    :raises ConfigError: when it is empty, or not a path.
+    ``s3://aws_default@bucket/prefix`` points to object storage, opened by the Airflow connection before the ``@``.
+
+    :raises ConfigError: when it is empty.
     """
     rendered = require(uri, name, "Did the task whose XCom it comes from succeed?")
-    if "://" in rendered:
-        raise ConfigError(
-            f"{name} is not a path.",
-            detail=f"{name}={rendered!r}",
-            hint="Give a folder that the workers see, such as a mount of the bucket.",
-        )
-    path = Path(rendered)
-    return path if path.is_absolute() else task.home_path / path
+    path = path_of(rendered)
+    return task.home_path / path if isinstance(path, Path) else path
 
 
 class SealPartitionOperator(MlopsOperator):
@@ -91,27 +93,29 @@ class SealPartitionOperator(MlopsOperator):
 
     def perform(self, context: Context) -> SealedPartition:
         """Seal, record, and return what is there now."""
-        from airflow_mlops.engine.data.partitions import seal
+        from airflow_mlops.engine.data.lateness import mark_late
+        from airflow_mlops.engine.data.partitions import FACT
 
         key = required_key(self.key)
-        landed = located(self, self.uri, "uri")
-        validation = self.validation
-        if not isinstance(validation, Mapping) or not {"batch_hash", "suite_hash"} <= validation.keys():
-            raise ConfigError(
-                "There is no validation of what is to be sealed.",
-                detail=f"validation={validation!r} after rendering",
-                hint="Pass validation=<task of GXValidateDataOperator>.output; only validated data is sealed.",
-            )
-        partition = seal(
-            self.home_path,
-            require(self.dataset, "dataset", "Name the dataset."),
+        dataset = require(self.dataset, "dataset", "Name the dataset.")
+        validation = _validated(self.validation)
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        store = self.partition_store(ledger)
+        partition = store.seal(
+            dataset,
             key,
-            landed,
+            located(self, self.uri, "uri"),
             event_time=self.event_time,
             batch_hash=validation["batch_hash"],
             suite_hash=validation["suite_hash"],
         )
-        sealed = SealedPartition(
+        self.log.info("Sealed %s %s: %s rows, revision %s.", dataset, key, partition.rows, partition.revision)
+        # From the ledger, so that an attempt that died in between loses nothing; marking twice changes nothing.
+        for fact in ledger.facts(FACT, dataset, key=key):
+            if fact.payload["revision"] == partition.revision and fact.payload["replaces"]:
+                late = mark_late(ledger, dataset, key, fact.payload["replaces"], partition.revision)
+                self.log.warning("%s %s was sealed before, with other content: %s", dataset, key, late)
+        return SealedPartition(
             dataset=partition.dataset,
             key=partition.key,
             revision=partition.revision,
@@ -119,7 +123,148 @@ class SealPartitionOperator(MlopsOperator):
             bytes=partition.bytes,
             uri=partition.uri,
         )
-        fact = {**sealed, "suite_hash": partition.suite_hash}
-        LedgerHook(self.ledger_conn_id).get_conn().record("partition", partition.dataset, fact)
-        self.log.info("Sealed %s %s: %s rows, revision %s.", partition.dataset, key, partition.rows, partition.revision)
-        return sealed
+
+
+class CheckedPartition(TypedDict):
+    """A day that its own history does not contradict. ``failed`` holds the warnings, as outcomes."""
+
+    dataset: str
+    key: str
+    rows: int
+    checks: int
+    references: int
+    failed: list[dict[str, Any]]
+
+
+class CheckPartitionOperator(MlopsOperator):
+    """Profile a landed day, and hold it against the last valid days and against rules across its columns.
+
+    What an expectation on one batch cannot see: a slice that shrank or vanished while the total looks normal, a
+    label rate that moved, repeated rows, another unit or casing, a column that was renamed. The profile is kept
+    beside the partition. A finding of severity ``block`` fails the task, unless a person accepted the day as real
+    with ``airflow-mlops accept``.
+
+    :param dataset: Name of the dataset.
+    :param uri: Folder with the day's Parquet files; a relative path starts at the home folder.
+    :param event_time: Column of the event times.
+    :param validation: What :class:`~airflow_mlops.operators.gx.GXValidateDataOperator` returned for these files.
+    :param checks: Fields of :class:`~airflow_mlops.parts.Checks`.
+    :param model: Model that the dataset feeds, named when a change of the schema affects it.
+    :param service: The model's Feast feature service, whose feature views are named too.
+    :param columns_used: Columns that the model itself reads: entity, label, keys.
+    :param key: Partition key, a UTC day.
+    :param feast_conn_id: Airflow connection of type ``feast``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "dataset",
+        "uri",
+        "event_time",
+        "validation",
+        "checks",
+        "model",
+        "service",
+        "columns_used",
+        "key",
+        "feast_conn_id",
+        "ledger_conn_id",
+    )
+    operator_extra_links = (GXValidationReportLink(),)
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        uri: str,
+        event_time: str,
+        validation: Mapping[str, Any] | XComArg,
+        checks: Mapping[str, Any],
+        model: str = "",
+        service: str = "",
+        columns_used: Sequence[str] = (),
+        key: str = PARTITION_KEY,
+        feast_conn_id: str = FeastHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dataset = dataset
+        self.uri = uri
+        self.event_time = event_time
+        self.validation = validation
+        self.checks = checks
+        self.model = model
+        self.service = service
+        self.columns_used = columns_used
+        self.key = key
+        self.feast_conn_id = feast_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> CheckedPartition:
+        """Profile, compare, record, and refuse what is not like the days before."""
+        from airflow_mlops.engine.data.checks import accepted, check_partition
+        from airflow_mlops.engine.data.validation import enforce, explain
+
+        key = required_key(self.key)
+        dataset = require(self.dataset, "dataset", "Name the dataset.")
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        checked = check_partition(
+            self.partition_store(ledger),
+            ledger,
+            dataset,
+            key,
+            located(self, self.uri, "uri"),
+            event_time=self.event_time,
+            validated=_validated(self.validation)["batch_hash"],
+            checks=Checks(**self.checks),
+            code_path=self.code_path,
+            uses=partial(self._uses, ledger, dataset),
+        )
+        result = checked.result
+        ledger.record("validation", dataset, result.model_dump(mode="json"), key=key)
+        publish_report(self, context, result, checked.profile, checked.usual)
+        if result.blocked and (acceptance := accepted(ledger, dataset, key, result)):
+            self.log.warning("%s %s was accepted by %s: %s", dataset, key, acceptance.who, acceptance.reason)
+        else:
+            enforce(result)
+        if result.failed:
+            self.log.warning("%s %s passes with warnings:\n%s", dataset, key, explain(result))
+        self.log.info("%s checks against %s days hold.", len(result.outcomes), checked.references)
+        return CheckedPartition(
+            dataset=dataset,
+            key=key,
+            rows=result.rows,
+            checks=len(result.outcomes),
+            references=checked.references,
+            failed=[outcome.model_dump(mode="json") for outcome in result.failed],
+        )
+
+    def _uses(self, ledger: Ledger, dataset: str) -> dict[str, list[str]]:
+        """Return column → feature views and models that read it."""
+        from airflow_mlops.engine.data.checks import uses_of
+        from airflow_mlops.engine.features.store import last_applied
+
+        repo = last_applied(FeastHook(self.feast_conn_id).repo_path, self.home_path, ledger)
+        return uses_of(
+            {name: view.tags for name, view in repo.views.items()} if repo else {},
+            {name: service.views for name, service in repo.services.items()} if repo else {},
+            dataset=dataset,
+            models={self.model: self.service} if self.model else {},
+            columns_of_models={self.model: self.columns_used} if self.model else {},
+        )
+
+
+def _validated(validation: Mapping[str, Any] | XComArg) -> Mapping[str, Any]:
+    """Return the rendered result of a validation.
+
+    :raises ConfigError: when there is none.
+    """
+    if isinstance(validation, Mapping) and {"batch_hash", "suite_hash"} <= validation.keys():
+        return validation
+    raise ConfigError(
+        "There is no validation of this data.",
+        detail=f"validation={validation!r} after rendering",
+        hint="Pass validation=<task of GXValidateDataOperator>.output; only validated data is checked and sealed.",
+    )

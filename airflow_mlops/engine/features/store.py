@@ -31,11 +31,15 @@ SETTINGS = "feature_store.yaml"
 
 
 class ViewSchema(Record):
-    """The columns of a feature view, as name → Arrow type, and how long its values may be used."""
+    """The columns of a feature view, as name → Arrow type, and how long its values may be used.
+
+    The tag ``columns`` says what it is computed from: ``departures.dep_delay departures.cancelled``.
+    """
 
     keys: dict[str, str]
     features: dict[str, str]
     ttl_seconds: float | None
+    tags: dict[str, str] = {}
 
 
 class ServiceSchema(Record):
@@ -69,7 +73,7 @@ class FeatureRepo(Record):
     def definition_hash(self, service: str) -> str:
         """Return the identity of what a feature service means: its features, their views, keys and times to live."""
         schema = self.service(service)
-        views = {name: self.views[name].model_dump() for name in schema.views}
+        views = {name: self.views[name].model_dump(exclude={"tags"}) for name in schema.views}
         return content_hash({"features": list(schema.features.items()), "views": views})
 
 
@@ -132,10 +136,16 @@ def ensure_applied(repo_path: Path, home: Path, ledger: Ledger) -> FeatureRepo:
     :raises ConfigError: as :func:`apply_repo`.
     :raises TransientError: as :func:`apply_repo`.
     """
-    pointer = ledger.pointer(_pointer_name(_settings(repo_path, home)["project"]))
-    if pointer is not None and pointer.value["hash"] == _files_hash(repo_path, home):
-        return FeatureRepo.model_validate(pointer.value)
+    applied = last_applied(repo_path, home, ledger)
+    if applied is not None and applied.hash == _files_hash(repo_path, home):
+        return applied
     return apply_repo(repo_path, home, ledger)
+
+
+def last_applied(repo_path: Path, home: Path, ledger: Ledger) -> FeatureRepo | None:
+    """Return what was applied last, from the ledger alone and without Feast; None when nothing was."""
+    pointer = ledger.pointer(_pointer_name(_settings(repo_path, home)["project"]))
+    return None if pointer is None else FeatureRepo.model_validate(pointer.value)
 
 
 def describe(store: FeatureStore, digest: str = "") -> FeatureRepo:
@@ -153,6 +163,7 @@ def describe(store: FeatureStore, digest: str = "") -> FeatureRepo:
             keys=types(view.entity_columns),
             features=types(view.features),
             ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
+            tags=dict(view.tags),
         )
         for view in store.list_feature_views()
     }

@@ -1,0 +1,117 @@
+"""A landed day against everything that is declared of it: profile it once, then compare profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from airflow_mlops.contracts import Profile, ValidationResult
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.engine.data.checks.contract import SchemaContract
+from airflow_mlops.engine.data.checks.references import references
+from airflow_mlops.engine.data.checks.run import as_result, run_checks
+from airflow_mlops.engine.data.exclusions import exclusions
+from airflow_mlops.engine.data.parquet import parquet_files
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash, day_bounds
+from airflow_mlops.engine.data.profiles import merge, profile_files
+from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.exceptions import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.data.storage import AnyPath
+    from airflow_mlops.engine.ledger import Ledger
+    from airflow_mlops.parts import Checks
+
+Uses = Mapping[str, Sequence[str]]
+
+
+class CheckedBatch(NamedTuple):
+    """What the checks said, the day's profile, how many valid days it was compared with, and these merged."""
+
+    result: ValidationResult
+    profile: Profile
+    references: int
+    usual: Profile | None
+
+
+def check_partition(
+    store: PartitionStore,
+    ledger: Ledger,
+    dataset: str,
+    key: str,
+    landed: AnyPath,
+    *,
+    event_time: str,
+    validated: str,
+    checks: Checks,
+    code_path: str | None = None,
+    uses: Callable[[], Uses] = dict,
+) -> CheckedBatch:
+    """Profile what landed, keep the profile beside the partition to be, and hold it against the valid days before.
+
+    :param landed: Folder with the Parquet files.
+    :param validated: Hash of the batch that its suite let through: only that is looked at.
+    :param code_path: Folder that the checks' contract is imported from.
+    :param uses: Called when something fails: column → who reads it.
+    :raises DataError: when the files changed since they were validated, or cannot be read.
+    :raises ConfigError: when the checks name a column or a contract that does not exist.
+    """
+    files = parquet_files(landed)
+    found = batch_hash(files)
+    if found != validated:
+        raise DataError(
+            "The files changed after they were validated.",
+            detail=f"{landed}: validated {validated[:16]}, found {found[:16]}",
+            hint="Clear the validation task, so that what is checked is what was validated.",
+        )
+    revision = found[:16]
+    profile = profile_files(
+        files,
+        dataset=dataset,
+        key=key,
+        revision=revision,
+        slices=checks.slices,
+        label=checks.label,
+        unique=checks.unique,
+    )
+    store.write_profile(dataset, key, revision, profile)
+    history = parse_duration(checks.history)
+    before = references(store, dataset, key, history=history, exclusions=exclusions(ledger, dataset))
+    contract = _contract(checks.contract, code_path)
+
+    def outcomes(readers: Uses) -> ValidationResult:
+        said = run_checks(
+            profile,
+            before,
+            slices=checks.slices,
+            label=checks.label,
+            unique=checks.unique,
+            identifiers=checks.identifiers,
+            invariants=checks.invariants,
+            files=files,
+            contract=contract,
+            uses=readers,
+            event_time=event_time,
+            interval=day_bounds(key),
+        )
+        parameters = {**asdict(checks), "contract_version": contract.version if contract else None}
+        return as_result(said, profile, batch=f"{dataset}/{key}", batch_hash=found, parameters=parameters)
+
+    result = outcomes({})
+    if result.failed and (readers := uses()):
+        result = outcomes(readers)
+    return CheckedBatch(result, profile, len(before), merge(before) if before else None)
+
+
+def _contract(spec: str | None, code_path: str | None) -> SchemaContract | None:
+    if spec is None:
+        return None
+    contract = load_object(spec, code_path)()
+    if not isinstance(contract, SchemaContract):
+        raise ConfigError(
+            f"{spec!r} does not return a SchemaContract.",
+            detail=f"it returned a {type(contract).__name__}",
+            hint="Return SchemaContract(version='1', columns={'id': Column('string', nullable=False), …}).",
+        )
+    return contract

@@ -1,0 +1,94 @@
+"""Rows in = rows out + rejected, and two sources held against each other."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mlops.engine.data.checks import reconcile_rows, reconcile_sources
+from airflow_mlops.exceptions import ConfigError
+
+
+def test_a_transform_that_drops_a_tenth_without_saying_so_blocks():
+    [refused] = reconcile_rows(1000, 900, {})
+    assert (refused.success, refused.severity, refused.unexpected_count) == (False, "block", 100)
+    assert "100 rows are missing without a reason" in refused.note
+    [said] = reconcile_rows(1000, 900, {"cancelled": 60, "no tail number": 40})
+    assert said.success
+    assert said.note == "rejected: cancelled: 60, no tail number: 40"
+
+
+@pytest.mark.parametrize(("rows_out", "passes"), [(300, True), (297, True), (290, False), (1000, False)])
+def test_a_declared_sample_is_held_to_its_ratio(rows_out, passes):
+    [outcome] = reconcile_rows(1000, rows_out, {}, expected_ratio=0.3, tolerance=0.01)
+    assert outcome.success == passes
+
+
+def test_rows_that_come_from_nowhere_block():
+    [refused] = reconcile_rows(1000, 1010, {})
+    assert "10 rows are too many" in refused.note
+    [refused] = reconcile_rows(10, 0, {"bad": 20})
+    assert not refused.success
+
+
+def test_a_loss_in_one_slice_that_the_total_tolerates_blocks_by_name():
+    """A join that loses all discounted purchases."""
+    total, full, discounted = reconcile_rows(
+        10_000, 9_950, {}, tolerance=0.01, by_slice={"full": (9_950, 9_950, 0), "discounted": (50, 0, 0)}
+    )
+    assert (total.success, full.success, discounted.success) == (True, True, False)
+    assert "slice 'discounted'" in discounted.note
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(ConfigError, match="cannot be reconciled"):
+        reconcile_rows(-1, 0, {})
+
+
+ORDERS = pa.table({"id": [1, 2, 3, 4], "shop": ["a", "a", "b", "b"], "paid": [10.0, 20.0, 30.0, 40.0]})
+BANK = pa.table({"id": [1, 2, 3, 4, 5], "paid": [10.0, 20.0, 30.0, 40.0, 5.0]})
+
+
+def found(right: pa.Table, **how):
+    return {o.expectation: o for o in reconcile_sources(ORDERS, right, ["id"], **how) if not o.success}
+
+
+def test_sources_that_agree_pass():
+    assert not found(BANK, compare={"paid": 0.01}, by="shop")
+
+
+def test_no_match_at_all_is_said_as_such():
+    renumbered = BANK.set_column(0, "id", pa.array([11, 12, 13, 14, 15]))
+    refused = found(renumbered, min_match=0.0)["sources_match"]
+    assert refused.severity == "block"
+    assert refused.note.startswith("merged = 0")
+
+
+def test_a_share_of_matches_that_is_too_small_on_either_side():
+    assert found(BANK.slice(0, 2), min_match=0.9)["sources_match"].unexpected_count == 2
+    assert found(BANK, max_unmatched_right=0.1)["sources_match"].unexpected_count == 1
+
+
+def test_sums_that_differ_in_one_slice_name_it():
+    wrong = BANK.set_column(1, "paid", pa.array([10.0, 20.0, 30.0, 90.0, 5.0]))
+    [refused] = [
+        o for o in reconcile_sources(ORDERS, wrong, ["id"], compare={"paid": 0.01}, by="shop") if not o.success
+    ]
+    assert (refused.observed, refused.column) == ({"left": 70.0, "right": 120.0}, "paid")
+    assert "slice 'b'" in refused.note
+
+
+def test_rows_repeated_in_one_source_do_not_multiply_the_other(tmp_path):
+    pq.write_table(pa.concat_tables([BANK, BANK]), tmp_path / "bank.parquet")
+    outcomes = reconcile_sources(ORDERS, [tmp_path / "bank.parquet"], ["id"], compare={"paid": 0.01})
+    assert [(o.expectation, o.observed) for o in outcomes] == [
+        ("sources_match", {"merged": 4, "share": 1.0}),
+        ("sources_agree", {"left": 100.0, "right": 200.0}),
+    ]
+
+
+def test_a_column_that_is_not_there_is_unknown():
+    [outcome] = reconcile_sources(ORDERS, BANK, ["idd"])
+    assert outcome.error == "there is no column 'idd'. Did you mean 'id'?"
+    assert not outcome.success
