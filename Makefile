@@ -12,13 +12,13 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
-.PHONY: help demo up down status clean distclean setup test lint format bench drills
+.PHONY: help demo up down status clean distclean setup test test-spark lint format bench drills
 
 help:  ## this list
 	@echo 'airflow_mlops: guarded models on Apache Airflow'
 	@awk 'BEGIN {FS = ":.*## "} \
 	    /^## / {print "\n" substr($$0, 4)} \
-	    /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	    /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Ports: AIRFLOW_PORT=8080 MLFLOW_PORT=5000 SERVING_GRPC_PORT=8500 SERVING_REST_PORT=8501'
 	@echo 'Example: make demo AIRFLOW_PORT=18080'
@@ -41,7 +41,7 @@ clean: down  ## stop the stack and remove all that the demo and the tools wrote
 	find airflow_mlops dags feature_repo tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove the installed packages
-	rm -rf .venv $(TOOLS)
+	rm -rf .venv .venv-spark $(TOOLS)
 
 ## Development
 setup: .venv/.installed  ## install everything into .venv, from uv.lock; nothing to do when it is current
@@ -58,6 +58,11 @@ lint: setup  ## ruff, mypy, import rules
 format: setup  ## reformat, and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+test-spark: setup  ## the tests that need Java and pyspark (400 MB), in an environment of their own
+	UV_PROJECT_ENVIRONMENT=$(CURDIR)/.venv-spark UV_PYTHON_DOWNLOADS=never $(TOOLS)/bin/uv sync --frozen --all-extras \
+	    --python $(PYTHON) --project $(CURDIR)
+	$(CURDIR)/.venv-spark/bin/pytest -m spark
 
 drills: setup  ## replay the outages
 	$(BIN)/pytest tests/drills -v

@@ -35,6 +35,7 @@ def plain(home: Path, repo: Path, mlflow_url: str, ledger_url: str) -> dict[str,
 
     from airflow_mlops.contracts import TrainingSpec
     from airflow_mlops.durations import parse_duration
+    from airflow_mlops.engine.data.partitions import PartitionStore
     from airflow_mlops.engine.data.validation import enforce, validate
     from airflow_mlops.engine.entrypoints import load_object
     from airflow_mlops.engine.evaluation.approvals import record_verdict
@@ -54,6 +55,8 @@ def plain(home: Path, repo: Path, mlflow_url: str, ledger_url: str) -> dict[str,
     snapshot = build_training_snapshot(
         home,
         repo,
+        store=PartitionStore.under(home),
+        ledger=Ledger(ledger_url),
         model=model,
         source_dataset=source.dataset,
         entity=pipeline.entity,

@@ -35,6 +35,13 @@ def add_sources(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     exclude.add_argument("--to", dest="end", required=True, metavar="ISO", help="where it ends; not included")
     exclude.set_defaults(run=_exclude)
 
+    accept = commands.add_parser(
+        "accept", parents=[place, reason], help="say that a day which its history blocks is real; then clear its task"
+    )
+    accept.add_argument("dataset", metavar="DATASET")
+    accept.add_argument("key", metavar="DAY", help="as 2013-02-09")
+    accept.set_defaults(run=_accept)
+
     lift = commands.add_parser("lift", parents=[place, reason], help="end an exclusion")
     lift.add_argument("id", metavar="ID")
     lift.set_defaults(run=_lift)
@@ -68,6 +75,13 @@ def _exclude(options: argparse.Namespace) -> None:
     require_dataset(ledger, options.dataset)
     start, end = _bound(options.start, "--from"), _bound(options.end, "--to")
     print(_line(exclude(ledger, options.dataset, start, end, options.reason, who())))
+
+
+def _accept(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.checks import accept
+
+    accepted = accept(open_ledger(options), options.dataset, options.key, options.reason, who())
+    print(f"{options.dataset} {options.key} is accepted by {accepted.who}. Clear its task `check`, and it goes on.")
 
 
 def _lift(options: argparse.Namespace) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.durations import parse_duration
-from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.moments import parse_day, parse_moment
 from airflow_mlops.operators.base import MlopsOperator, required_key
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_mlops.contracts import SplitRule
     from airflow_mlops.engine.features.compute import ComputedFeatures
     from airflow_mlops.engine.features.materialize import Materialized
 
@@ -29,12 +30,15 @@ class AppliedFeatures(TypedDict):
 
 
 class TrainingData(TypedDict):
-    """A snapshot: its id and folder, rows by split, rows left out for want of a label, its two cuts (ISO, UTC)."""
+    """A snapshot: its id and folder, rows by split, rows left out for want of a label or because somebody excluded
+    them, its two cuts (ISO, UTC).
+    """
 
     id: str
     uri: str
     rows: dict[str, int]
     unlabelled_rows: int
+    excluded_rows: int
     as_of: str
     label_cut: str
 
@@ -78,8 +82,8 @@ class FeastApplyOperator(MlopsOperator):
 class FeastComputeFeaturesOperator(MlopsOperator):
     """Compute the feature rows of one partition from sealed datasets, by the user's transform.
 
-    Computing a partition again replaces its rows. They are checked against the feature repository, which is
-    applied first when one of its files changed.
+    Computing a partition again replaces its rows. Rows that somebody excluded are left out. What comes out is checked
+    against the feature repository, which is applied first when one of its files changed.
 
     :param transform: ``module:function`` beside the DAG file, called with the day and dataset → rows.
     :param datasets: Sealed datasets to hand over.
@@ -131,12 +135,14 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         return compute_features(
             self.home_path,
             required_key(self.key),
+            store=self.partition_store(ledger),
+            ledger=ledger,
             repo=ensure_applied(FeastHook(self.feast_conn_id).repo_path, self.home_path, ledger),
             transform=self.transform,
             code_path=self.code_path,
             datasets=self.datasets,
             history=parse_duration(self.history),
-            start=_day(self.start),
+            start=parse_day(self.start, "start"),
         )
 
 
@@ -186,7 +192,8 @@ class FeastMaterializeOperator(MlopsOperator):
 class FeastGetTrainingDataOperator(MlopsOperator):
     """Freeze a training snapshot: entities, their features as known at prediction time, matured labels.
 
-    The same moment and the same data give the same snapshot.
+    The same moment and the same data give the same snapshot. It is written down in the ledger, so that late data
+    finds the models that have not seen it. Windows that somebody excluded are left out.
 
     :param model: Name of the model.
     :param entity: Column that identifies a row of both datasets.
@@ -202,7 +209,11 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param test: The last part of the window: evaluation only.
     :param start: First day that the datasets have (ISO).
     :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to the UTC midnight before it.
+    :param split: ``time`` splits by prediction time; ``entity`` by the hash of ``split_column``, with the shares that
+        ``validation`` and ``test`` have of ``window``.
+    :param split_column: Column of ``source_dataset`` of which no value may be in two splits, for ``split="entity"``.
     :param feast_conn_id: Airflow connection of type ``feast``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
     template_fields = (
@@ -221,7 +232,10 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         "test",
         "start",
         "as_of",
+        "split",
+        "split_column",
         "feast_conn_id",
+        "ledger_conn_id",
     )
 
     def __init__(
@@ -241,7 +255,10 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         test: str,
         start: str,
         as_of: str,
+        split: str = "time",
+        split_column: str | None = None,
         feast_conn_id: str = FeastHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -259,15 +276,21 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         self.test = test
         self.start = start
         self.as_of = as_of
+        self.split = split
+        self.split_column = split_column
         self.feast_conn_id = feast_conn_id
+        self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> TrainingData:
         """Build the snapshot."""
         from airflow_mlops.engine.features.training_data import build_training_snapshot
 
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
         snapshot = build_training_snapshot(
             self.home_path,
             FeastHook(self.feast_conn_id).repo_path,
+            store=self.partition_store(ledger),
+            ledger=ledger,
             model=self.model,
             source_dataset=self.source_dataset,
             entity=self.entity,
@@ -280,33 +303,33 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             window=parse_duration(self.window),
             validation=parse_duration(self.validation),
             test=parse_duration(self.test),
-            as_of=_moment(self.as_of),
-            start=_day(self.start),
+            as_of=parse_moment(self.as_of, "as_of"),
+            start=parse_day(self.start, "start"),
+            split_rule=_split_rule(self.split, self.split_column),
         )
         return {
             "id": snapshot.id,
             "uri": snapshot.uri,
             "rows": {name: split.rows for name, split in snapshot.splits.items()},
             "unlabelled_rows": snapshot.unlabelled_rows,
+            "excluded_rows": snapshot.excluded_rows,
             "as_of": snapshot.as_of.isoformat(),
             "label_cut": snapshot.label_cut.isoformat(),
         }
 
 
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"start={text!r} is not a day.", hint="Write it as 2013-01-15.") from None
+def _split_rule(split: str, column: str | None) -> SplitRule:
+    from airflow_mlops.contracts import SplitRule
 
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
+    if split not in ("time", "entity"):
         raise ConfigError(
-            f"as_of={text!r} is not a moment.", hint="Write it with its time zone, as 2013-06-01T00:00:00+00:00."
+            f"split={split!r} is no way to split.{did_you_mean(split, ('time', 'entity'))}",
+            hint="Write 'time', or 'entity' with a split_column.",
         )
-    return moment
+    named = None if column in ("", "None") else column
+    if (split == "entity") != (named is not None):
+        raise ConfigError(
+            f"split={split!r} with split_column={named!r} does not say one clear thing.",
+            hint="Name the column to split by with 'entity', and none with 'time'.",
+        )
+    return SplitRule(kind=split, column=named)

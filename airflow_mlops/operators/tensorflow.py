@@ -12,7 +12,7 @@ from airflow_mlops.links.mlflow import MLflowRunLink
 from airflow_mlops.operators.base import MlopsOperator, require
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Context, XComArg
 
     from airflow_mlops.contracts import TrainingSpec
     from airflow_mlops.engine.training.launch import TrainingProcess
@@ -50,6 +50,8 @@ class TensorFlowTrainOperator(MlopsOperator):
 
     :param model: Name of the model.
     :param snapshot: Id of the training snapshot.
+    :param validation: What :class:`~airflow_mlops.operators.gx.GXValidateDataOperator` returned for the snapshot's
+        folder: other files than those that were validated are not trained on. None trains without that proof.
     :param entrypoint: ``module:function`` beside the DAG file that returns the compiled Keras model.
     :param seed: Seed of everything random.
     :param epochs: Most passes over the training split.
@@ -63,6 +65,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         *MlopsOperator.template_fields,
         "model",
         "snapshot",
+        "validation",
         "entrypoint",
         "seed",
         "epochs",
@@ -79,6 +82,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         *,
         model: str,
         snapshot: str,
+        validation: Mapping[str, Any] | XComArg | None = None,
         entrypoint: str,
         seed: int | str = 0,
         epochs: int | str = 10,
@@ -91,6 +95,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         super().__init__(**kwargs)
         self.model = model
         self.snapshot = snapshot
+        self.validation = validation
         self.entrypoint = entrypoint
         self.seed = seed
         self.epochs = epochs
@@ -131,10 +136,13 @@ class TensorFlowTrainOperator(MlopsOperator):
         from pydantic import ValidationError
 
         from airflow_mlops.contracts import TrainingSpec
-        from airflow_mlops.engine.data.snapshots import load_snapshot
+        from airflow_mlops.engine.data.snapshots import check_validated, load_snapshot
         from airflow_mlops.engine.training.source import source_hash
 
         snapshot_id = require(self.snapshot, "snapshot", "Did the task that builds the snapshot succeed?")
+        snapshot = load_snapshot(self.home_path, snapshot_id)
+        if self.validation is not None:
+            check_validated(snapshot, self._validated())
         entrypoint = require(self.entrypoint, "entrypoint", "Name the function that builds the model.")
         try:
             return TrainingSpec.model_validate(
@@ -143,7 +151,7 @@ class TensorFlowTrainOperator(MlopsOperator):
                     "entrypoint": entrypoint,
                     "code_path": self.code_path,
                     "code_hash": source_hash(entrypoint, self.code_path),
-                    "snapshot": load_snapshot(self.home_path, snapshot_id),
+                    "snapshot": snapshot,
                     "seed": self.seed,
                     "epochs": self.epochs,
                     "batch_size": self.batch_size,
@@ -156,6 +164,16 @@ class TensorFlowTrainOperator(MlopsOperator):
                 detail="; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()),
                 hint="Correct them in the pipeline or in the DAG.",
             ) from None
+
+    def _validated(self) -> str:
+        """Return the identity of the files that were validated."""
+        if not isinstance(self.validation, Mapping) or not self.validation.get("batch_hash"):
+            raise ConfigError(
+                "There is no validation of what is to be trained on.",
+                detail=f"validation={self.validation!r} after rendering",
+                hint="Pass validation=<task of GXValidateDataOperator>.output, or leave it out.",
+            )
+        return str(self.validation["batch_hash"])
 
     def _record_failure(self, context: Context, spec: TrainingSpec, error: TrainingError) -> None:
         """Keep the failure in MLflow. Training must not depend on MLflow, so nothing else fails with it."""
@@ -201,8 +219,8 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
 
     def perform(self, context: Context) -> EvaluatedModel:
         """Evaluate and return the metrics."""
-        from airflow_mlops.engine.evaluation.approvals import finite
         from airflow_mlops.engine.evaluation.evaluate import evaluate
+        from airflow_mlops.engine.ledger import as_json
         from airflow_mlops.engine.registry.registry import CHAMPION
         from airflow_mlops.engine.training.workdir import Workdir, finished_training
 
@@ -224,7 +242,7 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
             model=self.model,
             uri=str(Workdir(folder).keep(evaluation)),
             rows=evaluation.rows,
-            metrics=finite(evaluation.metrics),
+            metrics=as_json(evaluation.metrics),
             champion_version=evaluation.champion_version,
             unevaluated=evaluation.unevaluated,
         )

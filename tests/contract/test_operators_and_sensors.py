@@ -12,9 +12,14 @@ from airflow.sdk import BaseOperator
 from tests.contract.classes import OPERATORS, SENSORS, example_arguments, parameters
 
 BOTH = [*OPERATORS, *SENSORS]
-PREFIXES = ("GX", "Feast", "TensorFlow", "MLflow", "TFServing", "SealPartition", "PartitionArrival")
+PREFIXES = (
+    *("GX", "Feast", "TensorFlow", "MLflow", "TFServing"),
+    *("SealPartition", "CheckPartition", "PartitionArrival", "RecordAnnouncements", "TrainingData"),
+)
 # Behaviour of the task itself, known when the DAG is written.
-NOT_TEMPLATED = {"poll_interval", "timeout", "deferrable", "tolerance", "allow_signature_change"}
+NOT_TEMPLATED = {
+    *("poll_interval", "timeout", "deferrable", "tolerance", "allow_signature_change", "on_failure", "engine"),
+}
 FORBIDDEN_WORDS = {"conn_id", "poke_interval", "polling_interval", "polling_period", "wait", "check_interval"}
 
 

@@ -23,7 +23,7 @@ from tests.feast_fixtures import EVENT_TIMES, FIRST, REPO, compute_day, ledger_o
 
 pytestmark = pytest.mark.drill
 
-NOW = datetime(2013, 1, 14, tzinfo=UTC)
+NOW = datetime(2013, 1, 14, 6, tzinfo=UTC)
 DAYS, GONE = 12, ("2013-01-03", "2013-01-04")
 
 

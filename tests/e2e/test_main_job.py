@@ -22,7 +22,7 @@ from airflow_mlops.demo.prediction import ModelServer, flight_after, instance, o
 from airflow_mlops.demo.stack import Stack
 from airflow_mlops.demo.summary import champion
 from airflow_mlops.demo.watch import TaskFailedError, Watcher
-from airflow_mlops.engine.data.partitions import list_partitions
+from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.exceptions import TransientError
 
 pytestmark = pytest.mark.e2e
@@ -61,7 +61,14 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     third = features(airflow, DAY_3)
     land(watcher, DAY_3)
     watcher.finish(example.FEATURES, third)
+    # The label's upstream announces trouble: a training holds, for all to see, until the all-clear.
+    announce(watcher, "degraded", "half of the gates do not report")
+    held = airflow.trigger(example.TRAIN, {"as_of": f"{date(2013, 2, 2)}T00:00:00Z"})["dag_run_id"]
+    watcher.until(lambda: state_of(airflow, held, "wait_data") == "deferred")
+    assert "half of the gates do not report" in "\n".join(airflow.log(example.TRAIN, held, "wait_data", 1))
+    announce(watcher, "ok", "all gates report again")
     second = demo.train(watcher, stack, date(2013, 2, 2))
+    assert second.run_id == held
     assert second.version == first.version + 1
     assert rows(airflow, second) > rows(airflow, first)
     demo.deploy(watcher, stack, second.version)
@@ -101,6 +108,21 @@ def land(watcher: Watcher, day: str) -> None:
 def features(airflow: AirflowApi, day: str) -> str:
     """Start the features of a day that did not land yet: its sensors wait."""
     return str(airflow.trigger(example.FEATURES, partition_key=day)["dag_run_id"])
+
+
+def announce(watcher: Watcher, state: str, reason: str) -> None:
+    """The upstream of the label posts an asset event, and the event's run writes it down."""
+    airflow = watcher.airflow
+    before = {run["dag_run_id"] for run in airflow.runs(example.SOURCES)}
+    airflow.post_event("arrivals.announcements", {"state": state, "reason": reason})
+    watcher.until(lambda: {run["dag_run_id"] for run in airflow.runs(example.SOURCES)} > before)
+    [run] = {run["dag_run_id"] for run in airflow.runs(example.SOURCES)} - before
+    watcher.finish(example.SOURCES, run)
+
+
+def state_of(airflow: AirflowApi, run_id: str, task_id: str) -> str | None:
+    states = {task["task_id"]: task["state"] for task in airflow.tasks(example.TRAIN, run_id)}
+    return states.get(task_id)
 
 
 def wait_for_retry(airflow: AirflowApi, run_id: str, seconds: float = 180) -> None:
@@ -149,7 +171,7 @@ def assert_words_of_a_dead_server(airflow: AirflowApi, run_id: str) -> None:
 
 
 def sealed(stack: Stack, dataset: str) -> list[str]:
-    return [partition.key for partition in list_partitions(stack.layout.home, dataset, None, None)]
+    return PartitionStore.under(stack.layout.home).keys(dataset)
 
 
 def rows(airflow: AirflowApi, trained: demo.Trained) -> int:

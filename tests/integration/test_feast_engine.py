@@ -7,24 +7,19 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mlops.engine.data.partitions import list_partitions, read_partitions
-from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.features.freshness import freshness
 from airflow_mlops.engine.features.materialize import materialize
 from airflow_mlops.engine.features.store import apply_repo, ensure_applied, feature_file, open_store
-from airflow_mlops.engine.features.training_data import build_training_snapshot
 from airflow_mlops.exceptions import ConfigError, DataError
-from tests.feast_fixtures import FIRST, REPO, compute_day, ledger_of, make_home
+from tests.feast_fixtures import REPO, compute_day, ledger_of, make_home
 
 SERVICE = "flight_delay_v1"
 DAYS = 12
@@ -47,26 +42,6 @@ def own(flights, home) -> Path:
     shutil.rmtree(home)
     shutil.copytree(flights, home, ignore=shutil.ignore_patterns("feast", "ledger.db*", "snapshots"))
     return home
-
-
-def snapshot_of(home: Path, **changes):
-    arguments = {
-        "model": "flight_delay",
-        "source_dataset": "departures",
-        "entity": "flight_id",
-        "event_time": "sched_dep_utc",
-        "keys": ["carrier", "origin", "dest"],
-        "service": SERVICE,
-        "label_dataset": "arrivals",
-        "label": "late_15",
-        "matures_after": timedelta(days=1),
-        "window": timedelta(days=30),
-        "validation": timedelta(days=2),
-        "test": timedelta(days=2),
-        "as_of": day(13),
-        "start": FIRST,
-    }
-    return build_training_snapshot(home, REPO, **{**arguments, **changes})
 
 
 def online(home: Path, feature: str, **keys) -> float | None:
@@ -228,95 +203,6 @@ def test_the_asof_join_sees_only_what_was_written_by_then(joining):
     assert (rows["written"].dt.tz_convert(None).to_numpy()[number] <= moments).all()
     assert (rows["happened"].dt.tz_convert(None).to_numpy()[number] <= moments).all()
     assert (written > happened).any()
-
-
-# --- training data ----------------------------------------------------------------------------------------
-
-
-def test_snapshot_holds_what_was_known(flights):
-    snapshot = snapshot_of(flights)
-    assert list(snapshot.features)[:4] == ["carrier", "origin", "dest", "distance"]
-    assert len(snapshot.features) == 18
-    assert snapshot.as_of == day(13)
-    assert snapshot.label_cut == day(12)
-    assert [(split.start.day, split.end.day) for split in snapshot.splits.values()] == [(1, 8), (8, 10), (10, 12)]
-    tables = [read_split(snapshot, name) for name in snapshot.splits]
-    for table, split in zip(tables, snapshot.splits.values(), strict=True):
-        assert table.column_names == ["flight_id", "sched_dep_utc", *snapshot.features, "late_15"]
-        times = pc.min_max(table["sched_dep_utc"]).as_py()
-        assert split.start <= times["min"] <= times["max"] < split.end
-    departures = read_partitions(list_partitions(flights, "departures", FIRST, date(2013, 1, 11)))
-    assert sum(table.num_rows for table in tables) + snapshot.unlabelled_rows == departures.num_rows
-    assert snapshot.unlabelled_rows > pc.sum(departures["cancelled"]).as_py() > 0
-
-
-def test_features_are_those_of_the_last_stamp_before_departure(flights):
-    rows = read_split(snapshot_of(flights), "test").to_pandas()
-    flight = rows[(rows["sched_dep_utc"].dt.minute > 0) & (rows["carrier"] == "UA")].iloc[50]
-    arrivals = read_partitions(list_partitions(flights, "arrivals", None, None)).to_pandas()
-    stamp = flight["sched_dep_utc"].floor("h")
-    known = arrivals["landed_at"].between(stamp - pd.Timedelta(days=1), stamp, inclusive="right")
-    landed = arrivals[(arrivals["carrier"] == "UA") & known]
-    assert flight["landings_24h"] == len(landed) > 0
-    assert flight["arr_delay_mean_24h"] == pytest.approx(landed["arr_delay"].mean())
-    assert flight["late_15"] == arrivals.set_index("flight_id").loc[flight["flight_id"], "late_15"]
-
-
-def test_the_same_again_is_the_same_snapshot(flights):
-    assert snapshot_of(flights) == snapshot_of(flights, as_of=day(13) + timedelta(hours=5))
-
-
-def test_rows_written_later_than_the_prediction_do_not_count(flights, own):
-    """A day computed again later, and honestly dated, must not improve the past."""
-    ensure_applied(REPO, own, ledger_of(own))
-    before = read_split(snapshot_of(own), "test")
-    for key in ("2013-01-10", "2013-01-11"):
-        file = feature_file(own, "carrier_delays", key)
-        rows = pq.read_table(file)
-        later = pc.add(rows["created_timestamp"], pa.scalar(timedelta(days=3)))
-        again = rows.set_column(rows.schema.get_field_index("created_timestamp"), "created_timestamp", later)
-        again = again.set_column(2, again.column_names[2], pc.add(again.column(2), 1000.0))
-        pq.write_table(again, file.with_name(f"{key}-again.parquet"))
-    assert read_split(snapshot_of(own), "test").equals(before)
-
-
-def test_labels_that_came_after_the_cut_are_unknown(flights):
-    early, late = snapshot_of(flights, as_of=day(12)), snapshot_of(flights, as_of=day(13))
-    assert early.label_cut == day(11)
-    assert max(early.partitions["arrivals"]) == "2013-01-11"
-    assert early.id != late.id
-    # The longest delays end after the cut: with no time to mature, the last flights have no label yet.
-    raw = snapshot_of(flights, matures_after=timedelta(hours=1), as_of=day(12))
-    assert raw.unlabelled_rows > early.unlabelled_rows + 20
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "words"),
-    [
-        ({"service": "flight_delay"}, ConfigError, "feature service 'flight_delay'. Did you mean 'flight_delay_v1'"),
-        ({"keys": ["carier"]}, ConfigError, "'departures' has no column 'carier'. Did you mean 'carrier'"),
-        ({"entity": "flightid"}, ConfigError, "no column 'flightid'. Did you mean 'flight_id'"),
-        ({"label": "late"}, ConfigError, "'arrivals' has no column 'late'. Did you mean 'late_15'"),
-        ({"label": "arr_delay"}, ConfigError, "of type double, not bool"),
-        ({"entity": "carrier"}, DataError, "rows of 'departures' have a 'carrier' that is null or not their own"),
-        ({"as_of": day(15)}, DataError, "days of 'departures' are not sealed; the first is 2013-01-13"),
-        ({"as_of": day(2)}, DataError, "No label has matured yet"),
-        ({"window": timedelta(days=4)}, DataError, "The train split has no rows"),
-        ({"as_of": datetime.now(UTC) + timedelta(days=1)}, ConfigError, "cannot know the future"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_built_is_explained(flights, changes, error, words):
-    before = sorted(flights.glob("snapshots/*"))
-    with pytest.raises(error, match=f"{words}(.|\n)*fix:"):
-        snapshot_of(flights, **changes)
-    assert sorted(flights.glob("snapshots/*")) == before
-
-
-def test_a_day_without_features_is_not_a_day_of_missing_values(own):
-    ensure_applied(REPO, own, ledger_of(own))
-    feature_file(own, "route_delays", "2013-01-05").unlink()
-    with pytest.raises(DataError, match="'route_delays' for 2013-01-05 were not computed"):
-        snapshot_of(own)
 
 
 # --- online -----------------------------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.operators.feast import (
@@ -21,7 +23,7 @@ from airflow_mlops.operators.feast import (
 )
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from airflow_mlops.triggers.feast import FeastFeatureFreshnessTrigger
-from tests.feast_fixtures import REPO, make_home
+from tests.feast_fixtures import REPO, ledger_of, make_home
 
 SERVICE = "flight_delay_v1"
 
@@ -109,8 +111,30 @@ def test_training_data_is_a_small_manifest_and_repeats_itself(own):
     manifest = training_data()
     assert manifest["label_cut"] == "2013-01-07T00:00:00+00:00"
     assert set(manifest["rows"]) == {"train", "validation", "test"}
+    assert manifest["excluded_rows"] == 0
     assert sorted(path.suffix for path in Path(manifest["uri"]).iterdir()) == [".json", *[".parquet"] * 3]
     assert training_data() == manifest
+
+
+def test_training_data_honours_the_ledger_and_is_written_down_there(own):
+    execute(FeastApplyOperator)
+    ledger = ledger_of(own)
+    start = datetime(2013, 1, 7, tzinfo=UTC) - timedelta(hours=6)
+    exclude(ledger, "departures", start, start + timedelta(hours=3), "test data", "ann")
+    with pytest.raises(AirflowFailException, match="features of 1 days were computed from other data"):
+        training_data()
+    compute(key="2013-01-06")
+    manifest = training_data()
+    assert manifest["excluded_rows"] > 0
+    assert [fact.key for fact in ledger.facts("snapshot", "flight_delay")] == [manifest["id"]]
+
+
+def test_training_data_split_by_a_column(own):
+    execute(FeastApplyOperator)
+    manifest = training_data(split="entity", split_column="tailnum", validation="12d", test="12d")
+    assert 0.7 < manifest["rows"]["test"] / manifest["rows"]["validation"] < 1.4
+    assert manifest["rows"]["train"] > 2 * manifest["rows"]["test"]
+    assert training_data(split_column="None")["id"] == training_data(split_column="")["id"], "as a template renders it"
 
 
 def test_the_hook_answers_the_test_button(own):
@@ -140,6 +164,9 @@ def test_a_connection_without_a_repository_is_explained(own, monkeypatch):
         (lambda: training_data(as_of="2013-01-08T03:00:00"), "Write it with its time zone"),
         (lambda: training_data(as_of="soon"), "is not a moment"),
         (lambda: training_data(service="other"), "no feature service 'other'"),
+        (lambda: training_data(split="entiti"), "split='entiti' is no way to split. Did you mean 'entity'"),
+        (lambda: training_data(split="entity"), "Name the column to split by"),
+        (lambda: training_data(split_column="tailnum"), "and none with 'time'"),
     ],
 )
 def test_what_cannot_work_fails_at_once_in_words(own, run, words):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,19 +12,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops.contracts import ValidationResult
 from airflow_mlops.engine.data.parquet import parquet_files
-from airflow_mlops.engine.data.partitions import batch_hash, get_partition, list_partitions
+from airflow_mlops.engine.data.partitions import batch_hash
 from airflow_mlops.engine.data.validation import enforce, explain, validate
-from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError
-from airflow_mlops.operators.data import SealPartitionOperator
-from airflow_mlops.operators.gx import GXValidateDataOperator
 from flights import expectations
-from tests.data_fixtures import DAY, KEY, landed, spoil
+from tests.data_fixtures import DAY, landed, spoil
 
 SUITES = {"departures": expectations.departures, "arrivals": expectations.arrivals}
 STORM = date(2013, 2, 9)
@@ -337,97 +331,3 @@ def test_aggregates_do_leave(normal):
     assert latest.observed == table["sched_dep_utc"].max().isoformat()
     assert median.observed == {"0.5": table["distance"].median()}
     assert sorted(columns.observed) == sorted(table.columns)
-
-
-# --- the Airflow floor ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def dag(code_path) -> DAG:
-    dag = DAG("flight_delay.features", schedule=None)
-    dag.fileloc = f"{code_path}/flight_delay.py"
-    return dag
-
-
-@pytest.fixture
-def ledger(tmp_path, monkeypatch) -> Ledger:
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    monkeypatch.setenv("AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", json.dumps({"conn_type": "mlops_ledger", "host": url}))
-    return Ledger(url)
-
-
-def test_validate_then_seal(home, dag, ledger):
-    folder = landed(home / "lake")
-    check = GXValidateDataOperator(
-        task_id="validate",
-        dag=dag,
-        home=str(home),
-        data=f"lake/departures/{KEY}",
-        suite="flights.expectations:departures",
-    )
-    validated = check.execute({})
-    assert json.loads(json.dumps(validated)) == validated
-    assert (validated["rows"], validated["expectations"], validated["failed"]) == (902, 13, [])
-
-    seal = SealPartitionOperator(
-        task_id="seal",
-        dag=dag,
-        home=str(home),
-        dataset="departures",
-        uri=str(folder),
-        event_time="sched_dep_utc",
-        validation=validated,
-        key=KEY,
-    )
-    sealed = seal.execute({})
-    partition = get_partition(home, "departures", KEY)
-    assert json.loads(json.dumps(sealed)) == sealed
-    assert sealed == {name: getattr(partition, name) for name in sealed}
-    assert partition.suite_hash == validated["suite_hash"]
-    assert seal.execute({}) == sealed  # cleared and run again
-    fact = ledger.facts("partition", "departures")[0]
-    assert fact.payload == {**sealed, "suite_hash": validated["suite_hash"]}
-
-
-def test_what_is_blocked_fails_the_task_in_words(home, dag):
-    spoil(landed(home / "lake"), lambda frame: frame.iloc[::2])
-    check = GXValidateDataOperator(
-        task_id="validate",
-        dag=dag,
-        home=str(home),
-        data=f"lake/departures/{KEY}",
-        suite="flights.expectations:departures",
-    )
-    with pytest.raises(AirflowFailException, match="observed 451; bound: min_value=500"):
-        check.execute({})
-
-
-def test_what_changed_since_validation_is_not_sealed(home, dag, ledger):
-    folder = landed(home / "lake")
-    validation = {"batch_hash": batch_hash(parquet_files(folder)), "suite_hash": "suite"}
-    spoil(folder, assign(dep_delay=lambda frame: 0.0))
-    seal = SealPartitionOperator(
-        task_id="seal",
-        dag=dag,
-        home=str(home),
-        dataset="departures",
-        uri=str(folder),
-        event_time="sched_dep_utc",
-        validation=validation,
-        key=KEY,
-    )
-    with pytest.raises(AirflowFailException, match="changed after they were validated"):
-        seal.execute({})
-    seal.validation = None
-    with pytest.raises(AirflowFailException, match="no validation of what is to be sealed"):
-        seal.execute({})
-    assert list_partitions(home, "departures", None, None) == []
-    assert ledger.facts("partition", "departures") == []
-
-
-def test_a_suite_that_is_not_there_is_named(home, dag):
-    check = GXValidateDataOperator(
-        task_id="validate", dag=dag, home=str(home), data="lake", suite="flights.expectations:departure"
-    )
-    with pytest.raises(AirflowFailException, match=r"no 'departure'\. Did you mean 'departures'"):
-        check.execute({})

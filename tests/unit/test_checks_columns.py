@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from airflow_mlops.contracts import Receipt
 from airflow_mlops.demo.flights import read_feed
 from airflow_mlops.engine.data.checks import Column, SchemaContract, run_checks
 from airflow_mlops.engine.data.partitions import day_bounds
@@ -190,11 +189,12 @@ def test_a_fresh_file_with_old_data(flights):
     key = str(DAY)
     history = before("departures", DAY)
     written = datetime(2013, 6, 13, 2, tzinfo=UTC)
-    receipt = Receipt(uri="lake", sha256="s", files=1, bytes=1, written_at=written)
 
     def age(table: pa.Table):
         profile = profiled(table, "departures", DAY)
-        outcomes = run_checks(profile, history, event_time="sched_dep_utc", interval=day_bounds(key), receipt=receipt)
+        outcomes = run_checks(
+            profile, history, event_time="sched_dep_utc", interval=day_bounds(key), written_at=written
+        )
         [outcome] = [o for o in outcomes if o.expectation == "data_as_new_as_its_file"]
         return outcome
 

@@ -1,17 +1,24 @@
-"""Computing a day of features: what a transform returns is checked before anything is written."""
+"""Computing a day of features: what a transform returns is checked, and the files say what they were made of."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_mlops.engine.data.exclusions import exclude, lift
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.features.provenance import stale_days
 from airflow_mlops.engine.features.store import FeatureRepo, ServiceSchema, ViewSchema, feature_file
-from airflow_mlops.exceptions import ConfigError, DataError
-from tests.feast_fixtures import compute_day, seal_days
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError, DataError, TransientError
+from tests.data_fixtures import landed, spoil
+from tests.feast_fixtures import EVENT_TIMES, FIRST, compute_day, ledger_of, make_home, seal_days
 
 START = datetime(2013, 1, 2, tzinfo=UTC)
 VIEW = ViewSchema(keys={"origin": "string"}, features={"delay": "double", "n": "int64"}, ttl_seconds=86400)
@@ -139,3 +146,120 @@ def test_days_before_the_start_are_not_missed(compute):
 def test_a_transform_that_does_not_exist_is_explained(sealed):
     with pytest.raises(ConfigError, match=r"has no 'comptue'\. Did you mean 'compute'"):
         compute_day(sealed, "2013-01-02", repo=REPO, transform="flights.features:comptue")
+
+
+# --- what a day was computed from -------------------------------------------------------------------------
+
+VIEWS = ("flight_schedule", "origin_traffic", "carrier_delays", "route_delays")
+LAST = date(2013, 1, 12)
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    """Twelve days of flights with their features. Tests copy it."""
+    return make_home(tmp_path_factory.mktemp("twelve") / "home", 12)
+
+
+@pytest.fixture
+def own(twelve, home):
+    shutil.rmtree(home)
+    shutil.copytree(twelve, home)
+    return home
+
+
+def stale(home) -> list[str]:
+    return stale_days(home, PartitionStore.under(home), VIEWS, FIRST, LAST, ledger=ledger_of(home))
+
+
+def seal_again(home, feed: str, day: date, rows: int = 5) -> None:
+    """Late rows: the day is sealed with other content."""
+    folder = spoil(landed(home / "lake", feed, day), lambda frame: frame.iloc[:-rows])
+    store = PartitionStore.under(home)
+    store.seal(feed, str(day), folder, event_time=EVENT_TIMES[feed], batch_hash=None, suite_hash=None)
+
+
+def recompute(home, keys: list[str]) -> None:
+    for key in keys:
+        compute_day(home, key)
+
+
+def test_a_file_says_which_revisions_it_was_computed_from(twelve):
+    metadata = pq.read_metadata(feature_file(twelve, "carrier_delays", "2013-01-10")).metadata
+    inputs = json.loads(metadata[b"airflow_mlops.inputs"])
+    days = [f"2013-01-{n:02}" for n in range(3, 11)]
+    assert {name: list(keys) for name, keys in inputs.items()} == {"arrivals": days, "departures": days}
+    assert inputs["arrivals"]["2013-01-05"] == PartitionStore.under(twelve).get("arrivals", "2013-01-05").revision
+    assert json.loads(metadata[b"airflow_mlops.excluded"]) == {
+        "since": "2013-01-03",
+        "windows": {"arrivals": [], "departures": []},
+    }
+
+
+def test_a_replaced_partition_makes_exactly_the_days_stale_that_read_it(own):
+    assert stale(own) == []
+    seal_again(own, "arrivals", date(2013, 1, 3))
+    assert stale(own) == [f"2013-01-{n:02}" for n in range(3, 11)]
+    recompute(own, ["2013-01-04"])
+    assert stale(own) == ["2013-01-03", *(f"2013-01-{n:02}" for n in range(5, 11))]
+    recompute(own, stale(own))
+    assert stale(own) == []
+
+
+def test_content_that_came_back_is_not_stale(own):
+    seal_again(own, "arrivals", date(2013, 1, 12))
+    assert stale(own) == ["2013-01-12"]
+    store = PartitionStore.under(own)
+    folder = landed(own / "lake", "arrivals", date(2013, 1, 12))
+    store.seal("arrivals", "2013-01-12", folder, event_time="landed_at", batch_hash=None, suite_hash=None)
+    assert stale(own) == []
+
+
+def test_days_that_were_not_computed_or_lost_their_partition_are_not_stale(own):
+    feature_file(own, "carrier_delays", "2013-01-12").unlink()
+    shutil.rmtree(own / "partitions" / "arrivals" / "2013-01-02")
+    assert stale(own) == []
+    seal_again(own, "departures", date(2013, 1, 11))
+    shutil.rmtree(own / "partitions" / "departures" / "2013-01-11")  # and then retention took it
+    assert stale(own) == []
+
+
+def test_a_file_that_does_not_say_is_stale(own):
+    file = feature_file(own, "route_delays", "2013-01-07")
+    pq.write_table(pq.read_table(file).replace_schema_metadata(), file)
+    assert stale(own) == ["2013-01-07"]
+
+
+def test_excluded_rows_feed_nothing_and_days_excluded_whole_need_not_be_there(own):
+    ledger, hour = ledger_of(own), timedelta(hours=1)
+    noon = datetime(2013, 1, 10, 12, tzinfo=UTC)
+    made = exclude(ledger, "arrivals", noon - 3 * hour, noon, "radar was down", "ann")
+    assert stale(own) == ["2013-01-10", "2013-01-11", "2013-01-12"]
+    before = pq.read_table(feature_file(own, "carrier_delays", "2013-01-10")).to_pandas()
+    recompute(own, stale(own))
+    assert stale(own) == []
+    after = pq.read_table(feature_file(own, "carrier_delays", "2013-01-10")).to_pandas()
+    morning = before["event_timestamp"] < noon - 3 * hour
+    pd.testing.assert_frame_equal(before[morning], after[morning])
+    at_noon = {name: rows[rows["event_timestamp"] == noon] for name, rows in (("before", before), ("after", after))}
+    arrivals = pd.read_parquet(landed(own / "lake", "arrivals", date(2013, 1, 10)))
+    gone = arrivals["landed_at"].between(noon - 3 * hour, noon, inclusive="left").sum()
+    assert at_noon["before"]["landings_24h"].sum() - at_noon["after"]["landings_24h"].sum() == gone > 0
+
+    lift(ledger, made.id, "it was not", "ann")
+    assert stale(own) == ["2013-01-10", "2013-01-11", "2013-01-12"]
+    exclude(ledger, "arrivals", noon - 12 * hour, noon + 12 * hour, "radar was down all day", "ann")
+    shutil.rmtree(own / "partitions" / "arrivals" / "2013-01-10")
+    recompute(own, stale(own))
+    assert stale(own) == []
+    schedule = pq.read_table(feature_file(own, "flight_schedule", "2013-01-10"))
+    assert schedule.num_rows > 500, "the departures of that day are not excluded"
+
+
+def test_a_ledger_that_does_not_answer_is_not_one_without_exclusions(own):
+    down = Ledger("postgresql+psycopg2://nobody@127.0.0.1:1/none")
+    before = feature_file(own, "carrier_delays", "2013-01-10").read_bytes()
+    with pytest.raises(TransientError):
+        compute_day(own, "2013-01-10", ledger=down, repo=REPO)
+    with pytest.raises(TransientError):
+        stale_days(own, PartitionStore.under(own), VIEWS, FIRST, LAST, ledger=down)
+    assert feature_file(own, "carrier_delays", "2013-01-10").read_bytes() == before

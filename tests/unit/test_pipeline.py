@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Slice, Trainer
+from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Slice, Trainer
 from airflow_mlops.exceptions import ConfigError
 
 START = date(2013, 1, 1)
@@ -48,6 +48,10 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
         (lambda: Trainer("code:build", window="60 days"), "'60 days' is not a duration"),
         (lambda: Trainer("code:build", window="10d"), "leaves nothing to train on"),
         (lambda: source(end=date(2012, 1, 1)), "end before they start"),
+        (lambda: source(checks=Checks(slice=["carrier"])), "Did you mean 'slices'?"),
+        (lambda: source(lands_within="soon"), "'soon' is not a duration"),
+        (lambda: Trainer("code:build", window="60d", split="entity"), "does not say one clear thing"),
+        (lambda: Trainer("code:build", window="60d", split="random"), "split: Input should be 'time' or 'entity'"),
         (lambda: pipeline(model="my model"), "'my model' cannot be a name"),
         (lambda: pipeline(gates=[]), "has no gates"),
         (lambda: pipeline(label=Label("x", source=source(), matures_after="1d")), "are the same dataset"),

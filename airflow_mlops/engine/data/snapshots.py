@@ -1,11 +1,12 @@
-"""Training snapshots: frozen, split by time, and named by the hash of everything that went in.
+"""Training snapshots: frozen, split, and named by the hash of everything that went in.
 
 ::
 
     snapshots/<id>/train.parquet, validation.parquet, test.parquet, manifest.json
 
 The folder is published by one rename and never changes. A split has the columns entity, event time, features
-(in the order of ``Snapshot.features``) and label, its rows in the order of event time and entity.
+(in the order of ``Snapshot.features``) and label, its rows in the order of event time and entity. A feature that
+is NaN is written as what it is: missing.
 """
 
 from __future__ import annotations
@@ -14,25 +15,18 @@ import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from airflow_mlops.contracts import Snapshot, Split, SplitName, content_hash
-from airflow_mlops.engine.data.files import sha256, sweep, sync, temporary_sibling
+from airflow_mlops.contracts import Exclusion, Snapshot, Split, SplitName, SplitRule, content_hash
+from airflow_mlops.engine.data.files import TEMPORARY, identity, sha256, sweep, sync, temporary_sibling
+from airflow_mlops.engine.data.leaks import check_apart, check_features, usable
+from airflow_mlops.engine.data.splits import BY_TIME, SplitRows
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
 _MANIFEST = "manifest.json"
-
-
-class SplitRows(NamedTuple):
-    """The rows of one split, whose event times lie in ``[start, end)``."""
-
-    rows: pa.Table
-    start: datetime
-    end: datetime
 
 
 def write_snapshot(
@@ -50,15 +44,23 @@ def write_snapshot(
     as_of: datetime,
     label_cut: datetime,
     unlabelled_rows: int,
+    split_rule: SplitRule = BY_TIME,
+    exclusions: tuple[Exclusion, ...] = (),
+    excluded_rows: int = 0,
+    expected: Snapshot | None = None,
 ) -> Snapshot:
     """Freeze a training set. The same inputs and rows give the same snapshot, which is then left as it is.
 
     :param definition_hash: What the feature service meant when the features were read.
-    :raises DataError: when a split has no rows, or only one class to tell apart; or when an entity is in it twice.
+    :param expected: Snapshot that this must turn out to be; then any other is refused and nothing is written.
+    :raises DataError: when a split has no rows, or only one class to tell apart; when an entity is in it twice, or a
+        value that was split by on two sides; when a feature tells the label, is infinite or never has a value.
     """
-    _check_entities(splits, entity)
+    check_apart(splits, entity, split_rule.column if split_rule.kind == "entity" else None)
+    splits = {name: split._replace(rows=usable(split.rows, list(features))) for name, split in splits.items()}
     for name, split in splits.items():
         _check_split(name, split, label)
+    check_features(splits, list(features), label)
     columns = [entity, event_time, *features, label]
     folder = home / "snapshots"
     making = temporary_sibling(folder / "snapshot")
@@ -79,14 +81,21 @@ def write_snapshot(
             "as_of": as_of,
             "label_cut": label_cut,
             "unlabelled_rows": unlabelled_rows,
+            "exclusions": exclusions,
+            "excluded_rows": excluded_rows,
+            "split_rule": split_rule,
             "splits": written,
         }
-        hashed = {**contents, "splits": {name: split.model_dump(mode="json") for name, split in written.items()}}
-        identity = content_hash({**hashed, "feature_order": list(features), "definition": definition_hash})[:16]
-        snapshot = Snapshot(id=identity, uri=str(folder / identity), **contents)
+        unnamed = Snapshot(id="", uri="", **contents)
+        hashed = unnamed.model_dump(mode="json", exclude={"id", "uri"})
+        hashed |= {"feature_order": list(features), "definition": definition_hash}
+        snapshot_id = content_hash(hashed)[:16]
+        snapshot = unnamed.model_copy(update={"id": snapshot_id, "uri": str(folder / snapshot_id)})
+        if expected is not None:
+            _check_same(snapshot, expected)
         (making / _MANIFEST).write_text(snapshot.to_json())
-        _publish(making, folder / identity)
-        return load_snapshot(home, identity)
+        _publish(making, folder / snapshot_id)
+        return load_snapshot(home, snapshot_id)
     finally:
         shutil.rmtree(making, ignore_errors=True)
         sweep(folder)
@@ -100,9 +109,11 @@ def load_snapshot(home: Path, snapshot_id: str) -> Snapshot:
     try:
         snapshot = Snapshot.from_json((home / "snapshots" / snapshot_id / _MANIFEST).read_text())
     except FileNotFoundError:
+        known = [path.parent.name for path in (home / "snapshots").glob(f"*/{_MANIFEST}")]
+        known = [name for name in known if not name.startswith(TEMPORARY)]
         raise DataError(
-            f"There is no snapshot {snapshot_id!r}.",
-            detail=str(home / "snapshots"),
+            f"There is no snapshot {snapshot_id!r}.{did_you_mean(snapshot_id, known)}",
+            detail=f"{home / 'snapshots'} holds {len(known)}",
             hint="Build it again: clear the task `snapshot` of the train DAG.",
         ) from None
     # The home may be mounted elsewhere than where the snapshot was written.
@@ -131,15 +142,39 @@ def read_split(snapshot: Snapshot, split: SplitName) -> pa.Table:
     return pq.read_table(file)
 
 
-def _check_entities(splits: Mapping[SplitName, SplitRows], entity: str) -> None:
-    entities = pa.concat_tables([split.rows.select([entity]) for split in splits.values()])[entity]
-    repeated = len(entities) - pc.count_distinct(entities).as_py()
-    if repeated:
+def check_validated(snapshot: Snapshot, batch_hash: str) -> None:
+    """Refuse to train on other files than those that were validated.
+
+    :param batch_hash: Of the validation's result; see :func:`~airflow_mlops.engine.data.partitions.batch_hash`.
+    :raises DataError: when they are not the snapshot's.
+    """
+    trained = identity({split.file: split.sha256 for split in snapshot.splits.values()})
+    if batch_hash != trained:
         raise DataError(
-            f"{repeated} rows of the snapshot repeat an entity.",
-            detail=f"{len(entities)} rows, column {entity!r}",
-            hint="An entity on two sides of a split would let the model remember instead of learn.",
+            "What was validated is not what would be trained on.",
+            detail=f"validated {batch_hash[:16]}, snapshot {snapshot.id!r} is {trained[:16]} in {snapshot.uri}",
+            hint="Validate the folder of this very snapshot, and train on the id that came out of the same run.",
         )
+
+
+def _check_same(built: Snapshot, expected: Snapshot) -> None:
+    """Refuse a rebuilt snapshot that is not the one that was pinned, and say where they part."""
+    if built.id == expected.id:
+        return
+    was, now = (one.model_dump(mode="json", exclude={"id", "uri", "splits"}) for one in (expected, built))
+    parts = [name for name in was if was[name] != now[name]]
+    for name, split in expected.splits.items():
+        again = built.splits[name]
+        if again.sha256 != split.sha256:
+            parts.append(
+                f"{name} split: {split.rows} rows, {split.positives} positive → {again.rows}, {again.positives}"
+            )
+    raise DataError(
+        f"Snapshot {expected.id!r} comes out differently.",
+        detail=f"now {built.id!r}; different: {'; '.join(parts) or 'the definition of the feature service'}",
+        hint="Its partitions are as pinned: features were computed again since, or their definition or transform, or "
+        "this package changed. Train on a new snapshot, and keep it apart from the old results.",
+    )
 
 
 def _check_split(name: SplitName, split: SplitRows, label: str) -> None:

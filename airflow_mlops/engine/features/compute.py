@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,15 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from airflow_mlops.contracts import Partition
+from airflow_mlops.contracts import Exclusion, Partition
+from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
 from airflow_mlops.engine.data.files import replacing
-from airflow_mlops.engine.data.partitions import day_bounds, list_partitions, read_partitions
+from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.data.splits import TIME, without
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.features.provenance import Inputs, days_between
 from airflow_mlops.engine.features.store import FeatureRepo, ViewSchema, feature_file
+from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
-_TIME = pa.timestamp("us", tz="UTC")
 
 
 class ComputedFeatures(TypedDict):
@@ -34,6 +37,8 @@ def compute_features(
     home: Path,
     key: str,
     *,
+    store: PartitionStore,
+    ledger: Ledger | None,
     repo: FeatureRepo,
     transform: str,
     code_path: str | None,
@@ -43,7 +48,12 @@ def compute_features(
 ) -> ComputedFeatures:
     """Compute the feature rows stamped within one UTC day; computing a day again replaces its rows.
 
+    Rows that somebody excluded are not handed to the transform, and days that are excluded whole need not be there.
+    The files say from which revisions they were computed: see :mod:`airflow_mlops.engine.features.provenance`.
+
     :param key: The day.
+    :param store: Where the sealed datasets are.
+    :param ledger: Where the exclusions are; None when there is no ledger.
     :param repo: What the rows must fit.
     :param transform: ``module:function`` called with the day and dataset → rows (pandas) of the history and the
         day; returns feature view → rows, each with the view's keys and features, ``event_timestamp`` (the moment
@@ -54,10 +64,16 @@ def compute_features(
     :param start: First day that the datasets have; no history is missed before it.
     :raises DataError: when a partition is missing, or rows are not what the feature view needs.
     :raises ConfigError: when the transform cannot be found, or returns feature views or columns unknown to Feast.
+    :raises TransientError: when the ledger does not answer.
     """
     begin, end = day_bounds(key)
     first = max(start, (begin - history).date())
-    data = {name: read_partitions(every_day(home, name, first, begin.date())).to_pandas() for name in datasets}
+    excluded = {name: exclusions(ledger, name) if ledger else [] for name in datasets}
+    used = {
+        name: every_day(store.list(name, first, begin.date()), name, first, begin.date(), excluded_days(windows))
+        for name, windows in excluded.items()
+    }
+    data = {name: _history(store, used[name], excluded[name]) for name in datasets}
     function = load_object(transform, code_path)
     try:
         computed = function(begin.date(), data)
@@ -67,30 +83,39 @@ def compute_features(
         raise DataError(
             f"The transform {transform!r} raised {type(error).__name__}.",
             detail=f"day {key}: {error}",
-            hint="See the traceback above; run it in a notebook on read_partitions(...) of the same days.",
+            hint="See the traceback above; run it in a notebook on PartitionStore.read(...) of the same days.",
         ) from error
     tables = {name: _checked(name, rows, repo, begin, end) for name, rows in _views(transform, computed).items()}
+    inputs = Inputs.of(key, first, used, excluded)
     for name, table in tables.items():
         with replacing(feature_file(home, name, key)) as temporary:
-            pq.write_table(table, temporary)
+            pq.write_table(inputs.written_into(table), temporary)
     return {"key": key, "views": {name: table.num_rows for name, table in tables.items()}}
 
 
-def every_day(home: Path, dataset: str, first: date, last: date) -> list[Partition]:
-    """Return a dataset's partitions of all days from ``first`` to ``last``.
+def every_day(
+    partitions: Iterable[Partition], dataset: str, first: date, last: date, skip: Collection[str] = ()
+) -> list[Partition]:
+    """Return a dataset's partitions of all days from ``first`` to ``last``, without the days to skip.
 
+    :param partitions: What there is of the dataset.
     :raises DataError: when one is missing.
     """
-    partitions = list_partitions(home, dataset, first, last)
-    days = {str(first + timedelta(days=n)) for n in range((last - first).days + 1)}
-    missing = sorted(days - {partition.key for partition in partitions})
+    days = set(days_between(first, last, skip))
+    found = [partition for partition in partitions if partition.key in days]
+    missing = sorted(days - {partition.key for partition in found})
     if missing:
         raise DataError(
             f"{len(missing)} of {len(days)} days of {dataset!r} are not sealed; the first is {missing[0]}.",
             detail=f"needed: {first} to {last}; missing: {', '.join(missing[:7])}{' …' if missing[7:] else ''}",
             hint="Run the features DAG for the missing days first, oldest first.",
         )
-    return partitions
+    return found
+
+
+def _history(store: PartitionStore, partitions: Sequence[Partition], excluded: Sequence[Exclusion]) -> pd.DataFrame:
+    rows = store.read(partitions)
+    return without(rows, partitions[0].event_time, excluded).to_pandas()
 
 
 def _views(transform: str, computed: Any) -> Mapping[str, pd.DataFrame]:
@@ -128,7 +153,7 @@ def _checked(name: str, rows: pd.DataFrame, repo: FeatureRepo, begin: datetime, 
 def _typed(name: str, rows: pd.DataFrame, view: ViewSchema) -> pa.Table:
     fields = []
     for column in rows.columns:
-        wanted = _TIME if column in (EVENT, CREATED) else (view.keys | view.features)[column]
+        wanted = TIME if column in (EVENT, CREATED) else (view.keys | view.features)[column]
         if column in (EVENT, CREATED) and getattr(rows[column].dtype, "tz", None) is None:
             raise DataError(
                 f"{column!r} of feature view {name!r} has no time zone.",
@@ -155,7 +180,7 @@ def _check_rows(name: str, table: pa.Table, keys: list[str], begin: datetime, en
                 hint="Leave such rows out in the transform.",
             )
     outside = pc.or_(
-        pc.less(table[EVENT], pa.scalar(begin, _TIME)), pc.greater_equal(table[EVENT], pa.scalar(end, _TIME))
+        pc.less(table[EVENT], pa.scalar(begin, TIME)), pc.greater_equal(table[EVENT], pa.scalar(end, TIME))
     )
     if strays := pc.sum(outside).as_py():
         raise DataError(

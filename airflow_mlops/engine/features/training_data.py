@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from airflow_mlops.contracts import Exclusion, Partition, Snapshot, SplitRule
+from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
+from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_rates, check_watermark
+from airflow_mlops.engine.data.lateness import record_snapshot
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.snapshots import write_snapshot
+from airflow_mlops.engine.data.splits import BY_TIME, by_entity, by_time
+from airflow_mlops.engine.features import provenance
+from airflow_mlops.engine.features.compute import every_day
+from airflow_mlops.engine.features.provenance import ByFile, Inputs, Revisions
+from airflow_mlops.engine.features.recipe import Recipe
+from airflow_mlops.engine.features.rows import Rows, read_rows
+from airflow_mlops.engine.features.store import FeatureRepo, describe, open_store
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
 
-from airflow_mlops.contracts import Partition, Snapshot, SplitName
-from airflow_mlops.engine.data.partitions import read_partitions
-from airflow_mlops.engine.data.snapshots import SplitRows, write_snapshot
-from airflow_mlops.engine.features.compute import EVENT, every_day
-from airflow_mlops.engine.features.store import FeatureRepo, describe, feast_errors, feature_file, open_store
-from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
-
-_TIME = pa.timestamp("us", tz="UTC")
-
-
-class Window(NamedTuple):
-    """Prediction times in ``[begin, label_cut)``, as known at ``as_of``."""
-
-    begin: datetime
-    label_cut: datetime
-    as_of: datetime
-
-    @property
-    def days(self) -> tuple[date, date]:
-        """First and last day with prediction times."""
-        return self.begin.date(), (self.label_cut - timedelta(microseconds=1)).date()
+_NAMED = 20
 
 
 def build_training_snapshot(
     home: Path,
     repo_path: Path,
     *,
+    store: PartitionStore,
+    ledger: Ledger | None,
     model: str,
     source_dataset: str,
     entity: str,
@@ -51,14 +46,22 @@ def build_training_snapshot(
     test: timedelta,
     as_of: datetime,
     start: date,
+    split_rule: SplitRule = BY_TIME,
+    label_shift: float = LABEL_SHIFT,
 ) -> Snapshot:
     """Build the snapshot of a window that ends where labels have matured, and freeze it.
 
     Knowledge is cut at the UTC midnight before ``as_of``, because whole days are sealed: labels that came later
-    are not used. Prediction times end ``matures_after`` earlier. A row without a label by then (cancelled, not
-    yet landed) is left out and counted, never negative. Features are read as they were known at the prediction
-    time: a value that became known later counts for nothing.
+    are not used, and those before must all be there. Prediction times end ``matures_after`` earlier. A row without
+    a label by then (cancelled, not yet landed) is left out and counted, never negative. Of several labels of an
+    entity the last one counts. Features are read as they were known at the prediction time: a value that became
+    known later counts for nothing.
 
+    Rows in a window that somebody excluded are left out and counted. Days that are excluded whole need not be there;
+    they are not read, so their rows are not counted either.
+
+    :param store: Where the sealed datasets are.
+    :param ledger: Where the exclusions are, and where the snapshot is written down; None when there is no ledger.
     :param source_dataset: Sealed dataset with a row an entity: entity, prediction time, join keys.
     :param entity: Column that identifies a row in both datasets.
     :param event_time: Column of ``source_dataset`` with the prediction time.
@@ -67,54 +70,124 @@ def build_training_snapshot(
     :param label_dataset: Sealed dataset with the boolean column ``label``, null where unknown.
     :param window: Length of the window, cut at ``start``; its last parts are ``validation`` and ``test``.
     :param start: First day that the datasets have.
+    :param split_rule: By time, or by the hash of a column of ``source_dataset``. Its shares are those that
+        ``validation`` and ``test`` have of ``window``, unless it says them.
+    :param label_shift: See :func:`~airflow_mlops.engine.data.labels.check_rates`.
     :raises ConfigError: when the service or a column is unknown, or ``as_of`` lies in the future.
-    :raises DataError: when a day is missing, an entity is there twice, or a split cannot be learned from.
-    :raises TransientError: when Feast's registry does not answer.
+    :raises DataError: when labels have not come far enough, a day is missing, its features are missing or stale, an
+        entity is there twice, the label's rate is not believable, or a split cannot be learned from.
+    :raises TransientError: when Feast's registry or the ledger does not answer.
     """
-    span = _window(as_of, matures_after, window, start)
-    store = open_store(repo_path, home)
-    repo = describe(store)
-    schema = repo.service(service)
-    sources = every_day(home, source_dataset, *span.days)
-    labels = every_day(home, label_dataset, span.begin.date(), (span.as_of - timedelta(days=1)).date())
-    _check_computed(home, repo, service, span)
-    entities = _entities(sources, entity, event_time, [*keys, *_join_keys(repo, service)], span)
-    labelled = _with_labels(entities, labels, entity, label)
-    with feast_errors():
-        job = store.get_historical_features(
-            entity_df=labelled.drop_columns([label]).rename_columns({event_time: EVENT}).to_pandas(),
-            features=store.get_feature_service(service),
-            filter_by_created_timestamp=True,
-        )
-        retrieved = job.to_arrow()
-    rows = _joined(labelled, retrieved, entity, event_time, schema.features)
-    test_start = span.label_cut - test
-    bounds = [span.begin, test_start - validation, test_start, span.label_cut]
-    names: tuple[SplitName, ...] = ("train", "validation", "test")
-    return write_snapshot(
-        home,
-        {
-            name: SplitRows(_between(rows, event_time, first, last), first, last)
-            for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True)
-        },
-        model=model,
-        partitions={
-            name: {partition.key: partition.revision for partition in used}
-            for name, used in ((source_dataset, sources), (label_dataset, labels))
-        },
-        feature_service=service,
-        definition_hash=repo.definition_hash(service),
-        features={key: str(rows.schema.field(key).type) for key in (*keys, *schema.features)},
+    begin, label_cut, midnight = _window(as_of, matures_after, window, start)
+    feast = open_store(repo_path, home)
+    repo = describe(feast)
+    recipe = Recipe(
+        source=source_dataset,
         entity=entity,
         event_time=event_time,
+        keys=tuple(keys),
+        service=service,
+        labels=label_dataset,
         label=label,
-        as_of=span.as_of,
-        label_cut=span.label_cut,
-        unlabelled_rows=entities.num_rows - labelled.num_rows,
+        begin=begin,
+        label_cut=label_cut,
+        as_of=midnight,
+        start=start,
+        split_rule=_with_shares(split_rule, validation / window, test / window),
+        validation=validation,
+        test=test,
+        excluded={},
+    )
+    computed = _computed(home, repo, recipe)
+    names = dict.fromkeys([source_dataset, label_dataset, *provenance.pins(computed)])
+    recipe = replace(recipe, excluded={name: exclusions(ledger, name) if ledger else [] for name in names})
+    without_labels = excluded_days(recipe.excluded[label_dataset])
+    check_watermark(store, label_dataset, begin.date(), midnight, without_labels)
+    read = (source_dataset, *recipe.days), (label_dataset, *recipe.label_days)
+    present = provenance.list_used(store, computed, *read)
+    sources = every_day(present[source_dataset], source_dataset, *recipe.days, excluded_days(recipe.left_out))
+    labels = every_day(present[label_dataset], label_dataset, *recipe.label_days, without_labels)
+    _check_features(repo, recipe, computed, provenance.revisions(present))
+    rows = read_rows(store, feast, repo, recipe, sources=sources, labels=labels)
+    check_rates(rows.table, event_time, label, label_shift)
+    since = min((one.since for one in computed.values() if one is not None), default=start)
+    snapshot = _freeze(
+        home,
+        repo,
+        recipe,
+        rows,
+        model=model,
+        partitions=_pins(computed, [*sources, *labels]),
+        honoured=recipe.exclusions(since),
+    )
+    if ledger is not None:
+        record_snapshot(ledger, snapshot)
+    return snapshot
+
+
+def rebuild_snapshot(
+    home: Path,
+    repo_path: Path,
+    snapshot: Snapshot,
+    *,
+    store: PartitionStore,
+    source_dataset: str,
+    label_dataset: str,
+) -> Snapshot:
+    """Build a snapshot again from exactly the partition revisions and exclusions that it was built from.
+
+    The features are those on disk: they are compared with what the snapshot saw, not computed again.
+
+    :param snapshot: Its manifest.
+    :param source_dataset: The dataset with its entities.
+    :param label_dataset: The dataset with its labels.
+    :raises ConfigError: when it was not built from these datasets.
+    :raises DataError: when partitions are gone, features were computed again from others, or the outcome is not
+        the same, byte for byte: then nothing is written, and every difference that can be told is named.
+    """
+    feast = open_store(repo_path, home)
+    repo = describe(feast)
+    computed_here = repo.service(snapshot.feature_service).features
+    validation, test = snapshot.splits["validation"], snapshot.splits["test"]
+    excluded: dict[str, list[Exclusion]] = {}
+    for one in snapshot.exclusions:
+        excluded.setdefault(one.dataset, []).append(one)
+    recipe = Recipe(
+        source=source_dataset,
+        entity=snapshot.entity,
+        event_time=snapshot.event_time,
+        keys=tuple(name for name in snapshot.features if name not in computed_here),
+        service=snapshot.feature_service,
+        labels=label_dataset,
+        label=snapshot.label,
+        begin=snapshot.splits["train"].start,
+        label_cut=snapshot.label_cut,
+        as_of=snapshot.as_of,
+        start=min(provenance.day_of(key) for revisions in snapshot.partitions.values() for key in revisions),
+        split_rule=snapshot.split_rule,
+        validation=validation.end - validation.start,
+        test=test.end - test.start,
+        excluded=excluded,
+    )
+    sources, labels = _pinned(store, snapshot, recipe)
+    _check_features(repo, recipe, _computed(home, repo, recipe), snapshot.partitions)
+    rows = read_rows(store, feast, repo, recipe, sources=sources, labels=labels)
+    return _freeze(
+        home,
+        repo,
+        recipe,
+        rows,
+        model=snapshot.model,
+        partitions=snapshot.partitions,
+        honoured=snapshot.exclusions,
+        expected=snapshot,
     )
 
 
-def _window(as_of: datetime, matures_after: timedelta, window: timedelta, start: date) -> Window:
+def _window(
+    as_of: datetime, matures_after: timedelta, window: timedelta, start: date
+) -> tuple[datetime, datetime, datetime]:
+    """Return the first prediction time, the end of the matured ones, and the midnight of which knowledge is used."""
     if as_of > datetime.now(UTC):
         raise ConfigError(
             "A snapshot cannot know the future.",
@@ -131,93 +204,133 @@ def _window(as_of: datetime, matures_after: timedelta, window: timedelta, start:
             f"matured by {midnight:%Y-%m-%d}",
             hint="Train later, or with a later as_of.",
         )
-    return Window(begin, label_cut, midnight)
+    return begin, label_cut, midnight
 
 
-def _join_keys(repo: FeatureRepo, service: str) -> list[str]:
-    return [key for view in repo.service(service).views for key in repo.views[view].keys]
+def _with_shares(rule: SplitRule, validation: float, test: float) -> SplitRule:
+    if rule.kind == "time":
+        return rule
+    shares = {"validation": validation, "test": test}
+    return rule.model_copy(update={name: share for name, share in shares.items() if getattr(rule, name) is None})
 
 
-def _check_computed(home: Path, repo: FeatureRepo, service: str, span: Window) -> None:
-    """A day whose features were never computed would silently be a day of missing values."""
-    first, last = span.days
-    days = [str(first + timedelta(days=n)) for n in range((last - first).days + 1)]
-    for view in repo.service(service).views:
-        missing = [day for day in days if not feature_file(home, view, day).exists()]
+def _computed(home: Path, repo: FeatureRepo, recipe: Recipe) -> ByFile:
+    """Return from what the features were computed that predictions in the window can see."""
+    begin, last = recipe.days
+    found: dict[tuple[str, str], Inputs | None] = {}
+    for view in repo.service(recipe.service).views:
+        lives = repo.views[view].ttl_seconds
+        seen = recipe.start if lives is None else (recipe.begin - timedelta(seconds=lives)).date()
+        first = min(max(seen, recipe.start), begin)
+        found |= provenance.read_inputs(home, [view], provenance.days_between(first, last))
+    return found
+
+
+def _check_features(repo: FeatureRepo, recipe: Recipe, computed: ByFile, revisions: Revisions) -> None:
+    """Refuse features that were never computed, which would silently be missing values, or from other partitions."""
+    first, last = recipe.days
+    needed = list(provenance.days_between(first, last, excluded_days(recipe.left_out)))
+    for view in repo.service(recipe.service).views:
+        missing = [day for day in needed if (view, day) not in computed]
         if missing:
             raise DataError(
                 f"The rows of feature view {view!r} for {missing[0]} were not computed.",
-                detail=f"window {first} to {last}; missing: {', '.join(missing[:7])}{' …' if missing[7:] else ''}",
+                detail=f"window {first} to {last}; missing: {_few(missing, 7)}",
                 hint="Run the features DAG for the missing days first, oldest first.",
             )
-
-
-def _entities(partitions: list[Partition], entity: str, event_time: str, keys: Sequence[str], span: Window) -> pa.Table:
-    columns = list(dict.fromkeys([entity, event_time, *keys]))
-    known = partitions[0].columns
-    for column in columns:
-        if column not in known:
-            raise ConfigError(
-                f"Dataset {partitions[0].dataset!r} has no column {column!r}.{did_you_mean(column, known)}",
-                detail="entity, event time, keys and the join keys of the feature service are looked up there; "
-                f"it has: {', '.join(known)}",
-                hint="Correct the name in the pipeline, or the entity's join key in the feature repository.",
-            )
-    rows = read_partitions(partitions, columns)
-    rows = rows.set_column(rows.schema.get_field_index(event_time), event_time, rows[event_time].cast(_TIME))
-    rows = _between(rows, event_time, span.begin, span.label_cut)
-    _check_unique(rows[entity], entity, partitions[0].dataset)
-    return rows
-
-
-def _with_labels(entities: pa.Table, partitions: list[Partition], entity: str, label: str) -> pa.Table:
-    """Return the entities whose label is known."""
-    dataset, known = partitions[0].dataset, partitions[0].columns
-    for column in (entity, label):
-        if column not in known:
-            raise ConfigError(
-                f"Dataset {dataset!r} has no column {column!r}.{did_you_mean(column, known)}",
-                detail=f"it has: {', '.join(known)}",
-                hint="Correct the Label, or the entity, of the pipeline.",
-            )
-    if known[label] != "bool":
-        raise ConfigError(
-            f"The label {label!r} is of type {known[label]}, not bool.",
-            detail=f"dataset {dataset!r}",
-            hint="Let the feed carry true, false, and null where it is unknown.",
-        )
-    labels = read_partitions(partitions, [entity, label])
-    labels = labels.filter(pc.is_valid(labels[label]))
-    _check_unique(labels[entity], entity, dataset)
-    return entities.join(labels, entity, join_type="inner")
-
-
-def _check_unique(column: pa.ChunkedArray, name: str, dataset: str) -> None:
-    repeated = len(column) - pc.count_distinct(column, mode="only_valid").as_py()
-    if repeated:
+    stale = provenance.compare(computed, revisions, recipe.excluded)
+    if stale:
         raise DataError(
-            f"{repeated} of {len(column)} rows of {dataset!r} have a {name!r} that is null or not their own.",
-            detail="within the window of the snapshot",
-            hint="The entity must identify a row; see whether a day landed twice.",
+            f"The features of {len(stale)} days were computed from other data than the snapshot's.",
+            detail=f"service {recipe.service!r}; days: {_few(stale, _NAMED)}",
+            hint="Partitions that they read were replaced since, or exclusions changed. Run the features DAG for "
+            "these days.",
         )
 
 
-def _joined(
-    labelled: pa.Table, retrieved: pa.Table, entity: str, event_time: str, features: dict[str, str]
-) -> pa.Table:
-    """Put the features beside their entities; none may be lost or doubled on the way through the store."""
-    labelled, retrieved = labelled.sort_by(entity), retrieved.sort_by(entity)
-    if not labelled[entity].combine_chunks().equals(retrieved[entity].cast(labelled[entity].type).combine_chunks()):
+def _pins(computed: ByFile, partitions: Iterable[Partition]) -> dict[str, dict[str, str]]:
+    """Return every revision that goes in, by way of the features too."""
+    pins = provenance.pins(computed)
+    for partition in partitions:
+        pins.setdefault(partition.dataset, {})[partition.key] = partition.revision
+    return {name: dict(sorted(keys.items())) for name, keys in sorted(pins.items())}
+
+
+def _pinned(store: PartitionStore, snapshot: Snapshot, recipe: Recipe) -> tuple[list[Partition], list[Partition]]:
+    """Return the partitions, as pinned, that the entities and the labels come from.
+
+    :raises DataError: naming all that is gone, and what became of it.
+    """
+    gone: list[str] = []
+
+    def pinned(dataset: str, days: tuple[date, date], skip: Collection[str]) -> list[Partition]:
+        if dataset not in snapshot.partitions:
+            raise ConfigError(
+                f"Snapshot {snapshot.id!r} was not built from {dataset!r}.{did_you_mean(dataset, snapshot.partitions)}",
+                hint=f"It was built from {', '.join(snapshot.partitions)}.",
+            )
+        found = []
+        for key, revision in snapshot.partitions[dataset].items():
+            if key in skip or not str(days[0]) <= key <= str(days[1]):
+                continue
+            try:
+                found.append(store.get(dataset, key, revision))
+            except MlopsError as error:
+                if error.retryable:
+                    raise
+                gone.append(f"{dataset} {key} {revision}: {error.headline} {error.detail}".strip())
+        return found
+
+    sources = pinned(recipe.source, recipe.days, excluded_days(recipe.left_out))
+    labels = pinned(recipe.labels, recipe.label_days, excluded_days(recipe.excluded.get(recipe.labels, [])))
+    if gone:
         raise DataError(
-            "The feature store did not return the rows that it was asked for.",
-            detail=f"asked for {labelled.num_rows}, got {retrieved.num_rows}",
-            hint="Use an offline store that keeps entities without features: `type: duckdb` does, dask does not.",
+            f"{len(gone)} of the partitions that snapshot {snapshot.id!r} was built from are gone.",
+            detail=_few(gone, _NAMED, "\n    "),
+            hint="Seal the same bytes again, from the upstream or a backup: they give the same revision. Or train on "
+            "a new snapshot; it will be another one.",
         )
-    for name, kind in features.items():
-        labelled = labelled.append_column(name, retrieved[name].cast(pa.type_for_alias(kind)))
-    return labelled.sort_by([(event_time, "ascending"), (entity, "ascending")])
+    return sources, labels
 
 
-def _between(rows: pa.Table, column: str, start: datetime, end: datetime) -> pa.Table:
-    first, last = pa.scalar(start, _TIME), pa.scalar(end, _TIME)
-    return rows.filter(pc.and_(pc.greater_equal(rows[column], first), pc.less(rows[column], last)))
+def _few(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    more = f"{separator}and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
+
+def _freeze(
+    home: Path,
+    repo: FeatureRepo,
+    recipe: Recipe,
+    rows: Rows,
+    *,
+    model: str,
+    partitions: dict[str, dict[str, str]],
+    honoured: tuple[Exclusion, ...],
+    expected: Snapshot | None = None,
+) -> Snapshot:
+    begin, end, rule = recipe.begin, recipe.label_cut, recipe.split_rule
+    if rule.kind == "entity":
+        splits = by_entity(rows.table, rule, begin, end)
+    else:
+        splits = by_time(rows.table, recipe.event_time, begin, end, validation=recipe.validation, test=recipe.test)
+    features = (*recipe.keys, *repo.service(recipe.service).features)
+    return write_snapshot(
+        home,
+        splits,
+        model=model,
+        partitions=partitions,
+        feature_service=recipe.service,
+        definition_hash=repo.definition_hash(recipe.service),
+        features={name: str(rows.table.schema.field(name).type) for name in features},
+        entity=recipe.entity,
+        event_time=recipe.event_time,
+        label=recipe.label,
+        as_of=recipe.as_of,
+        label_cut=recipe.label_cut,
+        unlabelled_rows=rows.unlabelled,
+        split_rule=rule,
+        exclusions=honoured,
+        excluded_rows=rows.excluded,
+        expected=expected,
+    )

@@ -34,6 +34,8 @@ from airflow_mlops.exceptions import DataError, MlopsError, TransientError
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+    from airflow_mlops.contracts import ValidationResult
+
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -94,6 +96,13 @@ class Registry:
             self._client.set_tag(run.run_id, ERROR, error.headline)
             self._client.log_text(run.run_id, str(error), "error.txt")
             self._client.set_terminated(run.run_id, "FAILED")
+
+    def log_validation(self, run_id: str, result: ValidationResult) -> None:
+        """Log a validation into a run that is open."""
+        from airflow_mlops.engine.data.validation.publishing import log_to_mlflow
+
+        with talking_to(self.tracking_uri):
+            log_to_mlflow(result, run_id, self._client)
 
     def register(
         self, run: TrainingRun, result: TrainingResult, manifest: ModelManifest, evaluation: Evaluation

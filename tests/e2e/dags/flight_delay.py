@@ -2,19 +2,28 @@
 
 from datetime import date
 
-from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer
+from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer
 
-DAYS = {"start": date(2013, 1, 1), "end": date(2013, 12, 31)}
+
+def feed(name: str, event_time: str, label: str | None = None) -> Partitions:
+    """A feed of the example."""
+    return Partitions(
+        f"lake/{name}",
+        event_time=event_time,
+        suite=f"flights.expectations:{name}",
+        start=date(2013, 1, 1),
+        end=date(2013, 12, 31),
+        checks=Checks(
+            slices=["carrier", "origin"], unique=["flight_id"], contract=f"flights.contracts:{name}", label=label
+        ),
+    )
+
 
 flight_delay = ModelPipeline(
     model="flight_delay",
-    source=Partitions("lake/departures", event_time="sched_dep_utc", suite="flights.expectations:departures", **DAYS),
+    source=feed("departures", "sched_dep_utc"),
     entity="flight_id",
-    label=Label(
-        "late_15",
-        source=Partitions("lake/arrivals", event_time="landed_at", suite="flights.expectations:arrivals", **DAYS),
-        matures_after="1d",
-    ),
+    label=Label("late_15", source=feed("arrivals", "landed_at", label="late_15"), matures_after="1d"),
     features=FeatureService(
         "flight_delay_v1",
         transform="flights.features:compute",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from airflow_mlops.contracts import ExpectationOutcome, Profile, Receipt
+from airflow_mlops.contracts import ExpectationOutcome, Profile
 from airflow_mlops.engine.data.checks.references import day_of
 from airflow_mlops.engine.data.checks.robust import FAR, median_spread, outcome, unknown
 from airflow_mlops.engine.data.partitions import day_bounds
@@ -25,7 +25,7 @@ def check_age(
     usual_days: Sequence[Profile],
     event_time: str,
     interval: tuple[datetime, datetime],
-    receipt: Receipt | None,
+    written_at: datetime | None,
 ) -> ExpectationOutcome:
     """Compare the newest event with the end of the interval, and with when the file was written.
 
@@ -38,11 +38,10 @@ def check_age(
     newest = datetime.fromtimestamp(column.max / 1e6, UTC)
     start, end = interval
     gap, allowed = end - newest, _usual_gap(usual_days, event_time)
-    written = receipt.written_at if receipt is not None else None
     note = f"newest event {newest:%Y-%m-%d %H:%M} UTC, {gap} before the end of the interval; up to {allowed} is usual"
-    if written is not None:
-        note += f"; the file was written {written:%Y-%m-%d %H:%M} UTC"
-    old = "the file is fresh, the data is old: " if written is not None and written >= start else ""
+    if written_at is not None:
+        note += f"; the file was written {written_at:%Y-%m-%d %H:%M} UTC"
+    old = "the file is fresh, the data is old: " if written_at is not None and written_at >= start else ""
     level = "block" if newest < start else "warn" if gap > allowed else None
     return outcome(
         "data_as_new_as_its_file",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_mlops.contracts import Profile, ValidationResult
 from airflow_mlops.durations import parse_duration
+from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.checks.contract import SchemaContract
 from airflow_mlops.engine.data.checks.references import references
 from airflow_mlops.engine.data.checks.run import as_result, run_checks
@@ -94,6 +95,7 @@ def check_partition(
             uses=readers,
             event_time=event_time,
             interval=day_bounds(key),
+            written_at=max(storage.modified(file) for file in files),
         )
         parameters = {**asdict(checks), "contract_version": contract.version if contract else None}
         return as_result(said, profile, batch=f"{dataset}/{key}", batch_hash=found, parameters=parameters)

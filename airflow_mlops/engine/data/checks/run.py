@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from airflow_mlops.contracts import ExpectationOutcome, Profile, Receipt, ValidationResult, content_hash
+from airflow_mlops.contracts import ExpectationOutcome, Profile, ValidationResult, content_hash
 from airflow_mlops.engine.data.checks.age import check_age, check_repeated
 from airflow_mlops.engine.data.checks.categories import check_categories
 from airflow_mlops.engine.data.checks.contract import SchemaContract, check_schema
@@ -35,7 +35,7 @@ def run_checks(
     uses: Mapping[str, Sequence[str]] | None = None,
     event_time: str | None = None,
     interval: tuple[datetime, datetime] | None = None,
-    receipt: Receipt | None = None,
+    written_at: datetime | None = None,
 ) -> list[ExpectationOutcome]:
     """Hold a day against the valid days before it, against rules across its columns, and against its contract.
 
@@ -47,7 +47,7 @@ def run_checks(
     :param files: The Parquet files, or a table, that the invariants are evaluated on.
     :param uses: Column → who reads it; see :func:`~airflow_mlops.engine.data.checks.contract.uses_of`.
     :param event_time: Column of the event times; its age is checked when ``interval`` is given too.
-    :param receipt: What was received; says when the file was written.
+    :param written_at: When the newest file was written, by the clock of its storage.
     """
     uses = uses or {}
     outcomes = [*check_near_unique(profile, [*identifiers, *unique])]
@@ -56,7 +56,7 @@ def run_checks(
     if invariants:
         outcomes += _invariants(files, invariants)
     if event_time is not None and interval is not None:
-        outcomes.append(check_age(profile, references, event_time, interval, receipt))
+        outcomes.append(check_age(profile, references, event_time, interval, written_at))
     outcomes += _unique(profile, references, unique)
     if len(references) < ENOUGH:
         note = f"not enough history yet: {len(references)} of {ENOUGH} valid days to compare with"

@@ -1,0 +1,123 @@
+"""Late arrivals: a sealed day is sealed again with other content, and models have seen the old one.
+
+Facts: ``snapshot`` (subject: the model, key: the snapshot) says what a training set was made of, ``late_arrival``
+(subject: the dataset, key: the partition) that a partition was replaced, ``taint`` (as ``snapshot``) that a
+training set holds what was replaced. A taint is for ever; a retraining makes a snapshot without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from airflow_mlops.contracts import Snapshot
+from airflow_mlops.engine.ledger import Fact, Ledger
+
+SNAPSHOT, LATE, TAINT = "snapshot", "late_arrival", "taint"
+
+
+class Taint(NamedTuple):
+    """A snapshot that was made of a revision which late data has replaced since."""
+
+    model: str
+    snapshot: str
+    dataset: str
+    key: str
+    old: str
+    new: str
+    at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.snapshot}: {self.dataset} {self.key} was {self.old}, is {self.new}"
+
+
+class LateArrival(NamedTuple):
+    """A partition that was replaced, and the snapshots (model, id) that it taints."""
+
+    dataset: str
+    key: str
+    old: str
+    new: str
+    tainted: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        models = ", ".join(sorted({model for model, _ in self.tainted})) or "none"
+        return f"revision {self.old} became {self.new}; {len(self.tainted)} snapshots tainted, of the models: {models}"
+
+
+def mark_late(
+    ledger: Ledger, dataset: str, key: str, old: str, new: str, *, diff: Mapping[str, Any] | None = None
+) -> LateArrival:
+    """Write down that a partition was replaced, and taint every snapshot that was made of the old revision.
+
+    Marking the same again changes nothing, and finishes what was cut off.
+
+    :param old: Revision that was replaced.
+    :param new: Revision that counts now.
+    :param diff: What changed, in counts, for people to read.
+    :raises TransientError: when the ledger's database does not answer.
+    """
+    replaced = {"old": old, "new": new}
+    last = ledger.facts(LATE, dataset, key=key, limit=1)
+    if not last or not replaced.items() <= last[0].payload.items():
+        ledger.record(LATE, dataset, {**replaced, "diff": dict(diff) if diff else None}, key=key)
+    seen = [
+        fact
+        for fact in ledger.facts(SNAPSHOT, limit=None)
+        if fact.payload["partitions"].get(dataset, {}).get(key) == old
+    ]
+    for fact in seen:
+        _taint(ledger, fact.subject, fact.key, {"dataset": dataset, "key": key, **replaced})
+    return LateArrival(dataset, key, old, new, tuple((fact.subject, fact.key) for fact in reversed(seen)))
+
+
+def record_snapshot(ledger: Ledger, snapshot: Snapshot) -> None:
+    """Write down once what a snapshot was made of, so that late data finds it.
+
+    It is tainted at once by what was replaced while it was being built.
+
+    :raises TransientError: when the ledger's database does not answer.
+    """
+    if not ledger.facts(SNAPSHOT, snapshot.model, key=snapshot.id, limit=1):
+        made = snapshot.model_dump(mode="json", include={"partitions", "as_of", "label_cut", "exclusions"})
+        ledger.record(SNAPSHOT, snapshot.model, made, key=snapshot.id)
+    for dataset, revisions in snapshot.partitions.items():
+        replaced: dict[str, Fact] = {}
+        for late in ledger.facts(LATE, dataset, limit=None):
+            replaced.setdefault(late.key, late)
+        for key, late in replaced.items():
+            old, new = late.payload["old"], late.payload["new"]
+            if revisions.get(key) == old:
+                _taint(ledger, snapshot.model, snapshot.id, {"dataset": dataset, "key": key, "old": old, "new": new})
+
+
+def taints(ledger: Ledger, model: str) -> list[Taint]:
+    """Return the taints of a model's snapshots, newest first.
+
+    :raises TransientError: when the ledger's database does not answer.
+    """
+    return [
+        Taint(model=model, snapshot=fact.key, at=fact.at, **fact.payload)
+        for fact in ledger.facts(TAINT, model, limit=None)
+    ]
+
+
+def tainted_versions(ledger: Ledger, model: str) -> dict[int, list[Taint]]:
+    """Return version → taints of the snapshot that it was trained on, for the versions that were judged.
+
+    :raises TransientError: when the ledger's database does not answer.
+    """
+    by_snapshot: dict[str, list[Taint]] = {}
+    for taint in taints(ledger, model):
+        by_snapshot.setdefault(taint.snapshot, []).append(taint)
+    judged = (
+        (fact.payload["version"], fact.payload.get("snapshot_id"))
+        for fact in ledger.facts("verdict", model, limit=None)
+    )
+    return {version: by_snapshot[snapshot] for version, snapshot in judged if snapshot in by_snapshot}
+
+
+def _taint(ledger: Ledger, model: str, snapshot: str, payload: dict[str, str]) -> None:
+    if all(fact.payload != payload for fact in ledger.facts(TAINT, model, key=snapshot, limit=None)):
+        ledger.record(TAINT, model, payload, key=snapshot)
