@@ -97,7 +97,8 @@ def plain(home: Path, repo: Path, mlflow_url: str, ledger_url: str) -> dict[str,
     registered = registry.register(registry.open_run(spec), result, manifest, evaluation)
     done("register")
     verdict = judge(model, [asdict(gate) for gate in pipeline.gates], evaluation)
-    record_verdict(Ledger(ledger_url), registry.log_verdict(model, registered.version, verdict), verdict)
+    judged = registry.log_verdict(model, registered.version, verdict)
+    record_verdict(Ledger(ledger_url), judged, verdict, snapshot_id=evaluation.snapshot_id)
     done("judge")
     return seconds
 

@@ -50,6 +50,10 @@ def add_sources(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     listing.add_argument("dataset", metavar="DATASET")
     listing.set_defaults(run=_exclusions)
 
+    taints = commands.add_parser("taints", parents=[place], help="list the versions that late data has overtaken")
+    taints.add_argument("model", metavar="MODEL")
+    taints.set_defaults(run=_taints)
+
     sources = commands.add_parser(
         "sources", parents=[place], help="for each dataset: complete until when, announced what, excluded what"
     )
@@ -99,6 +103,17 @@ def _exclusions(options: argparse.Namespace) -> None:
     require_dataset(ledger, options.dataset)
     for exclusion in exclusions(ledger, options.dataset):
         print(_line(exclusion))
+
+
+def _taints(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.lateness import tainted_versions, taints
+
+    ledger = open_ledger(options)
+    for version, found in sorted(tainted_versions(ledger, options.model).items()):
+        for taint in found:
+            print(f"version {version}: trained on {taint.dataset} {taint.key} as {taint.old}, which is {taint.new} now")
+    if not taints(ledger, options.model):
+        print(f"No snapshot of {options.model!r} holds data that was replaced since.")
 
 
 def _sources(options: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.durations import parse_duration
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_mlops.contracts import SplitRule
-    from airflow_mlops.engine.features.compute import ComputedFeatures
     from airflow_mlops.engine.features.materialize import Materialized
 
 
@@ -41,6 +42,14 @@ class TrainingData(TypedDict):
     excluded_rows: int
     as_of: str
     label_cut: str
+
+
+class RecomputedFeatures(TypedDict):
+    """What was computed: the partition, feature view → rows, and the later partitions that were computed again."""
+
+    key: str
+    views: dict[str, int]
+    recomputed: list[str]
 
 
 class FeastApplyOperator(MlopsOperator):
@@ -82,8 +91,10 @@ class FeastApplyOperator(MlopsOperator):
 class FeastComputeFeaturesOperator(MlopsOperator):
     """Compute the feature rows of one partition from sealed datasets, by the user's transform.
 
-    Computing a partition again replaces its rows. Rows that somebody excluded are left out. What comes out is checked
-    against the feature repository, which is applied first when one of its files changed.
+    Computing a partition again replaces its rows, and those of the later partitions within ``history`` that were
+    computed from what is no longer there: late data, or an exclusion, is worked in by one cleared task. Rows that
+    somebody excluded are left out. What comes out is checked against the feature repository, which is applied first
+    when one of its files changed.
 
     :param transform: ``module:function`` beside the DAG file, called with the day and dataset → rows.
     :param datasets: Sealed datasets to hand over.
@@ -126,16 +137,19 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
 
-    def perform(self, context: Context) -> ComputedFeatures:
-        """Compute the partition's rows."""
+    def perform(self, context: Context) -> RecomputedFeatures:
+        """Compute the partition's rows, and those of later partitions that they make stale."""
         from airflow_mlops.engine.features.compute import compute_features
+        from airflow_mlops.engine.features.provenance import stale_days
         from airflow_mlops.engine.features.store import ensure_applied
 
+        key = required_key(self.key)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
-        return compute_features(
+        store = self.partition_store(ledger)
+        compute = partial(
+            compute_features,
             self.home_path,
-            required_key(self.key),
-            store=self.partition_store(ledger),
+            store=store,
             ledger=ledger,
             repo=ensure_applied(FeastHook(self.feast_conn_id).repo_path, self.home_path, ledger),
             transform=self.transform,
@@ -144,6 +158,13 @@ class FeastComputeFeaturesOperator(MlopsOperator):
             history=parse_duration(self.history),
             start=parse_day(self.start, "start"),
         )
+        computed = compute(key)
+        following = parse_day(key, "key") + timedelta(days=1), parse_day(key, "key") + parse_duration(self.history)
+        stale = stale_days(self.home_path, store, list(computed["views"]), *following, ledger=ledger)
+        for day in stale:
+            self.log.info("%s was computed from what has been replaced or excluded since: computing it again.", day)
+            compute(day)
+        return RecomputedFeatures(key=computed["key"], views=computed["views"], recomputed=stale)
 
 
 class FeastMaterializeOperator(MlopsOperator):

@@ -176,14 +176,16 @@ class MLflowJudgeModelOperator(MlopsOperator):
 
         version = whole_version(self.version)
         file = require(self.evaluation, "evaluation", "Did the evaluation task succeed?")
-        verdict = judge(self.model, self.gates, read_evaluation(Path(file)))
+        evaluation = read_evaluation(Path(file))
+        verdict = judge(self.model, self.gates, evaluation)
         for check in verdict.checks:
             self.log.info("%s  %s: %s", "pass" if check.passed else "FAIL", check.gate, check.reason)
 
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
         registered = hook.get_conn().log_verdict(self.model, str(version), verdict)
-        record_verdict(LedgerHook(self.ledger_conn_id).get_conn(), registered, verdict)
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        record_verdict(ledger, registered, verdict, snapshot_id=evaluation.snapshot_id)
         _demand_pass(verdict, version)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {

@@ -123,7 +123,8 @@ def test_training_data_honours_the_ledger_and_is_written_down_there(own):
     exclude(ledger, "departures", start, start + timedelta(hours=3), "test data", "ann")
     with pytest.raises(AirflowFailException, match="features of 1 days were computed from other data"):
         training_data()
-    compute(key="2013-01-06")
+    assert compute(key="2013-01-06")["recomputed"] == ["2013-01-07"], "the day after looks back on it"
+    assert compute(key="2013-01-06")["recomputed"] == []
     manifest = training_data()
     assert manifest["excluded_rows"] > 0
     assert [fact.key for fact in ledger.facts("snapshot", "flight_delay")] == [manifest["id"]]

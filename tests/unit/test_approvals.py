@@ -26,7 +26,7 @@ def judged(ledger: Ledger, version: int, status: str, observed: float = 0.7, inp
         gate="auc min", passed=status == "PASS", metric="auc", observed=observed, bound=0.6, reason="because"
     )
     verdict = Verdict(model="m", status=VerdictStatus(status), checks=(check,), inputs_hash=inputs)
-    record_verdict(ledger, registered, verdict)
+    record_verdict(ledger, registered, verdict, snapshot_id="s")
 
 
 def deployed(ledger: Ledger, stable: int, previous: int | None) -> None:

@@ -11,9 +11,11 @@ from airflow_mlops.exceptions import GateError
 FACT = "verdict"
 
 
-def record_verdict(ledger: Ledger, registered: RegisteredModel, verdict: Verdict) -> None:
+def record_verdict(ledger: Ledger, registered: RegisteredModel, verdict: Verdict, *, snapshot_id: str) -> None:
     """Append a verdict, unless it is the last one on this version already.
 
+    :param snapshot_id: What the version was trained on: tells, when late data replaces some of it, which version
+        has seen the old.
     :raises TransientError: when the ledger's database does not answer.
     """
     version = int(registered.version)
@@ -24,6 +26,7 @@ def record_verdict(ledger: Ledger, registered: RegisteredModel, verdict: Verdict
         "source": registered.source,
         "run_id": registered.run_id,
         "inputs_hash": verdict.inputs_hash,
+        "snapshot_id": snapshot_id,
         "checks": [as_json(check.model_dump()) for check in verdict.checks],
     }
     if _last_verdicts(ledger, registered.model).get(version) != payload:

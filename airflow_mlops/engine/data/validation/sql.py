@@ -152,8 +152,17 @@ def opened(database: sa.Engine, query: str) -> Iterator[SqlEngine]:
             connection.exec_driver_sql("SET TimeZone = 'UTC'")  # what a time without a zone is compared in
             connection.exec_driver_sql(f"CREATE TEMPORARY VIEW {_TABLE} AS {query}")
             connection.commit()
+            if database.dialect.name == "duckdb":
+                _quote_keywords(connection)
             engine.load_batch_data("batch", SqlAlchemyBatchData(execution_engine=engine, table_name=_TABLE))
             yield engine
             connection.close()
     finally:
         database.dispose()
+
+
+def _quote_keywords(connection: sa.Connection) -> None:
+    """Have columns quoted that are called as a word of DuckDB's own, such as ``at``: its dialect knows PostgreSQL's."""
+    words = connection.exec_driver_sql("SELECT keyword_name FROM duckdb_keywords()").scalars()
+    preparer = connection.dialect.identifier_preparer
+    preparer.reserved_words = {*preparer.reserved_words, *words}
