@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import uuid
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.validation import enforce, explain, validate, validate_table
+from airflow_mlops.engine.data.validation.batches import table_batch
 from airflow_mlops.engine.data.validation.library import prepare
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.data_fixtures import landed
@@ -289,6 +291,17 @@ def test_a_table_is_left_as_it_was(url):
         )
         assert sorted(row[0] for row in found) == ["empty", "flights"]
     engine.dispose()
+
+
+def test_the_library_closes_no_connection_that_is_still_used(url):
+    """Its engine closes the database when it is garbage, whenever that is noticed."""
+    with table_batch(url, "lake.flights") as batch:
+        with batch.sql() as engine:
+            engine.itself = engine  # so that only the garbage collector finds it
+        del engine
+        with batch.engine.connect() as connection:
+            gc.collect()
+            assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
 
 
 def test_a_table_that_is_not_there_or_empty(url):

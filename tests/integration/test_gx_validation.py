@@ -203,8 +203,8 @@ UNKNOWN = {
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="known_at", column_B="dep_ut", severity="info"),
         "there is no column 'dep_ut'. Did you mean 'dep_utc'?",
     ),
-    "a text as bound of a time": (
-        gxe.ExpectColumnValuesToBeBetween(column="dep_utc", min_value="2012-01-01", severity="info"),
+    "a number as bound of a time": (
+        gxe.ExpectColumnValuesToBeBetween(column="dep_utc", min_value=5, severity="info"),
         "InvalidComparison while it was computed; 'dep_utc' is timestamp[us, tz=UTC]",
     ),
     "the mean of a text": (

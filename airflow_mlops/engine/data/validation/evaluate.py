@@ -49,7 +49,7 @@ def validate(
     :param suite_name: What the suite is called in reports, if it is a plain list.
     :param batch: What the batch is called in reports.
     :param engine: ``auto`` is DuckDB, and pandas for those expectations alone that DuckDB would answer otherwise or
-        not at all.
+        not at all. The others do everything themselves, as they do it.
     :param row_id: Column whose values identify rows: of every failed expectation, up to 20 are returned.
     :raises DataError: when the files cannot be read, disagree on their columns, have no rows, or change meanwhile.
     :raises ConfigError: when ``suite`` is not a list of expectations, or the engine is not there.
@@ -164,7 +164,7 @@ class _Validation:
         asked: dict[int, Expectation] = {}
         for n in chosen:
             try:
-                asked[n] = adapted(self.suite.expectations[n], self.kinds, sql=name not in ("pandas", "spark"))
+                asked[n] = adapted(self.suite.expectations[n], self.kinds, sql=name != "pandas")
             except ValueError as error:  # a bound that is no time
                 self.answers[n] = Answer(raised=type(error).__name__)
         with engine as running:

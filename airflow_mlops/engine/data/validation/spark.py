@@ -36,9 +36,12 @@ def opened(batch: ParquetBatch) -> Iterator[SparkDFExecutionEngine]:
     session.conf.set("spark.sql.session.timeZone", "UTC")
     try:
         frame = session.read.parquet(*map(str, batch.files)).select(*map(_quoted, batch.schema.names))
-        for name, kind in frame.dtypes:
-            if kind in ("double", "float"):  # a NaN is missing, as on the other engines
-                frame = frame.withColumn(name, when(~isnan(col(_quoted(name))), col(_quoted(name))))
+        for name, kind in frame.dtypes:  # as on the other engines, a NaN is missing, true and false count as 1 and 0
+            column = col(_quoted(name))
+            if kind in ("double", "float"):
+                frame = frame.withColumn(name, when(~isnan(column), column))
+            elif kind == "boolean":
+                frame = frame.withColumn(name, column.cast("int"))
         engine = SparkDFExecutionEngine(persist=False)
         engine.load_batch_data("batch", frame.cache())
         yield engine

@@ -30,6 +30,9 @@ class SqlEngine(SqlAlchemyExecutionEngine):
             self._connection = self.engine.connect()
         yield self._connection
 
+    def close(self) -> None:
+        """Do nothing: the library calls this when the engine is garbage, and others may use its database by then."""
+
     def execute_query(self, query: Any) -> sa.CursorResult[Any]:
         """Run a query; after one that fails, the connection is good for the next."""
         with self.get_connection() as connection:
