@@ -37,15 +37,15 @@ def test_facts_come_back_newest_first_and_by_subject_and_key(url):
     assert (newest.id, newest.key, newest.at.tzinfo) == (max(ids), "k3", UTC)
 
 
-@pytest.mark.parametrize("statement", ["update mlops_fact set kind = 'x'", "delete from mlops_fact", "truncate"])
+@pytest.mark.parametrize(
+    "statement", ["update mlops_fact set kind = 'x'", "delete from mlops_fact", "truncate mlops_fact"]
+)
 def test_the_database_itself_refuses_to_change_a_fact(url, statement):
     ledger = Ledger(url)
     ledger.record("verdict", "m", {})
-    if statement == "truncate":
-        if url.startswith("sqlite"):
-            pytest.skip("SQLite has no TRUNCATE")
-        statement = "truncate mlops_fact"
-    with pytest.raises(DBAPIError, match="never changed"), create_engine(url).begin() as connection:
+    # SQLite knows no TRUNCATE; emptying a table is a DELETE there.
+    refusal = "syntax error" if (url[:6], statement[:8]) == ("sqlite", "truncate") else "never changed"
+    with pytest.raises(DBAPIError, match=refusal), create_engine(url).begin() as connection:
         connection.execute(text(statement))
     assert [fact.kind for fact in ledger.facts("verdict")] == ["verdict"]
 
