@@ -61,6 +61,8 @@ def _explain(cls: type, error: ValidationError) -> ConfigError:
             hints.append(f"{cls.__name__} knows: {', '.join(known)}.")
         elif problem["type"] in ("missing", "missing_argument"):
             lines.append(f"{where!r} is missing")
+        elif problem["type"] == "sequence_str":
+            lines.append(f"{where!r} is a list: write [{problem['input']!r}]")
         else:
             lines.append(f"{where}: {problem['msg']} (got {problem['input']!r})")
     return ConfigError(

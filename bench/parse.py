@@ -33,9 +33,10 @@ from airflow.sdk import DAG, Asset, CronPartitionTimetable, CronTriggerTimetable
 from airflow.providers.standard.operators.empty import EmptyOperator
 schedules = {{
     "features": CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
-    "train": CronTriggerTimetable("@weekly", timezone="UTC"),
+    "train": CronTriggerTimetable("0 4 * * 0", timezone="UTC"),
     "deploy": [Asset(name="empty")],
     "runbook": None,
+    "sources": Asset(name="one") | Asset(name="other"),
 }}
 for name, tasks in {shape!r}.items():
     with DAG("empty." + name, schedule=schedules[name], start_date=datetime(2013, 1, 1)) as dag:

@@ -261,7 +261,7 @@ def _validated(validation: Mapping[str, Any] | XComArg) -> Mapping[str, Any]:
 
     :raises ConfigError: when there is none.
     """
-    if isinstance(validation, Mapping) and {"batch_hash", "suite_hash"} <= validation.keys():
+    if isinstance(validation, Mapping) and validation.get("batch_hash") and validation.get("suite_hash"):
         return validation
     raise ConfigError(
         "There is no validation of this data.",

@@ -7,47 +7,57 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_mlops.durations import parse_duration
+from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from airflow_mlops.pipeline import ModelPipeline
 
 _MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
-_FIRES = 50  # enough for every time of day of any schedule that a person writes
+_DAY = timedelta(days=1)
 
 
 def slack(cron: str) -> timedelta:
     """Return the shortest time from a UTC midnight, where a training cuts its knowledge, to the schedule's next run.
+
+    :raises ConfigError: when it is no cron expression.
 
     >>> slack("30 6 * * 0")
     datetime.timedelta(seconds=23400)
     """
     from croniter import croniter
 
+    if not croniter.is_valid(cron):
+        raise ConfigError(
+            f"{cron!r} is not a cron expression.",
+            detail=f"Retrain(cron={cron!r})",
+            hint="Write minute, hour, day, month and weekday, such as '0 6 * * 0', or a preset such as '@weekly'.",
+        )
     fires = croniter(cron, _MONDAY - timedelta(seconds=1), ret_type=datetime)
-    moments = [fires.get_next() for _ in range(_FIRES)]
-    return min(moment - moment.replace(hour=0, minute=0, second=0) for moment in moments)
+    first = fires.get_next()  # the times of day are those of every day on which it fires
+    return first - first.replace(hour=0, minute=0, second=0)
 
 
 def warn_of_missing_slack(pipeline: ModelPipeline) -> None:
     """Warn, when the DAG file is parsed, of a training due before its sources must have landed.
 
     Nothing breaks: the training waits for the data. But it is late every time.
+
+    :raises ConfigError: when the schedule is no cron expression.
     """
     cron = pipeline.retrain.cron
+    if cron is None:
+        return
+    left = slack(cron)
     for feed in (pipeline.source, pipeline.label.source):
-        if cron is None or feed.lands_within is None:
-            continue
-        promise, left = parse_duration(feed.lands_within), slack(cron)
+        promise = parse_duration(feed.lands_within) if feed.lands_within else timedelta(0)
         if left < promise:
+            at = (_MONDAY + promise).strftime("%H:%M")
+            later = (
+                f"Let it run no earlier than {at} UTC" if promise < _DAY else "No time of day is late enough for that"
+            )
             warnings.warn(
                 f"{pipeline.model}.train is due {left} after midnight UTC, but {feed.dataset!r} may land until "
-                f"{feed.lands_within} after it: every training will wait for its data. "
-                f"Schedule it later, such as Retrain(cron='{_later(promise)} * * 0'), or correct lands_within.",
+                f"{feed.lands_within} after it: each training will wait for it. {later}; or correct lands_within.",
                 UserWarning,
                 stacklevel=2,
             )
-
-
-def _later(promise: timedelta) -> str:
-    minutes = int(promise.total_seconds()) // 60 % (24 * 60)
-    return f"{minutes % 60} {minutes // 60}"

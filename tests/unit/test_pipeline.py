@@ -49,6 +49,7 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
         (lambda: Trainer("code:build", window="10d"), "leaves nothing to train on"),
         (lambda: source(end=date(2012, 1, 1)), "end before they start"),
         (lambda: source(checks=Checks(slice=["carrier"])), "Did you mean 'slices'?"),
+        (lambda: source(checks=Checks(slices="carrier")), "'slices' is a list: write ['carrier']"),
         (lambda: source(lands_within="soon"), "'soon' is not a duration"),
         (lambda: Trainer("code:build", window="60d", split="entity"), "does not say one clear thing"),
         (lambda: Trainer("code:build", window="60d", split="random"), "split: Input should be 'time' or 'entity'"),
