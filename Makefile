@@ -47,7 +47,7 @@ distclean: clean  ## clean, and remove the installed packages
 setup: .venv/.installed  ## install everything into .venv, from uv.lock; nothing to do when it is current
 
 test: lint  ## all checks and tests, as CI runs them
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: setup  ## ruff, mypy, import rules
 	$(BIN)/ruff check .

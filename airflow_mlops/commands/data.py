@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.commands.place import open_ledger, open_store, place_options
 from airflow_mlops.durations import parse_duration
-from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from airflow_mlops.contracts import Partition
-    from airflow_mlops.engine.data.partitions import PartitionStore
     from airflow_mlops.engine.data.retention import Swept
 
 
@@ -38,8 +37,12 @@ def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     diff.set_defaults(run=_diff)
 
     suggest = commands.add_parser(
-        "suggest-suite", parents=[dataset], help="draw a suite from profiles, as JSON for a person to edit"
+        "suggest-suite", parents=[dataset], help="draw a suite from days nobody excluded, as JSON to edit"
     )
+    suggest.add_argument(
+        "--from", dest="start", type=date.fromisoformat, metavar="DAY", help="first day to draw it from"
+    )
+    suggest.add_argument("--to", dest="end", type=date.fromisoformat, metavar="DAY", help="last day to draw it from")
     suggest.add_argument("--out", type=Path, metavar="FILE", help="write it there (default: standard output)")
     suggest.add_argument("--force", action="store_true", help="overwrite FILE, with the edits in it")
     suggest.set_defaults(run=_suggest)
@@ -53,11 +56,13 @@ def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _partitions(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.sources import no_partitions
+
     store = open_store(options)
     if options.day is None:
         partitions = store.list(options.dataset, None, None)
         if not partitions:
-            raise _no_partitions(store, options.dataset)
+            raise no_partitions(store, options.dataset)
         for partition in partitions:
             print(f"{partition.key}  {_line(partition)}")
         return
@@ -85,6 +90,7 @@ def _words(value: Any) -> str:
 
 
 def _suggest(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.exclusions import exclusions
     from airflow_mlops.engine.data.suggest import suggest_from_store
 
     if options.out is not None and options.out.exists() and not options.force:
@@ -93,21 +99,31 @@ def _suggest(options: argparse.Namespace) -> None:
             detail=str(options.out),
             hint="Choose another --out, or overwrite it with --force.",
         )
-    text = json.dumps(suggest_from_store(open_store(options), options.dataset), indent=2) + "\n"
+    dataset, ledger = options.dataset, open_ledger(options)
+    store, excluded = open_store(options, ledger), exclusions(ledger, dataset)
+    text = json.dumps(suggest_from_store(store, dataset, options.start, options.end, excluded), indent=2) + "\n"
     if options.out is None:
         print(text, end="")
         return
-    options.out.write_text(text)
+    try:
+        options.out.write_text(text)
+    except OSError as error:
+        raise ConfigError(
+            "The suite cannot be written.",
+            detail=f"{options.out}: {error.strerror}",
+            hint="Name a file as --out, in a folder that is there and that you may write to.",
+        ) from None
     print(f"Wrote {options.out}. Read it, edit it, then name it as the suite of {options.dataset!r}.")
 
 
 def _sweep(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.data.retention import sweep_partitions
+    from airflow_mlops.engine.data.sources import no_partitions
 
     ledger, keep = open_ledger(options), parse_duration(options.keep)
     store = open_store(options, ledger)
     if not store.keys(options.dataset):
-        raise _no_partitions(store, options.dataset)
+        raise no_partitions(store, options.dataset)
     swept = sweep_partitions(store, ledger, options.dataset, keep, now=datetime.now(UTC), force=options.force)
     for one in swept.removed:
         print(f"removed  {one.key}  {one.revision}  {one.bytes:13,} bytes  {one.reason}{_needed(one)}")
@@ -118,14 +134,3 @@ def _sweep(options: argparse.Namespace) -> None:
 
 def _needed(swept: Swept) -> str:
     return f", needed by {', '.join(swept.needed_by)}" if swept.needed_by else ""
-
-
-def _no_partitions(store: PartitionStore, dataset: str) -> DataError:
-    from airflow_mlops.engine.data.storage import subfolders
-
-    known = subfolders(store.root)
-    return DataError(
-        f"There are no partitions of {dataset!r}.{did_you_mean(dataset, known)}",
-        detail=str(store.root),
-        hint=f"Datasets there: {', '.join(known) or 'none'}. Another place: --home, or option [mlops] partitions.",
-    )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_mlops.commands.place import open_ledger, open_store, place_options, who
@@ -78,7 +78,8 @@ def _exclude(options: argparse.Namespace) -> None:
     ledger = open_ledger(options)
     require_dataset(ledger, options.dataset)
     start, end = _bound(options.start, "--from"), _bound(options.end, "--to")
-    print(_line(exclude(ledger, options.dataset, start, end, options.reason, who())))
+    made = exclude(ledger, options.dataset, start, end, options.reason, who())
+    print(f"{_line(made)}\n{_next(made)}")
 
 
 def _accept(options: argparse.Namespace) -> None:
@@ -92,7 +93,7 @@ def _lift(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.data.exclusions import lift
 
     lifted = lift(open_ledger(options), options.id, options.reason, who())
-    print(f"lifted: {_line(lifted)}")
+    print(f"lifted: {_line(lifted)}\n{_next(lifted)}")
 
 
 def _exclusions(options: argparse.Namespace) -> None:
@@ -106,9 +107,10 @@ def _exclusions(options: argparse.Namespace) -> None:
 
 
 def _taints(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.data.lateness import tainted_versions, taints
+    from airflow_mlops.engine.data.lateness import require_model, tainted_versions, taints
 
     ledger = open_ledger(options)
+    require_model(ledger, options.model)
     for version, found in sorted(tainted_versions(ledger, options.model).items()):
         for taint in found:
             print(f"version {version}: trained on {taint.dataset} {taint.key} as {taint.old}, which is {taint.new} now")
@@ -150,3 +152,13 @@ def _bound(text: str, name: str) -> datetime:
 def _line(exclusion: Exclusion) -> str:
     window = f"{exclusion.start:%Y-%m-%d %H:%M} to {exclusion.end:%Y-%m-%d %H:%M} UTC"
     return f"{exclusion.id}  {exclusion.dataset}  {window}  by {exclusion.who}: {exclusion.reason}"
+
+
+def _next(exclusion: Exclusion) -> str:
+    """Say what is left to do once an exclusion is made or lifted."""
+    first, last = exclusion.start.date(), (exclusion.end - timedelta(microseconds=1)).date()
+    days = f"{first}" if first == last else f"{first} to {last}, oldest first"
+    return (
+        f"Where features are computed from {exclusion.dataset}, clear the task `compute_features` of {days}: the stale "
+        "days after it are computed again too."
+    )

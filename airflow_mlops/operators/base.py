@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, conf
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 from airflow_mlops.exceptions import ConfigError, MlopsError
 
@@ -50,13 +50,26 @@ def default_home() -> str:
 def path_of(uri: str) -> Path | ObjectStoragePath:
     """Return a path on this machine, or one on object storage such as ``s3://aws_default@bucket/prefix``.
 
-    The part before ``@`` is the Airflow connection that opens the storage.
+    The part before ``@`` is the Airflow connection that opens the storage. It is looked up, because Airflow would take
+    whatever credentials the machine has in its place: not for parse time.
+
+    :raises ConfigError: when there is no such connection.
     """
     if "://" not in uri:
         return Path(uri)
-    from airflow.sdk import ObjectStoragePath
+    from airflow.sdk import BaseHook, ObjectStoragePath
 
-    return ObjectStoragePath(uri)
+    path = ObjectStoragePath(uri)
+    if path.conn_id is not None:
+        try:
+            BaseHook.get_connection(path.conn_id)
+        except AirflowNotFoundException:
+            raise ConfigError(
+                f"There is no Airflow connection {path.conn_id!r}.",
+                detail=f"{uri} is opened by the connection before the '@'",
+                hint=f"Add one under Admin → Connections, or set AIRFLOW_CONN_{path.conn_id.upper()}.",
+            ) from None
+    return path
 
 
 def partition_store(home: Path, ledger: Ledger | None = None) -> PartitionStore:

@@ -76,7 +76,10 @@ class MlopsSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Look once; if it is not there yet, defer (or poke on, when not deferrable)."""
         if not self.deferrable:
-            return super().execute(context)
+            try:
+                return super().execute(context)
+            except AirflowSensorTimeout:
+                raise self._timed_out() from None
         deadline = time.time() + self.timeout
         poked = self.poke(context)
         if poked.is_done:
@@ -91,10 +94,13 @@ class MlopsSensor(BaseSensorOperator):
         if event["status"] == "success":
             return event["result"]
         if event["status"] == "timeout":
-            raise AirflowSensorTimeout(
-                f"Gave up waiting after {self.timeout:.0f} s.\n  where: {self.describe()}\n"
-                "  fix:   See why it did not come, then clear this task; raise timeout= if it may take longer."
-            )
+            raise self._timed_out()
         kind = TransientError if event["retryable"] else MlopsError
         with failing_clearly():
             raise kind(event["headline"], event["detail"], event["hint"])
+
+    def _timed_out(self) -> AirflowSensorTimeout:
+        return AirflowSensorTimeout(
+            f"Gave up waiting after {self.timeout:.0f} s.\n  where: {self.describe()}\n"
+            "  fix:   See why it did not come, then clear this task; raise timeout= if it may take longer."
+        )

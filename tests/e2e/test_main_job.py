@@ -52,6 +52,9 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     airflow.clear(example.FEATURES, late)
     watcher.finish(example.FEATURES, late)
     assert sealed(stack, "departures")[-2:] == sealed(stack, "arrivals")[-2:] == [DAY_1, DAY_2]
+    checked = airflow.xcom(example.FEATURES, late, "departures.check")
+    assert checked["references"] >= 28, "the days before have profiles"
+    assert len(list((stack.layout.home / "reports").glob("*.html"))) >= 8, "two feeds, two days, suite and history"
 
     first = demo.train(watcher, stack, date(2013, 2, 1))
     demo.deploy(watcher, stack, first.version)

@@ -18,8 +18,8 @@ import pytest
 import sqlalchemy as sa
 
 from airflow_mlops.engine.data.parquet import parquet_files
-from airflow_mlops.engine.data.validation import enforce, explain, validate, validate_table
-from airflow_mlops.engine.data.validation.batches import table_batch
+from airflow_mlops.engine.data.validation import batches, enforce, explain, validate, validate_table
+from airflow_mlops.engine.data.validation.batches import parquet_batch, table_batch
 from airflow_mlops.engine.data.validation.library import prepare
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.data_fixtures import landed
@@ -179,6 +179,39 @@ def test_a_query_finds_rows_and_shows_none(tmp_path):
     assert result.outcomes[0].observed == 1
 
 
+@pytest.mark.parametrize("engine", ["auto", "duckdb"])
+def test_a_query_reads_the_batch_and_no_other_file(engine, tmp_path):
+    files = write(tmp_path / "o'ne", name=["a", "b"])
+    (tmp_path / "secret.csv").write_text("x\n1\n")
+    queries = [f"SELECT * FROM {{batch}}, read_csv('{tmp_path}/secret.csv')", "SELECT * FROM {batch} WHERE name = 'a'"]
+    suite = [gxe.UnexpectedRowsExpectation(unexpected_rows_query=query) for query in queries]
+    stranger, own = validate(files, suite, suite_name="s", batch="b", engine=engine).outcomes
+    assert stranger.error
+    assert "PermissionException" in stranger.error or "DatabaseError" in stranger.error
+    assert own.observed == 1
+    with parquet_batch(files).sql() as running, running.get_connection() as connection:
+        for setting in ("enable_external_access = true", "allowed_paths = []", "memory_limit = '8GB'"):
+            with pytest.raises(sa.exc.DBAPIError, match=r"Cannot|locked"):
+                connection.exec_driver_sql(f"SET {setting}")
+            connection.rollback()
+
+
+def test_what_does_not_fit_into_memory_is_still_written_to_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "_MEMORY", 48 << 20)
+    rows = 600_000
+    files = write(tmp_path, id=pa.array(np.arange(rows).astype(str)).cast(pa.string()))
+    groups = "SELECT count(*) AS n, any_value(id || repeat('x', 90)) AS v FROM {batch} GROUP BY id || repeat('x', 90)"
+    query = f"SELECT * FROM ({groups}) WHERE n > 1 AND v <> ''"
+    suite = [gxe.UnexpectedRowsExpectation(unexpected_rows_query=query)]
+    assert validate(files, suite, suite_name="s", batch="b").failed == ()
+
+
+def test_a_column_without_a_name_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"The 2\. of 2 columns has no name") as refused:
+        validate(write(tmp_path, **{"x": [1], "": [2]}), [ROWS], suite_name="s", batch="b")
+    assert "x.parquet" in refused.value.detail
+
+
 # --- ids of rows ------------------------------------------------------------------------------------------
 
 
@@ -317,6 +350,54 @@ def test_a_database_that_does_not_answer_may_be_asked_again():
     assert "hunter2" not in str(refused.value)
     with pytest.raises(ConfigError, match="'sqlite' cannot be validated"):
         validate_table("sqlite://", "t", [ROWS], suite_name="s")
+
+
+@pytest.mark.parametrize(
+    "url", ["junk", "", "junk:hunter2@", "postgresql://u:hunter2@h:port/d", "postgresql+x://u:hunter2@h/d"]
+)
+def test_a_url_that_is_none_is_refused_without_its_password(url):
+    with pytest.raises(ConfigError, match="URL of the database cannot be used") as refused:
+        validate_table(url, "t", [ROWS], suite_name="s")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_nan_of_numeric_is_missing():
+    engine = sa.create_engine(postgres_server(), isolation_level="AUTOCOMMIT")
+    name = f"t{uuid.uuid4().hex}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE {name} AS SELECT unnest(ARRAY[1.5, 'NaN', NULL]::numeric[]) AS x")
+    suite = [
+        gxe.ExpectColumnValuesToNotBeNull(column="x"),
+        gxe.ExpectColumnMaxToBeBetween(column="x", max_value=2),
+        gxe.ExpectColumnMeanToBeBetween(column="x", max_value=1),
+    ]
+    missing, largest, mean = validate_table(postgres_server(), name, suite, suite_name="s").outcomes
+    assert (missing.success, missing.unexpected_count) == (False, 2)
+    assert (largest.success, largest.observed, mean.observed) == (True, 1.5, 1.5)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {name}")
+    engine.dispose()
+
+
+def test_a_duckdb_file_is_read_with_what_lies_beside_it_and_nothing_else(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("lake/x.csv", "elsewhere/y.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x\n1\n")
+    file = tmp_path / "lake" / "flights.duckdb"
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("CREATE TABLE decimals AS SELECT 1.5::DECIMAL(9, 2) AS x")
+        connection.execute(f"CREATE VIEW beside AS FROM read_csv('{tmp_path}/lake/x.csv')")
+        connection.execute(f"CREATE VIEW far AS FROM read_csv('{tmp_path}/elsewhere/y.csv')")
+    far = gxe.UnexpectedRowsExpectation(unexpected_rows_query=f"FROM {{batch}}, read_csv('{tmp_path}/elsewhere/y.csv')")
+    maximum = gxe.ExpectColumnMaxToBeBetween(column="x", max_value=2)
+    for table in ("decimals", "beside"):
+        stranger, own = validate_table(f"duckdb:///{file}", table, [far, maximum], suite_name="s").outcomes
+        assert stranger.error
+        assert own.success
+    with pytest.raises(DataError, match="table cannot be read") as refused:
+        validate_table(f"duckdb:///{file}", "far", [maximum], suite_name="s")
+    assert refused.value.detail == "table 'far': PermissionException"
 
 
 def test_a_suite_in_a_process_of_its_own_is_quiet(day):

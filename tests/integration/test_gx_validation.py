@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mlops.contracts import ValidationResult
+from airflow_mlops.contracts import ExpectationOutcome, ValidationResult
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import batch_hash
 from airflow_mlops.engine.data.validation import enforce, explain, validate
@@ -225,6 +225,16 @@ def test_a_check_that_breaks_is_unknown_and_blocks_whatever_its_severity(expecta
     assert f"UNKNOWN, {error}" in refused.value.detail
 
 
+def test_a_pattern_that_is_none_is_unknown_in_words(normal):
+    suite = [
+        gxe.ExpectColumnValuesToMatchRegex(column="carrier", regex="[A-"),
+        gxe.ExpectColumnValuesToMatchRegexList(column="carrier", regex_list=["^U", "(x"]),
+    ]
+    one, several = check(normal, suite).outcomes
+    assert one.error.startswith("the pattern '[A-' is not valid: ")
+    assert several.error.startswith("the pattern '(x' is not valid: ")
+
+
 def test_an_empty_suite_is_no_pass(normal):
     result = check(normal, [])
     assert result.blocked
@@ -286,6 +296,52 @@ def test_the_hash_of_a_suite_is_what_it_asks_for(normal):
     assert suite_hash(min_value=1) == suite_hash(min_value=1, meta={"why": "because"})
     assert suite_hash(min_value=1) != suite_hash(min_value=2)
     assert suite_hash(min_value=1) != suite_hash(min_value=1, severity="warning")
+
+
+# --- what the person on call reads ------------------------------------------------------------------------
+
+
+def test_the_explanation_is_part_of_the_line():
+    def said(**more) -> str:
+        outcome = ExpectationOutcome(expectation="schema_column", column="x", severity="block", success=False, **more)
+        result = ValidationResult(
+            suite="s", suite_hash="h", batch="b", batch_hash="h", rows=9, outcomes=(outcome,), engine="profile"
+        )
+        with pytest.raises(DataError) as refused:
+            enforce(result)
+        assert explain(result) in refused.value.detail
+        return explain(result).removeprefix("BLOCK schema_column on 'x': ")
+
+    renamed = "removed 'dep_delay', added 'departure_delay': renamed?; affects model flight_delay"
+    assert said(note=renamed, bound={"type": "double"}) == f"{renamed}; bound: type='double'"
+    assert said(observed=0, note="slice 'EV' vanished") == "observed 0; bound: none; slice 'EV' vanished"
+    assert said(observed=2, unexpected_count=3) == "observed 2, 3 of 9 rows fail; bound: none"
+    assert said(unexpected_count=3, note="why") == "3 of 9 rows fail; bound: none; why"
+    assert said(error="it broke", note="who needs it") == "UNKNOWN, it broke (bound: none); who needs it"
+    assert said() == "observed nothing; bound: none"
+
+
+@pytest.mark.parametrize("engine", ["auto", "pandas"])
+def test_what_has_no_figure_says_what_was_found(engine, tmp_path):
+    pq.write_table(pa.table({"word": ["SECRET", "a"], "n": [1, 2]}), tmp_path / "x.parquet")
+    suite = [
+        gxe.ExpectColumnValuesToBeOfType(column="n", type_="float64"),
+        gxe.ExpectColumnDistinctValuesToEqualSet(column="word", value_set=["a", "b", "c"]),
+        gxe.ExpectColumnDistinctValuesToContainSet(column="word", value_set=["a", "b"]),
+        gxe.ExpectColumnDistinctValuesToBeInSet(column="word", value_set=["a"]),
+        gxe.ExpectColumnToExist(column="wrod"),
+        gxe.ExpectColumnToExist(column="n", column_index=2),
+    ]
+    result = validate(parquet_files(tmp_path), suite, suite_name="s", batch="b", engine=engine)
+    lines = [line.partition(": ")[2] for line in explain(result).splitlines()]
+    assert lines == [
+        "it is int64; bound: type_='float64'",
+        "2 expected values are missing: 'b', 'c', 1 distinct values are not expected; bound: value_set=['a', 'b', 'c']",
+        "1 expected values are missing: 'b'; bound: value_set=['a', 'b']",
+        "1 distinct values are not expected; bound: value_set=['a']",
+        "there is no column 'wrod'. Did you mean 'word'?; bound: none",
+        "it is column 1, counted from 0; bound: column_index=2",
+    ]
 
 
 # --- privacy ----------------------------------------------------------------------------------------------

@@ -50,6 +50,36 @@ def test_the_database_itself_refuses_to_change_a_fact(url, statement):
     assert [fact.kind for fact in ledger.facts("verdict")] == ["verdict"]
 
 
+@pytest.mark.parametrize("verb", ["insert or replace", "replace", "insert or ignore"])
+def test_sqlite_does_not_replace_a_fact_either(tmp_path, verb):
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    first = ledger.record("verdict", "m", {"status": "refused"})
+    statement = f"{verb} into mlops_fact (id, kind, subject, at, payload) values ({first}, 'verdict', 'm', 'x', '{{}}')"
+    with pytest.raises(DBAPIError, match="never changed"), create_engine(ledger.url).begin() as connection:
+        connection.execute(text(statement))
+    assert [fact.payload for fact in ledger.facts("verdict")] == [{"status": "refused"}]
+    assert ledger.record("verdict", "m", {}) == first + 1
+
+
+@pytest.mark.parametrize("name", ["a\0b", "half \ud83d"])
+def test_names_that_a_database_cannot_keep_are_refused_in_words(url, name):
+    ledger = Ledger(url)
+    calls = [
+        *(
+            lambda field=field: ledger.record(**{"kind": "k", "subject": "s", "payload": {}, "key": "", field: name})
+            for field in ("kind", "subject", "key")
+        ),
+        lambda: ledger.facts("k", name),
+        lambda: ledger.facts("k", key=name),
+        lambda: ledger.pointer(name),
+        lambda: ledger.swap(name, {}, None),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match=r"cannot keep this(.|\n)*fix:"):
+            call()
+    assert ledger.facts("k") == []
+
+
 def test_pointer_moves_only_from_where_it_was_seen(url):
     ledger = Ledger(url)
     assert ledger.pointer("p") is None

@@ -102,7 +102,7 @@ def test_a_day_from_landing_to_retention(bucket, client, home):
     old = seal(store, feed / KEY)
     assert keys(client, "sealed") == [
         f"sealed/departures/{KEY}/{old.revision}/{name}" for name in ("departures.parquet", "manifest.json")
-    ] + [f"sealed/departures/{KEY}/current.json"]
+    ] + [f"sealed/departures/{KEY}/{name}.json" for name in ("current", "decided")]
     assert old.uri == str(bucket("sealed") / "departures" / KEY / old.revision)
     assert old.receipt.written_at is not None and old.receipt.written_at.tzinfo is not None
     stamps = {name: client.head_object(Bucket="lake", Key=name)["LastModified"] for name in keys(client, "sealed")}
@@ -133,7 +133,7 @@ def test_a_day_from_landing_to_retention(bucket, client, home):
     with pytest.raises(DataError, match=f"Revision {old.revision} .* is missing"):
         store.get("departures", KEY, old.revision)
     sweep_partitions(store, ledger, "departures", timedelta(days=7), now=NOW)
-    assert keys(client, "sealed") == [f"sealed/departures/{KEY}/removed.json"]
+    assert keys(client, "sealed") == [f"sealed/departures/{KEY}/{name}.json" for name in ("decided", "removed")]
 
 
 def test_the_feed_in_a_bucket_and_the_store_at_home_and_the_other_way_round(bucket, client, home):
@@ -317,3 +317,18 @@ def test_the_sensor_waits_for_a_bucket_by_its_connection(connection, client, hom
 def test_the_sensor_says_that_the_bucket_is_not_there(connection):
     with pytest.raises(AirflowFailException, match=r"no such bucket(.|\n)*s3://aws_default@leak/landing/2013-01-15"):
         sensor(uri="s3://aws_default@leak/landing").execute({})
+
+
+def test_a_connection_that_is_not_there_is_not_replaced_by_the_machines_credentials(connection, client, home):
+    upload(client, landed(home / "lake"), f"landing/{KEY}")
+    with pytest.raises(AirflowFailException, match=r"no Airflow connection 'nope_conn'(.|\n)*AIRFLOW_CONN_NOPE_CONN"):
+        sensor(uri="s3://nope_conn@lake/landing").execute({})
+    trigger = sensor(uri="s3://aws_default@lake/landing").trigger(deadline=0)
+    settings = {**trigger.serialize()[1], "feed": "s3://nope_conn@lake/landing"}
+
+    async def event() -> dict:
+        return (await anext(type(trigger)(**settings).run())).payload
+
+    said = asyncio.run(event())
+    assert (said["status"], said["retryable"]) == ("error", False)
+    assert said["headline"] == "There is no Airflow connection 'nope_conn'."

@@ -289,7 +289,62 @@ def test_a_day_without_labels_can_be_excluded_and_takes_its_flights_with_it(own)
     days = set(read_split(snapshot, "train")["sched_dep_utc"].to_pandas().dt.day)
     assert days == {1, 2, 3, 6, 7}, "labels of the 4th may lie on the 5th"
     assert "2013-01-05" not in snapshot.partitions["arrivals"]
-    assert snapshot.excluded_rows == 0, "whole days are not even read"
+    assert sum(rows_of(snapshot)) == rows_sealed(own, day(12))
+    assert snapshot.excluded_rows > 1000, "the 4th and the 5th"
+
+
+def rows_of(snapshot: Snapshot) -> tuple[int, int, int]:
+    """Rows in the splits, without a label, and excluded."""
+    return sum(split.rows for split in snapshot.splits.values()), snapshot.unlabelled_rows, snapshot.excluded_rows
+
+
+def rows_sealed(home: Path, end: datetime) -> int:
+    store = PartitionStore.under(home)
+    times = store.read(store.list("departures", None, None), ["sched_dep_utc"])["sched_dep_utc"].to_pandas()
+    return int((times < end).sum())
+
+
+@pytest.mark.parametrize("matures_after", [timedelta(days=1), timedelta(hours=30)], ids=["whole days", "cuts a day"])
+def test_every_row_of_the_window_is_in_a_split_or_counted(own, matures_after):
+    ledger = ledger_of(own)
+    ensure_applied(REPO, own, ledger)
+    exclude(ledger, "arrivals", day(3), day(4), "the feed was down", "ann")
+    exclude(ledger, "departures", day(11), day(12), "test data", "ann")
+    for n in range(3, 12):
+        compute_day(own, f"2013-01-{n:02}")
+    snapshot = snapshot_of(own, matures_after=matures_after)
+    assert sum(rows_of(snapshot)) == rows_sealed(own, day(13) - matures_after)
+    last = PartitionStore.under(own).get("departures", "2013-01-11")
+    for file in last.files:
+        (own / "partitions" / "departures" / last.key / last.revision / file.name).unlink()
+    shutil.rmtree(snapshot.uri)
+    assert snapshot_of(own, matures_after=matures_after).id == snapshot.id, "what is left out is not in the way"
+
+
+def test_a_day_excluded_whole_that_is_sealed_or_lost_later_does_not_change_the_snapshot(own):
+    ledger = ledger_of(own)
+    ensure_applied(REPO, own, ledger)
+    lost, kept = own / "partitions" / "departures" / "2013-01-05", own / "kept"
+    exclude(ledger, "departures", day(5), day(6), "test data", "ann")
+    for n in range(5, 12):
+        compute_day(own, f"2013-01-{n:02}")
+    sealed = snapshot_of(own)
+    assert sealed.excluded_rows == PartitionStore.under(own).get("departures", "2013-01-05").rows > 0
+    lost.rename(kept)
+    assert snapshot_of(own) == sealed, "the first count stays"
+    shutil.rmtree(sealed.uri)
+    assert rebuild(own, sealed) == sealed
+    shutil.rmtree(sealed.uri)
+    unsealed = snapshot_of(own)
+    assert (unsealed.id, unsealed.excluded_rows) == (sealed.id, 0)
+
+
+def test_a_window_that_is_excluded_whole_is_explained(own):
+    ledger = ledger_of(own)
+    ensure_applied(REPO, own, ledger)
+    exclude(ledger, "arrivals", day(1), day(13), "the feed was down", "ann")
+    with pytest.raises(DataError, match="Every day of the window is excluded"):
+        snapshot_of(own)
 
 
 def test_a_ledger_that_does_not_answer_is_not_one_without_exclusions(flights):

@@ -44,6 +44,8 @@ def test_the_same_again_is_the_same_announcement(ledger):
         ({"reason": "  "}, "lacks: reason"),
         ({"who": "", "reason": ""}, "lacks: reason, who"),
         ({"dataset": ""}, "lacks: dataset"),
+        ({"reason": None, "who": 7}, "lacks: reason, who"),
+        ({"state": None}, "states: degraded, ok"),
     ],
 )
 def test_what_nobody_could_act_on_is_refused_and_not_kept(ledger, changed, said):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException, TaskDeferred
 
 from airflow_mlops.engine.data.arrival import look, look_for
 from airflow_mlops.engine.data.files import sha256
@@ -253,6 +253,22 @@ def test_giving_up_says_what_was_missing(parts, home):
     assert waiting.execute_complete({}, {"status": "timeout"})["files"] == 1
 
 
+class TaskInstance:
+    def get_first_reschedule_date(self, context: object) -> datetime:
+        return datetime.now(UTC) - timedelta(hours=3)
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_a_sensor_that_does_not_defer_says_the_same(mode, home):
+    waiting = sensor(home, mode=mode, deferrable=False, timeout=0.01, poll_interval=0.02)
+    says = r"^Gave up waiting after 0 s\.\n  where: day 2013-01-15 complete in lake/departures: nothing .*\n  fix: "
+    with pytest.raises(AirflowSensorTimeout, match=says):
+        waiting.execute({"ti": TaskInstance()})
+    skipping = sensor(home, mode=mode, deferrable=False, timeout=0.01, poll_interval=0.02, soft_fail=True)
+    with pytest.raises(AirflowSkipException):
+        skipping.execute({"ti": TaskInstance()})
+
+
 def test_the_trigger_carries_every_setting(home):
     settings = {"marker": None, "manifest": "m.json", "settle": "5m", "late_after": "6h"}
     trigger = sensor(home, min_rows="42", **settings).trigger(deadline=1.0)
@@ -306,10 +322,6 @@ def test_a_promise_about_a_day_long_past_counts_from_the_first_look(home):
 
 
 def test_the_first_look_of_a_rescheduled_sensor_was_in_an_earlier_process(home):
-    class TaskInstance:
-        def get_first_reschedule_date(self, context: object) -> datetime:
-            return datetime.now(UTC) - timedelta(hours=3)
-
     waiting = sensor(home, mode="reschedule", deferrable=False, late_after="2h")
     with pytest.raises(AirflowFailException, match="is late"):
         waiting.poke({"ti": TaskInstance()})

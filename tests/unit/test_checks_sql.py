@@ -36,6 +36,7 @@ def test_rows_that_break_a_rule_are_counted_and_null_breaks_none(file):
     ("expression", "says"),
     [
         ("arived >= due", "there is no column 'arived'. Did you mean 'arrived'?"),
+        ("COLUMNS(*) IS NOT NULL", "the expression is 3 columns"),
         ("arrived >=", "ParserException"),
         ("arrived >= 1;", "ParserException"),
         ("due", "the expression is BIGINT, not true or false"),
@@ -54,6 +55,14 @@ def test_what_is_not_one_harmless_expression_is_unknown_and_blocks(file, express
     assert says in str(outcome.error)
     assert "secret" not in outcome.to_json()
     assert sorted(path.name for path in file.parent.iterdir()) == ["other.csv", "rows.parquet"]
+
+
+@pytest.mark.parametrize("type", [pa.float32(), pa.float64()])
+def test_nan_breaks_a_rule_about_missing_values_and_satisfies_none(type):
+    """For DuckDB NaN is larger than every number."""
+    table = pa.table({"x": pa.array([1.0, float("nan")], type), "largest": pa.array([1.0, 1.0])})
+    outcomes = check_invariants(table, {"there": "x IS NOT NULL", "bounded": "x <= largest", "some": "x > 5 OR x = 1"})
+    assert [o.unexpected_count for o in outcomes] == [1, 0, 0]
 
 
 def test_one_broken_rule_does_not_hide_the_others(file):

@@ -109,11 +109,12 @@ def test_announce_records_the_person(days: Path, capsys: pytest.CaptureFixture[s
 def test_exclude_list_and_lift(days: Path, capsys: pytest.CaptureFixture[str]) -> None:
     window = ["--from", "2013-01-02", "--to", "2013-01-03T12:00:00+00:00", "--reason", "clocks were wrong"]
     assert run(days, "exclude", "departures", *window) == 0
-    made = capsys.readouterr().out
+    made, then = capsys.readouterr().out.splitlines()
+    assert "clear the task `compute_features` of 2013-01-02 to 2013-01-03, oldest first" in then
     identity = made.split()[0]
     assert "2013-01-02 00:00 to 2013-01-03 12:00 UTC" in made
     assert run(days, "exclusions", "departures") == 0
-    assert capsys.readouterr().out == made
+    assert capsys.readouterr().out == f"{made}\n"
     assert run(days, "lift", identity, "--reason", "mended") == 0
     assert exclusions(ledger_of(days), "departures") == []
 
@@ -176,6 +177,12 @@ def test_a_suggested_suite_is_not_written_over_what_a_person_edited(
     capsys.readouterr()
     assert run(days, "suggest-suite", "departures") == 0
     assert capsys.readouterr().out == suggested
+    assert run(days, "suggest-suite", "departures", "--from", "2013-01-02", "--to", "2013-01-03") == 0
+    assert "Suggested from 2 profiles" in capsys.readouterr().out
+    run(days, "exclude", "departures", "--from", "2013-01-02", "--to", "2013-01-03", "--reason", "clocks were wrong")
+    assert run(days, "suggest-suite", "departures", "--from", "2013-01-02") == 0
+    assert "Suggested from 1 profiles" in capsys.readouterr().out
+    run(days, "lift", exclusions(ledger_of(days), "departures")[0].id, "--reason", "they were right")
     out.write_text("edited")
     assert run(days, "suggest-suite", "departures", "--out", str(out)) == 1
     assert "overwrite it with --force" in capsys.readouterr().err
@@ -213,6 +220,10 @@ def test_a_new_ledger_is_told_from_one_that_cannot_be_reached(home: Path) -> Non
         (["exclusions", "departure"], "Did you mean 'departures'?"),
         (["lift", "nothing", "--reason", "x"], "no exclusion 'nothing'"),
         (["sweep", "departures", "--keep", "some"], "not a duration"),
+        (["suggest-suite", "departure"], "Did you mean 'departures'?"),
+        (["suggest-suite", "departures", "--out", "/no/such/folder/x.json"], "suite cannot be written"),
+        (["suggest-suite", "departures", "--from", "2014-01-01"], "no sealed partitions"),
+        (["taints", "flight_delay"], "no model 'flight_delay'"),
     ],
 )
 def test_what_cannot_work_is_refused(

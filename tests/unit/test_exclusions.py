@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,21 @@ def test_exclusions_stay_in_force_until_lifted(ledger):
     assert exclusions(ledger, "weather") == [other]
     (fact,) = ledger.facts("exclusion_lifted", "arrivals")
     assert (fact.key, fact.payload) == (early.id, {"reason": "repaired from the source", "who": "bo"})
+
+
+@pytest.mark.parametrize("bound", [date(2013, 1, 5), "2013-01-05", None])
+def test_what_is_no_moment_is_refused_in_words(ledger, bound):
+    for window in ((bound, at(7)), (at(1), bound)):
+        with pytest.raises(ConfigError, match=r"is not a moment(.|\n)*fix:"):
+            exclude(ledger, "arrivals", *window, "sensor broken", "ana")
+    assert ledger.facts("exclusion") == []
+
+
+def test_nothing_is_lifted_without_an_id(ledger):
+    made = exclude(ledger, "arrivals", at(5), at(7), "sensor broken", "ana")
+    with pytest.raises(ConfigError, match="lacks: id"):
+        lift(ledger, None, "repaired", "bo")
+    assert exclusions(ledger, "arrivals") == [made]
 
 
 def test_the_same_window_again_is_the_same_exclusion(ledger):

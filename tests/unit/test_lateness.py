@@ -13,10 +13,12 @@ from airflow_mlops.engine.data.lateness import (
     TAINT,
     mark_late,
     record_snapshot,
+    require_model,
     tainted_versions,
     taints,
 )
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError
 
 NOW = datetime(2013, 2, 1, tzinfo=UTC)
 
@@ -66,6 +68,17 @@ def test_marking_again_changes_nothing_and_finishes_what_was_cut_off(ledger):
     first = mark_late(ledger, "a", "k", "r1", "r2")
     assert mark_late(ledger, "a", "k", "r1", "r2") == first
     assert len(ledger.facts(LATE)) == len(ledger.facts(TAINT)) == 1
+
+
+def test_a_model_of_which_nothing_is_known_is_refused_with_the_nearest(ledger):
+    with pytest.raises(ConfigError, match=r"no model 'flight_dealy'(.|\n)*none yet"):
+        require_model(ledger, "flight_dealy")
+    record_snapshot(ledger, snapshot("s", "flight_delay"))
+    ledger.record("verdict", "judged_only", {"version": 1})
+    for known in ("flight_delay", "judged_only"):
+        require_model(ledger, known)
+    with pytest.raises(ConfigError, match=r"Did you mean 'flight_delay'\?(.|\n)*flight_delay, judged_only"):
+        require_model(ledger, "flight_dealy")
 
 
 def test_a_snapshot_is_written_down_once(ledger):

@@ -208,6 +208,29 @@ def _us(kind: pa.DataType) -> pa.DataType:
     return pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else kind
 
 
+def write_alike(folder: Path) -> None:
+    [file] = parquet_files(folder)
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("Dest", table["dest"]), file)
+
+
+def damage_a_page(folder: Path) -> None:
+    """Break a page's header; the footer stays whole, and no checksum tells."""
+    [file] = parquet_files(folder)
+    pq.write_table(pq.read_table(file), file, use_dictionary=False)
+    start = pq.read_metadata(file).row_group(0).column(0).data_page_offset
+    contents = file.read_bytes()
+    file.write_bytes(contents[:start] + b"\xff" * 200 + contents[start + 200 :])
+
+
+def write_far_future(folder: Path) -> None:
+    [file] = parquet_files(folder)
+    table = pq.read_table(file)
+    at = table.schema.get_field_index("sched_dep_utc")
+    years = pa.array([400_000 * 86_400 * 10**7] * len(table), pa.int64()).cast(table.schema.field(at).type)
+    pq.write_table(table.set_column(at, table.schema.field(at), years), file)
+
+
 def add_a_file_of_another_shape(folder: Path) -> None:
     frame = pd.read_parquet(parquet_files(folder)[0])
     frame.drop(columns="distance").assign(flight="x").to_parquet(folder / "more.parquet")
@@ -251,6 +274,17 @@ BAD = {
         write_twice,
         "has the column 'dest' more than once",
         "departures.parquet: 19 columns, 18 different",
+    ),
+    "columns alike": (
+        write_alike,
+        "columns that differ only by upper and lower case: 'dest', 'Dest'",
+        "departures.parquet: 19 columns, 18 of them different",
+    ),
+    "a damaged page": (damage_a_page, "A Parquet file cannot be read.", r"^[^\n]*departures.parquet: [^\n]+\Z"),
+    "after the year 9999": (
+        write_far_future,
+        "902 of 902 rows do not belong to the day 2013-01-15",
+        "from 9999-12-31 23:59:59 to 9999-12-31 23:59:59 UTC",
     ),
     "time zones mixed": (
         write_in_another_zone,
@@ -312,6 +346,51 @@ def test_a_key_is_a_day(key, home):
         day_bounds(key)
     with pytest.raises(ConfigError, match="not a partition key"):
         PartitionStore.under(home).get("departures", key)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil", "/tmp/evil", "", ".", "..", "x\n", "a/b", "d\0", "-x", "1x", ".tmp-x", "s3://b/x"]
+)
+def test_a_name_that_could_lead_elsewhere_is_refused(name, home):
+    folder, store = landed(home / "lake"), PartitionStore.under(home)
+    asked = [
+        lambda: store.seal(name, KEY, folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=None),
+        lambda: store.get(name, KEY),
+        lambda: store.current(name, KEY),
+        lambda: store.keys(name),
+        lambda: store.revisions(name, KEY),
+        lambda: store.profile_path(name, KEY, "0123"),
+    ]
+    for ask in asked:
+        with pytest.raises(ConfigError, match="cannot be the name of a dataset"):
+            ask()
+    assert not (home / "partitions").exists()
+    assert store.keys("departures-v2.1_x") == []
+
+
+def test_a_folder_that_is_no_day_is_not_looked_at(week):
+    store = PartitionStore.under(week)
+    before = store.list("departures", None, None)
+    for stray in ("junk", "20130117", "2013-02-30"):
+        (week / "partitions" / "departures" / stray).mkdir()
+    assert store.list("departures", None, None) == before
+    assert store.keys("departures") == [found.key for found in before]
+    assert store.watermark("departures", DAY) == datetime(2013, 1, 17, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("name", ["br[1]*", "*", "d*.parquet"])
+def test_a_folder_is_a_folder_whatever_it_is_called(name, home):
+    folder = landed(home / "lake").rename(home / name)
+    assert parquet_files(folder) == [folder / "departures.parquet"]
+    assert parquet_files(folder / "dep*.parquet") == [folder / "departures.parquet"]
+
+
+def test_damage_is_not_taken_for_lost_permissions(home):
+    folder = landed(home / "lake")
+    damage_a_page(folder)
+    with pytest.raises(DataError) as refused:
+        seal_folder(home, folder)
+    assert "truncated or damaged" in refused.value.hint
 
 
 def test_a_day_is_a_utc_day():

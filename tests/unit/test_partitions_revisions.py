@@ -13,6 +13,7 @@ import pytest
 from airflow_mlops.contracts import Profile
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError
 from tests.data_fixtures import KEY, landed, seal_folder, sealed, spoil
 
@@ -77,3 +78,54 @@ def test_a_profile_may_come_before_its_revision(home):
     assert store.profile(sealed(home)) == profile
     other = seal_folder(home, spoil(landed(home / "lake"), lambda frame: frame.iloc[1:]))
     assert store.profile(other) is None
+
+
+# --- with and without a ledger ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ledger(home) -> Ledger:
+    return Ledger(f"sqlite:///{home / 'ledger.db'}")
+
+
+def seal_with(ledger: Ledger | None, home: Path, folder: Path) -> str:
+    store = PartitionStore.under(home, ledger)
+    sealed = store.seal("departures", KEY, folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=None)
+    return sealed.revision
+
+
+def replaced(ledger: Ledger) -> list[str | None]:
+    """Return what the facts of the day say was replaced, oldest first."""
+    return [fact.payload["replaces"] for fact in reversed(ledger.facts("partition", "departures", key=KEY))]
+
+
+def test_late_data_replaces_what_was_sealed_before_there_was_a_ledger(home, ledger):
+    folder = landed(home / "lake")
+    first = seal_with(None, home, folder)
+    late = seal_with(ledger, home, spoil(folder, lambda frame: frame.iloc[1:]))
+    later = seal_with(ledger, home, spoil(folder, lambda frame: frame.iloc[1:]))
+    assert replaced(ledger) == [first, late]
+    assert PartitionStore.under(home).current("departures", KEY) == later
+
+
+def test_the_same_bytes_with_a_ledger_replace_nothing(home, ledger):
+    folder = landed(home / "lake")
+    first = seal_with(None, home, folder)
+    assert seal_with(ledger, home, folder) == first
+    assert replaced(ledger) == [None]
+    assert ledger.pointer(f"partition:departures:{KEY}").value["revision"] == first
+
+
+def test_a_ledger_heals_a_broken_manifest_that_was_sealed_without_one(home, ledger):
+    folder = landed(home / "lake")
+    first = seal_with(None, home, folder)
+    (home / "partitions" / "departures" / KEY / "current.json").write_text("{")
+    assert seal_with(ledger, home, folder) == first == PartitionStore.under(home).current("departures", KEY)
+
+
+def test_what_a_ledger_decided_is_not_sealed_without_it(home, ledger):
+    folder = landed(home / "lake")
+    first = seal_with(ledger, home, folder)
+    with pytest.raises(ConfigError, match=r"A ledger decides .*; give it"):
+        seal_with(None, home, spoil(folder, lambda frame: frame.iloc[1:]))
+    assert PartitionStore.under(home).current("departures", KEY) == first

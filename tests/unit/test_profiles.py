@@ -346,3 +346,27 @@ def test_nothing_and_different_datasets_cannot_be_merged():
         merge([])
     with pytest.raises(ConfigError, match=r"(?s)one dataset.*d, e"):
         merge([profiled({"a": [1]}), other])
+
+
+LISTS = pa.table({"tags": pa.array([["a"], ["b"]]), "name": ["x", "y"]})
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"slices": ["tags"]}, "slice column 'tags' holds values that rows cannot be grouped by"),
+        ({"unique": ["tags"]}, "unique column 'tags' holds values that rows cannot be grouped by"),
+        ({"label": "name", "slices": ["name"]}, "label column 'name' is neither boolean nor a number"),
+    ],
+)
+def test_columns_of_a_type_that_is_no_use_as_such_are_refused_in_words(how, says):
+    with pytest.raises(ConfigError, match=says):
+        profile_table(LISTS, dataset="d", key="2013-01-01", revision="r", **how)
+
+
+@pytest.mark.parametrize(("type", "positives"), [(pa.null(), 0), (pa.float16(), 1)])
+def test_labels_of_a_rare_type_are_counted(type, positives):
+    values = pa.nulls(2) if pa.types.is_null(type) else pa.array([1.0, 0.0], type)
+    table = pa.table({"late": values, "name": ["x", "x"]})
+    profile = profile_table(table, dataset="d", key="2013-01-01", revision="r", label="late", slices=["name"])
+    assert profile.slices["name"]["x"].positives == positives

@@ -9,6 +9,8 @@ import pytest
 from airflow_mlops.engine.data.checks import reconcile_rows, reconcile_sources
 from airflow_mlops.exceptions import ConfigError
 
+NAN = float("nan")
+
 
 def test_a_transform_that_drops_a_tenth_without_saying_so_blocks():
     [refused] = reconcile_rows(1000, 900, {})
@@ -41,9 +43,20 @@ def test_a_loss_in_one_slice_that_the_total_tolerates_blocks_by_name():
     assert "slice 'discounted'" in discounted.note
 
 
-def test_nonsense_is_refused():
+@pytest.mark.parametrize(
+    ("rows_out", "rejected", "how"),
+    [
+        (-1, {}, {}),
+        (0, {"bad": -100}, {}),
+        (0, {}, {"expected_ratio": NAN}),
+        (0, {}, {"tolerance": NAN}),
+        (0, {}, {"tolerance": float("inf")}),
+        (100, {}, {"by_slice": {"a": (1, -1, 0)}}),
+    ],
+)
+def test_nonsense_is_refused(rows_out, rejected, how):
     with pytest.raises(ConfigError, match="cannot be reconciled"):
-        reconcile_rows(-1, 0, {})
+        reconcile_rows(100, rows_out, rejected, **how)
 
 
 ORDERS = pa.table({"id": [1, 2, 3, 4], "shop": ["a", "a", "b", "b"], "paid": [10.0, 20.0, 30.0, 40.0]})
@@ -84,6 +97,7 @@ def test_rows_repeated_in_one_source_do_not_multiply_the_other(tmp_path):
     outcomes = reconcile_sources(ORDERS, [tmp_path / "bank.parquet"], ["id"], compare={"paid": 0.01})
     assert [(o.expectation, o.observed) for o in outcomes] == [
         ("sources_match", {"merged": 4, "share": 1.0}),
+        ("keys_not_repeated", {"side": "right", "repeated": 5}),
         ("sources_agree", {"left": 100.0, "right": 200.0}),
     ]
 
@@ -92,3 +106,28 @@ def test_a_column_that_is_not_there_is_unknown():
     [outcome] = reconcile_sources(ORDERS, BANK, ["idd"])
     assert outcome.error == "there is no column 'idd'. Did you mean 'id'?"
     assert not outcome.success
+
+
+@pytest.mark.parametrize("bounds", [{"min_match": NAN}, {"max_unmatched_right": 2.0}, {"compare": {"paid": NAN}}])
+def test_bounds_that_nothing_can_break_are_refused(bounds):
+    with pytest.raises(ConfigError, match="cannot be reconciled"):
+        reconcile_sources(ORDERS, BANK, ["id"], **bounds)
+
+
+@pytest.mark.parametrize("paid", [[NAN, 20.0, 30.0, 40.0, 5.0], [1.0, NAN, 30.0, 5000.0, 5.0]])
+def test_nan_is_missing_and_hides_no_difference(paid):
+    assert found(BANK.set_column(1, "paid", pa.array(paid)), compare={"paid": 0.01})["sources_agree"]
+
+
+@pytest.mark.parametrize("nothing", [pa.array([NAN] * 5), pa.nulls(5, pa.float64())])
+def test_a_side_without_any_value_blocks(nothing):
+    zeros = ORDERS.set_column(2, "paid", pa.array([0.0] * 4))
+    right = BANK.set_column(1, "paid", nothing)
+    [refused] = [o for o in reconcile_sources(zeros, right, ["id"], compare={"paid": 0.01}) if not o.success]
+    assert (refused.severity, refused.note) == ("block", "nothing but missing values on the right")
+
+
+def test_keys_that_repeat_are_said_of_their_side():
+    doubled = pa.concat_tables([BANK, BANK.slice(0, 1)])
+    warned = found(doubled)["keys_not_repeated"]
+    assert (warned.severity, warned.observed) == ("warn", {"side": "right", "repeated": 1})

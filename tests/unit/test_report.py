@@ -115,6 +115,7 @@ def test_everything_is_escaped():
     page = render(
         result(
             outcome(evil, observed=evil, bound={"value_set": [evil]}, note=evil, row_ids=(evil,), error=evil),
+            outcome(bound={"value_set": [evil, "gone <b>"]}).model_copy(update={"column": evil}),
             batch=evil,
         ),
         profiled({evil: [evil, evil, "b"], "n": [1, 2, 3]}),
@@ -163,13 +164,46 @@ def test_a_column_that_was_nearly_unique_in_the_reference_shows_nothing_either()
 
 def test_only_twelve_categories_are_named_and_a_vanished_one_is_among_them():
     today = [f"v{n:02}" for n in range(30) for _ in range(60 - n)]
-    drawing = categories(profiled({"c": today}).columns["c"], profiled({"c": [*today, *["lost"] * 200]}).columns["c"])
+    reference = profiled({"c": [*today, *["lost"] * 200]}).columns["c"]
+    drawing = categories(profiled({"c": today}).columns["c"], reference, known=reference.top)
     texts = [text.text for text in ElementTree.fromstring(drawing).iter("text")]
 
     labels = [text for text in texts if not text.endswith("%")]
     assert len(labels) == 13
-    assert labels[-2:] == ["lost", "all others"]
+    assert labels[-2:] == ["lost", "19 others"]
     assert labels[0] == "v00"
+
+
+def test_a_value_that_nobody_named_is_counted_and_not_written():
+    """An address in 300 of 768 rows is not nearly unique, and still somebody's."""
+    mails = [f"p{n % 300}@example.org" for n in range(768)]
+    carriers = [*["UA"] * 500, *["DL"] * 200, *["ann@example.org"] * 68]
+    today = profiled({"mail": mails, "carrier": carriers, "late": [True, False] * 384})
+    bound = outcome(bound={"value_set": ["UA", "AA"]}).model_copy(update={"column": "carrier"})
+    elsewhere = outcome(bound={"value_set": ["DL", mails[0]]}).model_copy(update={"column": "late"})
+    page = render(result(bound, elsewhere), today)
+
+    drawn = page[page.index("<h2>Columns") :]
+    assert "@" not in drawn
+    assert ">UA<" in drawn
+    assert ">DL<" not in drawn
+    assert ">2 others<" in drawn
+    assert {">true<", ">false<"} <= set(re.findall(">true<|>false<", drawn.lower()))
+
+
+def test_a_slice_of_earlier_days_is_known_and_a_new_one_is_not():
+    def sliced(*values, slices=("c",)):
+        table = pa.table({"c": [value for value in values for _ in range(50)]})
+        return profile_table(table, dataset="d", key="2013-01-05", revision="r", slices=slices)
+
+    today, reference = sliced("UA", "ann@example.org"), sliced("UA", "EV")
+    page = render(result(), today, reference)
+
+    assert ">UA<" in page
+    assert ">EV<" in page
+    assert "ann@" not in page
+    assert ">UA<" not in render(result(), sliced("UA", "DL", slices=()), reference)
+    assert ">UA<" not in render(result(), today)
 
 
 def test_the_histogram_shows_shares_of_the_batch_against_the_reference():

@@ -12,7 +12,7 @@ from airflow_mlops.engine.data import retention, storage
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.retention import sweep_partitions
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.exceptions import DataError
+from airflow_mlops.exceptions import ConfigError, DataError
 from tests.data_fixtures import DAY, KEY, landed, spoil
 
 NOW = datetime(2013, 1, 20, tzinfo=UTC)
@@ -111,7 +111,7 @@ def test_what_a_snapshot_needs_stays_unless_forced(home, store, ledger):
     assert "needed by snapshot flight_delay/s1, flight_delay/s2" in missing.value.detail
     facts = {fact.payload["revision"]: fact.payload["needed_by"] for fact in ledger.facts("retention")}
     assert facts == {old.revision: ["flight_delay/s1", "flight_delay/s2"], new.revision: []}
-    assert names(home) == {f"{KEY}/removed.json"}
+    assert names(home) == {f"{KEY}/decided.json", f"{KEY}/removed.json"}
 
 
 def test_the_same_bytes_bring_a_removed_revision_back(home, store, ledger):
@@ -167,4 +167,23 @@ def test_a_sweep_that_is_killed_has_said_what_goes_and_the_next_one_finishes(
             store.get("departures", KEY, sealed.revision)
         assert "needed by snapshot flight_delay/s1" in missing.value.detail
     sweep()
-    assert names(home) == {f"{KEY}/removed.json"}
+    assert names(home) == {f"{KEY}/decided.json", f"{KEY}/removed.json"}
+
+
+def test_a_folder_that_is_no_day_is_left_alone(home, store, ledger):
+    seal(store, landed(home / "lake"))
+    (home / "partitions" / "departures" / "junk").mkdir()
+    report = sweep_partitions(store, ledger, "departures", timedelta(days=1), now=NOW)
+    assert [swept.key for swept in report.removed] == [KEY]
+    assert (home / "partitions" / "departures" / "junk").is_dir()
+    with pytest.raises(ConfigError, match="cannot be the name of a dataset"):
+        sweep_partitions(store, ledger, "../departures", WEEK, now=NOW)
+
+
+@pytest.mark.parametrize("contents", ["{", "[]", '{"abc": {"revision": "abc"}}'])
+def test_a_broken_list_of_what_went_is_said_to_be_one(contents, home, store):
+    seal(store, landed(home / "lake"))
+    (home / "partitions" / "departures" / KEY / "removed.json").write_text(contents)
+    with pytest.raises(DataError, match="list of what retention removed cannot be read") as refused:
+        store.get("departures", KEY, "0123")
+    assert "removed.json" in refused.value.detail

@@ -96,6 +96,12 @@ def test_everything_that_went_in_is_in_the_id(home, change):
     assert write(home, **change).id != write(home).id
 
 
+def test_rows_that_nobody_read_are_counted_but_change_no_id(home, tmp_path):
+    before = write(home, excluded_rows=1)
+    after = write(tmp_path / "elsewhere", excluded_rows=1, unread_rows=5)
+    assert (after.id, after.excluded_rows) == (before.id, 6)
+
+
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
 def test_an_empty_split_is_refused(home, name):
     splits = {"train": split(0), "validation": split(1), "test": split(2)}
@@ -131,6 +137,15 @@ def test_a_missing_snapshot_is_explained(home):
     known = write(home).id
     with pytest.raises(DataError, match=f"Did you mean {known!r}"):
         load_snapshot(home, known[:-2])
+
+
+@pytest.mark.parametrize("contents", [b"{", b"{}", b"\xff\xfe"])
+def test_a_broken_manifest_is_said_to_be_one(contents, home):
+    snapshot = write(home)
+    (Path(snapshot.uri) / "manifest.json").write_bytes(contents)
+    with pytest.raises(DataError, match=f"manifest of snapshot {snapshot.id!r} cannot be read") as refused:
+        load_snapshot(home, snapshot.id)
+    assert "manifest.json" in refused.value.detail
 
 
 def test_a_snapshot_that_must_come_out_as_another_one_does_or_is_refused(home, tmp_path):

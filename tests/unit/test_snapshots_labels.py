@@ -40,7 +40,14 @@ def test_labels_up_to_the_watermark_may_be_used_and_no_later_ones(home):
     check_watermark(store, "labels", START, midnight(6), skip={"2013-01-04"})
 
 
+def test_a_dataset_without_a_partition_is_named_with_the_nearest_there_is(home):
+    seal_day(home, "arrivals", START)
+    with pytest.raises(DataError, match=r"no partitions of 'arrival'\. Did you mean 'arrivals'\?"):
+        check_watermark(PartitionStore.under(home), "arrival", START, midnight(2))
+
+
 def test_without_any_label_the_watermark_is_the_start(home):
+    seal_day(home, "labels", date(2013, 1, 2))
     with pytest.raises(DataError, match="up to 2013-01-01 00:00"):
         check_watermark(PartitionStore.under(home), "labels", START, midnight(2))
 

@@ -1,7 +1,7 @@
 """Suggested suites: real days pass them in Great Expectations, broken ones do not."""
 
 import json
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -9,13 +9,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_mlops.contracts import Exclusion
 from airflow_mlops.demo.flights import read_feed
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.profiles import profile_table
 from airflow_mlops.engine.data.suggest import suggest_from_store, suggest_suite
 from airflow_mlops.engine.data.validation import load_suite, validate
-from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.exceptions import ConfigError, DataError
 from tests.data_fixtures import sealed
+from tests.small_days import START, seal_day
 
 DAYS = [date(2013, 3, 1) + timedelta(days=day) for day in range(14)]
 DECLARED = {"slices": ["carrier"], "label": "cancelled", "unique": ["flight_id"]}
@@ -189,5 +191,22 @@ def test_from_a_store_with_and_without_stored_profiles(tmp_path):
 
     assert suggest_from_store(store, "departures")["meta"]["notes"].startswith("Suggested from 3 profiles")
     assert suggest_from_store(store, "departures", DAYS[1], DAYS[1])["name"] == "departures"
+    with pytest.raises(DataError, match=r"no partitions of 'departure'\. Did you mean 'departures'\?"):
+        suggest_from_store(store, "departure")
     with pytest.raises(ConfigError, match="no sealed partitions of 'departures'"):
         suggest_from_store(store, "departures", date(2014, 1, 1))
+
+
+def test_days_that_an_exclusion_touches_teach_nothing(home):
+    for n, values in enumerate([(1.0, 2.0), (1.0, 9999.0), (1.0, 2.0)]):
+        seal_day(home, "d", START + timedelta(days=n), values)
+    store = PartitionStore.under(home)
+    noon = datetime.combine(START + timedelta(days=1), time(12), UTC)
+    bad = Exclusion(id="i", dataset="d", start=noon, end=noon + timedelta(hours=1), reason="r", who="w")
+
+    assert asked(suggest_from_store(store, "d"), "value")["values_to_be_between"]["max_value"] > 9000
+    without = suggest_from_store(store, "d", exclusions=[bad])
+    assert without["meta"]["notes"].startswith("Suggested from 2 profiles")
+    assert asked(without, "value")["values_to_be_between"]["max_value"] < 10
+    with pytest.raises(ConfigError, match="1 exclusions in force"):
+        suggest_from_store(store, "d", noon.date(), noon.date(), [bad])

@@ -87,6 +87,7 @@ def test_the_hash_is_what_is_asked_for_in_any_order(tmp_path):
     assert of(tmp_path, IDS).hash != of(tmp_path, IDS, IDS).hash
 
 
+NAN_IN_A_SET = {"column": "id", "value_set": [1, float("nan")]}
 TYPOS = {
     "a type": (
         {"expectations": [IDS, {**DELAYS, "type": "expect_column_values_to_be_betwen"}]},
@@ -111,6 +112,18 @@ TYPOS = {
     "no bound": (
         {"expectations": [{**DELAYS, "kwargs": {"column": "delay"}}]},
         ["min_value and max_value cannot both be None"],
+    ),
+    "a minimum above the maximum": (
+        {"expectations": [{**DELAYS, "kwargs": {"column": "delay", "min_value": 5, "max_value": 1}}]},
+        ["can never hold: min_value=5.0 is greater than max_value=1.0", f"{DELAYS['type']} on 'delay'"],
+    ),
+    "a bound that is no number": (
+        '{"expectations": [{"type": "expect_column_max_to_be_between", "kwargs": {"column": "x", "max_value": NaN}}]}',
+        ["can never hold: max_value is NaN", "expect_column_max_to_be_between on 'x'"],
+    ),
+    "no number in a set": (
+        {"expectations": [{**IDS, "type": "expect_column_values_to_be_in_set", "kwargs": NAN_IN_A_SET}]},
+        ["can never hold: value_set holds a NaN"],
     ),
     "no kwargs": ({"expectations": [{"type": IDS["type"]}]}, ["'kwargs' is missing"]),
     "kwargs that are a list": ({"expectations": [{**IDS, "kwargs": []}]}, ["'kwargs' is a list"]),

@@ -15,6 +15,9 @@ _STATES: tuple[str, ...] = get_args(Announcement.model_fields["state"].annotatio
 def announce(ledger: Ledger, dataset: str, state: str, reason: str, who: str) -> Announcement:
     """Record what an upstream announces and return it; the same again, with nothing in between, is not recorded twice.
 
+    The dataset need not be known: an upstream may announce before its first day is sealed. Where a person types its
+    name, check it first: :func:`~airflow_mlops.engine.data.sources.require_dataset`.
+
     :param state: ``degraded`` or ``ok``.
     :param reason: What is wrong, or what was done about it, in words.
     :param who: The person or system that says so.
@@ -22,7 +25,7 @@ def announce(ledger: Ledger, dataset: str, state: str, reason: str, who: str) ->
     """
     if state not in _STATES:
         raise ConfigError(
-            f"A dataset cannot be announced {state!r}.{did_you_mean(state, _STATES)}",
+            f"A dataset cannot be announced {state!r}.{did_you_mean(str(state), _STATES)}",
             detail=f"dataset {dataset!r}; states: {', '.join(_STATES)}",
             hint="Announce 'degraded' to hold what trains on it, 'ok' to let it go on.",
         )
@@ -42,16 +45,16 @@ def announced(ledger: Ledger, dataset: str) -> Announcement | None:
     return _announcement(latest[0]) if latest else None
 
 
-def require(what: str, **texts: str) -> None:
-    """Check that no text is empty: whoever reads the ledger later must learn why, and whom to ask.
+def require(what: str, **texts: object) -> None:
+    """Check that each is text and not empty: whoever reads the ledger later must learn why, and whom to ask.
 
-    :raises ConfigError: when one is.
+    :raises ConfigError: when one is not.
     """
-    empty = [name for name, text in texts.items() if not text.strip()]
+    empty = [name for name, text in texts.items() if not isinstance(text, str) or not text.strip()]
     if empty:
         raise ConfigError(
             f"{what} lacks: {', '.join(empty)}.",
-            detail="empty or only spaces",
+            detail="empty, only spaces, or no text",
             hint="Say it in words: it is what people on call will read.",
         )
 

@@ -7,7 +7,7 @@ style sheet by class.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
 
@@ -96,24 +96,30 @@ def _edges(column: ColumnProfile, reference: ColumnProfile | None) -> list[float
     return [float(edge) for edge in np.linspace(low, high, _BINS + 1)]
 
 
-def categories(column: ColumnProfile, reference: ColumnProfile | None) -> str:
-    """Draw the most frequent values of a column and of the reference, one of which may have vanished."""
+def categories(column: ColumnProfile, reference: ColumnProfile | None, known: Collection[str]) -> str:
+    """Draw the most frequent values of a column and of the reference, one of which may have vanished.
+
+    :param known: Values that may be named. All others, which may be about a person, are drawn as one.
+    """
     if reference is not None and (reference.kind != column.kind or not reference.top):
         reference = None
     here = _top_shares(column)
     there = _top_shares(reference) if reference is not None else {}
     if not here:
         return ""
-    largest = {value: max(here.get(value, 0), there.get(value, 0)) for value in {**here, **there}}
+    every = {**here, **there}
+    largest = {value: max(here.get(value, 0), there.get(value, 0)) for value in every if value in known}
     named = sorted(sorted(largest, key=lambda value: -largest[value])[:_LABELS], key=lambda value: -here.get(value, 0))
-    widest = max(map(largest.__getitem__, named))
+    rest, rest_there = (max(0.0, 1 - sum(shares.get(value, 0) for value in named)) for shares in (here, there))
+    others = len(every) - len(named)
+    widest = max([*map(largest.__getitem__, named), *([rest, rest_there if there else 0] if others else [])])
     drawn = [
         _bar(row, value, here.get(value, 0), there.get(value, 0) if there else None, widest)
         for row, value in enumerate(named)
     ]
-    rest = 1 - sum(here.get(value, 0) for value in named)
-    if len(largest) > len(named) or column.top_error:
-        drawn.append(_label(len(named), "all others", rest))
+    if others:
+        label = f"{others}{'+' if column.top_error else ''} other{'s' if others > 1 else ''}"
+        drawn.append(_bar(len(named), label, rest, rest_there if there else None, widest))
     return _svg(len(drawn) * _ROW, f"shares of {len(named)} values", "".join(drawn))
 
 

@@ -20,8 +20,11 @@ def exclude(  # noqa: PLR0917  the order is that of the sentence: what, from, to
 ) -> Exclusion:
     """Exclude the rows of a dataset with event times in ``[start, end)``; the same window again changes nothing.
 
+    The dataset need not be known: a window may be excluded before its first day is sealed. Where a person types its
+    name, check it first: :func:`~airflow_mlops.engine.data.sources.require_dataset`.
+
     :returns: The exclusion; the one that is in force already when there is one of the same window.
-    :raises ConfigError: when a bound has no time zone, the window is empty, or reason or who are.
+    :raises ConfigError: when a bound is no moment with a time zone, the window is empty, or reason or who are.
     """
     require(f"The exclusion of data of {dataset!r}", dataset=dataset, reason=reason, who=who)
     start, end = _in_utc(dataset, start), _in_utc(dataset, end)
@@ -45,9 +48,9 @@ def lift(ledger: Ledger, exclusion_id: str, reason: str, who: str) -> Exclusion:
     """End an exclusion, so that its rows may be trained on again; lifting it once more changes nothing.
 
     :returns: The exclusion as it was.
-    :raises ConfigError: when there is none of that id, or reason or who are empty.
+    :raises ConfigError: when there is none of that id, or it, reason or who are empty.
     """
-    require(f"The lifting of exclusion {exclusion_id!r}", reason=reason, who=who)
+    require(f"The lifting of exclusion {exclusion_id!r}", id=exclusion_id, reason=reason, who=who)
     made = ledger.facts(EXCLUDED, key=exclusion_id, limit=1)
     if not made:
         known = {fact.key: fact.subject for fact in ledger.facts(EXCLUDED, limit=None)}
@@ -97,6 +100,12 @@ def _whole_days(start: datetime, end: datetime) -> Iterator[str]:
 
 
 def _in_utc(dataset: str, bound: datetime) -> datetime:
+    if not isinstance(bound, datetime):  # a date, say
+        raise ConfigError(
+            f"A bound of the window to exclude from {dataset!r} is not a moment.",
+            detail=f"{bound!r} of type {type(bound).__name__}",
+            hint="Pass a datetime with its time zone: a day begins at datetime(2013, 1, 5, tzinfo=UTC).",
+        )
     if bound.tzinfo is None:
         raise ConfigError(
             f"A bound of the window to exclude from {dataset!r} has no time zone.",

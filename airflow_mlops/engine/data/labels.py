@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.sources import no_partitions
 from airflow_mlops.exceptions import DataError
 
 LABEL_SHIFT = 5.0
@@ -29,11 +30,13 @@ def check_watermark(
     :param start: First day whose labels are needed.
     :param needed: Moment up to which they must be complete.
     :param skip: Days that need not be there.
-    :raises DataError: with the label watermark, and when it will be possible.
+    :raises DataError: with the label watermark, and when it will be possible; or when there is no such dataset.
     """
     watermark = store.watermark(dataset, start, skip)
     if watermark >= needed:
         return
+    if not store.keys(dataset):
+        raise no_partitions(store, dataset)
     asked = f"{needed:%Y-%m-%d %H:%M} UTC"
     raise DataError(
         "The labels have not come far enough.",

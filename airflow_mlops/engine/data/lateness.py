@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from airflow_mlops.contracts import Snapshot
 from airflow_mlops.engine.ledger import Fact, Ledger
+from airflow_mlops.exceptions import ConfigError, did_you_mean
 
-SNAPSHOT, LATE, TAINT = "snapshot", "late_arrival", "taint"
+SNAPSHOT, LATE, TAINT, VERDICT = "snapshot", "late_arrival", "taint", "verdict"
+_RECENT = 2000
 
 
 class Taint(NamedTuple):
@@ -92,6 +94,22 @@ def record_snapshot(ledger: Ledger, snapshot: Snapshot) -> None:
                 _taint(ledger, snapshot.model, snapshot.id, {"dataset": dataset, "key": key, "old": old, "new": new})
 
 
+def require_model(ledger: Ledger, model: str) -> None:
+    """Refuse a name that no snapshot and no verdict has: that nothing of it is tainted would be no news.
+
+    :raises ConfigError: with the nearest name there is.
+    :raises TransientError: when the ledger's database does not answer.
+    """
+    if any(ledger.facts(kind, model, limit=1) for kind in (SNAPSHOT, VERDICT)):
+        return
+    known = sorted({fact.subject for kind in (SNAPSHOT, VERDICT) for fact in ledger.facts(kind, limit=_RECENT)})
+    raise ConfigError(
+        f"There is no model {model!r}.{did_you_mean(model, known)}",
+        detail="no snapshot of it was built, no version of it judged",
+        hint=f"Models: {', '.join(known) or 'none yet; the train DAG builds their snapshots'}.",
+    )
+
+
 def taints(ledger: Ledger, model: str) -> list[Taint]:
     """Return the taints of a model's snapshots, newest first.
 
@@ -112,8 +130,7 @@ def tainted_versions(ledger: Ledger, model: str) -> dict[int, list[Taint]]:
     for taint in taints(ledger, model):
         by_snapshot.setdefault(taint.snapshot, []).append(taint)
     judged = (
-        (fact.payload["version"], fact.payload.get("snapshot_id"))
-        for fact in ledger.facts("verdict", model, limit=None)
+        (fact.payload["version"], fact.payload.get("snapshot_id")) for fact in ledger.facts(VERDICT, model, limit=None)
     )
     return {version: by_snapshot[snapshot] for version, snapshot in judged if snapshot in by_snapshot}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from airflow_mlops.engine.data.storage import AnyPath, entries, reaching
+from airflow_mlops.engine.data.storage import AnyPath, entries, is_folder, reaching
 from airflow_mlops.exceptions import DataError, did_you_mean
 
 _MICROSECONDS = pa.timestamp("us", tz="UTC")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAMED = 7
 """How many columns an error names before it only counts them."""
 
@@ -34,10 +35,12 @@ def readable(path: AnyPath) -> Iterator[None]:
     with reaching(path):
         try:
             yield
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                raise  # the file system's; Arrow's own, of a page that it cannot decode, has no number
             raise DataError(
                 "A Parquet file cannot be read.",
-                detail=f"{path}: {str(error).splitlines()[0]}",
+                detail=f"{path}: {(str(error).splitlines() or ['damaged'])[0]}",
                 hint="It is truncated or damaged: let the upstream land it again.",
             ) from None
 
@@ -51,7 +54,8 @@ def parquet_files(data: _Files) -> list[_Files]:
     with readable(data):
         if isinstance(data, Path) and data.is_file():
             return [data]
-        folder, pattern = (data.parent, data.name) if "*" in data.name else (data, "*.parquet")
+        is_pattern = "*" in data.name and not is_folder(data)
+        folder, pattern = (data.parent, data.name) if is_pattern else (data, "*.parquet")
         files = [entry.path for entry in entries(folder) if fnmatch(entry.path.name, pattern)]
     if not files:
         raise DataError(
@@ -82,7 +86,7 @@ def inspect(
                 nulls += times.null_count
                 inside = pc.and_(pc.greater_equal(times, start), pc.less(times, end))
                 outside += pc.sum(pc.invert(inside)).as_py() or 0
-                ranges.append(pc.min_max(times).as_py())
+                ranges.append(pc.min_max(times.cast(pa.int64())).as_py())
     where = f"{landed}, column {event_time!r}"
     if schema is None or rows == 0:
         raise DataError(
@@ -96,8 +100,8 @@ def inspect(
             detail=where,
             hint="Without the time at which it happened, a row cannot be put into a day.",
         )
-    earliest = min(found["min"] for found in ranges).astimezone(UTC)
-    latest = max(found["max"] for found in ranges).astimezone(UTC)
+    earliest = _moment(min(found["min"] for found in ranges))
+    latest = _moment(max(found["max"] for found in ranges))
     if outside:
         raise DataError(
             f"{outside} of {rows} rows do not belong to the day {bounds[0]:%Y-%m-%d} (UTC).",
@@ -107,6 +111,14 @@ def inspect(
     return column_types(schema), earliest, latest
 
 
+def _moment(microseconds: int) -> datetime:
+    """Return a time since 1970; Python's first or last one for what Arrow can tell and Python cannot."""
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC) if microseconds < 0 else datetime.max.replace(tzinfo=UTC)
+
+
 def _checked_schema(schema: pa.Schema, agreed: pa.Schema | None, event_time: str, file: AnyPath) -> pa.Schema:
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
@@ -114,6 +126,14 @@ def _checked_schema(schema: pa.Schema, agreed: pa.Schema | None, event_time: str
             f"A Parquet file has the column {listing(map(repr, repeated))} more than once.",
             detail=f"{file}: {len(schema.names)} columns, {len(set(schema.names))} different names",
             hint="See which join or rename of the upstream doubled it; nobody can say which one is meant.",
+        )
+    plain = Counter(name.casefold() for name in schema.names)
+    alike = [name for name in schema.names if plain[name.casefold()] > 1]
+    if alike:
+        raise DataError(
+            f"A Parquet file has columns that differ only by upper and lower case: {listing(map(repr, alike))}.",
+            detail=f"{file}: {len(schema.names)} columns, {len(plain)} of them different",
+            hint="Let the upstream rename or drop one: SQL engines, which validate the data, cannot tell them apart.",
         )
     if agreed is not None and not schema.equals(agreed):
         _refuse_difference(column_types(agreed), column_types(schema), file)

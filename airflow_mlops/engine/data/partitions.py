@@ -5,6 +5,7 @@
     <root>/<dataset>/<key>/<revision>/*.parquet, manifest.json
     <root>/<dataset>/<key>/<revision>.profile.json
     <root>/<dataset>/<key>/current.json      the manifest of the revision that counts
+    <root>/<dataset>/<key>/decided.json      the ledger's pointer, which decides from then on
     <root>/<dataset>/<key>/removed.json      what retention took away
 
 A revision never changes; its name is the hash of its files, so sealing the same bytes again gives the same
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -29,7 +31,16 @@ from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.diff import PartitionDiff, comparable_columns, compare, count_rows
 from airflow_mlops.engine.data.files import identity, sweep
 from airflow_mlops.engine.data.parquet import difference, inspect, parquet_files, readable
-from airflow_mlops.engine.data.revisions import CURRENT, MANIFEST, load, make_current, parse, publish
+from airflow_mlops.engine.data.revisions import (
+    CURRENT,
+    MANIFEST,
+    is_decided,
+    load,
+    make_current,
+    mark_decided,
+    parse,
+    publish,
+)
 from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.engine.data.tombstones import tombstones
 from airflow_mlops.exceptions import ConfigError, DataError
@@ -46,16 +57,21 @@ def day_bounds(key: str) -> tuple[datetime, datetime]:
 
     :raises ConfigError: when the key is not a day such as ``2013-01-15``.
     """
-    try:
-        day = datetime.strptime(key, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        day = None
-    if day is None or f"{day:%Y-%m-%d}" != key:
+    if not is_key(key):
         raise ConfigError(
             f"{key!r} is not a partition key.",
             hint="A key is a UTC day such as 2013-01-15; a timetable needs key_format='%Y-%m-%d'.",
         )
+    day = datetime.fromisoformat(key).replace(tzinfo=UTC)
     return day, day + timedelta(days=1)
+
+
+def is_key(text: str) -> bool:
+    """Return whether a text is a partition key, a day such as ``2013-01-15``."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def batch_hash(files: Iterable[AnyPath]) -> str:
@@ -90,8 +106,7 @@ class PartitionStore:
 
         :raises DataError: when it was never sealed, or retention removed it: then it says when, and whom that hits.
         """
-        day_bounds(key)
-        folder = self._folder(dataset, key)
+        folder = self.folder(dataset, key)
         partition = load(folder / CURRENT if revision is None else folder / revision / MANIFEST, folder)
         if partition is None:
             raise self._missing(dataset, key, revision)
@@ -99,7 +114,7 @@ class PartitionStore:
 
     def current(self, dataset: str, key: str) -> str | None:
         """Return the revision that counts, or None when the partition does not exist."""
-        folder = self._folder(dataset, key)
+        folder = self.folder(dataset, key)
         found = load(folder / CURRENT, folder)
         return None if found is None else found.revision
 
@@ -117,8 +132,7 @@ class PartitionStore:
 
     def revisions(self, dataset: str, key: str) -> builtins.list[Partition]:
         """Return every revision of a partition that is there, in order of when its source was written."""
-        day_bounds(key)
-        folder = self._folder(dataset, key)
+        folder = self.folder(dataset, key)
         with readable(folder):
             manifests = [folder / name / MANIFEST for name in storage.subfolders(folder)]
             contents = storage.read_if_there(manifests)
@@ -181,7 +195,7 @@ class PartitionStore:
 
     def profile_path(self, dataset: str, key: str, revision: str) -> AnyPath:
         """Return where the profile of a revision is."""
-        return self._folder(dataset, key) / f"{revision}.profile.json"
+        return self.folder(dataset, key) / f"{revision}.profile.json"
 
     # --- sealing ------------------------------------------------------------------------------------------
 
@@ -208,9 +222,11 @@ class PartitionStore:
         :param manifest: Name of the upstream's own manifest in ``landed``; its hash goes into the receipt.
         :raises DataError: when there is nothing to seal, it cannot be read, it changed since it was validated, its
             event times are not those of the day, or another writer won.
+        :raises ConfigError: without a ledger, when one decided on this day before.
         """
         bounds = day_bounds(key)
-        folder = self._folder(dataset, key)
+        folder = self.folder(dataset, key)
+        self._check_decider(folder)
         seen = None if self.ledger is None else self.ledger.pointer(_pointer(dataset, key))
         sources = parquet_files(landed)
         with readable(folder), storage.making(folder / "revision") as made:
@@ -250,14 +266,16 @@ class PartitionStore:
     def _decide(self, ledger: Ledger, partition: Partition, seen: Pointer | None) -> None:
         """Make a published revision the current one, unless the pointer moved elsewhere since it was ``seen``."""
         name = _pointer(partition.dataset, partition.key)
-        before = None if seen is None else seen.value["revision"]
-        if before != partition.revision:
-            ledger.swap(name, {"revision": partition.revision, "replaces": before}, seen)
+        folder, current = self.folder(partition.dataset, partition.key), partition
+        before = _sealed_without_ledger(folder) if seen is None else seen.value["revision"]
+        replaces = None if before == partition.revision else before
+        mark_decided(folder, name)
+        if seen is None or replaces is not None:
+            ledger.swap(name, {"revision": partition.revision, "replaces": replaces}, seen)
         pointer = ledger.pointer(name)
         if pointer is None or pointer.value["revision"] != partition.revision:
             raise _lost(partition, pointer)
         replaces = pointer.value["replaces"]
-        folder, current = self._folder(partition.dataset, partition.key), partition
         make_current(current, folder)
         # Another writer may have moved the pointer meanwhile, and written its manifest before we wrote ours.
         while (pointer := ledger.pointer(name)) and pointer.value["revision"] != current.revision:
@@ -271,9 +289,29 @@ class PartitionStore:
         if not latest or latest[0].payload != fact:
             ledger.record(FACT, partition.dataset, fact, key=partition.key)
 
+    def _check_decider(self, folder: AnyPath) -> None:
+        if self.ledger is None and is_decided(folder):
+            raise ConfigError(
+                "A ledger decides which revision of this partition is current; give it.",
+                detail=f"{folder} was sealed with a ledger before",
+                hint="Seal with PartitionStore(root, ledger): without it, others would not learn of the new data.",
+            )
+
     # --- where things are ---------------------------------------------------------------------------------
 
-    def _folder(self, dataset: str, key: str) -> AnyPath:
+    def folder(self, dataset: str, key: str | None = None) -> AnyPath:
+        """Return where a dataset is, or one partition of it.
+
+        :raises ConfigError: when the one cannot be a name, or the other is no day: the path might lead elsewhere.
+        """
+        if not re.fullmatch(r"[A-Za-z][\w.-]*", dataset):
+            raise ConfigError(
+                f"{dataset!r} cannot be the name of a dataset.",
+                hint="Start with a letter and use letters, digits, '_', '-' and '.' only: it becomes part of paths.",
+            )
+        if key is None:
+            return self.root / dataset
+        day_bounds(key)
         return self.root / dataset / key
 
     def _currents(
@@ -281,14 +319,14 @@ class PartitionStore:
     ) -> builtins.list[tuple[AnyPath, bytes | None]]:
         """Return the folders of the days with what is in their ``current.json``."""
         first, last = start or date.min, end or date.max
-        parent = self.root / dataset
+        parent = self.folder(dataset)
         with readable(parent):
-            names = storage.subfolders(parent)
-            folders = [parent / name for name in names if first <= date.fromisoformat(name) <= last]
+            days = [name for name in storage.subfolders(parent) if is_key(name)]  # others may keep things here too
+            folders = [parent / day for day in days if first <= date.fromisoformat(day) <= last]
             return list(zip(folders, storage.read_if_there([folder / CURRENT for folder in folders]), strict=True))
 
     def _missing(self, dataset: str, key: str, revision: str | None) -> DataError:
-        folder = self._folder(dataset, key)
+        folder = self.folder(dataset, key)
         stones = tombstones(folder)
         if revision is None:
             removed = "".join(f"; revision {name} was {stone}" for name, stone in stones.items())
@@ -306,7 +344,7 @@ class PartitionStore:
         )
 
     def _read(self, partition: Partition, file: PartitionFile, columns: Sequence[str]) -> pa.Table:
-        folder = self._folder(partition.dataset, partition.key)
+        folder = self.folder(partition.dataset, partition.key)
         path = folder / partition.revision / file.name
         with readable(path):
             [contents] = storage.read_if_there([path])
@@ -328,6 +366,15 @@ class PartitionStore:
 
 def _pointer(dataset: str, key: str) -> str:
     return f"partition:{dataset}:{key}"
+
+
+def _sealed_without_ledger(folder: AnyPath) -> str | None:
+    """Return the revision that counted before a ledger decided, so that what replaces it is known to do so."""
+    try:
+        found = load(folder / CURRENT, folder)
+    except DataError:  # damaged: sealing heals it
+        return None
+    return None if found is None else found.revision
 
 
 def _copy(source: AnyPath, target: Path) -> PartitionFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -132,7 +132,8 @@ def _outcome(outcome: ExpectationOutcome, rows: int, anchors: Mapping[str, str])
         f"<td>{_column_link(outcome.column, anchors)}</td>",
         f"<td>{escape(_value(outcome.observed))}</td>",
         f"<td>{escape(_value(outcome.bound))}</td>",
-        f"<td>{_failing(outcome.unexpected_count, rows)}</td>",
+        # Distinct values are no share of the rows.
+        f"<td>{_failing(outcome.unexpected_count, 0 if '_distinct_values_' in outcome.expectation else rows)}</td>",
         f"<td>{_note(outcome)}</td>",
     ]
     return f"<tr>{''.join(cells)}</tr>"
@@ -181,7 +182,14 @@ def _columns(profile: Profile, reference: Profile | None, result: ValidationResu
     others = reference.columns if reference is not None else {}
     failing = {outcome.column for outcome in result.failed}
     body = "".join(
-        _column(name, anchors[name], column, others.get(name), failing=name in failing)
+        _column(
+            name,
+            anchors[name],
+            column,
+            others.get(name),
+            failing=name in failing,
+            known=_vocabulary(name, profile, reference, result),
+        )
         for name, column in profile.columns.items()
     )
     heading = f"<h2>Columns: {len(profile.columns)}</h2>"
@@ -194,10 +202,41 @@ def _columns(profile: Profile, reference: Profile | None, result: ValidationResu
     return heading + _listing(["Column", "Type", "Null", "Distinct", "Min, median, max", "Distribution"], body)
 
 
-def _column(name: str, anchor: str, column: ColumnProfile, reference: ColumnProfile | None, *, failing: bool) -> str:
+def _vocabulary(name: str, profile: Profile, reference: Profile | None, result: ValidationResult) -> set[str]:
+    """Return the values of a column that may be written: those that the suite, or the slices of earlier days, name."""
+    bounds = [outcome.bound for outcome in result.outcomes if name in (outcome.column or "").split(", ")]
+    known = set(_texts(bounds))
+    if reference is not None and name in profile.slices:
+        known |= reference.slices.get(name, {}).keys()
+    return known
+
+
+def _texts(bound: Any) -> Iterator[str]:
+    if isinstance(bound, Mapping):
+        bound = list(bound.values())
+    if isinstance(bound, list | tuple):
+        for part in bound:
+            yield from _texts(part)
+    else:
+        yield str(bound)
+
+
+def _column(
+    name: str,
+    anchor: str,
+    column: ColumnProfile,
+    reference: ColumnProfile | None,
+    *,
+    failing: bool,
+    known: Collection[str],
+) -> str:
     mark = ' <span class="status block" title="an expectation on it failed">●</span>' if failing else ""
     named = near_unique(column) or (reference is not None and near_unique(reference))
-    drawn = '<span class="quiet">nearly unique: its values are not shown</span>' if named else _drawn(column, reference)
+    drawn = (
+        '<span class="quiet">nearly unique: its values are not shown</span>'
+        if named
+        else _drawn(column, reference, known)
+    )
     before = f'<br><span class="quiet">{null_rate(reference):.2%}</span>' if reference is not None else ""
     cells = [
         f"<td><code>{escape(name)}</code>{mark}</td>",
@@ -210,9 +249,11 @@ def _column(name: str, anchor: str, column: ColumnProfile, reference: ColumnProf
     return f'<tr id="{anchor}">{"".join(cells)}</tr>'
 
 
-def _drawn(column: ColumnProfile, reference: ColumnProfile | None) -> str:
-    if column.kind in ("category", "boolean"):
-        return categories(column, reference)
+def _drawn(column: ColumnProfile, reference: ColumnProfile | None, known: Collection[str]) -> str:
+    if column.kind == "boolean":
+        return categories(column, reference, column.top.keys() | (reference.top.keys() if reference else set()))
+    if column.kind == "category":
+        return categories(column, reference, known)
     return distribution(column, reference)
 
 

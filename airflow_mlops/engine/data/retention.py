@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.engine.data import files, storage
 from airflow_mlops.engine.data.parquet import readable
-from airflow_mlops.engine.data.partitions import FACT, PartitionStore, day_bounds
+from airflow_mlops.engine.data.partitions import FACT, PartitionStore, day_bounds, is_key
 from airflow_mlops.engine.data.revisions import CURRENT, MANIFEST
 from airflow_mlops.engine.data.tombstones import Tombstone, mark_removed, tombstones
 
@@ -95,13 +95,13 @@ class _Sweep:
 
     def days(self) -> list[str]:
         """Return all days that have a folder, also those of which no revision counts."""
-        folder = self.store.root / self.dataset
+        folder = self.store.folder(self.dataset)
         with readable(folder):
-            return storage.subfolders(folder)
+            return [name for name in storage.subfolders(folder) if is_key(name)]
 
     def finish(self, key: str) -> None:
         """Remove what a sweep that was killed had marked and made invisible."""
-        folder = self.store.root / self.dataset / key
+        folder = self.store.folder(self.dataset, key)
         if isinstance(folder, Path):
             files.sweep(folder)
         stones = tombstones(folder)
@@ -134,7 +134,7 @@ class _Sweep:
         """Say first what goes; then make it invisible; then let it go."""
         if not due:
             return
-        store, folder = self.store, self.store.root / self.dataset / key
+        store, folder = self.store, self.store.folder(self.dataset, key)
         stones = [
             Tombstone(
                 revision=swept.revision,

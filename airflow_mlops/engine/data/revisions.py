@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,6 +18,8 @@ CURRENT = "current.json"
 
 MANIFEST = "manifest.json"
 """Lies in every revision's folder; a folder without one is no revision."""
+
+_DECIDED = "decided.json"
 
 
 def load(manifest: AnyPath, folder: AnyPath) -> Partition | None:
@@ -83,3 +86,15 @@ def make_current(partition: Partition, folder: AnyPath) -> None:
     [present] = storage.read_if_there([folder / CURRENT])
     if present != manifest.encode():
         storage.write(folder / CURRENT, manifest)
+
+
+def mark_decided(folder: AnyPath, pointer: str) -> None:
+    """Write down, once, that the ledger's ``pointer`` decides on the partition in ``folder``."""
+    if not is_decided(folder):
+        storage.write(folder / _DECIDED, json.dumps({"pointer": pointer}))
+
+
+def is_decided(folder: AnyPath) -> bool:
+    """Return whether a ledger ever decided on the partition in ``folder``."""
+    with readable(folder):
+        return storage.read_if_there([folder / _DECIDED]) != [None]

@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from airflow_mlops.contracts import Exclusion, Snapshot, Split, SplitName, SplitRule, content_hash
 from airflow_mlops.engine.data.files import TEMPORARY, identity, sha256, sweep, sync, temporary_sibling
@@ -47,11 +48,15 @@ def write_snapshot(
     split_rule: SplitRule = BY_TIME,
     exclusions: tuple[Exclusion, ...] = (),
     excluded_rows: int = 0,
+    unread_rows: int = 0,
     expected: Snapshot | None = None,
 ) -> Snapshot:
     """Freeze a training set. The same inputs and rows give the same snapshot, which is then left as it is.
 
     :param definition_hash: What the feature service meant when the features were read.
+    :param excluded_rows: Rows of the days read that exclusions left out.
+    :param unread_rows: Rows of days that are excluded whole. They count as excluded too, but not in the id: such a day
+        may be sealed, or sealed again, without a change to the training set.
     :param expected: Snapshot that this must turn out to be; then any other is refused and nothing is written.
     :raises DataError: when a split has no rows, or only one class to tell apart; when an entity is in it twice, or a
         value that was split by on two sides; when a feature tells the label, is infinite or never has a value.
@@ -90,7 +95,8 @@ def write_snapshot(
         hashed = unnamed.model_dump(mode="json", exclude={"id", "uri"})
         hashed |= {"feature_order": list(features), "definition": definition_hash}
         snapshot_id = content_hash(hashed)[:16]
-        snapshot = unnamed.model_copy(update={"id": snapshot_id, "uri": str(folder / snapshot_id)})
+        named = {"id": snapshot_id, "uri": str(folder / snapshot_id), "excluded_rows": excluded_rows + unread_rows}
+        snapshot = unnamed.model_copy(update=named)
         if expected is not None:
             _check_same(snapshot, expected)
         (making / _MANIFEST).write_text(snapshot.to_json())
@@ -104,10 +110,11 @@ def write_snapshot(
 def load_snapshot(home: Path, snapshot_id: str) -> Snapshot:
     """Return a snapshot by its id.
 
-    :raises DataError: when there is none.
+    :raises DataError: when there is none, or its manifest is damaged.
     """
+    manifest = home / "snapshots" / snapshot_id / _MANIFEST
     try:
-        snapshot = Snapshot.from_json((home / "snapshots" / snapshot_id / _MANIFEST).read_text())
+        snapshot = Snapshot.from_json(manifest.read_bytes())
     except FileNotFoundError:
         known = [path.parent.name for path in (home / "snapshots").glob(f"*/{_MANIFEST}")]
         known = [name for name in known if not name.startswith(TEMPORARY)]
@@ -115,6 +122,12 @@ def load_snapshot(home: Path, snapshot_id: str) -> Snapshot:
             f"There is no snapshot {snapshot_id!r}.{did_you_mean(snapshot_id, known)}",
             detail=f"{home / 'snapshots'} holds {len(known)}",
             hint="Build it again: clear the task `snapshot` of the train DAG.",
+        ) from None
+    except ValidationError as error:
+        raise DataError(
+            f"The manifest of snapshot {snapshot_id!r} cannot be read.",
+            detail=f"{manifest}: {error.error_count()} problems, the first: {error.errors()[0]['msg']}",
+            hint="Snapshots are never edited. Remove the folder and build the snapshot again.",
         ) from None
     # The home may be mounted elsewhere than where the snapshot was written.
     return snapshot.model_copy(update={"uri": str(home / "snapshots" / snapshot_id)})

@@ -1,4 +1,4 @@
-"""The datasets that the ledger knows, those of which a partition was ever sealed, and what was said of them."""
+"""The datasets there are, those of which a partition was ever sealed, and what was said of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.contracts import Announcement
 from airflow_mlops.engine.data.announcements import FACT
+from airflow_mlops.engine.data.storage import subfolders
 from airflow_mlops.exceptions import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from airflow_mlops.engine.data.partitions import PartitionStore
     from airflow_mlops.engine.ledger import Ledger
 
 _RECENT = 2000
@@ -31,6 +33,16 @@ def require_dataset(ledger: Ledger, dataset: str) -> None:
         f"There is no dataset {dataset!r}.{did_you_mean(dataset, known)}",
         detail="no partition of it was ever sealed",
         hint=f"Datasets: {', '.join(known) or 'none yet; the features DAG seals them'}.",
+    )
+
+
+def no_partitions(store: PartitionStore, dataset: str) -> DataError:
+    """Return what to raise for a dataset of which a store has no partition, with the nearest name there is."""
+    known = subfolders(store.root)
+    return DataError(
+        f"There are no partitions of {dataset!r}.{did_you_mean(dataset, known)}",
+        detail=str(store.root),
+        hint=f"Datasets there: {', '.join(known) or 'none'}. Another place: --home, or option [mlops] partitions.",
     )
 
 

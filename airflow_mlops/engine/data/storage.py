@@ -125,6 +125,11 @@ def entries(folder: AnyPath) -> list[Entry]:
     return sorted(found, key=lambda entry: str(entry.path.name))
 
 
+def is_folder(path: AnyPath) -> bool:
+    """Return whether there is a folder of that name."""
+    return path.is_dir() if isinstance(path, Path) else bool(_fresh(path).isdir(path.path))
+
+
 def subfolders(folder: AnyPath) -> list[str]:
     """Return the names of the folders in a folder, in order; none when it is not there itself."""
     try:

@@ -12,16 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from airflow_mlops.contracts import ColumnProfile, Partition, Profile
+from airflow_mlops.contracts import ColumnProfile, Exclusion, Partition, Profile
+from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
 from airflow_mlops.engine.data.profiles import distinct, label_rate, merge, near_unique, null_rate, profile_files, std
+from airflow_mlops.engine.data.sources import no_partitions
 from airflow_mlops.exceptions import ConfigError
-
-if TYPE_CHECKING:
-    from airflow_mlops.engine.data.partitions import PartitionStore
 
 _SPREAD = 6
 """Robust standard deviations (1.4826 x median absolute deviation) that a day's figure may be off the median."""
@@ -46,24 +45,38 @@ Entry = dict[str, Any]
 
 
 def suggest_from_store(
-    store: PartitionStore, dataset: str, start: date | None = None, end: date | None = None
+    store: PartitionStore,
+    dataset: str,
+    start: date | None = None,
+    end: date | None = None,
+    exclusions: Sequence[Exclusion] = (),
 ) -> dict[str, Any]:
     """Return the suite suggested by the sealed partitions of ``[start, end]``.
 
     A partition without a stored profile is profiled from its files.
 
-    :raises ConfigError: when there are no partitions in that time.
+    :param exclusions: Those in force. A day that one of them touches is left out whole: its profile cannot tell the
+        bad rows from the good ones.
+    :raises ConfigError: when there are no partitions in that time, or all are excluded.
+    :raises DataError: when there is no such dataset.
     """
-    partitions = store.list(dataset, start, end)
+    partitions = [one for one in store.list(dataset, start, end) if not _touched(one.key, exclusions)]
+    if not partitions and not store.keys(dataset):
+        raise no_partitions(store, dataset)
     if not partitions:
         raise ConfigError(
             f"There are no sealed partitions of {dataset!r} to draw a suite from.",
-            detail=f"from {start or 'the first day'} to {end or 'the last day'}",
+            detail=f"from {start or 'the first day'} to {end or 'the last day'}, {len(exclusions)} exclusions in force",
             hint="Seal some days first, or ask for other ones: `airflow-mlops partitions DATASET` lists them.",
         )
     return suggest_suite(
         [store.profile(partition) or _profiled(store, partition) for partition in partitions], name=dataset
     )
+
+
+def _touched(key: str, exclusions: Sequence[Exclusion]) -> bool:
+    begin, end = day_bounds(key)
+    return any(one.start < end and begin < one.end for one in exclusions)
 
 
 def _profiled(store: PartitionStore, partition: Partition) -> Profile:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
+from pydantic import TypeAdapter, ValidationError
+
 from airflow_mlops.contracts import Record
 from airflow_mlops.engine.data.storage import AnyPath, reaching, read_if_there, write
+from airflow_mlops.exceptions import DataError
 
 _REMOVED = "removed.json"
 
@@ -28,12 +31,25 @@ class Tombstone(Record):
         return f"removed by retention on {self.removed_at:%Y-%m-%d %H:%M} UTC{needed}"
 
 
+_STONES = TypeAdapter(dict[str, Tombstone])
+
+
 def tombstones(folder: AnyPath) -> dict[str, Tombstone]:
-    """Return revision → tombstone of the partition in ``folder``."""
+    """Return revision → tombstone of the partition in ``folder``.
+
+    :raises DataError: when what is written there is damaged.
+    """
     path = folder / _REMOVED
     with reaching(path):
         [contents] = read_if_there([path])
-    return {name: Tombstone.model_validate(stone) for name, stone in json.loads(contents or "{}").items()}
+    try:
+        return _STONES.validate_json(contents or "{}")
+    except ValidationError as error:
+        raise DataError(
+            "The list of what retention removed cannot be read.",
+            detail=f"{path}: {error.error_count()} problems, the first: {error.errors()[0]['msg']}",
+            hint="Remove the file, or restore it from a backup. It says only which revisions went, and when.",
+        ) from None
 
 
 def mark_removed(folder: AnyPath, stones: list[Tombstone]) -> None:

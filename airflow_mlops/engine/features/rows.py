@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from airflow_mlops.contracts import Partition
 from airflow_mlops.engine.data.labels import latest_labels
-from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.data.splits import TIME, between, without
+from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.data.splits import TIME, between, within, without
 from airflow_mlops.engine.features.compute import EVENT
 from airflow_mlops.engine.features.recipe import Recipe
 from airflow_mlops.engine.features.store import FeatureRepo, feast_errors
@@ -64,6 +64,26 @@ def read_rows(
         unlabelled=entities.num_rows - labelled.num_rows,
         excluded=present.num_rows - entities.num_rows,
     )
+
+
+def count_unread(store: PartitionStore, recipe: Recipe, partitions: Sequence[Partition]) -> int:
+    """Return how many rows of the window lie in partitions that are left out whole.
+
+    Of days that the window cuts only the times are read, of the others nothing. Where that fails they count as if
+    they were not sealed: what is left out must not be in the way.
+    """
+    count = 0
+    for partition in partitions:
+        begin, end = day_bounds(partition.key)
+        if recipe.begin <= begin and end <= recipe.label_cut:
+            count += partition.rows
+        else:
+            try:
+                rows = store.read([partition], [recipe.event_time])
+            except DataError:
+                continue
+            count += pc.sum(within(rows[recipe.event_time].cast(TIME), recipe.begin, recipe.label_cut)).as_py() or 0
+    return count
 
 
 def _entities(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe, keys: Sequence[str]) -> pa.Table:

@@ -18,7 +18,7 @@ from airflow_mlops.engine.features import provenance
 from airflow_mlops.engine.features.compute import every_day
 from airflow_mlops.engine.features.provenance import ByFile, Inputs, Revisions
 from airflow_mlops.engine.features.recipe import Recipe
-from airflow_mlops.engine.features.rows import Rows, read_rows
+from airflow_mlops.engine.features.rows import Rows, count_unread, read_rows
 from airflow_mlops.engine.features.store import FeatureRepo, describe, open_store
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
@@ -57,8 +57,10 @@ def build_training_snapshot(
     entity the last one counts. Features are read as they were known at the prediction time: a value that became
     known later counts for nothing.
 
-    Rows in a window that somebody excluded are left out and counted. Days that are excluded whole need not be there;
-    they are not read, so their rows are not counted either.
+    Rows in a window that somebody excluded are left out and counted, so that the splits, ``unlabelled_rows`` and
+    ``excluded_rows`` together are all rows of the window. Days that are excluded whole need not be sealed; only the
+    rows of those that are can be counted. They are no part of the snapshot's id, so that it is the same if such a day
+    is sealed later: it then keeps the count of when it was built first.
 
     :param store: Where the sealed datasets are.
     :param ledger: Where the exclusions are, and where the snapshot is written down; None when there is no ledger.
@@ -74,8 +76,9 @@ def build_training_snapshot(
         ``validation`` and ``test`` have of ``window``, unless it says them.
     :param label_shift: See :func:`~airflow_mlops.engine.data.labels.check_rates`.
     :raises ConfigError: when the service or a column is unknown, or ``as_of`` lies in the future.
-    :raises DataError: when labels have not come far enough, a day is missing, its features are missing or stale, an
-        entity is there twice, the label's rate is not believable, or a split cannot be learned from.
+    :raises DataError: when labels have not come far enough, a day is missing or all are excluded, its features are
+        missing or stale, an entity is there twice, the label's rate is not believable, or a split cannot be learned
+        from.
     :raises TransientError: when Feast's registry or the ledger does not answer.
     """
     begin, label_cut, midnight = _window(as_of, matures_after, window, start)
@@ -105,17 +108,26 @@ def build_training_snapshot(
     check_watermark(store, label_dataset, begin.date(), midnight, without_labels)
     read = (source_dataset, *recipe.days), (label_dataset, *recipe.label_days)
     present = provenance.list_used(store, computed, *read)
-    sources = every_day(present[source_dataset], source_dataset, *recipe.days, excluded_days(recipe.left_out))
+    skipped = excluded_days(recipe.left_out)
+    sources = every_day(present[source_dataset], source_dataset, *recipe.days, skipped)
     labels = every_day(present[label_dataset], label_dataset, *recipe.label_days, without_labels)
+    if not sources or not labels:
+        raise DataError(
+            "Every day of the window is excluded.",
+            detail=f"prediction times {recipe.days[0]} to {recipe.days[1]}, {source_dataset!r} and {label_dataset!r}",
+            hint="Lift an exclusion, or train on a longer or later window.",
+        )
     _check_features(repo, recipe, computed, provenance.revisions(present))
     rows = read_rows(store, feast, repo, recipe, sources=sources, labels=labels)
     check_rates(rows.table, event_time, label, label_shift)
     since = min((one.since for one in computed.values() if one is not None), default=start)
+    skipped &= set(provenance.days_between(*recipe.days))
     snapshot = _freeze(
         home,
         repo,
         recipe,
         rows,
+        unread=count_unread(store, recipe, [one for one in present[source_dataset] if one.key in skipped]),
         model=model,
         partitions=_pins(computed, [*sources, *labels]),
         honoured=recipe.exclusions(since),
@@ -177,6 +189,7 @@ def rebuild_snapshot(
         repo,
         recipe,
         rows,
+        unread=snapshot.excluded_rows - rows.excluded,  # as counted then: such days may have been sealed since
         model=snapshot.model,
         partitions=snapshot.partitions,
         honoured=snapshot.exclusions,
@@ -304,6 +317,7 @@ def _freeze(
     recipe: Recipe,
     rows: Rows,
     *,
+    unread: int,
     model: str,
     partitions: dict[str, dict[str, str]],
     honoured: tuple[Exclusion, ...],
@@ -332,5 +346,6 @@ def _freeze(
         split_rule=rule,
         exclusions=honoured,
         excluded_rows=rows.excluded,
+        unread_rows=unread,
         expected=expected,
     )

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from airflow_mlops.engine.ledger import database, schema
 from airflow_mlops.engine.ledger.models import FactRow, PointerRow
-from airflow_mlops.engine.ledger.payloads import as_json
+from airflow_mlops.engine.ledger.payloads import as_json, check_names
 from airflow_mlops.exceptions import TransientError
 
 _MOVE_ATTEMPTS = 50
@@ -68,8 +68,9 @@ class Ledger:
         :param subject: What it is about: a model, a dataset.
         :param payload: Details; see :func:`~airflow_mlops.engine.ledger.payloads.as_json` for what it may hold.
         :param key: Which one of the subject's: a partition key, a snapshot id.
-        :raises ConfigError: when the payload has no JSON form.
+        :raises ConfigError: when the payload has no JSON form, or a name cannot be kept.
         """
+        check_names(kind=kind, subject=subject, key=key)
         row = {"kind": kind, "subject": subject, "key": key, "at": datetime.now(UTC).isoformat()}
         with self._transaction(write=True) as connection:
             added = insert(FactRow).values(**row, payload=as_json(payload)).returning(FactRow.id)
@@ -83,7 +84,9 @@ class Ledger:
         :param subject: Only those about this one.
         :param key: Only those with this key.
         :param limit: At most so many; None for all.
+        :raises ConfigError: when a name cannot be one of a fact.
         """
+        check_names(kind=kind, subject=subject, key=key)
         query = select(FactRow.__table__).where(FactRow.kind == kind).order_by(FactRow.id.desc()).limit(limit)
         if subject is not None:
             query = query.where(FactRow.subject == subject)
@@ -94,7 +97,11 @@ class Ledger:
         return [Fact(**{**row, "at": datetime.fromisoformat(row["at"])}) for row in rows]
 
     def pointer(self, name: str) -> Pointer | None:
-        """Return a pointer's present value, or None when it was never set."""
+        """Return a pointer's present value, or None when it was never set.
+
+        :raises ConfigError: when the name cannot be one.
+        """
+        check_names(name=name)
         query = select(PointerRow.value, PointerRow.revision).where(PointerRow.name == name)
         with self._transaction() as connection:
             row = connection.execute(query).first()
@@ -104,8 +111,9 @@ class Ledger:
         """Set a pointer if nobody moved it since ``expected`` was read (None: it was not set).
 
         :returns: False when somebody did; read it again and decide anew.
-        :raises ConfigError: when the value has no JSON form.
+        :raises ConfigError: when the value has no JSON form, or the name cannot be kept.
         """
+        check_names(name=name)
         stored = as_json(value, "value")
         try:
             with self._transaction(write=True) as connection:

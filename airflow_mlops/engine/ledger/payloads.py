@@ -1,4 +1,4 @@
-"""What a fact or a pointer can hold: JSON that SQLite and PostgreSQL both take and give back the same."""
+"""What a fact or a pointer can hold and be called: JSON and text that SQLite and PostgreSQL both give back the same."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def as_json(value: Any, where: str = "payload") -> Any:
         return value
     hint = "Pass text, numbers, times, lists and dicts; of a record, its model_dump()."
     raise _refused(where, f"a value of type {type(value).__name__}", hint)
+
+
+def check_names(**names: str | None) -> None:
+    """Check the names by which a fact or a pointer is kept and found; None is one that was not given.
+
+    :raises ConfigError: when a database cannot keep one: it holds a NUL character, or half of a surrogate pair.
+    """
+    for where, name in names.items():
+        if isinstance(name, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in name):
+            raise _refused(where, f"the text {name!r}", "Use text without NUL characters, in valid Unicode.")
 
 
 def _name(name: Any, where: str) -> str:

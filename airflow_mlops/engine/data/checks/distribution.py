@@ -6,7 +6,8 @@ not finer) and at least the sampling error. The *misfit* of a day is the median 
 is weather, a change of unit moves them all) or, if larger, the distance of the logarithm of its range: noisy values
 around zero that shrink to a sixtieth of themselves stay near every usual quantile.
 
-A change of unit is found by undoing it: the day does not fit, and does once it is divided by 60.
+A change of unit is found by undoing it: the day does not fit, and does once it is divided by 60. A misfit that nothing
+explains is blocked when no day before came near it, unless only the level moved, which warns.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from airflow_mlops.contracts import ExpectationOutcome, Profile
+from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile
 from airflow_mlops.engine.data.checks.contract import SchemaContract, affected
 from airflow_mlops.engine.data.checks.robust import FAR, median_spread, outcome, rounded
-from airflow_mlops.engine.data.profiles import quantiles
+from airflow_mlops.engine.data.profiles import distinct, quantiles
 
 RANKS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -33,6 +34,17 @@ FIT = 4.0
 
 _BETTER = 4.0
 """How many times better it must fit then: between a storm and a usual day, some factor always fits a little."""
+
+_UNLIKE = 10.0
+"""How many times the largest misfit of the days before (at least 2) is blocked though nothing explains it.
+
+The storms of 2013 reach 6.3."""
+
+ENOUGH_ROWS = 30
+"""Fewer rows than this have no shape of their own."""
+
+_A_FEW_VALUES = 10
+"""Columns of fewer distinct values than this are categories, such as a month: no quantile of them is near another."""
 
 _UNITS = {
     60.0: "minutes → seconds, or hours → minutes",
@@ -114,10 +126,13 @@ def check_numbers(
     for name, found in today.items():
         misfit = usual[name].misfit(found)
         level, note = _explained(name, found, misfit, usual, contract)
+        explained = level == "block"
+        if not explained and _unlike_itself(profile.columns[name], found, misfit, usual[name]):
+            level, note = "block", f"does not look like itself: {misfit:.0f} times as far from usual as days are apart"
         if level is not None:
             outcomes.append(
                 outcome(
-                    "unit_unchanged" if level == "block" else "values_as_usual",
+                    "unit_unchanged" if explained else "values_as_usual",
                     column=name,
                     level=level,  # type: ignore[arg-type]
                     observed={"quantiles": [rounded(value) for value in found]},
@@ -160,6 +175,16 @@ def _usual(days: Numbers, rows: float) -> Usual | None:
     least = (median[-1] - median[0]) * max(1 / 50, 0.38 / math.sqrt(rows))
     scale = np.maximum(np.maximum(spread, least), np.abs(median) / 100)
     return Usual(median, scale, days) if median[-1] > median[0] else None
+
+
+def _unlike_itself(column: ColumnProfile, found: Numbers, misfit: float, own: Usual) -> bool:
+    """Say whether the misfit is far beyond that of every day before, and of the shape: a level that moves is none."""
+    middle = len(RANKS) // 2
+    rising = bool(np.all(np.diff(np.append(own.days[:, middle], found[middle])) >= 0))
+    few = column.count - column.nulls < ENOUGH_ROWS or distinct(column) < _A_FEW_VALUES
+    if misfit < UNFIT or rising or few or own.misfit(found - (found[middle] - own.quantiles[middle])) <= FIT:
+        return False
+    return misfit >= _UNLIKE * max(2.0, *(own.misfit(day) for day in own.days))
 
 
 def _explained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -38,14 +39,15 @@ def reconcile_rows(
     :param expected_ratio: The declared change: 0.3 for a sample of 30 %, 1 for one row each.
     :param tolerance: Largest deviation of the ratio that passes, as a share of ``expected_ratio``.
     :param by_slice: Slice value → rows in, out and rejected: a loss in one slice can hide in the total.
-    :raises ConfigError: when a count is negative, or the ratio is not positive.
+    :raises ConfigError: when a count is negative, or the ratio is not positive, or a number is NaN or infinite.
     """
     counts = (rows_in, rows_out, *rejected.values(), *(n for slices in (by_slice or {}).values() for n in slices))
-    if min(counts) < 0 or expected_ratio <= 0 or tolerance < 0:
+    finite = all(map(math.isfinite, (*counts, expected_ratio, tolerance)))  # no comparison with NaN is true
+    if not finite or min(counts) < 0 or expected_ratio <= 0 or tolerance < 0:
         raise ConfigError(
             "Rows cannot be reconciled with these numbers.",
             detail=f"smallest count {min(counts)}, expected_ratio={expected_ratio}, tolerance={tolerance}",
-            hint="Counts and tolerance are not negative, and the ratio is positive.",
+            hint="Counts and tolerance are finite and not negative, and the ratio is positive.",
         )
     reasons = ", ".join(f"{reason}: {count}" for reason, count in rejected.items() if count) or "none"
     everything = {"": (rows_in, rows_out, sum(rejected.values())), **(by_slice or {})}

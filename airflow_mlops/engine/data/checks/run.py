@@ -11,6 +11,7 @@ from airflow_mlops.engine.data.checks.categories import check_categories
 from airflow_mlops.engine.data.checks.contract import SchemaContract, check_schema
 from airflow_mlops.engine.data.checks.distribution import check_numbers, check_offsets, usual_numbers
 from airflow_mlops.engine.data.checks.labels import check_labels
+from airflow_mlops.engine.data.checks.likeness import check_likeness
 from airflow_mlops.engine.data.checks.references import ENOUGH, comparable
 from airflow_mlops.engine.data.checks.robust import outcome, unknown
 from airflow_mlops.engine.data.checks.rows import check_duplicates, check_infinities, check_near_unique, check_nulls
@@ -65,6 +66,7 @@ def run_checks(
         *outcomes,
         *_history(profile, references, slices, label),
         *check_numbers(profile, usual_numbers(comparable(profile, references)), contract, uses),
+        *check_likeness(profile, references, label, uses),
         *check_categories(profile, references, slices, uses),
     ]
 

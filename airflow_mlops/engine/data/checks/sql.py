@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,15 +14,18 @@ import pyarrow as pa
 
 from airflow_mlops.contracts import ExpectationOutcome
 from airflow_mlops.engine.data.checks.robust import outcome, rounded, unknown
-from airflow_mlops.exceptions import DataError, did_you_mean
+from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
 Source: TypeAlias = "pa.Table | Sequence[Path]"
 """A table, or Parquet files."""
+
+_FLOATING = {"FLOAT", "DOUBLE"}
 
 
 def check_invariants(batch: Source, invariants: Mapping[str, str]) -> list[ExpectationOutcome]:
     """Count the rows in which each expression is false; where it is null the row says nothing and passes.
 
+    NaN is read as null, as by the suites: for DuckDB it is larger than every number.
     Expressions are read-only: one SELECT each, in a database without access to anything but the files.
 
     :param invariants: Name → boolean SQL expression over the columns.
@@ -37,9 +41,11 @@ def _invariant(
     expectation = f"invariant:{name}"
     try:
         _check_expression(connection, expression)
-        [(_, kind, *_)] = connection.execute(f"DESCRIBE SELECT (\n{expression}\n) FROM batch").fetchall()
-        if kind != "BOOLEAN":
-            return unknown(expectation, f"the expression is {kind}, not true or false")
+        kinds = [row[1] for row in connection.execute(f"DESCRIBE SELECT (\n{expression}\n) FROM batch").fetchall()]
+        if len(kinds) != 1:
+            return unknown(expectation, f"the expression is {len(kinds)} columns, not one that is true or false")
+        if kinds != ["BOOLEAN"]:
+            return unknown(expectation, f"the expression is {kinds[0]}, not true or false")
         # The line break ends a comment that the expression may end with.
         query = f"SELECT count(*), count(*) FILTER (WHERE NOT (\n{expression}\n)) FROM batch"
         rows, failing = connection.execute(query).fetchall()[0]
@@ -88,19 +94,52 @@ def reconcile_sources(
     :param min_match: Smallest share of the rows of ``left`` that have a partner in ``right``.
     :param max_unmatched_right: Largest share of the rows of ``right`` without a partner in ``left``.
     :param compare: Column of both → largest difference of its sums over matched keys, as a share of ``left``'s.
+        Null and NaN are missing: left out of the sums, and a side that has nothing else blocks.
     :param by: Column of ``left`` in whose every value those sums must agree; default is over all rows.
+    :raises ConfigError: when a share is not between 0 and 1, or a tolerance is negative or not finite.
     """
+    _check_bounds(min_match, max_unmatched_right, compare or {})
     with _database({"l": left, "r": right}) as connection:
         columns = [row[0] for row in connection.execute("DESCRIBE l").fetchall()]
         try:
             outcomes = [_matched(connection, "left", on, min_match)]
             if max_unmatched_right is not None:
                 outcomes.append(_matched(connection, "right", on, 1 - max_unmatched_right))
+            outcomes += _repeated_keys(connection, on)
             for column, tolerance in (compare or {}).items():
                 outcomes += _sums(connection, on, column, tolerance, by)
             return outcomes
         except duckdb.Error as error:
             return [unknown("sources_agree", _in_words(error, columns), column=", ".join(on))]
+
+
+def _check_bounds(min_match: float, max_unmatched_right: float | None, compare: Mapping[str, float]) -> None:
+    shares = [min_match, *([] if max_unmatched_right is None else [max_unmatched_right])]
+    if all(0 <= share <= 1 for share in shares) and all(0 <= bound < math.inf for bound in compare.values()):
+        return  # NaN is not in any range
+    raise ConfigError(
+        "Sources cannot be reconciled with these bounds.",
+        detail=f"min_match={min_match}, max_unmatched_right={max_unmatched_right}, compare={dict(compare)}",
+        hint="Shares lie between 0 and 1; the tolerances of compare are finite and not negative.",
+    )
+
+
+def _repeated_keys(connection: duckdb.DuckDBPyConnection, on: Sequence[str]) -> Iterator[ExpectationOutcome]:
+    """Warn of each source in which a key is there more than once: one of many is fine, doubled rows are not."""
+    keys = _quoted(*on)
+    for side, table in (("left", "l"), ("right", "r")):
+        query = f"SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {table})) FROM {table}"
+        repeated = connection.execute(query).fetchall()[0][0]
+        if repeated:
+            yield outcome(
+                "keys_not_repeated",
+                column=", ".join(on),
+                level="warn",
+                observed={"side": side, "repeated": repeated},
+                bound={"max": 0},
+                count=repeated,
+                note=f"{repeated} rows of the {side} source repeat a key of it",
+            )
 
 
 def _matched(
@@ -137,21 +176,33 @@ def _sums(
              l AS (SELECT {keys}, {group} AS "slice", sum({value}) AS "own sum" FROM l GROUP BY ALL)
         SELECT "slice", sum("own sum"), sum("other sum") FROM l JOIN r USING ({keys}) GROUP BY ALL ORDER BY ALL
     """
-    sums = [
-        (str(name), float(own or 0), float(other or 0)) for name, own, other in connection.execute(query).fetchall()
-    ]
-    differing = [row for row in sums if abs(row[1] - row[2]) > tolerance * abs(row[1]) + 1e-9]
+    sums = connection.execute(query).fetchall()
+    differing = [row for row in sums if not _agree(row[1], row[2], tolerance)]
     for name, own, other in differing:
+        missing = " and ".join(side for side, total in (("left", own), ("right", other)) if total is None)
+        said = f"nothing but missing values on the {missing}" if missing else "sums differ"
         yield outcome(
             "sources_agree",
             column=column,
             level="block",
-            observed={"left": rounded(own), "right": rounded(other)},
+            observed={side: None if x is None else rounded(float(x)) for side, x in (("left", own), ("right", other))},
             bound={"tolerance": tolerance},
-            note=f"slice {name!r} of {by!r}: sums differ" if by else "sums differ",
+            note=f"slice {str(name)!r} of {by!r}: {said}" if by else said,
         )
     if not differing:
         yield outcome("sources_agree", column=column, observed={"sums": len(sums)}, bound={"tolerance": tolerance})
+
+
+def _agree(own: float | None, other: float | None, tolerance: float) -> bool:
+    """Say whether two sums are near each other; a sum of nothing (None) or of infinities is near no sum."""
+    if own is None or other is None:
+        return False
+    return abs(float(own) - float(other)) <= tolerance * abs(float(own)) + 1e-9
+
+
+def _without_nan(column: str, kind: str) -> str:
+    quoted = _quoted(column)
+    return f"CASE WHEN isnan({quoted}) THEN NULL ELSE {quoted} END AS {quoted}" if kind in _FLOATING else quoted
 
 
 def _quoted(*names: str) -> str:
@@ -170,9 +221,12 @@ def _database(sources: Mapping[str, Source]) -> Iterator[duckdb.DuckDBPyConnecti
         try:
             for name, source in sources.items():
                 if isinstance(source, pa.Table):
-                    connection.register(name, source)
+                    connection.register(f"raw {name}", source)
                 else:
-                    connection.read_parquet([str(file) for file in source]).create_view(name)
+                    connection.read_parquet([str(file) for file in source]).create_view(f"raw {name}")
+                described = connection.execute(f"DESCRIBE {_quoted(f'raw {name}')}").fetchall()
+                columns = ", ".join(_without_nan(column, kind) for column, kind, *_ in described)
+                connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {_quoted(f'raw {name}')}")
         except duckdb.Error as error:
             raise DataError(
                 "The files cannot be read for a check.",

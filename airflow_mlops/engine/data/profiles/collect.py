@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Profile
 from airflow_mlops.engine.data.parquet import column_types, difference, listing, readable
 from airflow_mlops.engine.data.profiles.columns import add, empty
-from airflow_mlops.engine.data.profiles.slices import SliceCounts, UniqueKeys
+from airflow_mlops.engine.data.profiles.slices import SliceCounts, UniqueKeys, groupable, usable_as_label
 from airflow_mlops.engine.data.storage import AnyPath, opened
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
@@ -36,7 +36,7 @@ def profile_files(
     :param label: Boolean or number column: null (or NaN) is unknown, true or not zero is positive.
     :param unique: Columns that together identify a row; rows that repeat a key are counted, exactly.
     :raises DataError: when a file cannot be read, the files differ in their columns, or a name is there twice.
-    :raises ConfigError: when a slice, label or unique column does not exist.
+    :raises ConfigError: when a slice, label or unique column does not exist, or is of a type that is no use as such.
     """
     collector: _Collector | None = None
     for file in files:
@@ -81,6 +81,7 @@ class _Collector:
         self, schema: pa.Schema, slices: Sequence[str], label: str | None, unique: Sequence[str], where: str
     ) -> None:
         _check_names(schema.names, {"slice": slices, "label": [label] if label else [], "unique": unique}, where)
+        _check_types(schema, {"slice": slices, "unique": unique}, label, where)
         self.schema = schema
         self._statistics = {column.name: empty(column.type) for column in schema}
         self._slices = SliceCounts(slices, label)
@@ -134,3 +135,20 @@ def _check_names(names: Sequence[str], wanted: dict[str, Sequence[str]], where: 
                     detail=f"{where} has the columns {listing(names)}",
                     hint=f"Name an existing column in Checks(..., {use}{'s' if use == 'slice' else ''}=...).",
                 )
+
+
+def _check_types(schema: pa.Schema, grouped: dict[str, Sequence[str]], label: str | None, where: str) -> None:
+    for use, columns in grouped.items():
+        for column in columns:
+            if not groupable(schema.field(column).type):
+                raise ConfigError(
+                    f"The {use} column {column!r} holds values that rows cannot be grouped by.",
+                    detail=f"{where}: its type is {schema.field(column).type}",
+                    hint="Name a column of texts, whole numbers, booleans or times.",
+                )
+    if label is not None and not usable_as_label(schema.field(label).type):
+        raise ConfigError(
+            f"The label column {label!r} is neither boolean nor a number.",
+            detail=f"{where}: its type is {schema.field(label).type}",
+            hint="Write the label as true and false, or 1 and 0; null where it is unknown.",
+        )

@@ -15,6 +15,22 @@ NULL_SLICE = "∅"
 _MOST_VALUES = 10_000
 
 
+def groupable(type: pa.DataType) -> bool:
+    """Say whether Arrow can group by values of a type; not by lists, for example."""
+    try:
+        pa.table({"value": pa.array([], type)}).group_by("value").aggregate([])
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError):
+        return False
+    return True
+
+
+def usable_as_label(type: pa.DataType) -> bool:
+    """Say whether values of a type are positive or not; a file without any label has the type null."""
+    types = pa.types
+    numbers = types.is_integer(type) or types.is_floating(type) or types.is_decimal(type)
+    return bool(numbers or types.is_boolean(type) or types.is_null(type))
+
+
 class SliceCounts:
     """Rows, labelled rows and positives of every value of the slice columns."""
 
@@ -61,6 +77,10 @@ def _positive(label: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Return true where the label is true or not zero, null where it is unknown."""
     if pa.types.is_boolean(label.type):
         return label
+    if pa.types.is_null(label.type):
+        return label.cast(pa.bool_())
+    if pa.types.is_float16(label.type):
+        label = label.cast(pa.float32())  # Arrow cannot compare halves
     if pa.types.is_floating(label.type):
         label = pc.if_else(pc.is_nan(label), None, label)
     return pc.not_equal(label, pa.scalar(0, label.type))

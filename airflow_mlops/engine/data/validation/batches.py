@@ -70,7 +70,7 @@ class ParquetBatch:
         with tempfile.TemporaryDirectory(prefix="mlops-gx-") as folder:
             config = {"memory_limit": f"{_MEMORY}B", "temp_directory": folder}
             engine = sa.create_engine("duckdb:///:memory:", poolclass=sa.StaticPool, connect_args={"config": config})
-            with opened(engine, self._view()) as ready:
+            with opened(engine, self._view(), files=self.files) as ready:
                 yield ready
 
     def unchanged(self) -> None:
@@ -86,8 +86,10 @@ class ParquetBatch:
             )
 
     def _view(self) -> str:
+        from airflow_mlops.engine.data.validation.sql import literal
+
         columns = ", ".join(_in_sql(_quoted(field.name), field.type) for field in self.schema)
-        files = ", ".join("'" + str(file).replace("'", "''") + "'" for file in self.files)
+        files = ", ".join(map(literal, self.files))
         # A folder called `x=1` must not become a column.
         return f"SELECT {columns} FROM read_parquet([{files}], hive_partitioning=false)"
 
@@ -122,7 +124,16 @@ def parquet_batch(files: Sequence[Path]) -> ParquetBatch:
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
-    """Refuse columns of one name. Names that differ by case alone are one to SQL, and to Great Expectations."""
+    """Refuse a column without a name, which SQL cannot ask for, and columns of one name.
+
+    Names that differ by case alone are one to SQL, and to Great Expectations.
+    """
+    if "" in names:
+        raise DataError(
+            f"The {list(names).index('') + 1}. of {len(names)} columns has no name.",
+            detail=where,
+            hint="Have the upstream name or drop it: pandas, for one, writes an index that way.",
+        )
     plain = [name.casefold() for name in names]
     repeated = [name for name in names if plain.count(name.casefold()) > 1]
     if repeated:
@@ -168,7 +179,12 @@ def _quoted(name: str) -> str:
 
 @dataclass(frozen=True)
 class TableBatch:
-    """A table or view of a PostgreSQL or DuckDB database. Its hash says what was looked at, not what was in it."""
+    """A table or view of a PostgreSQL or DuckDB database. Its hash says what was looked at, not what was in it.
+
+    All that SQL computes sees one state of the table, as long as no query fails. The count of the rows before, the
+    rows that pandas fetches after, and what follows a failed query see the table as it is then: validate what
+    nobody writes to meanwhile, such as a table of one batch.
+    """
 
     engine: sa.Engine
     table: str
@@ -200,11 +216,10 @@ class TableBatch:
         from airflow_mlops.engine.data.validation.sql import opened
 
         columns = ", ".join(self._as_seen(name, kind) for name, kind in self.kinds.items())
-        with opened(self.engine, f"SELECT {columns} FROM {self.table}") as ready:
+        # Views of a DuckDB file may read what lies beside it.
+        folder = Path(self.engine.url.database or "").absolute().parent
+        with opened(self.engine, f"SELECT {columns} FROM {self.table}", folder=folder) as ready:
             yield ready
-
-    def unchanged(self) -> None:
-        """A table's rows are read in one transaction, whatever others write meanwhile."""
 
     def _as_seen(self, name: str, kind: Kind) -> str:
         """Return a column as the suite sees it: a NaN is missing, true and false count as 1 and 0."""
@@ -221,7 +236,7 @@ def table_batch(url: str, table: str) -> Iterator[TableBatch]:
     :param url: SQLAlchemy URL of a PostgreSQL database, or ``duckdb:///<file>``.
     :param table: ``table`` or ``schema.table``.
     :raises ConfigError: when there is no such table, or the database is of another kind.
-    :raises DataError: when it has no rows.
+    :raises DataError: when it has no rows, or may not be read.
     :raises TransientError: when the database does not answer.
     """
     import sqlalchemy as sa
@@ -234,6 +249,12 @@ def table_batch(url: str, table: str) -> Iterator[TableBatch]:
             "The database does not answer.",
             detail=f"{engine.url.render_as_string(hide_password=True)}: {str(error.orig).splitlines()[0]}",
             hint="See whether it is up, and whether this machine may reach it.",
+        ) from None
+    except sa.exc.DatabaseError as error:
+        raise DataError(
+            "The table cannot be read.",
+            detail=f"table {table!r}: {type(error.orig).__name__}",
+            hint="See whether its user may SELECT from it. Views of a DuckDB file read nothing outside its folder.",
         ) from None
     finally:
         engine.dispose()
@@ -268,11 +289,14 @@ def _connect(url: str) -> sa.Engine:
     import sqlalchemy as sa
 
     options: dict[str, Mapping[str, Any]] = {
-        # One snapshot for all queries, so that their counts belong together.
+        # One snapshot for all queries of a transaction, so that their counts belong together.
         "postgresql": {"isolation_level": "REPEATABLE READ"},
         "duckdb": {"connect_args": {"read_only": True, "config": {"memory_limit": f"{_MEMORY}B"}}},
     }
-    parsed = sa.make_url(url)
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):  # whose text may hold the password
+        raise _no_url("It is none of <database>://<user>:<password>@<host>/<name>.") from None
     dialect = parsed.get_backend_name()
     if dialect not in options:
         raise ConfigError(
@@ -280,7 +304,18 @@ def _connect(url: str) -> sa.Engine:
             detail=parsed.render_as_string(hide_password=True),
             hint="PostgreSQL and DuckDB are known. Land it as Parquet instead.",
         )
-    return sa.create_engine(parsed, poolclass=sa.StaticPool, **options[dialect])
+    try:
+        return sa.create_engine(parsed, poolclass=sa.StaticPool, **options[dialect])
+    except (sa.exc.NoSuchModuleError, ImportError):
+        raise _no_url(f"There is no driver {parsed.drivername!r}.") from None
+
+
+def _no_url(detail: str) -> ConfigError:
+    return ConfigError(
+        "The URL of the database cannot be used.",
+        detail=detail,
+        hint="Write 'postgresql+psycopg2://user:password@host/database' or 'duckdb:////path/of/file'.",
+    )
 
 
 def _columns(connection: sa.Connection, schema: str) -> dict[str, dict[str, str]]:
@@ -297,10 +332,11 @@ def _columns(connection: sa.Connection, schema: str) -> dict[str, dict[str, str]
     return found
 
 
-_FLOATING = {"double", "double precision", "float", "real"}
+# What may hold a NaN: of PostgreSQL `numeric`, too, whereas DuckDB's own `decimal` knows none.
+_FLOATING = {"double", "double precision", "float", "numeric", "real"}
 _SQL_KINDS: dict[Kind, tuple[str, ...]] = {
     "boolean": ("boolean",),
-    "number": (*_FLOATING, "bigint", "decimal", "hugeint", "integer", "numeric", "smallint", "tinyint"),
+    "number": (*_FLOATING, "bigint", "decimal", "hugeint", "integer", "smallint", "tinyint"),
     "instant": ("timestamp with time zone",),
     "clock": ("timestamp", "timestamp without time zone"),
     "date": ("date",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from airflow_mlops.engine.data.validation.running import Answer
 
 _SEVERITIES: dict[str, Severity] = {"critical": "block", "warning": "warn", "info": "info"}
+_OF_TYPES = ("expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list")
+_NAMED = 12
+"""Most missing values that a note names."""
+
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B", "column_list")
 
 
@@ -34,16 +39,18 @@ def outcome(
     columns = [] if about_columns else _named(configuration["kwargs"])
     hidden = {"batch_id"} if about_columns else {"batch_id", *_COLUMN_ARGUMENTS}
     details: Mapping[str, Any] = (answer.result.result if answer.result is not None else None) or {}
+    success = answer.raised is None and answer.result is not None and bool(answer.result.success)
     return ExpectationOutcome(
         expectation=expectation,
         column=", ".join(columns) or None,
         severity=_SEVERITIES[configuration["severity"]],
-        success=answer.raised is None and answer.result is not None and bool(answer.result.success),
+        success=success,
         observed=details.get("observed_value") if about_columns else _observed(details),
         bound={name: value for name, value in configuration["kwargs"].items() if name not in hidden},
         unexpected_count=_count(details.get("unexpected_count")),
         row_ids=tuple(row_ids),
-        error=None if answer.raised is None else _unknown(answer.raised, columns, types),
+        note="" if success or answer.raised is not None else _note(configuration, answer, types or {}),
+        error=None if answer.raised is None else _unknown(answer.raised, configuration["kwargs"], columns, types),
     )
 
 
@@ -82,7 +89,33 @@ def enforce(result: ValidationResult) -> None:
     )
 
 
-def _unknown(raised: str, columns: Sequence[str], types: Mapping[str, str] | None) -> str:
+def _note(configuration: Mapping[str, Any], answer: Answer, types: Mapping[str, str]) -> str:
+    """Return in words what failed, where no aggregate says it."""
+    expectation, kwargs = configuration["type"], configuration["kwargs"]
+    if expectation == "expect_column_to_exist" and types:
+        missing = missing_column([kwargs["column"]], types)
+        return missing or f"it is column {list(types).index(kwargs['column'])}, counted from 0"
+    if expectation in _OF_TYPES and types:
+        return f"it is {types[kwargs['column']]}"
+    if not expectation.startswith("expect_column_distinct_values_"):
+        return ""
+    details = (answer.result.result if answer.result is not None else None) or {}
+    parts = []
+    if answer.missing:
+        # These are the suite's own words. Values that are there and not expected are data: only counted.
+        named = ", ".join(map(repr, answer.missing[:_NAMED])) + (", …" if len(answer.missing) > _NAMED else "")
+        parts.append(f"{len(answer.missing)} expected values are missing: {named}")
+    if details.get("unexpected_count"):
+        parts.append(f"{details['unexpected_count']} distinct values are not expected")
+    return ", ".join(parts)
+
+
+def _unknown(raised: str, kwargs: Mapping[str, Any], columns: Sequence[str], types: Mapping[str, str] | None) -> str:
+    for pattern in [kwargs.get("regex"), *(kwargs.get("regex_list") or [])]:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            return f"the pattern {pattern!r} is not valid: {error}"
     if types is None:
         return f"{raised} while it was computed"
     if (missing := missing_column(columns, types)) is not None:
@@ -131,10 +164,22 @@ def _line(outcome: ExpectationOutcome, rows: int) -> str:
     start = f"{outcome.severity.upper()} {outcome.expectation}{where}:"
     bound = ", ".join(f"{name}={value!r}" for name, value in outcome.bound.items()) or "none"
     if outcome.error is not None:
-        return f"{start} UNKNOWN, {outcome.error} (bound: {bound})"
-    count = "" if outcome.unexpected_count is None else f", {outcome.unexpected_count} of {rows} rows fail"
+        note = f"; {outcome.note}" if outcome.note else ""
+        return f"{start} UNKNOWN, {outcome.error} (bound: {bound}){note}"
+    observed, note = _figure(outcome, rows), outcome.note
+    parts = [observed, f"bound: {bound}", note] if observed else [note or "observed nothing", f"bound: {bound}"]
+    if outcome.row_ids:
+        parts.append(f"rows {', '.join(outcome.row_ids)}")
+    return f"{start} {'; '.join(filter(None, parts))}"
+
+
+def _figure(outcome: ExpectationOutcome, rows: int) -> str:
+    """Return what was observed and how many rows fail; nothing when there is no figure."""
     observed = outcome.observed
     if isinstance(observed, Mapping) and "unexpected_percent" in observed:
         observed = f"{observed['unexpected_percent']:.4g}% unexpected"
-    ids = f"; rows {', '.join(outcome.row_ids)}" if outcome.row_ids else ""
-    return f"{start} observed {observed}{count}; bound: {bound}{ids}"
+    parts = [] if observed is None else [f"observed {observed}"]
+    # Distinct values are not rows: the note counts them.
+    if outcome.unexpected_count is not None and "_distinct_values_" not in outcome.expectation:
+        parts.append(f"{outcome.unexpected_count} of {rows} rows fail")
+    return ", ".join(parts)

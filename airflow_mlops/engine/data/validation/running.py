@@ -21,12 +21,19 @@ _FORMAT = {"result_format": {"result_format": "BASIC", "partial_unexpected_count
 _SAMPLES = (".unexpected_values", ".unexpected_rows", "unexpected_rows_query.table")
 
 
+_MISSING = "column.distinct_values.missing_from_column"
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What the library said of one expectation, or the type of what it raised."""
+    """What the library said of one expectation, or the type of what it raised.
+
+    :param missing: Values of the expectation's own set that the column does not have.
+    """
 
     result: ExpectationValidationResult | None = None
     raised: str | None = None
+    missing: tuple[str, ...] = ()
 
 
 def ask(engine: ExecutionEngine, expectations: Sequence[Expectation]) -> list[Answer]:
@@ -89,7 +96,13 @@ def _answer(
     if broken or missing:
         return Answer(raised=raised_type(broken) or "MetricError")
     try:
-        return Answer(expectation.metrics_validate(resolved, _FORMAT, engine))
+        absent = {
+            str(value)
+            for edge in graph.graph.edges
+            if edge.left.metric_name == _MISSING
+            for value in resolved[edge.left.id]
+        }
+        return Answer(expectation.metrics_validate(resolved, _FORMAT, engine), missing=tuple(sorted(absent)))
     except Exception as error:  # such as a bound that cannot be compared with what was observed
         return Answer(raised=type(error).__name__)
 

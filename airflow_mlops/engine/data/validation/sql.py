@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -144,15 +145,21 @@ class SqlEngine(SqlAlchemyExecutionEngine):
 
 
 @contextmanager
-def opened(database: sa.Engine, query: str) -> Iterator[SqlEngine]:
+def opened(
+    database: sa.Engine, query: str, *, files: Iterable[Path] = (), folder: Path | None = None
+) -> Iterator[SqlEngine]:
     """Yield an engine on the rows of a query, as a view that is gone at the end.
 
     :param database: With a ``StaticPool``: all that the library opens must be the connection that has the view.
+    :param files: What DuckDB may read, whatever a suite's own SQL asks for.
+    :param folder: A folder that it may read, too.
     """
     engine = SqlEngine(engine=database)
     try:
         with engine.get_connection() as connection:
             connection.exec_driver_sql("SET TimeZone = 'UTC'")  # what a time without a zone is compared in
+            if database.dialect.name == "duckdb":
+                _lock(connection, files, folder)
             connection.exec_driver_sql(f"CREATE TEMPORARY VIEW {_TABLE} AS {query}")
             connection.commit()
             if database.dialect.name == "duckdb":
@@ -162,6 +169,26 @@ def opened(database: sa.Engine, query: str) -> Iterator[SqlEngine]:
             connection.close()
     finally:
         database.dispose()
+
+
+def _lock(connection: sa.Connection, files: Iterable[Path], folder: Path | None) -> None:
+    """Keep a suite's own SQL, such as an ``UnexpectedRowsExpectation``, from the rest of this machine.
+
+    DuckDB takes none of it back while the database is open. Other connections of this process to the same database
+    file share it; they must still be able to choose their time zone, so only a database in memory is locked whole.
+    """
+    if not connection.exec_driver_sql("SELECT current_setting('enable_external_access')").scalar_one():
+        return
+    connection.exec_driver_sql(f"SET allowed_paths = [{', '.join(literal(file) for file in files)}]")
+    connection.exec_driver_sql(f"SET allowed_directories = [{'' if folder is None else literal(folder)}]")
+    connection.exec_driver_sql("SET enable_external_access = false")
+    if connection.engine.url.database == ":memory:":
+        connection.exec_driver_sql("SET lock_configuration = true")
+
+
+def literal(path: Path) -> str:
+    """Return a path as SQL text."""
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _quote_keywords(connection: sa.Connection) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +68,8 @@ def load_suite(spec: str, code_path: str | None = None) -> Suite:
 def as_suite(suite: Suite | ExpectationSuite | Sequence[Expectation], name: str) -> Suite:
     """Return what Python made as a suite.
 
-    :raises ConfigError: when it is no list of expectations, or one of them waits for a run-time parameter.
+    :raises ConfigError: when it is no list of expectations, or one of them waits for a run-time parameter or has
+        bounds that nothing can keep.
     """
     library.prepare()
     from great_expectations import ExpectationSuite
@@ -89,7 +92,38 @@ def as_suite(suite: Suite | ExpectationSuite | Sequence[Expectation], name: str)
                 detail=f"{expectation.configuration.type}: No value found for $PARAMETER {parameter}",
                 hint="Write the value into the suite, or run a checkpoint with expectation_parameters=.",
             )
+        impossible = _impossible(expectation.configuration.kwargs)
+        if impossible is not None:
+            column = expectation.configuration.kwargs.get("column")
+            raise ConfigError(
+                f"An expectation of suite {name!r} can never hold: {impossible}.",
+                detail=expectation.configuration.type + (f" on {column!r}" if column else ""),
+                hint="Correct its arguments; nothing was run.",
+            )
     return Suite(name, str(meta.get("version", "")), tuple(expectations))
+
+
+def _impossible(kwargs: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with bounds: a NaN compares with nothing, and no value lies above a maximum's minimum."""
+    for name, value in kwargs.items():
+        if _holds_nan(value):
+            return f"{name} is NaN" if isinstance(value, float | Decimal) else f"{name} holds a NaN"
+    low, high = kwargs.get("min_value"), kwargs.get("max_value")
+    # Texts may be times of several forms: these are compared when the column's type is known.
+    if isinstance(low, str) or isinstance(high, str) or low is None or high is None:
+        return None
+    try:
+        return f"min_value={low!r} is greater than max_value={high!r}" if low > high else None
+    except TypeError:
+        return None
+
+
+def _holds_nan(value: Any) -> bool:
+    if isinstance(value, float | Decimal):
+        return math.isnan(value)
+    if isinstance(value, Mapping):
+        return any(map(_holds_nan, value.values()))
+    return isinstance(value, list | tuple | set) and any(map(_holds_nan, value))
 
 
 def _identity(expectation: Expectation) -> str:
@@ -122,8 +156,8 @@ def _from_json(path: Path) -> Suite:
     meta = document.get("meta") or {}
     if not isinstance(meta, dict):
         raise _wrong(f"'meta' is a {type(meta).__name__}, not an object.", str(path))
-    suite = as_suite(expectations, str(document.get("name") or path.stem))
-    return Suite(suite.name, str(meta.get("version", "")), suite.expectations)
+    suite = as_suite(expectations, str(path))
+    return Suite(str(document.get("name") or path.stem), str(meta.get("version", "")), suite.expectations)
 
 
 def _read(path: Path) -> dict[str, Any]:

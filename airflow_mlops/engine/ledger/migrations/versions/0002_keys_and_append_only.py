@@ -10,6 +10,12 @@ _SQLITE = """
 CREATE TRIGGER mlops_fact_no_{verb} BEFORE {verb} ON mlops_fact
 BEGIN SELECT RAISE(ABORT, 'facts of the ledger are never changed or deleted'); END
 """
+# REPLACE deletes without the trigger above. NEW.id is -1 while SQLite has yet to choose one.
+_SQLITE_REPLACE = """
+CREATE TRIGGER mlops_fact_no_replace BEFORE INSERT ON mlops_fact
+WHEN NEW.id > 0 AND EXISTS (SELECT 1 FROM mlops_fact WHERE id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'facts of the ledger are never changed or deleted'); END
+"""
 _POSTGRESQL = """
 CREATE FUNCTION mlops_refuse() RETURNS trigger LANGUAGE plpgsql AS
 $$BEGIN RAISE EXCEPTION 'facts of the ledger are never changed or deleted'; END$$;
@@ -29,5 +35,6 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "sqlite":
         for verb in ("update", "delete"):
             op.execute(_SQLITE.format(verb=verb))
+        op.execute(_SQLITE_REPLACE)
     else:
         op.execute(_POSTGRESQL)
