@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date, timedelta
 
 import pyarrow as pa
@@ -10,6 +11,8 @@ import pytest
 from airflow_mlops.contracts import content_hash
 from airflow_mlops.engine.data.partitions import PartitionStore
 from tests.checks_fixtures import arrive, blocking, check_real_days, days, names, profile_of
+from tests.feast_fixtures import FIRST, compute_day, make_home, seal_days
+from tests.integration.test_training_data import DAYS, snapshot_of
 
 pytestmark = pytest.mark.drill
 
@@ -76,3 +79,15 @@ def days_table() -> pa.Table:
     from airflow_mlops.demo.flights import read_feed
 
     return read_feed("departures", DAY, DAY)
+
+
+def test_they_leave_the_snapshot_hash_unchanged(home):
+    """Sealed again, and the features of overlapping days computed again, newest first: the same training set."""
+    make_home(home, DAYS)
+    before = snapshot_of(home)
+    seal_days(home, DAYS)
+    for n in reversed(range(4, DAYS)):
+        compute_day(home, str(FIRST + timedelta(days=n)))
+    shutil.rmtree(home / "snapshots")
+    assert snapshot_of(home).id == before.id
+    assert snapshot_of(home, window=timedelta(days=6)).id != before.id, "the hash does tell training sets apart"
