@@ -19,13 +19,15 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
 
 
-def checked(ledger: Ledger, batch: str = "storm", *, success: bool = False, error: str | None = None):
+def checked(
+    ledger: Ledger, batch: str = "storm", *, checks: str = "s", success: bool = False, error: str | None = None
+):
     """Record what the checks of the day said."""
     outcome = ExpectationOutcome(
         expectation="rows_as_usual", column=None, severity="block", success=success, error=error
     )
     result = ValidationResult(
-        suite="history", suite_hash="s", batch=f"departures/{DAY}", batch_hash=batch, rows=141, outcomes=(outcome,)
+        suite="history", suite_hash=checks, batch=f"departures/{DAY}", batch_hash=batch, rows=141, outcomes=(outcome,)
     )
     ledger.record("validation", "departures", result.model_dump(mode="json"), key=DAY)
     return result
@@ -45,6 +47,12 @@ def test_other_bytes_or_another_day_are_judged_anew(ledger):
     accept(ledger, "departures", DAY, "the storm was real", "ann")
     assert accepted(ledger, "departures", DAY, checked(ledger, "other bytes")) is None
     assert accepted(ledger, "departures", "2013-02-10", checked(ledger)) is None
+
+
+def test_other_checks_are_not_what_was_accepted(ledger):
+    checked(ledger)
+    accept(ledger, "departures", DAY, "the storm was real", "ann")
+    assert accepted(ledger, "departures", DAY, checked(ledger, checks="with an invariant more")) is None
 
 
 def test_what_could_not_be_computed_is_never_accepted(ledger):

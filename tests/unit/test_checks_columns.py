@@ -213,3 +213,15 @@ def test_an_event_time_that_is_not_there_is_unknown(flights):
     )
     [refused] = blocking(outcomes)
     assert "Did you mean 'sched_dep_utc'?" in str(refused.error)
+
+
+def test_minutes_never_become_feet():
+    """The delays of a stormy Sunday look like those of a calm one times 3.28; the unit says that they are not."""
+    from airflow_mlops.engine.data.checks.distribution import _possible
+
+    assert 3.28084 not in _possible("minutes")
+    assert 60.0 in _possible("minutes")
+    assert 60.0 not in _possible("miles")
+    assert 1.609344 in _possible("miles")
+    assert {60.0, 3.28084} <= set(_possible(None))
+    assert {60.0, 3.28084} <= set(_possible("passengers"))

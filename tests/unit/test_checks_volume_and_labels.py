@@ -105,7 +105,9 @@ def test_a_new_slice_warns():
     more = {**slices_of(today), "IT": SliceProfile(rows=50, labelled=50, positives=5)}
     update = {"slices": {"country": more}, "rows": today.rows + 50}
     [outcome] = [o for o in found(today.model_copy(update=update)) if not o.success]
-    assert (outcome.expectation, outcome.severity) == ("slice_known", "warn")
+    assert (outcome.expectation, outcome.severity) == ("slices_known", "warn")
+    assert outcome.observed == {"new": 1, "rows": 50}
+    assert "IT" not in outcome.to_json(), "what was never seen before may be anything: it is counted, not shown"
 
 
 def test_rare_slices_are_not_noisy():

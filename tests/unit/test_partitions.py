@@ -545,3 +545,14 @@ def test_the_watermark_moves_over_days_without_a_gap(week):
     assert store.watermark("departures", DAY, skip=["2013-01-17"]) == datetime(2013, 1, 21, tzinfo=UTC)
     assert store.watermark("departures", date(2013, 1, 14)) == datetime(2013, 1, 14, tzinfo=UTC)
     assert store.watermark("weather", DAY) == datetime(2013, 1, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("revision", ["../2013-01-14/abc", "", "a/b"])
+def test_a_revision_cannot_lead_elsewhere(home, revision):
+    with pytest.raises(ConfigError, match="is not a revision"):
+        PartitionStore.under(home).get("departures", KEY, revision)
+
+
+def test_the_last_day_of_all_is_no_key():
+    with pytest.raises(ConfigError, match="is not a partition key"):
+        day_bounds("9999-12-31")

@@ -69,9 +69,10 @@ def day_bounds(key: str) -> tuple[datetime, datetime]:
 def is_key(text: str) -> bool:
     """Return whether a text is a partition key, a day such as ``2013-01-15``."""
     try:
-        return date.fromisoformat(text).isoformat() == text
+        day = date.fromisoformat(text)
     except ValueError:
         return False
+    return day.isoformat() == text and day < date.max  # the last day of all has no end
 
 
 def batch_hash(files: Iterable[AnyPath]) -> str:
@@ -107,6 +108,8 @@ class PartitionStore:
         :raises DataError: when it was never sealed, or retention removed it: then it says when, and whom that hits.
         """
         folder = self.folder(dataset, key)
+        if revision is not None:
+            _check_revision(revision)
         partition = load(folder / CURRENT if revision is None else folder / revision / MANIFEST, folder)
         if partition is None:
             raise self._missing(dataset, key, revision)
@@ -396,6 +399,15 @@ def _receipt(
             bytes=sum(file.bytes for file in files),
             written_at=max((storage.modified(source) for source in sources), default=None),
             manifest_sha256=None if manifest is None else storage.digest(landed / manifest),
+        )
+
+
+def _check_revision(revision: str) -> None:
+    """Refuse what is no revision: the path might lead elsewhere."""
+    if not re.fullmatch(r"\w+", revision):
+        raise ConfigError(
+            f"{revision!r} is not a revision.",
+            hint="A revision is the hash that `airflow-mlops partitions DATASET --day DAY` lists.",
         )
 
 

@@ -12,15 +12,17 @@ _KIND = "accepted"
 
 
 class Acceptance(Record):
-    """Who let which batch pass against its history, and why."""
+    """Who let which batch pass against its history, and why; ``suite_hash`` says what was checked then."""
 
     batch_hash: str
+    suite_hash: str
     reason: str
     who: str
 
 
 def accept(ledger: Ledger, dataset: str, key: str, reason: str, who: str) -> Acceptance:
-    """Let the newest blocked batch of a day pass the checks against its history. Other bytes would be judged anew.
+    """Let the newest blocked batch of a day pass the checks against its history. Other bytes, or other
+    checks, would be judged anew.
 
     :param key: Partition key of the day.
     :raises ConfigError: when its last checks did not block it, or could not all be computed; or without a reason.
@@ -40,7 +42,7 @@ def accept(ledger: Ledger, dataset: str, key: str, reason: str, who: str) -> Acc
             detail=", ".join(unknown),
             hint="See the validation report, correct the checks or the data, and clear the task.",
         )
-    acceptance = Acceptance(batch_hash=last.batch_hash, reason=reason, who=who)
+    acceptance = Acceptance(batch_hash=last.batch_hash, suite_hash=last.suite_hash, reason=reason, who=who)
     ledger.record(_KIND, dataset, acceptance.model_dump(), key=key)
     return acceptance
 
@@ -51,4 +53,5 @@ def accepted(ledger: Ledger, dataset: str, key: str, result: ValidationResult) -
         return None
     facts = ledger.facts(_KIND, dataset, key=key)
     found = (Acceptance.model_validate(fact.payload) for fact in facts)
-    return next((acceptance for acceptance in found if acceptance.batch_hash == result.batch_hash), None)
+    same = result.batch_hash, result.suite_hash
+    return next((one for one in found if (one.batch_hash, one.suite_hash) == same), None)

@@ -130,7 +130,7 @@ def _mix(name: str, column: ColumnProfile, days: Sequence[ColumnProfile]) -> Ite
     shares = np.array([[day.top.get(value, 0) / max(sum(day.top.values()), 1) for value in values] for day in days])
     usual = np.median(shares, axis=0)
     today = np.array([column.top.get(value, 0) for value in values]) / sum(column.top.values())
-    moved = float(np.abs(today - usual).sum() / 2)
+    moved = min(float(np.abs(today - usual).sum() / 2), 1.0)  # medians of shares need not add up to 1
     median, spread = median_spread(np.abs(shares - usual).sum(axis=1) / 2)
     if moved < SOME_MOVED or moved - median < FAR * max(spread, 1 / np.sqrt(sum(column.top.values()))):
         return

@@ -61,6 +61,20 @@ _UNITS = {
     2.20462: "kilograms → pounds",
     3.6: "metres a second → kilometres an hour",
 }
+_FAMILIES = (
+    (
+        {"ms", "milliseconds", "s", "seconds", "min", "minutes", "h", "hours", "d", "days"},
+        {60.0, 3600.0, 24.0, 86400.0},
+    ),
+    (
+        {"m", "metres", "km", "kilometres", "mi", "miles", "ft", "feet", "in", "inches", "cm"},
+        {1.609344, 1.852, 3.28084, 2.54},
+    ),
+    ({"kg", "kilograms", "lb", "pounds"}, {2.20462}),
+    ({"m/s", "km/h"}, {3.6}),
+)
+"""Units of one dimension, and the factors of ``_UNITS`` between them: minutes never become feet."""
+
 _DEGREES = {"c", "celsius", "f", "fahrenheit", "k", "kelvin"}
 _TEMPERATURES = (
     (1.8, 32.0, "Celsius → Fahrenheit"),
@@ -228,8 +242,9 @@ def _as_other_units(found: Numbers, usual: Usual, unit: str | None) -> dict[str,
 
     Temperatures are tried where the contract says that it is one: a factor with an offset fits many a storm.
     """
-    changes = {f"a factor of {factor:g} ({words})": (factor, 0.0) for factor, words in _UNITS.items()}
-    changes |= {f"a factor of 1/{factor:g} (undoes {words})": (1 / factor, 0.0) for factor, words in _UNITS.items()}
+    units = _possible(unit)
+    changes = {f"a factor of {factor:g} ({words})": (factor, 0.0) for factor, words in units.items()}
+    changes |= {f"a factor of 1/{factor:g} (undoes {words})": (1 / factor, 0.0) for factor, words in units.items()}
     changes["the sign"] = (-1.0, 0.0)
     if unit is not None and unit.casefold().strip("° ") in _DEGREES:
         changes |= {words: (factor, offset) for factor, offset, words in _TEMPERATURES}
@@ -241,6 +256,14 @@ def _as_other_units(found: Numbers, usual: Usual, unit: str | None) -> dict[str,
     if fitted is not None and min(fits.values()) > FIT:  # else it is an estimate of a known one
         fits[f"changed by a constant factor of {fitted:.3g}"] = usual.misfit(found / fitted)
     return fits
+
+
+def _possible(unit: str | None) -> dict[float, str]:
+    """Return the changes of unit that a column may have seen: of its own dimension where the contract names it."""
+    named = (unit or "").casefold().strip()
+    others = {factor for units, factors in _FAMILIES if named not in units for factor in factors}
+    known = any(named in units for units, _ in _FAMILIES)
+    return {factor: words for factor, words in _UNITS.items() if not known or factor not in others}
 
 
 def _constant_factor(found: Numbers, usual: Usual) -> float | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from airflow_mlops.contracts import ExpectationOutcome, Profile, ValidationResult, content_hash
 from airflow_mlops.engine.data.checks.age import check_age, check_repeated
 from airflow_mlops.engine.data.checks.categories import check_categories
-from airflow_mlops.engine.data.checks.contract import SchemaContract, check_schema
+from airflow_mlops.engine.data.checks.contract import SchemaContract, affected, check_schema
 from airflow_mlops.engine.data.checks.distribution import check_numbers, check_offsets, usual_numbers
 from airflow_mlops.engine.data.checks.labels import check_labels
 from airflow_mlops.engine.data.checks.likeness import check_likeness
@@ -62,13 +62,22 @@ def run_checks(
     if len(references) < ENOUGH:
         note = f"not enough history yet: {len(references)} of {ENOUGH} valid days to compare with"
         return [*outcomes, outcome("compared_with_history", at_worst="info", observed=len(references), note=note)]
-    return [
+    said = [
         *outcomes,
         *_history(profile, references, slices, label),
         *check_numbers(profile, usual_numbers(comparable(profile, references)), contract, uses),
         *check_likeness(profile, references, label, uses),
         *check_categories(profile, references, slices, uses),
     ]
+    return [_with_readers(one, uses) for one in said]
+
+
+def _with_readers(said: ExpectationOutcome, uses: Mapping[str, Sequence[str]]) -> ExpectationOutcome:
+    """Name who reads the column of a check that failed, where its note does not yet."""
+    readers = affected(said.column or "", uses)
+    if said.success or not readers or "affects" in said.note:
+        return said
+    return said.model_copy(update={"note": (said.note + readers).removeprefix("; ")})
 
 
 def as_result(

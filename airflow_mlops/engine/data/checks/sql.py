@@ -172,9 +172,10 @@ def _sums(
     group = _quoted(by) if by else "'all rows'"
     value = _quoted(column)
     query = f"""
-        WITH r AS (SELECT {keys}, sum({value}) AS "other sum" FROM r GROUP BY ALL),
-             l AS (SELECT {keys}, {group} AS "slice", sum({value}) AS "own sum" FROM l GROUP BY ALL)
-        SELECT "slice", sum("own sum"), sum("other sum") FROM l JOIN r USING ({keys}) GROUP BY ALL ORDER BY ALL
+        WITH r AS (SELECT {keys}, sum({value}) AS "__other_sum__" FROM r GROUP BY ALL),
+             l AS (SELECT {keys}, {group} AS "__slice__", sum({value}) AS "__own_sum__" FROM l GROUP BY ALL)
+        SELECT "__slice__", sum("__own_sum__"), sum("__other_sum__")
+        FROM l JOIN r USING ({keys}) GROUP BY ALL ORDER BY ALL
     """
     sums = connection.execute(query).fetchall()
     differing = [row for row in sums if not _agree(row[1], row[2], tolerance)]
