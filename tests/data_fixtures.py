@@ -73,3 +73,10 @@ def permission_lost(folder: Path, left: int = 0o0) -> Iterator[None]:
             os.seteuid(0)
         for path, mode in modes.items():
             path.chmod(mode)
+
+
+def flip_a_byte(folder: Path) -> None:
+    [file] = parquet_files(folder)
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 3] ^= 0xFF
+    file.write_bytes(contents)
