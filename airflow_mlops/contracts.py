@@ -223,6 +223,12 @@ class Snapshot(Record):
     model: str
     partitions: dict[str, dict[str, str]] = Field(description="dataset → partition key → revision")
     feature_service: str
+    feature_project: str = Field(default="", description="Feast project of the service")
+    feature_definition: str = Field(default="", description="what the service meant: see FeatureRepo.definition_hash")
+    feature_code: str = Field(default="", description="identity of the code that computed the stored features")
+    feature_files: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="feature view → day → SHA-256 of the file of rows that was read"
+    )
     features: dict[str, str] = Field(description="model input → Arrow type, in order")
     entity: str
     event_time: str
@@ -297,6 +303,9 @@ class ModelManifest(Record):
     spec_hash: str
     seed: int
     feature_service: str
+    feature_project: str = ""
+    feature_definition: str = ""
+    feature_code: str = ""
     signature: Signature
     code_version: str = Field(description="git sha of the code path, or 'unknown'")
     code_dirty: bool

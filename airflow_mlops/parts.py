@@ -168,8 +168,9 @@ class FeatureService:
         partitions; the same code for training and serving.
     :param suite: ``module:function`` with the expectations that a training snapshot must meet.
     :param keys: Join keys that are themselves inputs of the model.
+    :param sources: Further feeds that ``transform`` reads, beside the pipeline's source and the label's.
     :param history: How far back ``transform`` looks.
-    :param max_age: How old the newest feature readable online may be.
+    :param max_age: How old the newest feature readable online may be; a view's tag ``max_age`` says it for the view.
     :param conn_id: Airflow connection of type ``feast``.
     """
 
@@ -177,6 +178,7 @@ class FeatureService:
     transform: Entrypoint
     suite: Entrypoint
     keys: Sequence[str] = ()
+    sources: Sequence[Partitions] = ()
     history: Duration = "7d"
     max_age: Duration = "26h"
     conn_id: str = "feast_default"

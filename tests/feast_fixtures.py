@@ -7,8 +7,9 @@ from pathlib import Path
 
 from airflow_mlops.demo.flights import land
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.features.apply import ensure_applied
 from airflow_mlops.engine.features.compute import compute_features
-from airflow_mlops.engine.features.store import ensure_applied
+from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.ledger import Ledger
 from tests.conftest import ROOT
 
@@ -33,7 +34,7 @@ def compute_day(home: Path, key: str, **changes):
         "start": FIRST,
     }
     if "repo" not in changes:
-        changes["repo"] = ensure_applied(REPO, home, ledger_of(home))
+        changes["repo"] = ensure_applied(Location(REPO, home), ledger_of(home))
     return compute_features(home, key, **{**arguments, **changes})
 
 
@@ -52,7 +53,7 @@ def make_home(home: Path, days: int) -> Path:
     """Make a home with the features of the first ``days`` days of 2013, offline only."""
     home.mkdir(exist_ok=True)
     seal_days(home, days)
-    repo = ensure_applied(REPO, home, ledger_of(home))
+    repo = ensure_applied(Location(REPO, home), ledger_of(home))
     for n in range(days):
         compute_day(home, str(FIRST + timedelta(days=n)), repo=repo)
     return home

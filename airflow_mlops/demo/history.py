@@ -99,7 +99,8 @@ def land_history(history: History, say: Callable[[str], None]) -> None:
     :param say: Told how far it is.
     :raises MlopsError: whatever the engine refuses.
     """
-    from airflow_mlops.engine.features.store import ensure_applied
+    from airflow_mlops.engine.features.apply import ensure_applied
+    from airflow_mlops.engine.features.location import Location
     from airflow_mlops.engine.ledger import Ledger
 
     pipeline: ModelPipeline = load_object(PIPELINE, str(history.dags))
@@ -109,7 +110,7 @@ def land_history(history: History, say: Callable[[str], None]) -> None:
         seal = partial(_seal_day, history, pipeline)
         for n, _ in enumerate(workers.map(seal, history.days), 1):
             say(f"landed, validated and sealed {n} of {len(history.days)} days")
-    repo = ensure_applied(history.feature_repo, history.home, Ledger(history.ledger_url))
+    repo = ensure_applied(Location(history.feature_repo, history.home), Ledger(history.ledger_url))
     with _workers() as workers:
         compute = partial(_compute_day, history, pipeline, repo)
         for n, _ in enumerate(workers.map(compute, history.days), 1):

@@ -13,7 +13,9 @@ import httpx
 import pyarrow.compute as pc
 
 from airflow_mlops.demo.flights import read_feed
-from airflow_mlops.engine.features.store import describe, feast_errors, open_store
+from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.schema import describe
+from airflow_mlops.engine.features.store import feast_errors, open_store
 from airflow_mlops.exceptions import DataError, TransientError
 
 
@@ -103,7 +105,7 @@ def flight_after(day: date) -> Flight:
 
 def online_features(feature_repo: Path, home: Path, service: str, entity: dict[str, Any]) -> dict[str, Any]:
     """Return what Feast's online store holds about an entity now, by feature; None where it holds nothing."""
-    store = open_store(feature_repo, home)
+    store = open_store(Location(feature_repo, home))
     repo = describe(store)
     keys = {key for view in repo.service(service).views for key in repo.views[view].keys}
     with feast_errors():

@@ -12,6 +12,8 @@ from airflow_mlops.operators.base import default_home
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+    from airflow_mlops.engine.features.location import Location
+
 
 class FeastHook(MlopsHook):
     """A Feast repository behind an Airflow connection of type ``feast``.
@@ -44,6 +46,15 @@ class FeastHook(MlopsHook):
             )
         return Path(expand(self.connection.host)).absolute()
 
+    def location(self, home: Path | None = None) -> Location:
+        """Return where the project's features are defined and kept.
+
+        :param home: Folder for partitions and features; default is option ``[mlops] home``.
+        """
+        from airflow_mlops.engine.features.location import Location
+
+        return Location(self.repo_path, home or Path(default_home()))
+
     def get_conn(self, home: Path | None = None) -> FeatureStore:
         """Return the feature store.
 
@@ -51,7 +62,7 @@ class FeastHook(MlopsHook):
         """
         from airflow_mlops.engine.features.store import open_store
 
-        return open_store(self.repo_path, home or Path(default_home()))
+        return open_store(self.location(home))
 
     def check(self) -> str:
         """Open the registry and count what it holds."""
@@ -70,7 +81,7 @@ class FeastHook(MlopsHook):
         from airflow_mlops.engine.features.freshness import freshness
 
         limit = parse_duration(max_age).total_seconds()
-        ages = freshness(self.repo_path, home, service, as_of=day_bounds(key)[1])
+        ages = freshness(self.location(home), service, as_of=day_bounds(key)[1])
         fresh = {view: age for view, age in ages.items() if age is not None and age <= limit}
         if len(fresh) < len(ages):
             stale = {view: age for view, age in ages.items() if view not in fresh}

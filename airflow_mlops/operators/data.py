@@ -244,9 +244,9 @@ class CheckPartitionOperator(MlopsOperator):
     def _uses(self, ledger: Ledger, dataset: str) -> dict[str, list[str]]:
         """Return column → feature views and models that read it."""
         from airflow_mlops.engine.data.checks import uses_of
-        from airflow_mlops.engine.features.store import last_applied
+        from airflow_mlops.engine.features.apply import last_applied
 
-        repo = last_applied(FeastHook(self.feast_conn_id).repo_path, self.home_path, ledger)
+        repo = last_applied(FeastHook(self.feast_conn_id).location(self.home_path), ledger)
         return uses_of(
             {name: view.tags for name, view in repo.views.items()} if repo else {},
             {name: service.views for name, service in repo.services.items()} if repo else {},

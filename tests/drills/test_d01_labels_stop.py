@@ -24,7 +24,8 @@ from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.evaluation.evaluate import evaluate, score
 from airflow_mlops.engine.evaluation.gates import judge
 from airflow_mlops.engine.features import training_data
-from airflow_mlops.engine.features.store import ensure_applied
+from airflow_mlops.engine.features.apply import ensure_applied
+from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.training_data import build_training_snapshot
 from airflow_mlops.engine.training.inputs import read_inputs
 from airflow_mlops.engine.training.launch import train
@@ -49,7 +50,7 @@ def filled_in(frame: pd.DataFrame) -> pd.DataFrame:
 
 def run_days(home: Path, days: Iterable[date], change: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> None:
     """Let days land, the labels perhaps changed, and bring them to features."""
-    repo, store = ensure_applied(REPO, home, ledger_of(home)), PartitionStore.under(home)
+    repo, store = ensure_applied(Location(REPO, home), ledger_of(home)), PartitionStore.under(home)
     for day in days:
         for feed, event_time in EVENT_TIMES.items():
             folder = landed(home / "lake", feed, day)
@@ -83,7 +84,7 @@ def retrain(home: Path, as_of: date, **changes) -> Snapshot:
         "as_of": datetime(as_of.year, as_of.month, as_of.day, 6, tzinfo=UTC),
         "start": START,
     }
-    return build_training_snapshot(home, REPO, **{**arguments, **changes})
+    return build_training_snapshot(Location(REPO, home), **{**arguments, **changes})
 
 
 def trained(home: Path, snapshot: Snapshot) -> Path:
@@ -149,7 +150,7 @@ def honest(normal) -> tuple[Snapshot, Path]:
 def test_fault_guard_on_label_watermark(before, tmp_path):
     """Nothing is filled in, nothing has landed: the retraining asks for labels that are not there."""
     home = after(before, tmp_path)
-    ensure_applied(REPO, home, ledger_of(home))
+    ensure_applied(Location(REPO, home), ledger_of(home))
     with pytest.raises(DataError, match="The labels have not come far enough") as refused:
         retrain(home, SUNDAY, label_shift=NO_RATES)
     assert "complete from 2013-03-30 up to 2013-04-17 00:00 UTC" in refused.value.detail

@@ -16,6 +16,7 @@ from airflow_mlops.engine.data.lateness import mark_late, taints
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.features import provenance
+from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.provenance import stale_days
 from airflow_mlops.engine.features.training_data import build_training_snapshot
 from airflow_mlops.exceptions import DataError
@@ -65,8 +66,7 @@ def seal(home: Path, key: str, *, late: bool = True) -> tuple[str, str]:
 def train_set(home: Path, model: str, first: int, last: int) -> Snapshot:
     """Build what a model trains on: predictions of the days ``first`` to ``last`` of January."""
     return build_training_snapshot(
-        home,
-        REPO,
+        Location(REPO, home),
         store=PartitionStore.under(home),
         ledger=ledger_of(home),
         model=model,

@@ -16,6 +16,7 @@ from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.retention import sweep_partitions
 from airflow_mlops.engine.data.snapshots import load_snapshot
 from airflow_mlops.engine.features import training_data
+from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.training_data import build_training_snapshot, rebuild_snapshot
 from airflow_mlops.exceptions import DataError
 from tests.data_fixtures import landed, spoil
@@ -42,8 +43,7 @@ def own(flights, home) -> Path:
 def build(home: Path, as_of: int = 9) -> Snapshot:
     """Build what a training on the morning of a day of January trains on: from the third day on."""
     return build_training_snapshot(
-        home,
-        REPO,
+        Location(REPO, home),
         store=PartitionStore.under(home),
         ledger=ledger_of(home),
         model="flight_delay",

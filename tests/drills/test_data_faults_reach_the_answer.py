@@ -25,7 +25,8 @@ from airflow_mlops.engine.data.arrival import look_for
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.validation import enforce, evaluate, validate
-from airflow_mlops.engine.features.store import ensure_applied
+from airflow_mlops.engine.features.apply import ensure_applied
+from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.training_data import build_training_snapshot
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.model_store import publish
@@ -105,7 +106,7 @@ def seal_landed(home: Path, feed: Feed, day: date, land: Land = landed, suites: 
 
 def run_days(home: Path, days: Sequence[date], land: Land = landed, suites: Suites = CHECKED) -> None:
     """Let days land, and bring them to features."""
-    repo = ensure_applied(REPO, home, ledger_of(home))
+    repo = ensure_applied(Location(REPO, home), ledger_of(home))
     for day in days:
         for feed in EVENT_TIMES:
             seal_landed(home, feed, day, land, suites)
@@ -115,8 +116,7 @@ def run_days(home: Path, days: Sequence[date], land: Land = landed, suites: Suit
 def training_set(home: Path) -> Snapshot:
     """Freeze and validate what a retraining after the last day reads: to half a day before the label cut."""
     snapshot = build_training_snapshot(
-        home,
-        REPO,
+        Location(REPO, home),
         store=PartitionStore.under(home),
         ledger=None,
         model="flight_delay",
@@ -338,7 +338,7 @@ def test_permission_lost_guard_off(worlds, tmp_path, monkeypatch):
     store = PartitionStore.under(home)
     store.seal("departures", str(BAD), folder, event_time="sched_dep_utc", batch_hash=None, suite_hash=None)
     assert store.get("departures", str(BAD)).files == ()
-    repo = ensure_applied(REPO, home, ledger_of(home))
+    repo = ensure_applied(Location(REPO, home), ledger_of(home))
     for day in SINCE:
         compute_day(home, str(day), repo=repo, start=START)
     assert training_set(home).splits == worlds.snapshots["D16"].splits

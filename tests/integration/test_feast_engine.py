@@ -15,9 +15,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_mlops.engine.features.apply import apply_repo, ensure_applied
 from airflow_mlops.engine.features.freshness import freshness
+from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.materialize import materialize
-from airflow_mlops.engine.features.store import apply_repo, ensure_applied, feature_file, open_store
+from airflow_mlops.engine.features.schema import feature_file
+from airflow_mlops.engine.features.store import open_store
 from airflow_mlops.exceptions import ConfigError, DataError
 from tests.feast_fixtures import REPO, compute_day, ledger_of, make_home
 
@@ -45,7 +48,7 @@ def own(flights, home) -> Path:
 
 
 def online(home: Path, feature: str, **keys) -> float | None:
-    store = open_store(REPO, home)
+    store = open_store(Location(REPO, home))
     return store.get_online_features([feature], [keys]).to_dict()[feature.partition(":")[2]][0]
 
 
@@ -69,15 +72,15 @@ def test_feast_apply_accepts_the_repository(home):
 def test_is_applied_once_and_again_when_a_file_changed(home, tmp_path):
     repo, ledger = tmp_path / "repo", ledger_of(home)
     shutil.copytree(REPO, repo)
-    applied = ensure_applied(repo, home, ledger)
+    applied = ensure_applied(Location(repo, home), ledger)
     assert applied.services[SERVICE].views == ("flight_schedule", "origin_traffic", "carrier_delays", "route_delays")
     assert applied.views["origin_traffic"].keys == {"origin": "string"}
-    assert ensure_applied(repo, home, ledger) == applied
+    assert ensure_applied(Location(repo, home), ledger) == applied
     assert len(ledger.facts("feature_repo", "flight_delay")) == 1
 
     definitions = repo / "features.py"
     definitions.write_text(definitions.read_text().replace('"landings_7d"', '"landings_week"'))
-    changed = ensure_applied(repo, home, ledger)
+    changed = ensure_applied(Location(repo, home), ledger)
     assert "landings_week" in changed.views["route_delays"].features
     assert changed.definition_hash(SERVICE) != applied.definition_hash(SERVICE)
     assert len(ledger.facts("feature_repo", "flight_delay")) == 2
@@ -91,21 +94,21 @@ def test_definitions_that_do_not_import_are_explained(home, tmp_path):
     (repo / "broken.py").write_text("import no_such_module\n")
     folder = Path.cwd()
     with pytest.raises(ConfigError, match=r"cannot be loaded(.|\n)*no_such_module(.|\n)*fix:"):
-        apply_repo(repo, home, ledger_of(home))
+        apply_repo(Location(repo, home), ledger_of(home))
     assert Path.cwd() == folder
 
 
 def test_settings_that_are_wrong_are_explained(home, tmp_path):
     with pytest.raises(ConfigError, match="no Feast repository"):
-        open_store(tmp_path / "nowhere", home)
+        open_store(Location(tmp_path / "nowhere", home))
     settings = tmp_path / "feature_store.yaml"
     for text, words in (("project: [", "not valid YAML"), ("provider: local", "names no project")):
         settings.write_text(text)
         with pytest.raises(ConfigError, match=f"{words}(.|\n)*fix:"):
-            open_store(tmp_path, home)
+            open_store(Location(tmp_path, home))
     settings.write_text("project: p\nprovider: local\nregistry: r.db\nonline_store: {type: sqlight}\n")
     with pytest.raises(ConfigError, match="does not accept"):
-        open_store(tmp_path, home)
+        open_store(Location(tmp_path, home))
 
 
 # --- the point-in-time join -------------------------------------------------------------------------------
@@ -164,8 +167,8 @@ def joining(tmp_path_factory):
             settings.replace("airflow_mlops.engine.features.asof.AsofOfflineStore", kind)
         )
         (repo / "views.py").write_text(JOIN_REPO.format(path=str(folder / "rows" / "*.parquet")))
-        apply_repo(repo, home, ledger_of(home))
-        stores[name] = open_store(repo, home)
+        apply_repo(Location(repo, home), ledger_of(home))
+        stores[name] = open_store(Location(repo, home))
         assert stores[name].config.offline_store.type == kind
     return rows, asked, stores
 
@@ -210,66 +213,71 @@ def test_the_asof_join_sees_only_what_was_written_by_then(joining):
 
 def test_materialises_in_order_and_never_backwards(own):
     ledger = ledger_of(own)
-    first = materialize(REPO, own, SERVICE, until=day(9), ledger=ledger)
+    first = materialize(Location(REPO, own), SERVICE, until=day(9), ledger=ledger)
     assert first["views"]["carrier_delays"] == {
         "online": True, "start": day(8).isoformat(), "watermark": day(9).isoformat(),
     }  # fmt: skip
     assert first["views"]["route_delays"]["start"] == day(7).isoformat(), "its time to live is two days"
 
-    older = materialize(REPO, own, SERVICE, until=day(12), ledger=ledger)
+    older = materialize(Location(REPO, own), SERVICE, until=day(12), ledger=ledger)
     assert older["views"]["carrier_delays"]["start"] == day(11).isoformat(), "older values may not be served"
     newest = online(own, "carrier_delays:landings_24h", carrier="UA")
     offline = pq.read_table(feature_file(own, "carrier_delays", "2013-01-11")).to_pandas()
     assert newest == offline[offline["carrier"] == "UA"].iloc[-1]["landings_24h"]
 
     compute_day(own, "2013-01-06")
-    again = materialize(REPO, own, SERVICE, until=day(7), ledger=ledger)
+    again = materialize(Location(REPO, own), SERVICE, until=day(7), ledger=ledger)
     assert {view["online"] for view in again["views"].values()} == {False}
     assert {view["watermark"] for view in again["views"].values()} == {day(12).isoformat()}
     assert online(own, "carrier_delays:landings_24h", carrier="UA") == newest
-    assert materialize(REPO, own, SERVICE, until=day(12), ledger=ledger)["views"]["carrier_delays"]["online"]
+    assert materialize(Location(REPO, own), SERVICE, until=day(12), ledger=ledger)["views"]["carrier_delays"]["online"]
 
 
 def test_freshness_is_that_of_values_really_online(own):
     ledger = ledger_of(own)
-    ensure_applied(REPO, own, ledger)
-    assert set(freshness(REPO, own, SERVICE, as_of=day(9)).values()) == {None}
-    materialize(REPO, own, SERVICE, until=day(9), ledger=ledger)
+    ensure_applied(Location(REPO, own), ledger)
+    assert set(freshness(Location(REPO, own), SERVICE, as_of=day(9)).values()) == {None}
+    materialize(Location(REPO, own), SERVICE, until=day(9), ledger=ledger)
     hour = 3600.0
     wanted = {"flight_schedule": 24 * hour, "origin_traffic": hour, "carrier_delays": hour, "route_delays": 6 * hour}
-    assert freshness(REPO, own, SERVICE, as_of=day(9)) == wanted
+    assert freshness(Location(REPO, own), SERVICE, as_of=day(9)) == wanted
     later = {view: age + 48 * hour for view, age in wanted.items()}
     # Flights are new every day: those of the 10th cannot be read at all.
-    assert freshness(REPO, own, SERVICE, as_of=day(11)) == {**later, "flight_schedule": None}
-    materialize(REPO, own, SERVICE, until=day(13), ledger=ledger)
-    assert set(freshness(REPO, own, SERVICE, as_of=day(9)).values()) == {0.0}, "a backfilled day finds newer values"
+    assert freshness(Location(REPO, own), SERVICE, as_of=day(11)) == {**later, "flight_schedule": None}
+    materialize(Location(REPO, own), SERVICE, until=day(13), ledger=ledger)
+    assert set(freshness(Location(REPO, own), SERVICE, as_of=day(9)).values()) == {0.0}, (
+        "a backfilled day finds newer values"
+    )
 
 
 def test_a_day_that_was_not_computed_is_not_skipped(own):
     ledger = ledger_of(own)
-    materialize(REPO, own, SERVICE, until=day(9), ledger=ledger)
+    materialize(Location(REPO, own), SERVICE, until=day(9), ledger=ledger)
     feature_file(own, "route_delays", "2013-01-09").unlink()
     with pytest.raises(DataError, match="'route_delays' for 2013-01-09 were not computed"):
-        materialize(REPO, own, SERVICE, until=day(11), ledger=ledger)
+        materialize(Location(REPO, own), SERVICE, until=day(11), ledger=ledger)
     compute_day(own, "2013-01-09")
-    done = materialize(REPO, own, SERVICE, until=day(11), ledger=ledger)
+    done = materialize(Location(REPO, own), SERVICE, until=day(11), ledger=ledger)
     assert done["views"]["route_delays"]["start"] == day(9).isoformat()
 
 
 def test_the_future_and_unknown_services_are_refused(flights):
     with pytest.raises(ConfigError, match="into the future"):
-        materialize(REPO, flights, SERVICE, until=datetime.now(UTC) + timedelta(hours=1), ledger=ledger_of(flights))
+        materialize(
+            Location(REPO, flights), SERVICE, until=datetime.now(UTC) + timedelta(hours=1), ledger=ledger_of(flights)
+        )
     with pytest.raises(ConfigError, match="Did you mean 'flight_delay_v1'"):
-        materialize(REPO, flights, "flight_delay", until=day(9), ledger=ledger_of(flights))
+        materialize(Location(REPO, flights), "flight_delay", until=day(9), ledger=ledger_of(flights))
 
 
 def test_killed_before_the_watermark_moves_nothing_is_lost(own):
     ledger = ledger_of(own)
-    materialize(REPO, own, SERVICE, until=day(9), ledger=ledger)
+    materialize(Location(REPO, own), SERVICE, until=day(9), ledger=ledger)
     script = f"""
         import os, signal
         from datetime import UTC, datetime
         from pathlib import Path
+        from airflow_mlops.engine.features.location import Location
         from airflow_mlops.engine.features.materialize import materialize
         from airflow_mlops.engine.ledger import Ledger
 
@@ -278,13 +286,13 @@ def test_killed_before_the_watermark_moves_nothing_is_lost(own):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         materialize(
-            Path({str(REPO)!r}), Path({str(own)!r}), {SERVICE!r},
+            Location(Path({str(REPO)!r}), Path({str(own)!r})), {SERVICE!r},
             until=datetime(2013, 1, 10, tzinfo=UTC), ledger=Dying({ledger.url!r}),
         )
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=120, check=False)
     assert done.returncode == -9
     assert ledger.pointer("feature_watermark:flight_delay:flight_schedule").value == {"until": day(9).isoformat()}
-    again = materialize(REPO, own, SERVICE, until=day(10), ledger=ledger)
+    again = materialize(Location(REPO, own), SERVICE, until=day(10), ledger=ledger)
     assert {view["watermark"] for view in again["views"].values()} == {day(10).isoformat()}
     assert again["views"]["flight_schedule"]["start"] == day(9).isoformat()

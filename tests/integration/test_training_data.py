@@ -17,7 +17,9 @@ from airflow_mlops.contracts import Snapshot, SplitRule
 from airflow_mlops.engine.data.exclusions import exclude, lift
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
-from airflow_mlops.engine.features.store import ensure_applied, feature_file
+from airflow_mlops.engine.features.apply import ensure_applied
+from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.schema import feature_file
 from airflow_mlops.engine.features.training_data import build_training_snapshot, rebuild_snapshot
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
@@ -66,7 +68,7 @@ def snapshot_of(home: Path, **changes):
         "as_of": day(13),
         "start": FIRST,
     }
-    return build_training_snapshot(home, REPO, **{**arguments, **changes})
+    return build_training_snapshot(Location(REPO, home), **{**arguments, **changes})
 
 
 def test_snapshot_holds_what_was_known(flights):
@@ -106,7 +108,7 @@ def test_the_same_again_is_the_same_snapshot(flights):
 
 def test_rows_written_later_than_the_prediction_do_not_count(flights, own):
     """A day computed again later, and honestly dated, must not improve the past."""
-    ensure_applied(REPO, own, ledger_of(own))
+    ensure_applied(Location(REPO, own), ledger_of(own))
     before = read_split(snapshot_of(own), "test")
     for key in ("2013-01-10", "2013-01-11"):
         file = feature_file(own, "carrier_delays", key)
@@ -151,7 +153,7 @@ def test_what_cannot_be_built_is_explained(flights, changes, error, words):
 
 
 def test_a_day_without_features_is_not_a_day_of_missing_values(own):
-    ensure_applied(REPO, own, ledger_of(own))
+    ensure_applied(Location(REPO, own), ledger_of(own))
     feature_file(own, "route_delays", "2013-01-05").unlink()
     with pytest.raises(DataError, match="'route_delays' for 2013-01-05 were not computed"):
         snapshot_of(own)
@@ -205,7 +207,7 @@ def seal_changed(home: Path, feed: str, key: str, change) -> None:
 
 
 def test_labels_that_are_not_all_there_are_refused_not_used(own):
-    ensure_applied(REPO, own, ledger_of(own))
+    ensure_applied(Location(REPO, own), ledger_of(own))
     shutil.rmtree(own / "partitions" / "arrivals" / "2013-01-11")
     with pytest.raises(
         DataError, match=r"complete from 2013-01-01 up to 2013-01-11 00:00 UTC(.|\n)*as_of up to 2013-01-11"
@@ -216,7 +218,7 @@ def test_labels_that_are_not_all_there_are_refused_not_used(own):
 
 def test_a_corrected_label_counts_from_when_it_was_corrected(own):
     """On the 12th the feed says that a flight of the 9th was late after all; nothing else changes."""
-    ensure_applied(REPO, own, ledger_of(own))
+    ensure_applied(Location(REPO, own), ledger_of(own))
     before = read_split(snapshot_of(own), "test").to_pandas().set_index("flight_id")["late_15"]
     on_time = before.index[~before][0]
 
@@ -238,7 +240,7 @@ def test_a_corrected_label_counts_from_when_it_was_corrected(own):
 
 
 def test_only_stale_days_of_the_window_are_in_the_way(own):
-    ensure_applied(REPO, own, ledger_of(own))
+    ensure_applied(Location(REPO, own), ledger_of(own))
     seal_changed(own, "departures", "2013-01-11", lambda frame: frame.iloc[:-3])
     assert snapshot_of(own, as_of=day(12)).label_cut == day(11), "the 11th is not in this window"
     with pytest.raises(DataError, match=r"features of 1 days were computed from other data(.|\n)*days: 2013-01-11\n"):
@@ -249,7 +251,7 @@ def test_only_stale_days_of_the_window_are_in_the_way(own):
 
 def test_excluded_rows_are_left_out_and_counted(own):
     ledger = ledger_of(own)
-    ensure_applied(REPO, own, ledger)
+    ensure_applied(Location(REPO, own), ledger)
     before = snapshot_of(own)
     made = exclude(ledger, "departures", day(4) + timedelta(hours=15), day(4) + timedelta(hours=18), "test data", "ann")
     exclude(ledger, "departures", datetime(2012, 12, 1, tzinfo=UTC), day(1), "long ago", "ann")
@@ -277,7 +279,7 @@ def test_excluded_rows_are_left_out_and_counted(own):
 def test_a_day_without_labels_can_be_excluded_and_takes_its_flights_with_it(own):
     """Of the flights that landed on a lost day only the latest would be left, those that landed after midnight."""
     ledger = ledger_of(own)
-    ensure_applied(REPO, own, ledger)
+    ensure_applied(Location(REPO, own), ledger)
     shutil.rmtree(own / "partitions" / "arrivals" / "2013-01-05")
     with pytest.raises(DataError, match="complete from 2013-01-01 up to 2013-01-05"):
         snapshot_of(own)
@@ -307,7 +309,7 @@ def rows_sealed(home: Path, end: datetime) -> int:
 @pytest.mark.parametrize("matures_after", [timedelta(days=1), timedelta(hours=30)], ids=["whole days", "cuts a day"])
 def test_every_row_of_the_window_is_in_a_split_or_counted(own, matures_after):
     ledger = ledger_of(own)
-    ensure_applied(REPO, own, ledger)
+    ensure_applied(Location(REPO, own), ledger)
     exclude(ledger, "arrivals", day(3), day(4), "the feed was down", "ann")
     exclude(ledger, "departures", day(11), day(12), "test data", "ann")
     for n in range(3, 12):
@@ -323,7 +325,7 @@ def test_every_row_of_the_window_is_in_a_split_or_counted(own, matures_after):
 
 def test_a_day_excluded_whole_that_is_sealed_or_lost_later_does_not_change_the_snapshot(own):
     ledger = ledger_of(own)
-    ensure_applied(REPO, own, ledger)
+    ensure_applied(Location(REPO, own), ledger)
     lost, kept = own / "partitions" / "departures" / "2013-01-05", own / "kept"
     exclude(ledger, "departures", day(5), day(6), "test data", "ann")
     for n in range(5, 12):
@@ -341,7 +343,7 @@ def test_a_day_excluded_whole_that_is_sealed_or_lost_later_does_not_change_the_s
 
 def test_a_window_that_is_excluded_whole_is_explained(own):
     ledger = ledger_of(own)
-    ensure_applied(REPO, own, ledger)
+    ensure_applied(Location(REPO, own), ledger)
     exclude(ledger, "arrivals", day(1), day(13), "the feed was down", "ann")
     with pytest.raises(DataError, match="Every day of the window is excluded"):
         snapshot_of(own)
@@ -359,13 +361,13 @@ def test_a_ledger_that_does_not_answer_is_not_one_without_exclusions(flights):
 
 def rebuild(home: Path, snapshot: Snapshot, **changes) -> Snapshot:
     arguments = {"store": PartitionStore.under(home), "source_dataset": "departures", "label_dataset": "arrivals"}
-    return rebuild_snapshot(home, REPO, snapshot, **{**arguments, **changes})
+    return rebuild_snapshot(Location(REPO, home), snapshot, **{**arguments, **changes})
 
 
 @pytest.mark.parametrize("rule", [SplitRule(), SplitRule(kind="entity", column="tailnum", salt="x")])
 def test_a_lost_snapshot_is_rebuilt_from_what_it_pinned(own, rule):
     ledger = ledger_of(own)
-    ensure_applied(REPO, own, ledger)
+    ensure_applied(Location(REPO, own), ledger)
     exclude(ledger, "arrivals", day(3), day(3) + timedelta(hours=2), "radar was down", "ann")
     for n in range(3, 12):
         compute_day(own, f"2013-01-{n:02}")
@@ -382,7 +384,7 @@ def test_a_lost_snapshot_is_rebuilt_from_what_it_pinned(own, rule):
 
 
 def test_features_that_were_computed_again_from_other_data_are_not_those_of_the_snapshot(own):
-    ensure_applied(REPO, own, ledger_of(own))
+    ensure_applied(Location(REPO, own), ledger_of(own))
     snapshot = snapshot_of(own)
     seal_changed(own, "departures", "2013-01-11", lambda frame: frame.iloc[:-3])
     compute_day(own, "2013-01-11")

@@ -19,7 +19,7 @@ from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
 from airflow_mlops.engine.data.splits import TIME, without
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.features.provenance import Inputs, days_between
-from airflow_mlops.engine.features.store import FeatureRepo, ViewSchema, feature_file
+from airflow_mlops.engine.features.schema import FeatureRepo, ViewSchema, feature_file
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
 

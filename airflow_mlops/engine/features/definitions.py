@@ -11,23 +11,23 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_mlops.engine.features.location import Location
 from airflow_mlops.exceptions import ConfigError, MlopsError
 
 if TYPE_CHECKING:
     from feast.repo_contents import RepoContents
 
 
-def load_definitions(repo_path: Path, home: Path, project: str) -> RepoContents:
-    """Return all that the Python files of a repository define.
+def load_definitions(location: Location, project: str) -> RepoContents:
+    """Return all that the Python files of a repository define; they see the home folder as ``MLOPS_HOME``.
 
-    :param home: The home folder, which the files see as ``MLOPS_HOME``.
     :param project: Name of the project, for a repository that does not define it itself.
     :raises ConfigError: when a file cannot be imported.
     """
     from feast import Project, repo_operations
 
-    folder = repo_path.resolve()
-    with _importable(folder, home), redirect_stdout(io.StringIO()):
+    folder = location.repo.resolve()
+    with _importable(folder, location.home), redirect_stdout(io.StringIO()):
         try:
             contents = repo_operations.parse_repo(folder)
         except MlopsError:
@@ -35,7 +35,7 @@ def load_definitions(repo_path: Path, home: Path, project: str) -> RepoContents:
         except Exception as error:
             raise ConfigError(
                 "The feature repository cannot be loaded.",
-                detail=f"{repo_path}: {type(error).__name__}: {error}",
+                detail=f"{location.repo}: {type(error).__name__}: {error}",
                 hint="Its Python files must import on their own; try `feast apply` in that folder.",
             ) from error
     if not contents.projects:

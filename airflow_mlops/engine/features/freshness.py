@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.engine.features.compute import EVENT
-from airflow_mlops.engine.features.store import ViewSchema, describe, feast_errors, feature_file, open_store
+from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.schema import ViewSchema, describe, feature_file
+from airflow_mlops.engine.features.store import feast_errors, open_store
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _SAMPLE = 20
 
 
-def freshness(repo_path: Path, home: Path, service: str, *, as_of: datetime) -> dict[str, float | None]:
+def freshness(location: Location, service: str, *, as_of: datetime) -> dict[str, float | None]:
     """Return, for each feature view of a service, the age in seconds of its newest value that can be read online.
 
     Values are really read from the online store, for some of the entities with the newest rows offline: those
@@ -28,11 +30,11 @@ def freshness(repo_path: Path, home: Path, service: str, *, as_of: datetime) -> 
     :raises ConfigError: when the service is unknown.
     :raises TransientError: when the registry or the online store does not answer.
     """
-    store = open_store(repo_path, home)
+    store = open_store(location)
     repo = describe(store)
     ages: dict[str, float | None] = {}
     for view in repo.service(service).views:
-        newest = _newest_online(store, view, repo.views[view], _sample(home, view, repo.views[view], as_of))
+        newest = _newest_online(store, view, repo.views[view], _sample(location.home, view, repo.views[view], as_of))
         ages[view] = None if newest is None else max(0.0, (as_of - newest).total_seconds())
     return ages
 

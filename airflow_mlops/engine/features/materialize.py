@@ -11,15 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from airflow_mlops.engine.features.store import (
-    FeatureRepo,
-    ensure_applied,
-    feast_errors,
-    feature_file,
-    open_store,
-    project_lock,
-    quietly,
-)
+from airflow_mlops.engine.features.apply import ensure_applied
+from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.schema import FeatureRepo, feature_file
+from airflow_mlops.engine.features.store import feast_errors, open_store, project_lock, quietly
 from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 
@@ -47,7 +42,7 @@ class Materialized(TypedDict):
     views: dict[str, MaterializedView]
 
 
-def materialize(repo_path: Path, home: Path, service: str, *, until: datetime, ledger: Ledger) -> Materialized:
+def materialize(location: Location, service: str, *, until: datetime, ledger: Ledger) -> Materialized:
     """Bring the online store up to ``until`` for every feature view of a service.
 
     The window is ``[watermark, until)``, cut to the view's time to live: older values may not be served anyway.
@@ -67,11 +62,11 @@ def materialize(repo_path: Path, home: Path, service: str, *, until: datetime, l
             detail=f"until {until.isoformat()}",
             hint="Wait until the day is over: its values are not known yet.",
         )
-    repo = ensure_applied(repo_path, home, ledger)
+    repo = ensure_applied(location, ledger)
     views = repo.service(service).views
-    store = open_store(repo_path, home)
-    with locked(project_lock(home, repo.project)):
-        done = {view: _materialize_view(store, home, repo, view, until=until, ledger=ledger) for view in views}
+    store = open_store(location)
+    with locked(project_lock(location.home, repo.project)):
+        done = {view: _materialize_view(store, location.home, repo, view, until=until, ledger=ledger) for view in views}
     return {"service": service, "until": until.isoformat(), "views": done}
 
 

@@ -19,7 +19,7 @@ from airflow_mlops.contracts import Exclusion, Partition
 from airflow_mlops.engine.data.exclusions import exclusions
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
-from airflow_mlops.engine.features.store import feature_file
+from airflow_mlops.engine.features.schema import feature_file
 from airflow_mlops.engine.ledger import Ledger
 
 _INPUTS, _EXCLUDED = b"airflow_mlops.inputs", b"airflow_mlops.excluded"

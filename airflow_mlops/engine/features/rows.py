@@ -14,7 +14,8 @@ from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
 from airflow_mlops.engine.data.splits import TIME, between, within, without
 from airflow_mlops.engine.features.compute import EVENT
 from airflow_mlops.engine.features.recipe import Recipe
-from airflow_mlops.engine.features.store import FeatureRepo, feast_errors
+from airflow_mlops.engine.features.schema import FeatureRepo
+from airflow_mlops.engine.features.store import feast_errors
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:

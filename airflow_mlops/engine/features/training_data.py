@@ -16,10 +16,12 @@ from airflow_mlops.engine.data.snapshots import write_snapshot
 from airflow_mlops.engine.data.splits import BY_TIME, by_entity, by_time
 from airflow_mlops.engine.features import provenance
 from airflow_mlops.engine.features.compute import every_day
+from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.provenance import ByFile, Inputs, Revisions
 from airflow_mlops.engine.features.recipe import Recipe
 from airflow_mlops.engine.features.rows import Rows, count_unread, read_rows
-from airflow_mlops.engine.features.store import FeatureRepo, describe, open_store
+from airflow_mlops.engine.features.schema import FeatureRepo, describe
+from airflow_mlops.engine.features.store import open_store
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
 
@@ -27,8 +29,7 @@ _NAMED = 20
 
 
 def build_training_snapshot(
-    home: Path,
-    repo_path: Path,
+    location: Location,
     *,
     store: PartitionStore,
     ledger: Ledger | None,
@@ -82,7 +83,8 @@ def build_training_snapshot(
     :raises TransientError: when Feast's registry or the ledger does not answer.
     """
     begin, label_cut, midnight = _window(as_of, matures_after, window, start)
-    feast = open_store(repo_path, home)
+    home = location.home
+    feast = open_store(location)
     repo = describe(feast)
     recipe = Recipe(
         source=source_dataset,
@@ -138,8 +140,7 @@ def build_training_snapshot(
 
 
 def rebuild_snapshot(
-    home: Path,
-    repo_path: Path,
+    location: Location,
     snapshot: Snapshot,
     *,
     store: PartitionStore,
@@ -157,7 +158,8 @@ def rebuild_snapshot(
     :raises DataError: when partitions are gone, features were computed again from others, or the outcome is not
         the same, byte for byte: then nothing is written, and every difference that can be told is named.
     """
-    feast = open_store(repo_path, home)
+    home = location.home
+    feast = open_store(location)
     repo = describe(feast)
     computed_here = repo.service(snapshot.feature_service).features
     validation, test = snapshot.splits["validation"], snapshot.splits["test"]

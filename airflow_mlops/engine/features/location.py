@@ -1,0 +1,23 @@
+"""Where a project's features are defined and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a Feast project is, for everything that reads or writes its features.
+
+    :param repo: Folder with ``feature_store.yaml`` and the definitions; None when only the registry is known.
+    :param home: The home folder, which ``${MLOPS_HOME}`` stands for.
+    :param overrides: Settings of ``feature_store.yaml`` that replace or complete those in the file, such as
+        ``{"online_store": {"type": "redis", "connection_string": "…"}}``. They may hold secrets.
+    """
+
+    repo: Path | None
+    home: Path
+    overrides: Mapping[str, Any] = field(default_factory=dict, repr=False)

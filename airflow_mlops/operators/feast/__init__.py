@@ -1,0 +1,13 @@
+"""Operators for features: define them, compute a day of them, bring them online, read them for training."""
+
+from airflow_mlops.operators.feast.apply import FeastApplyOperator
+from airflow_mlops.operators.feast.compute import FeastComputeFeaturesOperator
+from airflow_mlops.operators.feast.materialize import FeastMaterializeOperator
+from airflow_mlops.operators.feast.training_data import FeastGetTrainingDataOperator
+
+__all__ = [
+    "FeastApplyOperator",
+    "FeastComputeFeaturesOperator",
+    "FeastGetTrainingDataOperator",
+    "FeastMaterializeOperator",
+]

@@ -1,0 +1,104 @@
+"""Compute a partition's feature rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.hooks.feast import FeastHook
+from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.moments import parse_day
+from airflow_mlops.operators.base import MlopsOperator, required_key
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class RecomputedFeatures(TypedDict):
+    """What was computed: the partition, feature view → rows, and the later partitions that were computed again."""
+
+    key: str
+    views: dict[str, int]
+    recomputed: list[str]
+
+
+class FeastComputeFeaturesOperator(MlopsOperator):
+    """Compute the feature rows of one partition from sealed datasets, by the user's transform.
+
+    Computing a partition again replaces its rows, and those of the later partitions within ``history`` that were
+    computed from what is no longer there: late data, or an exclusion, is worked in by one cleared task. Rows that
+    somebody excluded are left out. What comes out is checked against the feature repository, which is applied first
+    when one of its files changed.
+
+    :param transform: ``module:function`` beside the DAG file, called with the day and dataset → rows.
+    :param datasets: Sealed datasets to hand over.
+    :param history: How far back they reach, such as ``7d``.
+    :param start: First day that the datasets have (ISO).
+    :param key: Partition to compute.
+    :param feast_conn_id: Airflow connection of type ``feast``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "transform",
+        "datasets",
+        "history",
+        "start",
+        "key",
+        "feast_conn_id",
+        "ledger_conn_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        transform: str,
+        datasets: Sequence[str],
+        history: str,
+        start: str,
+        key: str = "{{ partition_key }}",
+        feast_conn_id: str = FeastHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.transform = transform
+        self.datasets = datasets
+        self.history = history
+        self.start = start
+        self.key = key
+        self.feast_conn_id = feast_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> RecomputedFeatures:
+        """Compute the partition's rows, and those of later partitions that they make stale."""
+        from airflow_mlops.engine.features.apply import ensure_applied
+        from airflow_mlops.engine.features.compute import compute_features
+        from airflow_mlops.engine.features.provenance import stale_days
+
+        key = required_key(self.key)
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        store = self.partition_store(ledger)
+        compute = partial(
+            compute_features,
+            self.home_path,
+            store=store,
+            ledger=ledger,
+            repo=ensure_applied(FeastHook(self.feast_conn_id).location(self.home_path), ledger),
+            transform=self.transform,
+            code_path=self.code_path,
+            datasets=self.datasets,
+            history=parse_duration(self.history),
+            start=parse_day(self.start, "start"),
+        )
+        computed = compute(key)
+        following = parse_day(key, "key") + timedelta(days=1), parse_day(key, "key") + parse_duration(self.history)
+        stale = stale_days(self.home_path, store, list(computed["views"]), *following, ledger=ledger)
+        for day in stale:
+            self.log.info("%s was computed from what has been replaced or excluded since: computing it again.", day)
+            compute(day)
+        return RecomputedFeatures(key=computed["key"], views=computed["views"], recomputed=stale)

@@ -1,0 +1,177 @@
+"""Read features for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.hooks.feast import FeastHook
+from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.moments import parse_day, parse_moment
+from airflow_mlops.operators.base import MlopsOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_mlops.contracts import SplitRule
+
+
+class TrainingData(TypedDict):
+    """A snapshot: its id and folder, rows by split, rows left out for want of a label or because somebody excluded
+    them, its two cuts (ISO, UTC).
+    """
+
+    id: str
+    uri: str
+    rows: dict[str, int]
+    unlabelled_rows: int
+    excluded_rows: int
+    as_of: str
+    label_cut: str
+
+
+class FeastGetTrainingDataOperator(MlopsOperator):
+    """Freeze a training snapshot: entities, their features as known at prediction time, matured labels.
+
+    The same moment and the same data give the same snapshot. It is written down in the ledger, so that late data
+    finds the models that have not seen it. Windows that somebody excluded are left out.
+
+    :param model: Name of the model.
+    :param entity: Column that identifies a row of both datasets.
+    :param source_dataset: Sealed dataset with a row an entity.
+    :param event_time: Its column with the prediction time.
+    :param keys: Its columns that are inputs of the model themselves.
+    :param service: Feast feature service.
+    :param label_dataset: Sealed dataset with the label.
+    :param label_column: Its boolean column; null where unknown.
+    :param matures_after: How long after the prediction time a label can still come, such as ``1d``.
+    :param window: How much history, ending where labels have matured.
+    :param validation: The part before the last part of the window: early stopping.
+    :param test: The last part of the window: evaluation only.
+    :param start: First day that the datasets have (ISO).
+    :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to the UTC midnight before it.
+    :param split: ``time`` splits by prediction time; ``entity`` by the hash of ``split_column``, with the shares that
+        ``validation`` and ``test`` have of ``window``.
+    :param split_column: Column of ``source_dataset`` of which no value may be in two splits, for ``split="entity"``.
+    :param feast_conn_id: Airflow connection of type ``feast``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "entity",
+        "source_dataset",
+        "event_time",
+        "keys",
+        "service",
+        "label_dataset",
+        "label_column",
+        "matures_after",
+        "window",
+        "validation",
+        "test",
+        "start",
+        "as_of",
+        "split",
+        "split_column",
+        "feast_conn_id",
+        "ledger_conn_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        entity: str,
+        source_dataset: str,
+        event_time: str,
+        keys: Sequence[str],
+        service: str,
+        label_dataset: str,
+        label_column: str,
+        matures_after: str,
+        window: str,
+        validation: str,
+        test: str,
+        start: str,
+        as_of: str,
+        split: str = "time",
+        split_column: str | None = None,
+        feast_conn_id: str = FeastHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.entity = entity
+        self.source_dataset = source_dataset
+        self.event_time = event_time
+        self.keys = keys
+        self.service = service
+        self.label_dataset = label_dataset
+        self.label_column = label_column
+        self.matures_after = matures_after
+        self.window = window
+        self.validation = validation
+        self.test = test
+        self.start = start
+        self.as_of = as_of
+        self.split = split
+        self.split_column = split_column
+        self.feast_conn_id = feast_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> TrainingData:
+        """Build the snapshot."""
+        from airflow_mlops.engine.features.training_data import build_training_snapshot
+
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        snapshot = build_training_snapshot(
+            FeastHook(self.feast_conn_id).location(self.home_path),
+            store=self.partition_store(ledger),
+            ledger=ledger,
+            model=self.model,
+            source_dataset=self.source_dataset,
+            entity=self.entity,
+            event_time=self.event_time,
+            keys=self.keys,
+            service=self.service,
+            label_dataset=self.label_dataset,
+            label=self.label_column,
+            matures_after=parse_duration(self.matures_after),
+            window=parse_duration(self.window),
+            validation=parse_duration(self.validation),
+            test=parse_duration(self.test),
+            as_of=parse_moment(self.as_of, "as_of"),
+            start=parse_day(self.start, "start"),
+            split_rule=_split_rule(self.split, self.split_column),
+        )
+        return {
+            "id": snapshot.id,
+            "uri": snapshot.uri,
+            "rows": {name: split.rows for name, split in snapshot.splits.items()},
+            "unlabelled_rows": snapshot.unlabelled_rows,
+            "excluded_rows": snapshot.excluded_rows,
+            "as_of": snapshot.as_of.isoformat(),
+            "label_cut": snapshot.label_cut.isoformat(),
+        }
+
+
+def _split_rule(split: str, column: str | None) -> SplitRule:
+    from airflow_mlops.contracts import SplitRule
+
+    if split not in ("time", "entity"):
+        raise ConfigError(
+            f"split={split!r} is no way to split.{did_you_mean(split, ('time', 'entity'))}",
+            hint="Write 'time', or 'entity' with a split_column.",
+        )
+    named = None if column in ("", "None") else column
+    if (split == "entity") != (named is not None):
+        raise ConfigError(
+            f"split={split!r} with split_column={named!r} does not say one clear thing.",
+            hint="Name the column to split by with 'entity', and none with 'time'.",
+        )
+    return SplitRule(kind=split, column=named)
