@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import ExpectationOutcome, Profile
 from airflow_mlops.demo.flights import Feed, read_feed
-from airflow_mlops.engine.data.checks import SchemaContract, references, run_checks
+from airflow_mlops.engine.data.checks import SchemaContract, name_readers, references, run_checks
 from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash, day_bounds
 from airflow_mlops.engine.data.profiles import profile_files, profile_table
 from tests.data_fixtures import EVENT_TIMES
@@ -99,7 +99,9 @@ def arrive(
     failed = []
     if guard:
         earlier = references(store, feed, key, history=history)
-        failed = [o for o in check(profile, earlier, feed, contract=contract, uses=uses) if not o.success]
+        failed = [
+            o for o in name_readers(check(profile, earlier, feed, contract=contract), uses or {}) if not o.success
+        ]
     if not blocking(failed):
         partition = store.seal(
             feed, key, folder, event_time=EVENT_TIMES[feed], batch_hash=batch_hash([file]), suite_hash="s"

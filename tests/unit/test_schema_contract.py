@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from airflow_mlops.engine.data.checks import Column, SchemaContract, check_schema, uses_of
+from airflow_mlops.engine.data.checks import Column, SchemaContract, check_schema, name_readers, uses_of
 from airflow_mlops.engine.data.profiles import profile_table
 from airflow_mlops.exceptions import ConfigError
 
@@ -35,7 +35,7 @@ def profile(table: pa.Table, key: str = "2013-01-02"):
 
 
 def found(table: pa.Table):
-    outcomes = check_schema(CONTRACT, profile(table), uses=USES, usual=profile(TABLE, "2013-01-01"))
+    outcomes = name_readers(check_schema(CONTRACT, profile(table), usual=profile(TABLE, "2013-01-01")), USES)
     return [o for o in outcomes if not o.success]
 
 

@@ -1,7 +1,7 @@
 """Checks of a landed day that an expectation on one batch cannot make: against its history, contract and twin."""
 
 from airflow_mlops.engine.data.checks.acceptance import accept, accepted
-from airflow_mlops.engine.data.checks.contract import Column, SchemaContract, check_schema, uses_of
+from airflow_mlops.engine.data.checks.contract import Column, SchemaContract, check_schema, name_readers, uses_of
 from airflow_mlops.engine.data.checks.partition import CheckedBatch, check_partition
 from airflow_mlops.engine.data.checks.references import comparable, references
 from airflow_mlops.engine.data.checks.rows import reconcile_rows
@@ -19,6 +19,7 @@ __all__ = [
     "check_partition",
     "check_schema",
     "comparable",
+    "name_readers",
     "reconcile_rows",
     "reconcile_sources",
     "references",

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile, Severity
-from airflow_mlops.engine.data.checks.contract import affected
 from airflow_mlops.engine.data.checks.robust import FAR, median_spread, outcome, rounded
 from airflow_mlops.engine.data.profiles import distinct
 
@@ -40,9 +39,7 @@ _COMPLETE = 0.95
 """Share of rows that the most frequent values must cover for the others not to matter."""
 
 
-def check_categories(
-    profile: Profile, usual_days: Sequence[Profile], named: Sequence[str], uses: Mapping[str, Sequence[str]]
-) -> list[ExpectationOutcome]:
+def check_categories(profile: Profile, usual_days: Sequence[Profile], named: Sequence[str]) -> list[ExpectationOutcome]:
     """Compare the values of text columns with those of the days before.
 
     :param named: Columns whose values may be quoted: the slices, whose names are reported anyway.
@@ -54,7 +51,7 @@ def check_categories(
             continue
         days = [day.columns[name] for day in usual_days if name in day.columns]
         if name in known and column.top:
-            outcomes += _unknown_values(name, column, known, name in named, affected(name, uses))
+            outcomes += _unknown_values(name, column, known, name in named)
             outcomes += _mix(name, column, days)
         if days:
             outcomes += _cardinality(name, column, days)
@@ -75,7 +72,7 @@ def known_values(usual_days: Sequence[Profile]) -> dict[str, Counter[str]]:
 
 
 def _unknown_values(
-    name: str, column: ColumnProfile, known: Mapping[str, Counter[str]], named: bool, who: str
+    name: str, column: ColumnProfile, known: Mapping[str, Counter[str]], named: bool
 ) -> Iterator[ExpectationOutcome]:
     rows = max(column.count - column.nulls, 1)
     spellings = {_plain(value): value for value in known[name]}
@@ -94,7 +91,7 @@ def _unknown_values(
             observed=rounded(share),
             bound={"max": 0.0},
             count=sum(respelt.values()),
-            note=f"{len(respelt)} known values came in another {_difference(before, example)}{words}{who}",
+            note=f"{len(respelt)} known values came in another {_difference(before, example)}{words}",
         )
     if unseen > SOME_UNKNOWN * rows:
         level: Severity = "block" if unseen > MOSTLY_UNKNOWN * rows else "warn"
@@ -109,7 +106,7 @@ def _unknown_values(
             observed=rounded(unseen / rows),
             bound={"max": MOSTLY_UNKNOWN, "known": len(known[name])},
             count=unseen,
-            note=note + who,
+            note=note,
         )
 
 

@@ -58,7 +58,6 @@ def check_schema(
     contract: SchemaContract,
     found: Profile | Mapping[str, str],
     *,
-    uses: Mapping[str, Sequence[str]] | None = None,
     usual: Profile | None = None,
 ) -> list[ExpectationOutcome]:
     """Compare what landed with the contract. Breaking changes block, compatible ones warn or inform.
@@ -67,7 +66,6 @@ def check_schema(
     null is, or text is in another casing. Compatible: a column was added, or its type holds more than before.
 
     :param found: Profile of what landed, or just column name → Arrow type.
-    :param uses: Column → who reads it, as :func:`uses_of` returns it; named in what fails.
     :param usual: Profile of an earlier day: tells a renamed column from a new one by its values.
     """
     types = found if isinstance(found, Mapping) else {name: column.type for name, column in found.columns.items()}
@@ -75,12 +73,12 @@ def check_schema(
     removed = [name for name in contract.columns if name not in types]
     added = [name for name in types if name not in contract.columns]
     outcomes = [
-        *_removed(contract, removed, {name: (types[name], profiles.get(name)) for name in added}, usual, uses or {}),
+        *_removed(contract, removed, {name: (types[name], profiles.get(name)) for name in added}, usual),
         *_added(contract, added, types),
     ]
     for name in contract.columns:
         if name in types:
-            outcomes += _changed(contract, name, types[name], profiles.get(name), affected(name, uses or {}))
+            outcomes += _changed(contract, name, types[name], profiles.get(name))
     return outcomes or [
         outcome("schema_contract", observed={"columns": len(types)}, bound={"version": contract.version})
     ]
@@ -118,9 +116,19 @@ def uses_of(
     return {column: list(dict.fromkeys(readers)) for column, readers in uses.items()}
 
 
-def affected(column: str, uses: Mapping[str, Sequence[str]]) -> str:
-    """Return who reads a column, as part of a sentence."""
-    return f"; affects {', '.join(uses[column])}" if uses.get(column) else ""
+def name_readers(outcomes: Iterable[ExpectationOutcome], uses: Mapping[str, Sequence[str]]) -> list[ExpectationOutcome]:
+    """Return the outcomes, with those that failed saying who reads their column.
+
+    :param uses: Column → who reads it, as :func:`uses_of` returns it.
+    """
+
+    def named(said: ExpectationOutcome) -> ExpectationOutcome:
+        readers = uses.get(said.column or "", ())
+        if said.success or not readers:
+            return said
+        return said.model_copy(update={"note": f"{said.note}; affects {', '.join(readers)}".removeprefix("; ")})
+
+    return [named(said) for said in outcomes]
 
 
 # --- changes ----------------------------------------------------------------------------------------------
@@ -131,7 +139,6 @@ def _removed(
     removed: Sequence[str],
     added: Mapping[str, tuple[str, ColumnProfile | None]],
     usual: Profile | None,
-    uses: Mapping[str, Sequence[str]],
 ) -> Iterator[ExpectationOutcome]:
     for name in removed:
         expected = contract.columns[name].type
@@ -146,7 +153,7 @@ def _removed(
             column=name,
             level="block",
             bound={"type": expected, "version": contract.version},
-            note=note + affected(name, uses),
+            note=note,
         )
 
 
@@ -163,7 +170,7 @@ def _added(contract: SchemaContract, added: Sequence[str], types: Mapping[str, s
 
 
 def _changed(
-    contract: SchemaContract, name: str, found: str, profile: ColumnProfile | None, who: str
+    contract: SchemaContract, name: str, found: str, profile: ColumnProfile | None
 ) -> Iterator[ExpectationOutcome]:
     column = contract.columns[name]
     bound = {"type": column.type, "version": contract.version}
@@ -171,7 +178,7 @@ def _changed(
         wider, narrower = _wider(column.type, found), _wider(found, column.type)
         word = "widened" if wider else "narrowed" if narrower else "retyped"
         level: Literal["warn", "block"] = "warn" if wider else "block"
-        note = f"{word} from {column.type} to {found}{who}"
+        note = f"{word} from {column.type} to {found}"
         yield outcome("schema_column_type", column=name, level=level, observed=found, bound=bound, note=note)
     if profile is None:
         return
@@ -183,7 +190,7 @@ def _changed(
             observed=profile.nulls / profile.count,
             bound={"nullable": False, "version": contract.version},
             count=profile.nulls,
-            note=f"must not be null{who}",
+            note="must not be null",
         )
     wrong = sum(count for value, count in profile.top.items() if not _cased(value, column.casing))
     if wrong:
@@ -194,7 +201,7 @@ def _changed(
             observed=wrong / profile.count,
             bound={"casing": column.casing, "version": contract.version},
             count=wrong,
-            note=f"not in {column.casing} case{who}",
+            note=f"not in {column.casing} case",
         )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile
-from airflow_mlops.engine.data.checks.contract import SchemaContract, affected
+from airflow_mlops.engine.data.checks.contract import SchemaContract
 from airflow_mlops.engine.data.checks.robust import FAR, median_spread, outcome, rounded
 from airflow_mlops.engine.data.profiles import distinct, quantiles
 
@@ -128,7 +128,6 @@ def check_numbers(
     profile: Profile,
     usual: Mapping[str, Usual],
     contract: SchemaContract | None = None,
-    uses: Mapping[str, Sequence[str]] | None = None,
 ) -> list[ExpectationOutcome]:
     """Look for columns whose values are not those of the days before, and say what happened to them."""
     today = {
@@ -151,7 +150,7 @@ def check_numbers(
                     level=level,  # type: ignore[arg-type]
                     observed={"quantiles": [rounded(value) for value in found]},
                     bound={"usual": [rounded(value) for value in usual[name].quantiles], "misfit": rounded(misfit)},
-                    note=note + affected(name, uses or {}),
+                    note=note,
                 )
             )
     return outcomes or [outcome("values_as_usual", observed={"columns": len(today)}, bound={"misfit": UNFIT})]

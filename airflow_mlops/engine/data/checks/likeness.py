@@ -8,13 +8,12 @@ is not found: no flight cancelled, where a few are on other days, is a good day.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
 from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile, Severity
-from airflow_mlops.engine.data.checks.contract import affected
 from airflow_mlops.engine.data.checks.distribution import ENOUGH_ROWS, RANKS, UNFIT, Numbers
 from airflow_mlops.engine.data.checks.references import comparable, day_of
 from airflow_mlops.engine.data.checks.robust import FAR, Share, logit, median_spread, outcome, rate_shift, rounded
@@ -44,9 +43,7 @@ _TWICE = 2
 """Days of one weekday that must agree before their values are taken to be those of that weekday."""
 
 
-def check_likeness(
-    profile: Profile, references: Sequence[Profile], label: str | None, uses: Mapping[str, Sequence[str]]
-) -> Iterator[ExpectationOutcome]:
+def check_likeness(profile: Profile, references: Sequence[Profile], label: str | None) -> Iterator[ExpectationOutcome]:
     """Compare each column with itself on the days before.
 
     :param label: Column that is judged as the label, and not again here.
@@ -56,19 +53,16 @@ def check_likeness(
         days = [day for day in references if name in day.columns and day.columns[name].kind == column.kind]
         if name == label or not days or column.min is None:
             continue
-        who = affected(name, uses)
         if column.kind == "boolean":
-            yield from _share_of_true(name, column, [day.columns[name] for day in days], who)
+            yield from _share_of_true(name, column, [day.columns[name] for day in days])
         elif column.kind == "time":
-            yield from _times(name, profile, [day for day in same_weekdays if day in days] or days, who)
+            yield from _times(name, profile, [day for day in same_weekdays if day in days] or days)
         elif column.kind == "number":
-            yield from _distinct(name, column, [day.columns[name] for day in days], who)
-            yield from _weekday(name, profile, days, who)
+            yield from _distinct(name, column, [day.columns[name] for day in days])
+            yield from _weekday(name, profile, days)
 
 
-def _share_of_true(
-    name: str, column: ColumnProfile, days: Sequence[ColumnProfile], who: str
-) -> Iterator[ExpectationOutcome]:
+def _share_of_true(name: str, column: ColumnProfile, days: Sequence[ColumnProfile]) -> Iterator[ExpectationOutcome]:
     today, before = _trues(column), [share for share in map(_trues, days) if share.rows]
     shift = rate_shift(today, before)
     if shift is None:
@@ -87,11 +81,11 @@ def _share_of_true(
         level="block" if far and (constant or outside >= FAR_OUTSIDE) else "warn",
         observed=rounded(shift.rate),
         bound={"usual": rounded(shift.usual), "distance": rounded(shift.distance), "far": FAR},
-        note=f"does not look like itself: {shift.rate:.2%} are true, usual {shift.usual:.2%}{who}",
+        note=f"does not look like itself: {shift.rate:.2%} are true, usual {shift.usual:.2%}",
     )
 
 
-def _times(name: str, profile: Profile, days: Sequence[Profile], who: str) -> Iterator[ExpectationOutcome]:
+def _times(name: str, profile: Profile, days: Sequence[Profile]) -> Iterator[ExpectationOutcome]:
     """Compare how far times lie from the start of their day.
 
     A column whose times usually lie within an hour says when a day was loaded: a late load only warns.
@@ -118,13 +112,11 @@ def _times(name: str, profile: Profile, days: Sequence[Profile], who: str) -> It
         level=level,
         observed={"shift_seconds": rounded(shift)},
         bound={"misfit": rounded(misfit), "max_misfit": UNFIT},
-        note=f"does not look like itself: against its day, {words} than usual{who}",
+        note=f"does not look like itself: against its day, {words} than usual",
     )
 
 
-def _distinct(
-    name: str, column: ColumnProfile, days: Sequence[ColumnProfile], who: str
-) -> Iterator[ExpectationOutcome]:
+def _distinct(name: str, column: ColumnProfile, days: Sequence[ColumnProfile]) -> Iterator[ExpectationOutcome]:
     """Block numbers that hold one value, or nearly so, and never did."""
     rows = column.count - column.nulls
     found, fewest = distinct(column), min(map(distinct, days))
@@ -138,7 +130,7 @@ def _distinct(
             level="block",
             observed=rounded(found),
             bound={"fewest": rounded(fewest), "min_ratio": COLLAPSED},
-            note=f"does not look like itself: {found:.0f} distinct values, never fewer than {fewest:.0f} before{who}",
+            note=f"does not look like itself: {found:.0f} distinct values, never fewer than {fewest:.0f} before",
         )
 
 
@@ -147,7 +139,7 @@ def _rare_before(column: ColumnProfile, days: Sequence[ColumnProfile]) -> bool:
     return len(column.top) == 1 and all(day.top and _moved(column, day) > _OTHER_MIX for day in days)
 
 
-def _weekday(name: str, profile: Profile, days: Sequence[Profile], who: str) -> Iterator[ExpectationOutcome]:
+def _weekday(name: str, profile: Profile, days: Sequence[Profile]) -> Iterator[ExpectationOutcome]:
     """Block a few whole numbers that follow the weekday and are those of another one.
 
     A month that begins is none: no weekday has been twice in it before the same one of today was.
@@ -170,7 +162,7 @@ def _weekday(name: str, profile: Profile, days: Sequence[Profile], who: str) -> 
                 level="block",
                 observed=rounded(_moved(column, own[-1])),
                 bound={"max": _OTHER_MIX},
-                note=f"holds what it usually holds on another weekday: is it counted from another day?{who}",
+                note="holds what it usually holds on another weekday: is it counted from another day?",
             )
             return
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from airflow_mlops.contracts import Profile, ValidationResult
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data import storage
-from airflow_mlops.engine.data.checks.contract import SchemaContract
+from airflow_mlops.engine.data.checks.contract import SchemaContract, name_readers
 from airflow_mlops.engine.data.checks.references import references
 from airflow_mlops.engine.data.checks.run import as_result, run_checks
 from airflow_mlops.engine.data.exclusions import exclusions
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from airflow_mlops.engine.data.storage import AnyPath
     from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.parts import Checks
-
-Uses = Mapping[str, Sequence[str]]
 
 
 class CheckedBatch(NamedTuple):
@@ -47,7 +45,7 @@ def check_partition(
     validated: str,
     checks: Checks,
     code_path: str | None = None,
-    uses: Callable[[], Uses] = dict,
+    uses: Callable[[], Mapping[str, Sequence[str]]] = dict,
 ) -> CheckedBatch:
     """Profile what landed, keep the profile beside the partition to be, and hold it against the valid days before.
 
@@ -81,28 +79,24 @@ def check_partition(
     before = references(store, dataset, key, history=history, exclusions=exclusions(ledger, dataset))
     contract = _contract(checks.contract, code_path)
 
-    def outcomes(readers: Uses) -> ValidationResult:
-        said = run_checks(
-            profile,
-            before,
-            slices=checks.slices,
-            label=checks.label,
-            unique=checks.unique,
-            identifiers=checks.identifiers,
-            invariants=checks.invariants,
-            files=files,
-            contract=contract,
-            uses=readers,
-            event_time=event_time,
-            interval=day_bounds(key),
-            written_at=max(storage.modified(file) for file in files),
-        )
-        parameters = {**asdict(checks), "contract_version": contract.version if contract else None}
-        return as_result(said, profile, batch=f"{dataset}/{key}", batch_hash=found, parameters=parameters)
-
-    result = outcomes({})
-    if result.failed and (readers := uses()):
-        result = outcomes(readers)
+    said = run_checks(
+        profile,
+        before,
+        slices=checks.slices,
+        label=checks.label,
+        unique=checks.unique,
+        identifiers=checks.identifiers,
+        invariants=checks.invariants,
+        files=files,
+        contract=contract,
+        event_time=event_time,
+        interval=day_bounds(key),
+        written_at=max(storage.modified(file) for file in files),
+    )
+    if not all(one.success for one in said):
+        said = name_readers(said, uses())
+    parameters = {**asdict(checks), "contract_version": contract.version if contract else None}
+    result = as_result(said, profile, batch=f"{dataset}/{key}", batch_hash=found, parameters=parameters)
     return CheckedBatch(result, profile, len(before), merge(before) if before else None)
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from airflow_mlops.contracts import ExpectationOutcome, Profile, ValidationResult, content_hash
 from airflow_mlops.engine.data.checks.age import check_age, check_repeated
 from airflow_mlops.engine.data.checks.categories import check_categories
-from airflow_mlops.engine.data.checks.contract import SchemaContract, affected, check_schema
+from airflow_mlops.engine.data.checks.contract import SchemaContract, check_schema
 from airflow_mlops.engine.data.checks.distribution import check_numbers, check_offsets, usual_numbers
 from airflow_mlops.engine.data.checks.labels import check_labels
 from airflow_mlops.engine.data.checks.likeness import check_likeness
@@ -33,7 +33,6 @@ def run_checks(
     invariants: Mapping[str, str] | None = None,
     files: Source | None = None,
     contract: SchemaContract | None = None,
-    uses: Mapping[str, Sequence[str]] | None = None,
     event_time: str | None = None,
     interval: tuple[datetime, datetime] | None = None,
     written_at: datetime | None = None,
@@ -46,14 +45,12 @@ def run_checks(
     :param slices, label, unique, identifiers, invariants: As in :class:`~airflow_mlops.parts.Checks`; the profile
         must have been made with the same slices, label and unique key.
     :param files: The Parquet files, or a table, that the invariants are evaluated on.
-    :param uses: Column → who reads it; see :func:`~airflow_mlops.engine.data.checks.contract.uses_of`.
     :param event_time: Column of the event times; its age is checked when ``interval`` is given too.
     :param written_at: When the newest file was written, by the clock of its storage.
     """
-    uses = uses or {}
     outcomes = [*check_near_unique(profile, [*identifiers, *unique])]
     if contract is not None:
-        outcomes += check_schema(contract, profile, uses=uses, usual=references[-1] if references else None)
+        outcomes += check_schema(contract, profile, usual=references[-1] if references else None)
     if invariants:
         outcomes += _invariants(files, invariants)
     if event_time is not None and interval is not None:
@@ -62,22 +59,13 @@ def run_checks(
     if len(references) < ENOUGH:
         note = f"not enough history yet: {len(references)} of {ENOUGH} valid days to compare with"
         return [*outcomes, outcome("compared_with_history", at_worst="info", observed=len(references), note=note)]
-    said = [
+    return [
         *outcomes,
         *_history(profile, references, slices, label),
-        *check_numbers(profile, usual_numbers(comparable(profile, references)), contract, uses),
-        *check_likeness(profile, references, label, uses),
-        *check_categories(profile, references, slices, uses),
+        *check_numbers(profile, usual_numbers(comparable(profile, references)), contract),
+        *check_likeness(profile, references, label),
+        *check_categories(profile, references, slices),
     ]
-    return [_with_readers(one, uses) for one in said]
-
-
-def _with_readers(said: ExpectationOutcome, uses: Mapping[str, Sequence[str]]) -> ExpectationOutcome:
-    """Name who reads the column of a check that failed, where its note does not yet."""
-    readers = affected(said.column or "", uses)
-    if said.success or not readers or "affects" in said.note:
-        return said
-    return said.model_copy(update={"note": (said.note + readers).removeprefix("; ")})
 
 
 def as_result(
