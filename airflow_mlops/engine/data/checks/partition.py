@@ -86,6 +86,7 @@ def check_partition(
         label=checks.label,
         unique=checks.unique,
         identifiers=checks.identifiers,
+        volatile=checks.volatile,
         invariants=checks.invariants,
         files=files,
         contract=contract,

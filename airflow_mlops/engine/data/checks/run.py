@@ -9,7 +9,7 @@ from airflow_mlops.contracts import ExpectationOutcome, Profile, ValidationResul
 from airflow_mlops.engine.data.checks.age import check_age, check_repeated
 from airflow_mlops.engine.data.checks.categories import check_categories
 from airflow_mlops.engine.data.checks.contract import SchemaContract, check_schema
-from airflow_mlops.engine.data.checks.distribution import check_numbers, check_offsets, usual_numbers
+from airflow_mlops.engine.data.checks.distribution import Usual, check_numbers, check_offsets, usual_numbers
 from airflow_mlops.engine.data.checks.labels import check_labels
 from airflow_mlops.engine.data.checks.likeness import check_likeness
 from airflow_mlops.engine.data.checks.references import ENOUGH, comparable
@@ -30,6 +30,7 @@ def run_checks(
     label: str | None = None,
     unique: Sequence[str] = (),
     identifiers: Sequence[str] = (),
+    volatile: Sequence[str] = (),
     invariants: Mapping[str, str] | None = None,
     files: Source | None = None,
     contract: SchemaContract | None = None,
@@ -42,7 +43,7 @@ def run_checks(
     With fewer than three days to compare with, that is reported and succeeds: the first days must be able to land.
 
     :param references: What :func:`~airflow_mlops.engine.data.checks.references.references` returned.
-    :param slices, label, unique, identifiers, invariants: As in :class:`~airflow_mlops.parts.Checks`; the profile
+    :param slices, label, unique, identifiers, volatile, invariants: As in :class:`~airflow_mlops.parts.Checks`; the profile
         must have been made with the same slices, label and unique key.
     :param files: The Parquet files, or a table, that the invariants are evaluated on.
     :param event_time: Column of the event times; its age is checked when ``interval`` is given too.
@@ -62,7 +63,7 @@ def run_checks(
     return [
         *outcomes,
         *_history(profile, references, slices, label),
-        *check_numbers(profile, usual_numbers(comparable(profile, references)), contract),
+        *check_numbers(profile, _without(volatile, usual_numbers(comparable(profile, references))), contract),
         *check_likeness(profile, references, label),
         *check_categories(profile, references, slices),
     ]
@@ -109,6 +110,10 @@ def _history(
     yield from check_infinities(profile, references)
     yield from check_offsets(profile, references)
     yield check_repeated(profile, references)
+
+
+def _without(columns: Sequence[str], usual: Mapping[str, Usual]) -> dict[str, Usual]:
+    return {name: one for name, one in usual.items() if name not in columns}
 
 
 def _unique(profile: Profile, references: Sequence[Profile], unique: Sequence[str]) -> Iterator[ExpectationOutcome]:
