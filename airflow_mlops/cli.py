@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from airflow_mlops.commands.data import add_data
 from airflow_mlops.commands.demo import add_demo
+from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.sources import add_sources
 from airflow_mlops.exceptions import MlopsError
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add_demo(commands)
     add_sources(commands)
     add_data(commands)
+    add_features(commands)
     return parser
 
 

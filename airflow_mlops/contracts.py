@@ -227,7 +227,8 @@ class Snapshot(Record):
     feature_definition: str = Field(default="", description="what the service meant: see FeatureRepo.definition_hash")
     feature_code: str = Field(default="", description="identity of the code that computed the stored features")
     feature_files: dict[str, dict[str, str]] = Field(
-        default_factory=dict, description="feature view → day → SHA-256 of the file of rows that was read"
+        default_factory=dict,
+        description="feature view → day → revision of the file of rows that was read; no part of the id",
     )
     features: dict[str, str] = Field(description="model input → Arrow type, in order")
     entity: str
@@ -261,7 +262,9 @@ class TrainingSpec(Record):
     @property
     def hash(self) -> str:
         """Identity of the training: where code lies and where files are written do not count."""
-        return content_hash(self.model_dump(mode="json", exclude={"code_path": True, "snapshot": {"uri"}}))
+        return content_hash(
+            self.model_dump(mode="json", exclude={"code_path": True, "snapshot": {"uri", "feature_files"}})
+        )
 
 
 class TensorSpec(Record):
@@ -363,6 +366,60 @@ class Verdict(Record):
     status: VerdictStatus
     checks: tuple[GateCheck, ...]
     inputs_hash: str
+
+
+# --- training and serving alike ---------------------------------------------------------------------------
+
+
+class FeatureParity(Record):
+    """One feature of the sampled entities: as it is served, held against as it would be trained on.
+
+    ``differing`` are values of the right type further apart than ``tolerance``; ``wrong_type`` values of another type
+    than the feature has, such as whole numbers where training sees floats. A value that both sides lack is alike, and
+    not ``compared``.
+    """
+
+    feature: str
+    view: str
+    compared: int = Field(description="entities for which both sides have a value")
+    differing: int = 0
+    missing_online: int = 0
+    missing_offline: int = 0
+    wrong_type: int = 0
+    tolerance: float = Field(description="largest absolute difference allowed; floats have a relative one besides")
+    largest: float | None = Field(default=None, description="largest difference of two numbers")
+    types: tuple[str, ...] = Field(default=(), description="what was served of another type than the feature has")
+    examples: tuple[str, ...] = Field(default=(), description="ids of entities that are not alike")
+
+    @property
+    def unlike(self) -> int:
+        """Entities whose values are not alike."""
+        return self.differing + self.missing_online + self.missing_offline + self.wrong_type
+
+
+class ParityReport(Record):
+    """Whether a feature service answers online what it would have answered in training: ``PASS`` alone promotes.
+
+    A sample without rows, or a feature view of which nothing could be compared, is ``NOT_EVALUATED``.
+    """
+
+    project: str
+    service: str
+    definition: str = Field(description="what the service means: see FeatureRepo.definition_hash")
+    sample: str = Field(description="where the entities are from")
+    rows: int
+    seed: int
+    moments: dict[str, datetime] = Field(description="feature view → moment at which both sides were read")
+    max_unlike: float = Field(description="largest share of entities of which a feature may be unlike")
+    features: tuple[FeatureParity, ...]
+    status: VerdictStatus
+    reason: str = ""
+
+    @property
+    def failed(self) -> tuple[FeatureParity, ...]:
+        """The features that are unlike for too many entities, worst first."""
+        beyond = [one for one in self.features if one.unlike > self.max_unlike * self.rows]
+        return tuple(sorted(beyond, key=lambda one: -one.unlike))
 
 
 # --- registry and serving ---------------------------------------------------------------------------------

@@ -38,6 +38,14 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "s3://aws_default@lake/partitions",
                         "default": "",
                     },
+                    "feast_pool": {
+                        "description": "Airflow pool of the task that applies a Feast repository. Give it one slot, "
+                        "so that applies wait for each other in the scheduler, not in a worker.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "feast",
+                        "default": "default_pool",
+                    },
                 },
             },
         },
@@ -74,6 +82,27 @@ _FEAST = {
         "hidden-fields": ["schema", "port", "login", "password"],
         "relabeling": {"host": "Feature repository"},
         "placeholders": {"host": "/opt/airflow/feature_repo"},
+    },
+    "conn-fields": {
+        "project": _field("Project", "Feast project, when there is no repository here, or to replace the file's."),
+        "registry": _field(
+            "Registry", "SQLAlchemy URL or path of a registry file, in place of the repository's. No password here."
+        ),
+        "registry_conn_id": _field(
+            "Registry connection", "Connection of type postgres, mysql or sqlite with the registry's database."
+        ),
+        "online_store": _field(
+            "Online store", "JSON in place of, or completing, the section online_store. No password here."
+        ),
+        "online_conn_id": _field(
+            "Online store connection", "Connection of type redis, aws (DynamoDB) or postgres with the online store."
+        ),
+        "offline_store": _field(
+            "Offline store", "JSON in place of, or completing, the section offline_store. No password here."
+        ),
+        "offline_conn_id": _field(
+            "Offline store connection", "Connection of type postgres with the tables of features."
+        ),
     },
 }
 

@@ -29,7 +29,8 @@ def _is_entrypoint(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
         raise ConfigError(
             f"{text!r} does not name a function.",
-            hint="Write 'package.module:function'; the module is looked up beside the DAG file.",
+            hint="Write 'package.module:function'; the module lies beside the DAG file (a transform's may lie in the "
+            "Feast repository).",
         )
     return text
 
@@ -97,6 +98,8 @@ class Checks:
     :param label: Boolean column whose rate of positives, in all and in each slice, must stay near its usual one.
     :param unique: Columns that together identify a row; repeated rows are counted.
     :param identifiers: Columns that may be nearly unique. Any other nearly unique column is a privacy finding.
+    :param volatile: Columns of numbers that differ too much from day to day to be held against earlier days, such as
+        the weather's: neither their level nor their unit is judged. The suite and the invariants still are.
     :param invariants: Name → SQL expression over the columns that must hold in every row where it is not null.
     :param contract: ``module:function`` that returns the dataset's ``SchemaContract``.
     :param history: How far back the days lie that a day is compared with; same weekdays first.
@@ -106,6 +109,7 @@ class Checks:
     label: str | None = None
     unique: Sequence[str] = ()
     identifiers: Sequence[str] = ()
+    volatile: Sequence[str] = ()
     invariants: Mapping[str, str] = Field(default_factory=dict)
     contract: Entrypoint | None = None
     history: Duration = "56d"
@@ -164,13 +168,14 @@ class FeatureService:
     """The features of the model: a Feast feature service and the code that computes its rows.
 
     :param name: Feature service in the Feast registry.
-    :param transform: ``module:function`` that computes the feature views' rows of one day from the sealed
-        partitions; the same code for training and serving.
+    :param transform: ``module:function``, beside the DAG file or in the Feast repository, that computes the feature
+        views' rows of one day from the sealed partitions.
     :param suite: ``module:function`` with the expectations that a training snapshot must meet.
     :param keys: Join keys that are themselves inputs of the model.
     :param sources: Further feeds that ``transform`` reads, beside the pipeline's source and the label's.
     :param history: How far back ``transform`` looks.
     :param max_age: How old the newest feature readable online may be; a view's tag ``max_age`` says it for the view.
+    :param parity_sample: Of how many entities, before a promotion, what is served is held against what training reads.
     :param conn_id: Airflow connection of type ``feast``.
     """
 
@@ -181,6 +186,7 @@ class FeatureService:
     sources: Sequence[Partitions] = ()
     history: Duration = "7d"
     max_age: Duration = "26h"
+    parity_sample: Annotated[int, Field(gt=0)] = 200
     conn_id: str = "feast_default"
 
 

@@ -60,6 +60,19 @@ class ModelPipeline:
                 f"Source and label of {self.model!r} are the same dataset {self.source.dataset!r}.",
                 hint="Labels come from a feed of their own; name it with Partitions(..., dataset=...).",
             )
+        datasets = [feed.dataset for feed in self.feeds]
+        if repeated := sorted({name for name in datasets if datasets.count(name) > 1}):
+            raise ConfigError(
+                f"Model {self.model!r} has several feeds of dataset {repeated[0]!r}.",
+                detail=f"source, label and FeatureService(sources=...) are: {', '.join(datasets)}",
+                hint="Leave out of sources what is the source or the label's feed already, or name the other one with "
+                "Partitions(..., dataset=...).",
+            )
+
+    @property
+    def feeds(self) -> tuple[Partitions, ...]:
+        """All feeds that land for this model: the source, the label's, and the further ones of its features."""
+        return (self.source, self.label.source, *self.features.sources)
 
     def dags(self) -> dict[str, DAG]:
         """Return the pipeline's DAGs by a Python name, for ``globals().update(...)`` in a DAG file."""

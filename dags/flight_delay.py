@@ -1,35 +1,43 @@
 """Will a flight arrive more than 15 minutes late? Predicted before it departs, retrained every week."""
 
 from datetime import date
+from typing import Any
 
 from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Retrain, Slice, Trainer
 
 
-def feed(name: str, event_time: str, label: str | None = None) -> Partitions:
+def feed(name: str, event_time: str, **checks: Any) -> Partitions:
     """A feed that lands a day at a time, at most three hours after the day."""
     return Partitions(
         f"lake/{name}",
         event_time=event_time,
         suite=f"flights.expectations:{name}",
         start=date(2013, 1, 1),
-        end=date(2013, 12, 31),
+        end=date(2013, 12, 30),
         lands_within="3h",
-        checks=Checks(
-            slices=["carrier", "origin"], unique=["flight_id"], contract=f"flights.contracts:{name}", label=label
-        ),
+        checks=Checks(contract=f"flights.contracts:{name}", **checks),
     )
 
 
+FLIGHTS = {"slices": ["carrier", "origin"], "unique": ["flight_id"]}
+WEATHER = {
+    "slices": ["origin"],
+    "unique": ["origin", "observed_at"],
+    "volatile": ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"],
+}
+
 flight_delay = ModelPipeline(
     model="flight_delay",
-    source=feed("departures", "sched_dep_utc"),
+    source=feed("departures", "sched_dep_utc", **FLIGHTS),
     entity="flight_id",
-    label=Label("late_15", source=feed("arrivals", "landed_at", label="late_15"), matures_after="1d"),
+    label=Label("late_15", source=feed("arrivals", "landed_at", label="late_15", **FLIGHTS), matures_after="1d"),
     features=FeatureService(
         "flight_delay_v1",
-        transform="flights.features:compute",
+        transform="flight_features:compute",
         suite="flights.expectations:snapshot",
         keys=["carrier", "origin", "dest"],
+        sources=[feed("weather", "observed_at", **WEATHER)],
+        history="8d",
     ),
     train=Trainer("flights.model:build", window="150d", validation="14d", test="14d", seed=7),
     gates=[

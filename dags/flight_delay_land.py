@@ -1,4 +1,4 @@
-"""The upstream of the example, simulated: lands one day of real flights a run, departures before arrivals."""
+"""The upstream of the example, simulated: lands one day of real flights and weather a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ with DAG(
     dag_id="flight_delay.land",
     schedule=CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
     start_date=datetime(2013, 1, 1, tzinfo=UTC),
-    end_date=datetime(2014, 1, 1, tzinfo=UTC),
+    end_date=datetime(2013, 12, 31, tzinfo=UTC),  # the weather ends a day before the year
     catchup=False,
     tags=["mlops", "flight_delay"],
     doc_md=__doc__,
@@ -31,4 +31,5 @@ with DAG(
             raise ValueError('This run has no partition key: trigger it with {"partition_key": "2013-01-15"}.')
         return land_feed(Path(default_home()) / "lake", date.fromisoformat(partition_key), feed)
 
-    land.override(task_id="departures")("departures") >> land.override(task_id="arrivals")("arrivals")
+    departures = land.override(task_id="departures")("departures")
+    departures >> [land.override(task_id="arrivals")("arrivals"), land.override(task_id="weather")("weather")]

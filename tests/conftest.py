@@ -18,7 +18,7 @@ os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true", GX_ANALYTICS_ENABLED="false", FEAST_USAGE="False", TF_CPP_MIN_LOG_LEVEL="3"
 )
-sys.path.insert(0, str(ROOT / "dags"))
+sys.path[:0] = [str(ROOT / "dags"), str(ROOT / "feature_repo")]
 
 
 @pytest.fixture

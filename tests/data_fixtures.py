@@ -17,7 +17,7 @@ from airflow_mlops.demo.flights import Feed, land
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 
-EVENT_TIMES: dict[Feed, str] = {"departures": "sched_dep_utc", "arrivals": "landed_at"}
+EVENT_TIMES: dict[Feed, str] = {"departures": "sched_dep_utc", "arrivals": "landed_at", "weather": "observed_at"}
 DAY = date(2013, 1, 15)
 KEY = "2013-01-15"
 NOBODY = 65534

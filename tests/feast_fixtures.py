@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 REPO = ROOT / "feature_repo"
 CODE = str(ROOT / "dags")
 FIRST = date(2013, 1, 1)
-EVENT_TIMES = {"departures": "sched_dep_utc", "arrivals": "landed_at"}
+EVENT_TIMES = {"departures": "sched_dep_utc", "arrivals": "landed_at", "weather": "observed_at"}
 
 
 def ledger_of(home: Path) -> Ledger:
@@ -27,10 +27,10 @@ def compute_day(home: Path, key: str, **changes):
     arguments = {
         "store": PartitionStore.under(home),
         "ledger": ledger_of(home),
-        "transform": "flights.features:compute",
-        "code_path": CODE,
+        "transform": "flight_features:compute",
+        "code_paths": [CODE, str(REPO)],
         "datasets": list(EVENT_TIMES),
-        "history": timedelta(days=7),
+        "history": timedelta(days=8),
         "start": FIRST,
     }
     if "repo" not in changes:

@@ -33,22 +33,27 @@ FEATURES = {
     "carrier": "string",
     "origin": "string",
     "dest": "string",
-    "distance": "double",
+    "distance_miles": "double",
     "sched_minutes": "double",
     "sched_hour": "int64",
     "weekday": "int64",
     "month": "int64",
-    "departures_2h": "double",
-    "dep_delay_mean_2h": "double",
-    "dep_late_rate_2h": "double",
-    "cancelled_rate_24h": "double",
-    "arr_delay_mean_24h": "double",
-    "arr_late_rate_24h": "double",
-    "landings_24h": "double",
-    "arr_delay_mean_7d": "double",
-    "arr_late_rate_7d": "double",
-    "landings_7d": "double",
+    "aircraft_idle_minutes": "double",
+    "origin_departures_1h": "double",
+    "origin_dep_delay_mean_1h": "double",
+    "origin_dep_late_rate_1h": "double",
+    "origin_cancelled_rate_24h": "double",
+    "carrier_arr_delay_mean_24h": "double",
+    "carrier_arr_late_rate_24h": "double",
+    "route_arr_delay_mean_7d": "double",
+    "route_arr_late_rate_7d": "double",
+    "route_landings_7d": "double",
+    "aircraft_arr_delay": "double",
+    "aircraft_landed_in": "string",
+    "weather_temp": "double",
+    "weather_wind_speed": "double",
 }
+"""Some of the example's, by their types."""
 START = datetime(2013, 1, 1, tzinfo=UTC)
 
 
@@ -68,13 +73,15 @@ def flights(rows: int, seed: int, start: datetime, carriers: str = "AA B6 DL EV 
     for name, kind in FEATURES.items():
         if name in columns:
             continue
-        if kind == "int64":
+        if kind == "string":
+            columns[name] = rng.choice(np.array(["ATL", "ORD", None], dtype=object), rows).tolist()
+        elif kind == "int64":
             columns[name] = hour if name == "sched_hour" else rng.integers(1, 7, rows)
         else:
             values = rng.normal(10.0, 5.0, rows)
             values[rng.random(rows) < 0.05] = np.nan
             columns[name] = pa.array(values, from_pandas=True)
-    late = np.nan_to_num(columns["dep_delay_mean_2h"].to_numpy(zero_copy_only=False), nan=10.0)
+    late = np.nan_to_num(columns["origin_dep_delay_mean_1h"].to_numpy(zero_copy_only=False), nan=10.0)
     score = 0.15 * (late - 10) + 0.2 * (hour - 14) + 0.4 * (carrier - 2) - 1.0
     columns["late_15"] = rng.random(rows) < 1 / (1 + np.exp(-score))
     return pa.table({name: columns[name] for name in ("flight_id", "sched_dep_utc", *FEATURES, "late_15")})

@@ -13,9 +13,11 @@ from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.partitions import PartitionStore
+    from airflow_mlops.engine.features.location import Location
     from airflow_mlops.engine.ledger import Ledger
 
 LAPTOP_HOME = Path(".mlops")
+LAPTOP_REPO = Path("feature_repo")
 
 
 def place_options() -> argparse.ArgumentParser:
@@ -29,6 +31,18 @@ def place_options() -> argparse.ArgumentParser:
         metavar="URL",
         help="SQLAlchemy URL of the ledger (default: that of the laptop stack, if it runs; else of the Airflow "
         "connection mlops_ledger_default)",
+    )
+    return options
+
+
+def repo_option() -> argparse.ArgumentParser:
+    """Return the option that says where the features are defined, for ``parents=``."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--repo",
+        type=Path,
+        metavar="FOLDER",
+        help=f"Feast repository (default: that of the Airflow connection feast_default, else ./{LAPTOP_REPO})",
     )
     return options
 
@@ -72,6 +86,44 @@ def open_store(options: argparse.Namespace, ledger: Ledger | None = None) -> Par
 
         return PartitionStore.under(home, ledger)
     return partition_store(home, ledger)
+
+
+def open_location(options: argparse.Namespace) -> Location:
+    """Return where the features are defined and kept.
+
+    :raises ConfigError: when nothing says where.
+    """
+    from airflow_mlops.engine.features.location import Location
+
+    home = open_home(options)
+    if options.repo is not None:
+        return Location(Path(options.repo).resolve(), home)
+    found = _location_of_the_connection(home)
+    if found is not None:
+        return found
+    if not LAPTOP_REPO.is_dir():
+        raise ConfigError(
+            "Where the feature repository is, nobody said.",
+            detail=f"there is no Airflow connection feast_default, and no folder {LAPTOP_REPO} here",
+            hint="Pass --repo FOLDER.",
+        )
+    return Location(LAPTOP_REPO.resolve(), home)
+
+
+def _location_of_the_connection(home: Path) -> Location | None:
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")  # see _url_of_the_connection
+    try:
+        from airflow.sdk.exceptions import AirflowNotFoundException
+
+        from airflow_mlops.hooks.feast import FeastHook
+    except ImportError:
+        return None
+    hook = FeastHook()
+    try:
+        hook.get_connection(hook.conn_id)
+    except AirflowNotFoundException:
+        return None
+    return hook.location(home)
 
 
 def _url_of_the_laptop(home: Path) -> str | None:

@@ -48,6 +48,15 @@ class AirflowApi:
         """Let a DAG run."""
         self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
+    # --- pools --------------------------------------------------------------------------------------------
+
+    def ensure_pool(self, name: str, slots: int, description: str) -> None:
+        """Make a pool, unless there is one of that name; whoever changed its slots meant it."""
+        body = {"name": name, "slots": slots, "description": description, "include_deferred": False}
+        response = self._send("POST", "/pools", json=body)
+        if response.status_code != httpx.codes.CONFLICT:
+            self._read(response)
+
     # --- assets -------------------------------------------------------------------------------------------
 
     def post_event(self, asset: str, extra: dict[str, Any]) -> None:
@@ -93,10 +102,13 @@ class AirflowApi:
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/xcomEntries/return_value"
         return self._call("GET", path)["value"]
 
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> list[str]:
-        """Return the messages of a task's log, with the error at the end of the one that has it."""
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> list[str]:
+        """Return the messages of a task's log, with the error at the end of the one that has it.
+
+        :param map_index: Which of the tasks that one was mapped to; -1 for a task that is not mapped.
+        """
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/logs/{try_number}"
-        content = self._call("GET", path, params={"full_content": True})["content"]
+        content = self._call("GET", path, params={"full_content": True, "map_index": map_index})["content"]
         return [line for entry in content for line in _lines(entry)]
 
     def run_page(self, dag_id: str, run_id: str) -> str:

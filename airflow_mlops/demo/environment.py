@@ -13,6 +13,9 @@ from pathlib import Path
 from airflow_mlops.demo.ports import HOST, Ports
 from airflow_mlops.demo.postgres import Postgres
 
+FEAST_POOL = "feast"
+"""Airflow pool of one slot: two applies at once would undo each other in Feast's registry."""
+
 # Settings of the user's shell must not leak into the stack; a proxy must not stand between its parts.
 _STRIPPED = ("AIRFLOW", "MLFLOW", "_AIRFLOW", "_MLFLOW", "FEAST_", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
 
@@ -130,6 +133,7 @@ def _airflow(layout: Layout, ports: Ports, database: Postgres, dags: Path) -> di
         "LOGGING__BASE_LOG_FOLDER": str(layout.airflow / "logs"),
         "OPERATORS__DEFAULT_DEFERRABLE": "True",
         "MLOPS__HOME": str(layout.home),
+        "MLOPS__FEAST_POOL": FEAST_POOL,
     }
     return {"AIRFLOW_HOME": str(layout.airflow), **{f"AIRFLOW__{name}": value for name, value in settings.items()}}
 

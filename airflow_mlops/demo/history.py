@@ -141,7 +141,7 @@ def _seal_day(history: History, pipeline: ModelPipeline, key: str) -> None:
     lake = history.home / "lake"
     for feed in get_args(Feed):
         land(lake, date.fromisoformat(key), feed)
-    for source in (pipeline.source, pipeline.label.source):
+    for source in pipeline.feeds:
         _seal(history, source, key)
 
 
@@ -205,8 +205,8 @@ def _compute_day(history: History, pipeline: ModelPipeline, repo: object, key: s
         ledger=store.ledger,
         repo=repo,  # type: ignore[arg-type]
         transform=pipeline.features.transform,
-        code_path=str(history.dags),
-        datasets=[pipeline.source.dataset, pipeline.label.source.dataset],
+        code_paths=[str(history.dags), str(history.feature_repo)],
+        datasets=[feed.dataset for feed in pipeline.feeds],
         history=parse_duration(pipeline.features.history),
         start=pipeline.source.start,
     )

@@ -1,11 +1,11 @@
-"""One real prediction, asked for as any caller would: features from the online store, a request over REST."""
+"""One real prediction, asked for as any caller would: features read online, a request over REST."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.demo.flights import read_feed
 from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.schema import describe
-from airflow_mlops.engine.features.store import feast_errors, open_store
+from airflow_mlops.engine.features.online import OnlineReader
 from airflow_mlops.exceptions import DataError, TransientError
 
 
@@ -69,7 +68,7 @@ class ModelServer:
 
 @dataclass(frozen=True)
 class Flight:
-    """A flight whose outcome the features of the online store do not know yet."""
+    """A flight of tomorrow: the online store knows nothing of it, only its timetable is known."""
 
     row: dict[str, Any]
 
@@ -92,27 +91,27 @@ class Flight:
 
 
 def flight_after(day: date) -> Flight:
-    """Return the first flight in the last hour of a UTC day: the online store stands at the hour before it."""
-    last_hour = datetime.combine(day, time(), UTC) + timedelta(hours=23)
-    departures = read_feed("departures", day, day)
-    later = departures.filter(pc.greater_equal(departures["sched_dep_utc"], last_hour))
-    if not later.num_rows:
-        raise DataError(f"No flight left in the last hour of {day}.", hint="Choose another day.")
-    return Flight(
-        later.sort_by([("sched_dep_utc", "ascending"), ("flight_id", "ascending")]).slice(0, 1).to_pylist()[0]
+    """Return the first flight of the day after a UTC day.
+
+    :raises DataError: when there is none.
+    """
+    departures = read_feed("departures", day + timedelta(days=1), day + timedelta(days=1))
+    if not departures.num_rows:
+        raise DataError(f"There is no flight on the day after {day}.", hint="Choose another day.")
+    return Flight(departures.slice(0, 1).to_pylist()[0])
+
+
+def online_features(feature_repo: Path, home: Path, service: str, flight: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of a flight when it should leave, by feature; None is unknown.
+
+    The caller sends the keys and what the timetable says; the rest is read from the online store, or computed
+    from both. What is too old to be used in training is not used here either.
+    """
+    reader = OnlineReader(Location(feature_repo, home), service)
+    [features] = reader.read(
+        [{name: flight[name] for name in {**reader.keys, **reader.request}}], as_of=flight["sched_dep_utc"]
     )
-
-
-def online_features(feature_repo: Path, home: Path, service: str, entity: dict[str, Any]) -> dict[str, Any]:
-    """Return what Feast's online store holds about an entity now, by feature; None where it holds nothing."""
-    store = open_store(Location(feature_repo, home))
-    repo = describe(store)
-    keys = {key for view in repo.service(service).views for key in repo.views[view].keys}
-    with feast_errors():
-        answer = store.get_online_features(
-            store.get_feature_service(service), [{key: entity[key] for key in sorted(keys)}]
-        ).to_dict()
-    return {name: answer[name][0] for name in repo.service(service).features}
+    return features
 
 
 def instance(inputs: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:

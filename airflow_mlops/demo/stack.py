@@ -19,9 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from airflow_mlops.demo import postgres, processes
+from airflow_mlops.demo.airflow_api import AirflowApi
 from airflow_mlops.demo.components import AIRFLOW, COMPONENTS, LISTENS, module_and_flags
 from airflow_mlops.demo.console import Console
-from airflow_mlops.demo.environment import Layout, process_environment
+from airflow_mlops.demo.environment import FEAST_POOL, Layout, process_environment
 from airflow_mlops.demo.health import HealthCheck
 from airflow_mlops.demo.ports import HOST, PURPOSES, Ports, require_free, variable
 from airflow_mlops.demo.postgres import Postgres
@@ -151,6 +152,8 @@ class Stack:
             if name in AIRFLOW:
                 self._spawn(name)
         self._wait_until_healthy(deadline)
+        with AirflowApi(self.airflow_url) as airflow:
+            airflow.ensure_pool(FEAST_POOL, 1, "One apply to Feast's registry at a time")
 
     def _prepare_files(self) -> None:
         layout = self.layout

@@ -39,7 +39,7 @@ def summary(airflow: AirflowApi, stack: Stack, training: str, trained: int, depl
         *(_metrics(airflow, training) if version == trained else [_OTHER]),
         "",
         f"A real prediction: will {flight.words}, arrive more than 15 minutes late?",
-        "  Its features come from Feast's online store as it stood an hour before. Ask yourself:",
+        "  Nobody computed anything for it: the timetable and Feast's online store say what is known. Ask yourself:",
         "",
         f"  {prediction.curl(server, request)}",
         "",

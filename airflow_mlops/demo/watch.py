@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class Watcher:
         def ended() -> bool:
             run.update(self.airflow.run(dag_id, run_id))
             if active := self._active(dag_id, run):
-                self._console.step(f"{dag_id}: {', '.join(task['task_id'] for task in active)}")
+                self._console.step(f"{dag_id}: {_names(active)}")
             return run["state"] not in ACTIVE
 
         self.until(ended)
@@ -115,8 +116,7 @@ class Watcher:
         succeeded = sum(run["state"] == "success" for run in runs.values())
         active = ""
         if running := next((run for run in runs.values() if run["state"] == "running"), None):
-            names = [task["task_id"] for task in self._active(dag_id, running)]
-            active = f"{running['partition_key']} {', '.join(names) or 'between tasks'}"
+            active = f"{running['partition_key']} {_names(self._active(dag_id, running)) or 'between tasks'}"
         return _Progress(succeeded == len(days), f"{dag_id} {succeeded} of {len(days)} days", active)
 
     def _active(self, dag_id: str, run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -150,7 +150,7 @@ class Watcher:
                 f"{dag_id} failed, but none of its tasks did.", detail=page, hint="See the Airflow UI."
             )
         task = failed[0]
-        lines = self.airflow.log(dag_id, run["dag_run_id"], task["task_id"], task["try_number"])
+        lines = self.airflow.log(dag_id, run["dag_run_id"], task["task_id"], task["try_number"], task["map_index"])
         lines = [line for line in lines if not line.startswith(("::group::", "::endgroup::"))]
         tail = "\n".join(f"  | {line}" for line in lines[-_LOG_LINES:])
         return TaskFailedError(
@@ -158,6 +158,12 @@ class Watcher:
             detail=f"{page}\n{tail}",
             hint="Correct what it says and start again: what succeeded is kept.",
         )
+
+
+def _names(tasks: Sequence[Mapping[str, Any]]) -> str:
+    """Return the tasks' names; of those that one was mapped to, how many."""
+    count = Counter(task["task_id"] for task in tasks)
+    return ", ".join(name if times == 1 else f"{name} ({times})" for name, times in count.items())
 
 
 class _Progress(NamedTuple):

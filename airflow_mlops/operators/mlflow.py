@@ -62,15 +62,24 @@ class AliasedVersion(TypedDict):
 class MLflowRegisterModelOperator(MlopsOperator):
     """Log a training and its evaluation to MLflow and register the model; the newest version is ``challenger``.
 
-    One run and one version a training, however often this is repeated.
+    One run and one version a training, however often this is repeated. Which features it reads goes to the ledger, so
+    that they can be held against it when it is to serve, with MLflow and Feast down.
 
     :param model: Name of the model in the registry.
     :param training: Folder of the finished training.
     :param evaluation: The evaluation's file.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "model", "training", "evaluation", "mlflow_conn_id")
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "training",
+        "evaluation",
+        "mlflow_conn_id",
+        "ledger_conn_id",
+    )
     operator_extra_links = (MLflowRunLink(), MLflowModelVersionLink())
 
     def __init__(
@@ -80,6 +89,7 @@ class MLflowRegisterModelOperator(MlopsOperator):
         training: str,
         evaluation: str,
         mlflow_conn_id: str = MLflowHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -87,9 +97,11 @@ class MLflowRegisterModelOperator(MlopsOperator):
         self.training = training
         self.evaluation = evaluation
         self.mlflow_conn_id = mlflow_conn_id
+        self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> RegisteredVersion:
         """Register and return the version."""
+        from airflow_mlops.engine.features.consumers import record_model
         from airflow_mlops.engine.registry.manifest import pack_manifest
         from airflow_mlops.engine.training.workdir import finished_training, read_evaluation
 
@@ -116,6 +128,8 @@ class MLflowRegisterModelOperator(MlopsOperator):
         MLflowRunLink.persist(context, hook.run_url(run.experiment_id, run.run_id))
         registered = registry.register(run, result, manifest, evaluation)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, registered.version))
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        record_model(ledger, self.model, int(registered.version), spec.snapshot)
         return RegisteredVersion(
             model=registered.model,
             version=int(registered.version),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -109,18 +110,35 @@ class ModelVersionOperator(OnModelServer, MlopsOperator):
         self.ledger_conn_id = ledger_conn_id
 
 
-class TFServingPublishModelOperator(ModelVersionOperator):
+class HeldAgainstFeatures:
+    """Mixin for tasks that bring a version into service: its features must still be what it was trained on."""
+
+    ledger_conn_id: str
+    override_by: str
+    override_reason: str
+
+    def check_features(self, model: str, version: int) -> None:
+        """Refuse a version whose features have moved on, unless somebody answers for it; from the ledger alone."""
+        from airflow_mlops.engine.features.consumers import Override, check_features
+
+        override = Override.of(self.override_by, self.override_reason)
+        check_features(LedgerHook(self.ledger_conn_id).get_conn(), model, version, override)
+
+
+class TFServingPublishModelOperator(HeldAgainstFeatures, ModelVersionOperator):
     """Put a SavedModel into the model store, complete and proven, or not at all.
 
-    It is refused when it does not answer its golden predictions, or when its signature is not that of the
-    version which serves now.
+    It is refused when it does not answer its golden predictions, when its signature is not that of the version which
+    serves now, or when its features are not what it was trained on any more.
 
     :param source: Folder of the SavedModel.
     :param tolerance: Largest absolute difference between a golden prediction and the answer now.
     :param allow_signature_change: Publish even if callers of the version that serves now would break.
+    :param override_by: Who answers for publishing it although its features have moved on; kept in the ledger.
+    :param override_reason: Why; needed with ``override_by``.
     """
 
-    template_fields = (*ModelVersionOperator.template_fields, "source")
+    template_fields = (*ModelVersionOperator.template_fields, "source", "override_by", "override_reason")
 
     def __init__(
         self,
@@ -128,10 +146,14 @@ class TFServingPublishModelOperator(ModelVersionOperator):
         source: str,
         tolerance: float = 1e-5,
         allow_signature_change: bool = False,
+        override_by: str = "",
+        override_reason: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.source = source
+        self.override_by = override_by
+        self.override_reason = override_reason
         self.tolerance = tolerance
         self.allow_signature_change = allow_signature_change
 
@@ -141,6 +163,7 @@ class TFServingPublishModelOperator(ModelVersionOperator):
 
         version = whole_version(self.version)
         source = require(self.source, "source", "Did the task whose XCom it comes from succeed?")
+        self.check_features(self.model, version)
         with self.rollout(context) as rollout:
             stable = None if self.allow_signature_change else rollout.deployment().stable
             path = publish(Path(source), rollout.base, version, same_signature_as=stable, tolerance=self.tolerance)
@@ -188,38 +211,62 @@ class TFServingVerifyVersionOperator(ModelVersionOperator):
         )
 
 
-class TFServingPromoteVersionOperator(ModelVersionOperator):
+class TFServingPromoteVersionOperator(HeldAgainstFeatures, ModelVersionOperator):
     """Point the label ``stable`` to a version, and confirm that the server follows.
 
-    The version it pointed to stays loaded, so that a rollback is one more move of the label.
+    The version it pointed to stays loaded, so that a rollback is one more move of the label. It is refused when the
+    features are not what the version was trained on any more.
+
+    :param override_by: Who answers for promoting it although its features have moved on; kept in the ledger.
+    :param override_reason: Why; needed with ``override_by``.
     """
+
+    template_fields = (*ModelVersionOperator.template_fields, "override_by", "override_reason")
+
+    def __init__(self, *, override_by: str = "", override_reason: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.override_by = override_by
+        self.override_reason = override_reason
 
     def perform(self, context: Context) -> ServingVersion:
         """Move the label and return what serves."""
         version = whole_version(self.version)
         with self.rollout(context) as rollout:
-            deployment = rollout.promote(version)
+            deployment = rollout.promote(version, partial(self.check_features, self.model))
         return ServingVersion(model=self.model, version=version, previous=deployment.previous)
 
 
-class TFServingRollbackOperator(OnModelServer, MlopsOperator):
+class TFServingRollbackOperator(HeldAgainstFeatures, OnModelServer, MlopsOperator):
     """Let the previous version answer again. Needs the ledger and the server, and nothing else.
 
-    A retry of the same run goes back once, not twice.
+    A retry of the same run goes back once, not twice. It is refused when the features of the previous version are
+    not what it was trained on any more: it would answer, and wrongly.
 
     :param model: Name of the model on the server.
     :param reason: Why; kept in the ledger.
+    :param override_by: Who answers for going back although the features have moved on; kept in the ledger.
+    :param override_reason: Why; needed with ``override_by``.
     :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "model", "reason", "tf_serving_conn_id", "ledger_conn_id")
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "reason",
+        "override_by",
+        "override_reason",
+        "tf_serving_conn_id",
+        "ledger_conn_id",
+    )
 
     def __init__(
         self,
         *,
         model: str,
         reason: str = "",
+        override_by: str = "",
+        override_reason: str = "",
         tf_serving_conn_id: str = TFServingHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -227,6 +274,8 @@ class TFServingRollbackOperator(OnModelServer, MlopsOperator):
         super().__init__(**kwargs)
         self.model = model
         self.reason = reason
+        self.override_by = override_by
+        self.override_reason = override_reason
         self.tf_serving_conn_id = tf_serving_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -235,5 +284,6 @@ class TFServingRollbackOperator(OnModelServer, MlopsOperator):
         ti = context["ti"]
         request = f"rolled back by {ti.dag_id} {ti.run_id}"
         with self.rollout(context) as rollout:
-            deployment = rollout.rollback(f"{request}: {self.reason}" if self.reason else request)
+            asked = f"{request}: {self.reason}" if self.reason else request
+            deployment = rollout.rollback(asked, partial(self.check_features, self.model))
         return RolledBackVersion(model=self.model, version=deployment.stable, from_version=deployment.previous)

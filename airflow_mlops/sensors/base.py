@@ -34,6 +34,7 @@ class MlopsSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("home",)
     ui_color = "#fef7e0"
+    seen = ""  # what the last look saw instead, in words; the message of a timeout says it
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class MlopsSensor(BaseSensorOperator):
             try:
                 return super().execute(context)
             except AirflowSensorTimeout:
-                raise self._timed_out() from None
+                raise self._timed_out(self.seen) from None
         deadline = time.time() + self.timeout
         poked = self.poke(context)
         if poked.is_done:
@@ -94,13 +95,14 @@ class MlopsSensor(BaseSensorOperator):
         if event["status"] == "success":
             return event["result"]
         if event["status"] == "timeout":
-            raise self._timed_out()
+            raise self._timed_out(event.get("seen", ""))
         kind = TransientError if event["retryable"] else MlopsError
         with failing_clearly():
             raise kind(event["headline"], event["detail"], event["hint"])
 
-    def _timed_out(self) -> AirflowSensorTimeout:
+    def _timed_out(self, seen: str) -> AirflowSensorTimeout:
+        last = f"\n  seen:  {seen}" if seen else ""
         return AirflowSensorTimeout(
-            f"Gave up waiting after {self.timeout:.0f} s.\n  where: {self.describe()}\n"
+            f"Gave up waiting after {self.timeout:.0f} s.\n  where: {self.describe()}{last}\n"
             "  fix:   See why it did not come, then clear this task; raise timeout= if it may take longer."
         )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import Asset
+
 from airflow_mlops.hooks.feast import FeastHook
+from airflow_mlops.metrics import gauge
 from airflow_mlops.operators.base import required_key
 from airflow_mlops.sensors.base import MlopsSensor
 
@@ -15,12 +19,14 @@ if TYPE_CHECKING:
 
 
 class FeastFeatureFreshnessSensor(MlopsSensor):
-    """Wait until every feature view of a service can be read online, and is no older than ``max_age``.
+    """Wait until every feature view of a service can be read online, and is no older than it may be.
 
-    Values are really read, for some of the entities stamped last. The result is feature view → age in seconds.
+    Values are really read, for some of the entities stamped last. The result is feature view → age in seconds; so is
+    ``age_seconds`` in the extra of the events of its outlets, and gauge ``mlops.feature_age_seconds`` with the tags
+    ``project`` and ``view``, which is sent whether they are fresh or not.
 
     :param service: Feast feature service.
-    :param max_age: Greatest age allowed, such as ``26h``.
+    :param max_age: Greatest age allowed, such as ``26h``. A view's own tag ``max_age`` goes before it.
     :param key: Partition at whose end ages are counted, so that a backfill is judged by its own day.
     :param feast_conn_id: Airflow connection of type ``feast``.
     """
@@ -42,10 +48,30 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
         self.key = key
         self.feast_conn_id = feast_conn_id
 
-    def look(self, context: Context) -> dict[str, float] | None:
+    def look(self, context: Context) -> dict[str, float | None] | None:
         """Read the online store once."""
         hook = FeastHook(self.feast_conn_id)
-        return hook.ages_if_fresh(self.home_path, self.service, required_key(self.key), self.max_age)
+        found = hook.freshness(self.home_path, self.service, required_key(self.key), self.max_age)
+        _send(found.project, found.ages)
+        self.seen = "; ".join(str(view) for view in found.stale)
+        if not found.fresh:
+            self.log.info("Not fresh: %s", self.seen)
+            return None
+        self._tell(context, found.ages)
+        return found.ages
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, float | None]:
+        """Turn the trigger's one event into the ages, or a clear failure."""
+        found = super().execute_complete(context, event)
+        ages: dict[str, float | None] = found["ages"]
+        _send(found["project"], ages)
+        self._tell(context, ages)
+        return ages
+
+    def _tell(self, context: Context, ages: Mapping[str, float | None]) -> None:
+        for outlet in self.outlets:
+            if isinstance(outlet, Asset):
+                context["outlet_events"][outlet].extra = {"age_seconds": dict(ages)}
 
     def trigger(self, deadline: float) -> FeastFeatureFreshnessTrigger:
         """Go on reading in the triggerer."""
@@ -64,3 +90,9 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
     def describe(self) -> str:
         """Say what is waited for."""
         return f"features of {self.service!r} online and at most {self.max_age} old at the end of {self.key}"
+
+
+def _send(project: str, ages: Mapping[str, float | None]) -> None:
+    for view, age in ages.items():
+        if age is not None:
+            gauge("mlops.feature_age_seconds", age, project=project, view=view)

@@ -1,4 +1,5 @@
-"""``<model>.deploy``: load the approved challenger beside the champion, prove it, move the label, then the alias.
+"""``<model>.deploy``: load the approved challenger beside the champion, prove it and its features, move the label,
+then the alias.
 
 Woken by the challenger's asset event; what to deploy is read from the ledger. Trigger by hand with a
 `version` to deploy another approved one.
@@ -13,6 +14,7 @@ from airflow.sdk import Param
 
 from airflow_mlops.assets import challenger_asset, champion_asset
 from airflow_mlops.durations import parse_duration
+from airflow_mlops.operators.feast import FeastCheckParityOperator
 from airflow_mlops.operators.mlflow import MLflowFetchApprovedModelOperator, MLflowSetAliasOperator
 from airflow_mlops.operators.tf_serving import (
     TFServingLoadVersionOperator,
@@ -78,6 +80,17 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             **serving,
         )
         verify = TFServingVerifyVersionOperator(task_id="verify", tolerance=deploy.tolerance, **serving)
+        parity = FeastCheckParityOperator(
+            task_id="check_parity",
+            model=pipeline.model,
+            version=version,
+            service=pipeline.features.name,
+            source_dataset=pipeline.source.dataset,
+            entity=pipeline.entity,
+            sample_rows=pipeline.features.parity_sample,
+            feast_conn_id=pipeline.features.conn_id,
+            ledger_conn_id=pipeline.ledger_conn_id,
+        )
         promote = TFServingPromoteVersionOperator(task_id="promote", **serving)
         alias = MLflowSetAliasOperator(
             task_id="set_champion",
@@ -87,5 +100,5 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             mlflow_conn_id=pipeline.mlflow_conn_id,
             outlets=[champion_asset(pipeline.model)],
         )
-        fetch >> publish >> load >> available >> verify >> promote >> alias
+        fetch >> publish >> load >> available >> verify >> parity >> promote >> alias
     return dag

@@ -1,6 +1,7 @@
-"""``<model>.features``: one run a partition. Wait for the data, validate, check, seal, materialise, check freshness.
+"""``<model>.features``: one run a partition. Wait for the data, validate, check, seal; compute; bring online; check.
 
-Trigger by hand with a partition key such as `2013-01-15`; backfill by partition date.
+Trigger by hand with a partition key such as `2013-01-15`; backfill by partition date. `materialize` runs once for each
+feature view and span of time that is due; when nothing is, it is skipped, and freshness is checked all the same.
 """
 
 from __future__ import annotations
@@ -9,11 +10,16 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from airflow.sdk import CronPartitionTimetable, TaskGroup
+from airflow.sdk import CronPartitionTimetable, TaskGroup, TriggerRule, conf
 
 from airflow_mlops.assets import features_asset, partitions_asset
 from airflow_mlops.operators.data import PARTITION_KEY, CheckPartitionOperator, SealPartitionOperator
-from airflow_mlops.operators.feast import FeastComputeFeaturesOperator, FeastMaterializeOperator
+from airflow_mlops.operators.feast import (
+    FeastApplyOperator,
+    FeastComputeFeaturesOperator,
+    FeastMaterializeOperator,
+    FeastPlanMaterializationOperator,
+)
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
@@ -37,24 +43,22 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
         start_date=midnight(source.start),
         end_date=midnight(source.end) + timedelta(days=1) if source.end else None,
     )
-    feeds = (source, pipeline.label.source)
-    read = {source.dataset: [source.event_time, *features.keys], pipeline.label.source.dataset: [pipeline.label.column]}
+    used = {source.dataset: [source.event_time, *features.keys], pipeline.label.source.dataset: [pipeline.label.column]}
+    conns = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
     with dag:
+        apply = FeastApplyOperator(
+            task_id="apply", pool=conf.get("mlops", "feast_pool", fallback="default_pool"), **conns
+        )
         compute = FeastComputeFeaturesOperator(
             task_id="compute_features",
             transform=features.transform,
-            datasets=[feed.dataset for feed in feeds],
+            datasets=[feed.dataset for feed in pipeline.feeds],
             history=features.history,
             start=source.start.isoformat(),
-            feast_conn_id=features.conn_id,
-            ledger_conn_id=pipeline.ledger_conn_id,
+            **conns,
         )
-        materialize = FeastMaterializeOperator(
-            task_id="materialize",
-            service=features.name,
-            feast_conn_id=features.conn_id,
-            ledger_conn_id=pipeline.ledger_conn_id,
-        )
+        plan = FeastPlanMaterializationOperator(task_id="plan_materialization", service=features.name, **conns)
+        materialize = FeastMaterializeOperator.partial(task_id="materialize", **conns).expand(chunk=plan.output)
         fresh = FeastFeatureFreshnessSensor(
             task_id="check_freshness",
             service=features.name,
@@ -64,10 +68,14 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             poll_interval=10,
             timeout=600,
             outlets=[features_asset(pipeline.model)],
+            # An empty plan skips `materialize`: then `plan_materialization` is the one that succeeded.
+            trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         )
-        for feed in feeds:
-            _sealed(feed, pipeline, [pipeline.entity, *read[feed.dataset]]) >> compute
-        compute >> materialize >> fresh
+        for feed in pipeline.feeds:
+            entity = [pipeline.entity] if feed.dataset in used else []
+            _sealed(feed, pipeline, [*entity, *used.get(feed.dataset, [feed.event_time])]) >> apply
+        apply >> compute >> plan >> [materialize, fresh]
+        materialize >> fresh
     return dag
 
 

@@ -31,6 +31,14 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         params={
             "action": Param("rollback", enum=["rollback"], title="Action"),
             "reason": Param("", type="string", title="Why", description="Kept in the ledger with the decision."),
+            "override_by": Param(
+                "",
+                type="string",
+                title="Override by",
+                description="Who answers for going back to a version whose features have moved on. Empty: it is "
+                "refused.",
+            ),
+            "override_reason": Param("", type="string", title="Override because"),
         },
     )
     with dag:
@@ -38,6 +46,8 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
             task_id="rollback",
             model=pipeline.model,
             reason="{{ params.reason }}",
+            override_by="{{ params.override_by }}",
+            override_reason="{{ params.override_reason }}",
             tf_serving_conn_id=pipeline.deploy.server,
             ledger_conn_id=pipeline.ledger_conn_id,
         )

@@ -48,7 +48,7 @@ def warn_of_missing_slack(pipeline: ModelPipeline) -> None:
     if cron is None:
         return
     left = slack(cron)
-    for feed in (pipeline.source, pipeline.label.source):
+    for feed in pipeline.feeds:
         promise = parse_duration(feed.lands_within) if feed.lands_within else timedelta(0)
         if left < promise:
             at = (_MONDAY + promise).strftime("%H:%M")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow.sdk import AssetAny
+
 from airflow_mlops.assets import announcements_asset
 from airflow_mlops.operators.announcements import RecordAnnouncementsOperator
 from airflow_mlops.templates.base import midnight, pipeline_dag
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def sources_dag(pipeline: ModelPipeline) -> DAG:
-    """Return the DAG that records announcements of the source and of the label's feed."""
-    source, label = pipeline.source, pipeline.label.source
+    """Return the DAG that records announcements of the pipeline's feeds."""
+    announced = [announcements_asset(feed.dataset) for feed in pipeline.feeds]
     dag = pipeline_dag(
         pipeline,
         "sources",
         __doc__,
-        schedule=announcements_asset(source.dataset) | announcements_asset(label.dataset),
-        start_date=midnight(source.start),
+        schedule=AssetAny(*announced),
+        start_date=midnight(pipeline.source.start),
     )
     with dag:
         RecordAnnouncementsOperator(task_id="record", ledger_conn_id=pipeline.ledger_conn_id)

@@ -65,7 +65,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
                     "start": feed.start.isoformat(),
                     "end": feed.end.isoformat() if feed.end else "",
                 }
-                for feed in (source, label.source)
+                for feed in pipeline.feeds
             ],
             as_of=AS_OF,
             deferrable=True,
@@ -90,6 +90,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             as_of=AS_OF,
             split=train.split,
             split_column=train.split_column,
+            transform=features.transform,
             feast_conn_id=features.conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
         )
@@ -128,6 +129,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             training=result(fit, "training"),
             evaluation=result(evaluate, "uri"),
             mlflow_conn_id=pipeline.mlflow_conn_id,
+            ledger_conn_id=pipeline.ledger_conn_id,
         )
         judge = MLflowJudgeModelOperator(
             task_id="judge",

@@ -16,7 +16,7 @@ from airflow_mlops.exceptions import MlopsError
 class PollTrigger(BaseTrigger):
     """Call :meth:`poll` every ``poll_interval`` seconds and emit exactly one terminal event.
 
-    The event is ``{"status": "success", "result": ...}``, ``{"status": "timeout"}`` or
+    The event is ``{"status": "success", "result": ...}``, ``{"status": "timeout", "seen": ...}`` or
     ``{"status": "error", "headline": ..., "detail": ..., "hint": ..., "retryable": ...}``.
 
     Subclasses take plain, JSON-able keyword arguments and hand every one of them to this constructor, which
@@ -32,6 +32,7 @@ class PollTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.deadline = deadline
         self._arguments = arguments
+        self.seen = ""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and every constructor argument."""
@@ -43,7 +44,10 @@ class PollTrigger(BaseTrigger):
 
     @abstractmethod
     def poll(self) -> Any | None:
-        """Look once, in a thread. Return the JSON-able result when the wait is over, else None."""
+        """Look once, in a thread. Return the JSON-able result when the wait is over, else None.
+
+        What it saw instead may be put into :attr:`seen`, in words: the message of the timeout says it.
+        """
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until there is a result, an error or the deadline."""
@@ -58,7 +62,7 @@ class PollTrigger(BaseTrigger):
                     return {"status": "success", "result": result}
                 remaining = self.deadline - time.time()
                 if remaining <= 0:
-                    return {"status": "timeout"}
+                    return {"status": "timeout", "seen": self.seen}
                 await asyncio.sleep(min(self.poll_interval, remaining))
         except MlopsError as error:
             return {

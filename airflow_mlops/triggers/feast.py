@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.triggers.base import PollTrigger
 
 
 class FeastFeatureFreshnessTrigger(PollTrigger):
-    """Wait until all feature views of a service are fresh online; the result is view → age in seconds.
+    """Wait until all feature views of a service are fresh online.
+
+    The result is ``{"project": ..., "ages": ...}``, the latter feature view → age in seconds.
 
     :param home: Folder for partitions and features.
     :param service: Feast feature service.
     :param key: Partition at whose end ages are counted.
-    :param max_age: Greatest age allowed, such as ``26h``.
+    :param max_age: Greatest age allowed, such as ``26h``, of a view without the tag ``max_age``.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param poll_interval: Seconds between polls.
     :param deadline: Wall-clock time at which to give up.
@@ -50,6 +53,8 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
         """Look the connection up."""
         await self._hook.prefetch()
 
-    def poll(self) -> dict[str, float] | None:
+    def poll(self) -> dict[str, Any] | None:
         """Read the online store once."""
-        return self._hook.ages_if_fresh(self._home, self._service, self._key, self._max_age)
+        found = self._hook.freshness(self._home, self._service, self._key, self._max_age)
+        self.seen = "; ".join(str(view) for view in found.stale)
+        return {"project": found.project, "ages": found.ages} if found.fresh else None

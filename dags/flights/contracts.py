@@ -38,10 +38,11 @@ def departures() -> SchemaContract:
 def arrivals() -> SchemaContract:
     """When flights landed, and how late."""
     return SchemaContract(
-        version="1",
+        version="2",
         columns={
             "flight_id": Column("string", nullable=False),
             "carrier": CODE,
+            "tailnum": Column("string", casing="upper", meaning="the aircraft; unknown for some"),
             "origin": CODE,
             "dest": CODE,
             "route": CODE,
@@ -49,5 +50,26 @@ def arrivals() -> SchemaContract:
             "landed_at": Column(TIME, nullable=False),
             "arr_delay": Column("double", unit="minutes", meaning="null for flights that were diverted"),
             "late_15": Column("bool", meaning="null where arr_delay is"),
+        },
+    )
+
+
+def weather() -> SchemaContract:
+    """What was observed at the airports, hour by hour."""
+    return SchemaContract(
+        version="1",
+        columns={
+            "origin": CODE,
+            "observed_at": Column(TIME, nullable=False, meaning="the hour that is described"),
+            "known_at": Column(TIME, nullable=False, meaning="when that hour is over"),
+            "temp": Column("double", unit="degrees Fahrenheit"),
+            "dewp": Column("double", unit="degrees Fahrenheit"),
+            "humid": Column("double", unit="percent"),
+            "wind_dir": Column("double", unit="degrees", meaning="null when the wind changes"),
+            "wind_speed": Column("double", unit="miles per hour"),
+            "wind_gust": Column("double", unit="miles per hour", meaning="null when there are no gusts"),
+            "precip": Column("double", unit="inches"),
+            "pressure": Column("double", unit="millibars", meaning="at sea level; often not reported"),
+            "visib": Column("double", unit="miles"),
         },
     )

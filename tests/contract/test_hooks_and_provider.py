@@ -12,6 +12,7 @@ import pytest
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.get_provider_info import get_provider_info
 from airflow_mlops.hooks.base import MlopsHook
+from airflow_mlops.hooks.feast import FIELDS
 from tests.contract.classes import HOOKS
 
 CONNECTION_TYPES = {entry["connection-type"]: entry for entry in get_provider_info()["connection-types"]}
@@ -35,6 +36,12 @@ def test_airflow_finds_the_provider_with_its_forms():
 def test_every_hook_is_registered_under_its_own_type():
     registered = {entry["hook-class-name"]: type_ for type_, entry in CONNECTION_TYPES.items()}
     assert registered == {f"{hook.__module__}.{hook.__qualname__}": hook.conn_type for hook in HOOKS}
+
+
+def test_the_fields_of_a_feast_connection_are_those_of_its_form():
+    assert set(CONNECTION_TYPES["feast"]["conn-fields"]) == set(FIELDS)
+    host = CONNECTION_TYPES["feast"]["ui-field-behaviour"]
+    assert set(host["hidden-fields"]) == {"schema", "port", "login", "password"}, "secrets are in linked connections"
 
 
 def test_every_extra_link_is_registered_and_exists():
@@ -65,7 +72,9 @@ def test_wrong_type_of_connection_is_explained(hook: type[MlopsHook], monkeypatc
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_the_test_button_answers_in_words(hook: type[MlopsHook], monkeypatch, tmp_path):
-    address = {"conn_type": hook.conn_type, "host": "127.0.0.1", "port": 9, "extra": {"grpc_port": 9, "timeout": 1}}
+    address = {"conn_type": hook.conn_type, "host": "127.0.0.1", "port": 9}
+    if hook.conn_type == "tf_serving":
+        address["extra"] = {"grpc_port": 9, "timeout": 1}
     if hook.conn_type == "mlflow":
         address["host"] = "http://127.0.0.1:9"
     if hook.conn_type == "feast":

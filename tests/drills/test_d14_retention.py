@@ -16,6 +16,7 @@ from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.retention import sweep_partitions
 from airflow_mlops.engine.data.snapshots import load_snapshot
 from airflow_mlops.engine.features import training_data
+from airflow_mlops.engine.features.files import superseded_file
 from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.training_data import build_training_snapshot, rebuild_snapshot
 from airflow_mlops.exceptions import DataError
@@ -67,7 +68,11 @@ def again(home: Path, snapshot: Snapshot) -> Snapshot:
     """Lose the snapshot's files, and run the old training's first step on what it pinned."""
     shutil.rmtree(snapshot.uri, ignore_errors=True)
     return rebuild_snapshot(
-        home, REPO, snapshot, store=PartitionStore.under(home), source_dataset="departures", label_dataset="arrivals"
+        Location(REPO, home),
+        snapshot,
+        store=PartitionStore.under(home),
+        source_dataset="departures",
+        label_dataset="arrivals",
     )
 
 
@@ -112,12 +117,16 @@ def test_fault_guard_on_a_revision_was_superseded_and_swept(own):
         again(own, snapshot)
 
 
-def test_fault_guard_on_the_features_are_others_now(own):
+def test_fault_guard_on_the_features_of_then_were_removed(own):
+    """They were computed again from other data since; the files of then are what was asked for."""
     snapshot, store = build(own), PartitionStore.under(own)
     folder = spoil(landed(own / "lake", "arrivals", date(2013, 1, 7)), lambda frame: frame.iloc[:-9])
     store.seal("arrivals", "2013-01-07", folder, event_time=EVENT_TIMES["arrivals"], batch_hash=None, suite_hash=None)
     compute_day(own, "2013-01-07")
-    with pytest.raises(DataError, match=r"features of 1 days were computed from other data(.|\n)*2013-01-07"):
+    assert again(own, snapshot) == snapshot
+    revision = snapshot.feature_files["carrier_delays"]["2013-01-07"]
+    superseded_file(own, "carrier_delays", "2013-01-07", revision).unlink()
+    with pytest.raises(DataError, match=rf"1 of the feature files(.|\n)*carrier_delays 2013-01-07 {revision}"):
         again(own, snapshot)
 
 

@@ -57,7 +57,7 @@ MOVED = 0.005  # mean over the golden requests, whose answers lie between 0.01 a
 
 Land = Callable[[Path, Feed, date], Path]
 Suites = Mapping[Feed, Sequence[Expectation]]
-CHECKED: Suites = {"departures": expectations.departures(), "arrivals": expectations.arrivals()}
+CHECKED: Suites = {name: getattr(expectations, name)() for name in EVENT_TIMES}
 
 
 # --- the faults -------------------------------------------------------------------------------------------

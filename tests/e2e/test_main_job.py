@@ -18,6 +18,7 @@ import pytest
 from airflow_mlops.demo import example
 from airflow_mlops.demo import run as demo
 from airflow_mlops.demo.airflow_api import AirflowApi
+from airflow_mlops.demo.environment import FEAST_POOL
 from airflow_mlops.demo.prediction import ModelServer, flight_after, instance, online_features
 from airflow_mlops.demo.stack import Stack
 from airflow_mlops.demo.summary import champion
@@ -51,10 +52,11 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     watcher.finish(example.FEATURES, early)
     airflow.clear(example.FEATURES, late)
     watcher.finish(example.FEATURES, late)
-    assert sealed(stack, "departures")[-2:] == sealed(stack, "arrivals")[-2:] == [DAY_1, DAY_2]
+    assert all(sealed(stack, feed)[-2:] == [DAY_1, DAY_2] for feed in ("departures", "arrivals", "weather"))
     checked = airflow.xcom(example.FEATURES, late, "departures.check")
     assert checked["references"] >= 28, "the days before have profiles"
-    assert len(list((stack.layout.home / "reports").glob("*.html"))) >= 8, "two feeds, two days, suite and history"
+    assert len(list((stack.layout.home / "reports").glob("*.html"))) >= 12, "three feeds, two days, suite and history"
+    assert_materialized(airflow, late)
 
     first = demo.train(watcher, stack, date(2013, 2, 1))
     demo.deploy(watcher, stack, first.version)
@@ -78,11 +80,17 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert_serves(stack, server, second.version)
     assert golden_difference(stack, server, first.version, f"versions/{first.version}") < 1e-5, "kept warm"
 
-    # Online features of a real flight, as a caller would send them.
+    # A flight of tomorrow, as a caller would ask about it: nothing was ever computed for it.
     flight = flight_after(date.fromisoformat(DAY_3)).row
     online = online_features(stack.feature_repo, stack.layout.home, example.SERVICE, flight)
+    assert online["origin_dep_delay_mean_1h"] is not None
+    assert online["weather_temp"] is not None
     request = instance(server.inputs(), {**flight, **online})
     assert 0 < server.predict([request])[0] < 1
+    unknown = {**flight, "tailnum": None}
+    online = online_features(stack.feature_repo, stack.layout.home, example.SERVICE, unknown)
+    assert online["aircraft_idle_minutes"] is None
+    assert 0 < server.predict([instance(server.inputs(), {**unknown, **online})])[0] < 1
 
     # The model server is killed; the rollback waits for it, in words, and goes through when it is back.
     crashed = stack.status()["serving"]
@@ -156,6 +164,16 @@ def golden_difference(stack: Stack, server: ModelServer, version: int, target: s
     expected = golden["outputs"]["probability"]
     assert len(answers) == len(expected) >= 16
     return max(abs(answer - value) for answer, value in zip(answers, expected, strict=True))
+
+
+def assert_materialized(airflow: AirflowApi, run_id: str) -> None:
+    """The repository was applied in its own pool, and each feature view was written by a task of its own."""
+    tasks = airflow.tasks(example.FEATURES, run_id)
+    [applied] = [task for task in tasks if task["task_id"] == "apply"]
+    assert applied["pool"] == FEAST_POOL
+    written = [task for task in tasks if task["task_id"] == "materialize"]
+    assert len(written) >= 6, "six stored feature views"
+    assert {task["state"] for task in written} == {"success"}
 
 
 def assert_ends_with_headline_where_fix(error: TaskFailedError, task: str, word: str) -> None:

@@ -75,7 +75,7 @@ def test_batches_change_nothing(snapshot: Snapshot, challenger: Path, monkeypatc
 
 
 def test_champion_is_asked_by_its_own_signature(snapshot: Snapshot, challenger: Path, tmp_path: Path):
-    champion = saved_model(tmp_path / "m", 0.25, distance="float64", origin="string")
+    champion = saved_model(tmp_path / "m", 0.25, distance_miles="float64", origin="string")
     found = evaluate(snapshot, challenger, champion, "3")
     assert found.champion_version == "3"
     assert found.metrics["champion"]["auc"] == 0.5
@@ -86,8 +86,8 @@ def test_champion_is_asked_by_its_own_signature(snapshot: Snapshot, challenger: 
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
-        ({"distance": "float32", "wind": "float32"}, "missing: wind"),
-        ({"distance": "string"}, "distance"),
+        ({"distance_miles": "float32", "wind": "float32"}, "missing: wind"),
+        ({"distance_miles": "string"}, "distance_miles"),
         (None, "cannot be loaded"),
     ],
 )
@@ -107,7 +107,7 @@ def test_challenger_that_cannot_be_scored_is_an_error(snapshot: Snapshot, tmp_pa
 
 
 def test_nan_predictions_have_no_metrics(snapshot: Snapshot, tmp_path: Path):
-    found = evaluate(snapshot, saved_model(tmp_path / "m", float("nan"), distance="float32"))
+    found = evaluate(snapshot, saved_model(tmp_path / "m", float("nan"), distance_miles="float32"))
     assert all(np.isnan(value) for value in found.metrics["challenger"].values())
 
 

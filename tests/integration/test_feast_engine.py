@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_mlops.engine.features.apply import apply_repo, ensure_applied
-from airflow_mlops.engine.features.freshness import freshness
 from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.materialize import materialize
 from airflow_mlops.engine.features.schema import feature_file
@@ -231,23 +230,6 @@ def test_materialises_in_order_and_never_backwards(own):
     assert {view["watermark"] for view in again["views"].values()} == {day(12).isoformat()}
     assert online(own, "carrier_delays:landings_24h", carrier="UA") == newest
     assert materialize(Location(REPO, own), SERVICE, until=day(12), ledger=ledger)["views"]["carrier_delays"]["online"]
-
-
-def test_freshness_is_that_of_values_really_online(own):
-    ledger = ledger_of(own)
-    ensure_applied(Location(REPO, own), ledger)
-    assert set(freshness(Location(REPO, own), SERVICE, as_of=day(9)).values()) == {None}
-    materialize(Location(REPO, own), SERVICE, until=day(9), ledger=ledger)
-    hour = 3600.0
-    wanted = {"flight_schedule": 24 * hour, "origin_traffic": hour, "carrier_delays": hour, "route_delays": 6 * hour}
-    assert freshness(Location(REPO, own), SERVICE, as_of=day(9)) == wanted
-    later = {view: age + 48 * hour for view, age in wanted.items()}
-    # Flights are new every day: those of the 10th cannot be read at all.
-    assert freshness(Location(REPO, own), SERVICE, as_of=day(11)) == {**later, "flight_schedule": None}
-    materialize(Location(REPO, own), SERVICE, until=day(13), ledger=ledger)
-    assert set(freshness(Location(REPO, own), SERVICE, as_of=day(9)).values()) == {0.0}, (
-        "a backfilled day finds newer values"
-    )
 
 
 def test_a_day_that_was_not_computed_is_not_skipped(own):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from airflow_mlops.operators.feast import (
     FeastMaterializeOperator,
 )
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
-from airflow_mlops.triggers.feast import FeastFeatureFreshnessTrigger
 from tests.feast_fixtures import REPO, ledger_of, make_home
 
 SERVICE = "flight_delay_v1"
@@ -174,59 +172,3 @@ def test_what_cannot_work_fails_at_once_in_words(own, run, words):
     with pytest.raises(AirflowFailException, match=words) as raised:
         run()
     assert "fix:" in str(raised.value)
-
-
-def test_the_sensor_waits_until_values_are_online(own):
-    sensor = FeastFeatureFreshnessSensor(task_id="t", service=SERVICE, key="2013-01-07", deferrable=True)
-    execute(FeastApplyOperator)
-    assert sensor.look({}) is None
-    execute(FeastMaterializeOperator, service=SERVICE, key="2013-01-07")
-    assert set(sensor.look({})) == {"flight_schedule", "origin_traffic", "carrier_delays", "route_delays"}
-    strict = FeastFeatureFreshnessSensor(task_id="t", service=SERVICE, key="2013-01-07", max_age="2h")
-    assert strict.look({}) is None
-
-
-async def test_the_trigger_sees_what_comes_online_while_it_waits(own):
-    execute(FeastApplyOperator)
-    with DAG("d", schedule=None):
-        materialize = FeastMaterializeOperator(task_id="t", service=SERVICE, key="2013-01-07")
-
-    class Counting(FeastFeatureFreshnessTrigger):
-        polls = 0
-
-        def poll(self):
-            found = super().poll()
-            self.polls += 1
-            if self.polls == 1:
-                assert found is None
-                materialize.execute({})
-            return found
-
-    trigger = Counting(
-        home=str(own),
-        service=SERVICE,
-        key="2013-01-07",
-        max_age="26h",
-        feast_conn_id="feast_default",
-        poll_interval=0.01,
-        deadline=time.time() + 60,
-    )
-    [event] = [event.payload async for event in trigger.run()]
-    assert trigger.polls == 2
-    assert event["status"] == "success"
-    assert event["result"]["route_delays"] == 6 * 3600
-
-
-async def test_the_trigger_says_what_is_wrong(own):
-    trigger = FeastFeatureFreshnessTrigger(
-        home=str(own),
-        service="unknown",
-        key="2013-01-07",
-        max_age="26h",
-        feast_conn_id="feast_default",
-        poll_interval=0.01,
-        deadline=time.time() + 60,
-    )
-    [event] = [event.payload async for event in trigger.run()]
-    assert event["status"] == "error"
-    assert "no feature service 'unknown'" in event["headline"]

@@ -21,7 +21,7 @@ from airflow_mlops.exceptions import ConfigError, DataError
 from flights import expectations
 from tests.data_fixtures import DAY, landed, spoil
 
-SUITES = {"departures": expectations.departures, "arrivals": expectations.arrivals}
+SUITES = {"departures": expectations.departures, "arrivals": expectations.arrivals, "weather": expectations.weather}
 STORM = date(2013, 2, 9)
 
 
@@ -74,6 +74,21 @@ def test_the_storm_warns_and_does_not_block(feed, warning, tmp_path):
     enforce(result)
 
 
+@pytest.mark.parametrize(
+    ("day", "warning"),
+    [
+        pytest.param("2013-01-01", "row_count_to_be_between: observed 52", id="the first six hours are missing"),
+        pytest.param("2013-11-03", "row_count_to_be_between: observed 57", id="five hours are missing"),
+        pytest.param("2013-02-12", "values_to_be_between on 'wind_speed': observed 1.38", id="a broken sensor"),
+    ],
+)
+def test_weather_that_is_incomplete_or_absurd_here_and_there_warns_and_does_not_block(day, warning, tmp_path):
+    result = check(landed(tmp_path, "weather", date.fromisoformat(day)))
+    assert explain(result).startswith(f"WARN expect_{'column' if 'wind' in warning else 'table'}_{warning}")
+    assert len(result.failed) == 1
+    enforce(result)
+
+
 # --- what is caught ---------------------------------------------------------------------------------------
 
 
@@ -113,6 +128,16 @@ FAULTS = {
     "unknown read as on time": ("arrivals", assign(late_15=lambda f: f["arr_delay"] > 15), "values_to_be_null"),
     "another threshold": ("arrivals", assign(late_15=lambda f: f["arr_delay"] > 30), "column_values_to_be_in_set"),
     "labels upside down": ("arrivals", assign(late_15=lambda f: f["arr_delay"] <= 15), "column_values_to_be_in_set"),
+    "weather twice": ("weather", lambda f: pd.concat([f.iloc[:40], f.iloc[:20]]), "compound_columns_to_be_unique"),
+    "half a day of weather": ("weather", lambda f: f.iloc[:36], "expect_table_row_count_to_be_between"),
+    "an airport without weather": ("weather", lambda f: f[f["origin"] != "LGA"], "distinct_values_to_equal_set"),
+    "degrees Celsius": (
+        "weather",
+        assign(temp=lambda f: (f["temp"] - 32) / 1.8, dewp=lambda f: (f["dewp"] - 32) / 1.8),
+        "unexpected_rows_expectation",
+    ),
+    "visibility in metres": ("weather", assign(visib=lambda f: f["visib"] * 1609), "values_to_be_between"),
+    "a forecast": ("weather", assign(known_at=lambda f: f["observed_at"]), "pair_values_a_to_be_greater_than_b"),
     "labels stopped": ("arrivals", assign(arr_delay=lambda f: np.nan, late_15=lambda f: None), "values_to_not_be_null"),
 }
 # A day in January has no diverted flight that landed; this one has.
@@ -163,7 +188,11 @@ def labelled(tmp_path_factory) -> pd.DataFrame:
     )
     flights = departures.merge(arrivals[["flight_id", "late_15"]].dropna(), on="flight_id").astype({"late_15": bool})
     generator = np.random.default_rng(0)
-    names = ["dep_late_rate_2h", "arr_late_rate_24h", "dep_delay_mean_2h", "arr_delay_mean_24h", "arr_delay_mean_7d"]
+    names = [
+        *("distance_miles", "aircraft_idle_minutes", "weather_temp"),
+        *("origin_dep_late_rate_1h", "origin_dep_delay_mean_1h", "carrier_arr_late_rate_24h"),
+        *("carrier_arr_delay_mean_24h", "route_arr_delay_mean_7d", "dest_arr_delay_mean_7d"),
+    ]
     return flights.assign(**{name: generator.random(len(flights)) for name in names})
 
 
@@ -171,8 +200,15 @@ SNAPSHOT_FAULTS = {
     "flights twice": (lambda f: pd.concat([f, f.head(5)]), "values_to_be_unique on 'flight_id'"),
     "labels unknown": (assign(late_15=lambda f: first(f, "late_15", None)), "to_not_be_null on 'late_15'"),
     "all negative": (assign(late_15=lambda f: False), "mean_to_be_between on 'late_15'"),
-    "a join that found nothing": (assign(arr_delay_mean_24h=lambda f: np.nan), "not_be_null on 'arr_delay_mean_24h'"),
-    "a rate in percent": (assign(dep_late_rate_2h=lambda f: f["dep_late_rate_2h"] * 100), "on 'dep_late_rate_2h'"),
+    "a join that found nothing": (
+        assign(carrier_arr_delay_mean_24h=lambda f: np.nan),
+        "not_be_null on 'carrier_arr_delay_mean_24h'",
+    ),
+    "no weather": (assign(weather_temp=lambda f: np.nan), "not_be_null on 'weather_temp'"),
+    "a rate in percent": (
+        assign(origin_dep_late_rate_1h=lambda f: f["origin_dep_late_rate_1h"] * 100),
+        "on 'origin_dep_late_rate_1h'",
+    ),
     "a slice vanished": (lambda f: f[f["origin"] != "JFK"], "to_equal_set on 'origin'"),
     "hardly any rows": (lambda f: f.head(500), "row_count_to_be_between"),
 }

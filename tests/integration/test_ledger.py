@@ -91,6 +91,16 @@ def test_pointer_moves_only_from_where_it_was_seen(url):
     assert ledger.pointer("p").value == {"v": 2}
 
 
+def test_pointers_by_the_start_of_their_names(url):
+    ledger = Ledger(url)
+    for name in ("a_b:2", "a_b:1", "axb:1", "a%b:1"):
+        assert ledger.swap(name, {"is": name}, None)
+    assert list(ledger.pointers("a_b:")) == ["a_b:1", "a_b:2"]
+    assert ledger.pointers("a_b:1") == {"a_b:1": ledger.pointer("a_b:1")}
+    assert list(ledger.pointers("a%")) == ["a%b:1"]
+    assert ledger.pointers("nothing") == {}
+
+
 def test_move_sets_changes_and_leaves(url):
     ledger = Ledger(url)
     assert ledger.move("p", lambda value: None) is None

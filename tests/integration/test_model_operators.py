@@ -118,6 +118,8 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
     registered = register()
     assert register() == registered
     assert registered["version"] == 1
+    [read] = ledger.facts("model_features", "whole_way")
+    assert (read.key, read.payload["service"], read.payload["snapshot"]) == ("1", "flight_delay_v1", "snap1")
     assert pipeline.links == {
         "mlflow_run_link": f"{tracking_uri}/#/experiments/{registered['experiment_id']}/runs/{registered['run_id']}",
         "mlflow_model_version_link": f"{tracking_uri}/#/models/whole_way/versions/1",

@@ -20,7 +20,8 @@ from tests.feast_fixtures import REPO
 from tests.integration.test_gx_floor import TaskInstance
 from tests.integration.test_s3_partitions import client, connection, endpoint, keys, upload  # noqa: F401  fixtures
 
-CHECKS = Checks(slices=["carrier"], unique=["flight_id"])
+FLIGHTS = Checks(slices=["carrier"], unique=["flight_id"])
+CHECKS = {"departures": FLIGHTS, "arrivals": FLIGHTS, "weather": Checks(slices=["origin"])}
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_day_goes_from_a_bucket_through_every_task_to_features(floor, home, cl
         day = {"dataset": feed, "key": key}
         validation = floor(GXValidateDataOperator, data=arrival["uri"], suite=f"flights.expectations:{feed}", **day)
         common = {"uri": arrival["uri"], "event_time": event_time, "validation": validation, **day}
-        checked = floor(CheckPartitionOperator, checks=asdict(CHECKS), **common)
+        checked = floor(CheckPartitionOperator, checks=asdict(CHECKS[feed]), **common)
         sealed = floor(SealPartitionOperator, **common)
         assert checked["rows"] == sealed["rows"] == validation["rows"]
     store = partition_store(home)
@@ -60,11 +61,11 @@ def test_a_day_goes_from_a_bucket_through_every_task_to_features(floor, home, cl
     assert f"sealed/departures/{key}/current.json" in keys(client, "sealed")
     computed = floor(
         FeastComputeFeaturesOperator,
-        transform="flights.features:compute",
+        transform="flight_features:compute",
         datasets=list(EVENT_TIMES),
         history="7d",
         start=str(DAY),
         key=key,
     )
-    assert computed["views"]["flight_schedule"] == store.get("departures", key).rows
+    assert computed["views"]["origin_weather"] == store.get("weather", key).rows
     assert store.watermark("departures", DAY).date() == DAY + timedelta(days=1)

@@ -133,7 +133,7 @@ def no_model(train, seed):
     return "a model"
 
 def wrong_inputs(train, seed):
-    return _model(["distance", "wind"], loss="mse")
+    return _model(["distance_miles", "wind"], loss="mse")
 
 def subclassed(train, seed):
     class Model(keras.Model):

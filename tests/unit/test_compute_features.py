@@ -58,7 +58,7 @@ def compute(sealed, tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(tmp_path))
         module = importlib.import_module("returning")
         module.answer = answer if callable(answer) else lambda day, data: answer
-        return compute_day(sealed, key, repo=REPO, transform="returning:compute", code_path=str(tmp_path), **changes)
+        return compute_day(sealed, key, repo=REPO, transform="returning:compute", code_paths=[str(tmp_path)], **changes)
 
     yield call
     sys.modules.pop("returning", None)

@@ -1,4 +1,4 @@
-"""The example's upstream: local clock readings became UTC, and nothing was lost or made up."""
+"""The example's upstream: local clock readings became UTC, and nothing was lost or made up; nor was the weather."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_mlops.demo import flights
+from airflow_mlops.demo import weather as weather_feed
 from airflow_mlops.demo.flights import FIRST_DAY, LAST_DAY, land, read_feed
 from airflow_mlops.exceptions import ConfigError
 from tests.data_fixtures import EVENT_TIMES
 
 NEW_YORK = "America/New_York"
+NIGHTS = (date(2013, 10, 26), date(2013, 11, 3))
+"""In which all three airports lack five hours of weather."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,11 @@ def departures() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def arrivals() -> pd.DataFrame:
     return read_feed("arrivals", FIRST_DAY, LAST_DAY).to_pandas().set_index("flight_id")
+
+
+@pytest.fixture(scope="module")
+def weather() -> pd.DataFrame:
+    return read_feed("weather", FIRST_DAY, LAST_DAY).to_pandas()
 
 
 def clock(times: pd.Series, zones: pd.Series) -> pd.Series:
@@ -132,6 +140,7 @@ def test_cancelled_flights_are_kept_and_never_labelled(packaged, departures, arr
 def test_diverted_flights_have_an_unknown_label_not_a_negative_one(packaged, arrivals):
     rows = packaged.reindex(arrivals.index)
     assert rows["arr_time"].notna().all()
+    assert (arrivals["tailnum"] == rows["tailnum"]).all()
     diverted = rows["arr_delay"].isna()
     assert diverted.sum() == 716
     assert arrivals["late_15"][diverted].isna().all()
@@ -145,11 +154,43 @@ def test_what_left_is_known_when_it_left(departures):
     assert (delay == left["dep_delay"]).all()
 
 
-@pytest.mark.parametrize("feed", ["departures", "arrivals"])
+def test_every_observation_is_there_once_an_airport_and_hour(weather):
+    packaged = pd.read_csv(flights._packaged("weather.csv"))
+    assert len(weather) == len(packaged) == 26_115
+    hours = ["origin", "year", "month", "day", "hour"]
+    assert packaged.duplicated(hours).sum() == 3, "local time has an hour twice when the clocks go back"
+    assert not weather.duplicated(["origin", "observed_at"]).any()
+    local = weather["observed_at"].dt.tz_convert(NEW_YORK)
+    read = weather.assign(
+        year=local.dt.year, month=local.dt.month, day=local.dt.day, hour=local.dt.hour, at=weather["observed_at"]
+    )
+    numbers = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
+    packaged = packaged.assign(at=pd.to_datetime(packaged["time_hour"], utc=True))
+    order = [*hours, "at"]
+    pd.testing.assert_frame_equal(
+        read.sort_values(order)[[*hours, *numbers]].reset_index(drop=True),
+        packaged.sort_values(order)[[*hours, *numbers]].reset_index(drop=True),
+        check_dtype=False,
+    )
+    assert (weather["known_at"] - weather["observed_at"] == weather_feed.KNOWN_AFTER).all()
+
+
+def test_the_hours_without_weather_are_the_ones_that_are_documented(weather):
+    there = pd.MultiIndex.from_frame(weather[["observed_at", "origin"]])
+    year = pd.date_range("2013-01-01", "2013-12-31 23:00", freq="h", tz="UTC")
+    missing = pd.MultiIndex.from_product([year, ["EWR", "JFK", "LGA"]]).difference(there).get_level_values(0)
+    assert len(missing) == 165
+    assert set(year[:6]) <= set(missing)
+    days = pd.Series(missing.date).value_counts()
+    assert dict(days[days > 10]) == {date(2013, 1, 1): 20, date(2013, 12, 31): 72, **dict.fromkeys(NIGHTS, 15)}
+
+
+@pytest.mark.parametrize("feed", ["departures", "arrivals", "weather"])
 def test_a_landed_day_is_its_utc_day_and_no_more(feed, tmp_path, request):
     year = request.getfixturevalue(feed)
     times = year[EVENT_TIMES[feed]]
-    for day in (FIRST_DAY, date(2013, 3, 10), date(2013, 11, 3), LAST_DAY):
+    last = weather_feed.LAST_DAY if feed == "weather" else LAST_DAY
+    for day in (FIRST_DAY, date(2013, 3, 10), date(2013, 11, 3), last):
         written = land(tmp_path, day, feed)
         table = pq.read_table(Path(written["uri"]) / f"{feed}.parquet")
         assert table.num_rows == written["rows"] == (times.dt.date == day).sum()
@@ -161,12 +202,13 @@ def test_a_landed_day_is_its_utc_day_and_no_more(feed, tmp_path, request):
         assert {str(f.type) for f in table.schema if f.name.endswith(("_utc", "_at"))} == {"timestamp[us, tz=UTC]"}
 
 
-def test_landing_again_writes_the_same_bytes(tmp_path):
-    first = Path(land(tmp_path / "a", FIRST_DAY, "departures")["uri"])
-    again = Path(land(tmp_path / "b", FIRST_DAY, "departures")["uri"])
-    land(tmp_path / "a", FIRST_DAY, "departures")
-    assert sorted(path.name for path in first.iterdir()) == ["_SUCCESS", "departures.parquet"]
-    assert (first / "departures.parquet").read_bytes() == (again / "departures.parquet").read_bytes()
+@pytest.mark.parametrize("feed", ["departures", "weather"])
+def test_landing_again_writes_the_same_bytes(feed, tmp_path):
+    first = Path(land(tmp_path / "a", FIRST_DAY, feed)["uri"])
+    again = Path(land(tmp_path / "b", FIRST_DAY, feed)["uri"])
+    land(tmp_path / "a", FIRST_DAY, feed)
+    assert sorted(path.name for path in first.iterdir()) == ["_SUCCESS", f"{feed}.parquet"]
+    assert (first / f"{feed}.parquet").read_bytes() == (again / f"{feed}.parquet").read_bytes()
 
 
 def test_the_marker_comes_last(tmp_path, monkeypatch):
@@ -182,13 +224,20 @@ def test_the_marker_comes_last(tmp_path, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["departures.parquet"]
 
 
-@pytest.mark.parametrize("day", [FIRST_DAY - timedelta(days=1), LAST_DAY + timedelta(days=1)])
-def test_other_years_are_refused(day, tmp_path):
-    with pytest.raises(ConfigError, match="no flights to land"):
-        land(tmp_path, day, "departures")
+@pytest.mark.parametrize(
+    ("feed", "day"),
+    [
+        ("departures", FIRST_DAY - timedelta(days=1)),
+        ("departures", LAST_DAY + timedelta(days=1)),
+        pytest.param("weather", LAST_DAY, id="the weather ends a day early"),
+    ],
+)
+def test_a_day_that_a_feed_does_not_have_is_refused(feed, day, tmp_path):
+    with pytest.raises(ConfigError, match=f"There is no {day} of '{feed}' to land"):
+        land(tmp_path, day, feed)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_feed_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no feed 'weather'"):
-        land(tmp_path, FIRST_DAY, "weather")
+    with pytest.raises(ConfigError, match="no feed 'planes'"):
+        land(tmp_path, FIRST_DAY, "planes")

@@ -56,6 +56,14 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
         (lambda: pipeline(model="my model"), "'my model' cannot be a name"),
         (lambda: pipeline(gates=[]), "has no gates"),
         (lambda: pipeline(label=Label("x", source=source(), matures_after="1d")), "are the same dataset"),
+        (
+            lambda: pipeline(
+                features=FeatureService(
+                    "m_v1", transform="code:compute", suite="s:a", sources=[source("weather"), source("arrivals")]
+                )
+            ),
+            "several feeds of dataset 'arrivals'",
+        ),
         (lambda: Gate("acu", min=0.5), "Did you mean 'auc'?"),
         (lambda: Gate("auc"), "does not say one clear thing"),
         (lambda: Gate("auc", min=0.5, vs="champion"), "does not say one clear thing"),

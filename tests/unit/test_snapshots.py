@@ -12,7 +12,8 @@ import pytest
 from airflow_mlops.contracts import Exclusion, SplitRule
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import batch_hash
-from airflow_mlops.engine.data.snapshots import check_validated, load_snapshot, read_split, write_snapshot
+from airflow_mlops.engine.data.snapshot_writer import Columns, SnapshotWriter
+from airflow_mlops.engine.data.snapshots import check_validated, load_snapshot, read_split
 from airflow_mlops.engine.data.splits import SplitRows
 from airflow_mlops.exceptions import DataError
 
@@ -35,22 +36,22 @@ def split(day: int, n: int = 6, *, late: list[bool] | None = None, reverse: bool
     return SplitRows(rows, begin, begin + timedelta(days=1))
 
 
-def write(home: Path, splits: dict | None = None, **changes):
-    arguments = {
+def write(home: Path, splits: dict | None = None, features: tuple[str, ...] = ("speed",), **changes):
+    contents = {
         "model": "m",
         "partitions": {"source": {"2013-01-01": "a"}},
         "feature_service": "s",
-        "definition_hash": "d",
-        "features": {"speed": "double"},
-        "entity": "id",
-        "event_time": "at",
-        "label": "late",
+        "feature_definition": "d",
         "as_of": START + timedelta(days=4),
         "label_cut": START + timedelta(days=3),
         "unlabelled_rows": 2,
     }
     splits = splits or {"train": split(0), "validation": split(1), "test": split(2)}
-    return write_snapshot(home, splits, **{**arguments, **changes})
+    contents |= changes
+    rule = contents.get("split_rule", SplitRule())
+    with SnapshotWriter(home, Columns("id", "at", features, "late"), apart=rule.column) as writer:
+        writer.add(splits)
+        return writer.publish(**contents)
 
 
 def test_splits_have_their_columns_and_rows_in_order(home):
@@ -82,7 +83,9 @@ def test_another_home_gives_the_same_id(home, tmp_path):
     [
         {"partitions": {"source": {"2013-01-01": "b"}}},
         {"feature_service": "t"},
-        {"definition_hash": "e"},
+        {"feature_definition": "e"},
+        {"feature_project": "p"},
+        {"feature_code": "c"},
         {"as_of": START + timedelta(days=5)},
         {"label_cut": START + timedelta(days=4)},
         {"unlabelled_rows": 3},
@@ -108,7 +111,7 @@ def test_an_empty_split_is_refused(home, name):
     splits[name] = splits[name]._replace(rows=splits[name].rows.slice(0, 0))
     with pytest.raises(DataError, match=f"The {name} split has no rows"):
         write(home, splits)
-    assert list(home.iterdir()) == []
+    assert list((home / "snapshots").iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -159,8 +162,8 @@ def test_a_snapshot_that_must_come_out_as_another_one_does_or_is_refused(home, t
     assert "different: unlabelled_rows; train split" in refused.value.detail
     assert "test split" not in refused.value.detail
     assert not list((tmp_path / "third" / "snapshots").iterdir())
-    with pytest.raises(DataError, match="different: the definition of the feature service"):
-        write(tmp_path / "third", definition_hash="other", expected=first)
+    with pytest.raises(DataError, match="different: feature_definition"):
+        write(tmp_path / "third", feature_definition="other", expected=first)
 
 
 def test_only_the_files_that_were_validated_are_trained_on(home):
@@ -183,7 +186,7 @@ def with_feature(values: dict[str, pa.Array], n: int = 40) -> dict[str, SplitRow
 
 
 def write_with(home: Path, **values: pa.Array):
-    return write(home, with_feature(values), features={"speed": "double", "x": str(values["train"].type)})
+    return write(home, with_feature(values), features=("speed", "x"))
 
 
 def alternating(yes, no, n: int = 40) -> list:

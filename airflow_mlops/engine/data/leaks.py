@@ -53,11 +53,8 @@ def check_apart(splits: Mapping[SplitName, SplitRows], entity: str, column: str 
         )
 
 
-def usable(rows: pa.Table, features: Sequence[str]) -> pa.Table:
-    """Return the rows with NaN in a feature read as what it is: a missing value.
-
-    :raises DataError: when a feature holds infinities, by name.
-    """
+def known(rows: pa.Table, features: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
+    """Return the rows with NaN in a feature read as what it is, a missing value; and feature → how many infinities."""
     infinite = {}
     for name in features:
         place = rows.schema.get_field_index(name)
@@ -67,40 +64,70 @@ def usable(rows: pa.Table, features: Sequence[str]) -> pa.Table:
         if endless := pc.sum(pc.is_inf(column)).as_py():
             infinite[name] = endless
         if pc.any(pc.is_nan(column)).as_py():
-            known = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-            rows = rows.set_column(place, rows.schema.field(place), known)
-    if infinite:
-        raise DataError(
-            f"Features are infinite: {', '.join(infinite)}.",
-            detail=", ".join(f"{name}: {count} of {rows.num_rows} rows" for name, count in infinite.items()),
-            hint="See what the transform divides by; what cannot be computed is missing, not infinite.",
-        )
-    return rows
+            there = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+            rows = rows.set_column(place, rows.schema.field(place), there)
+    return rows, infinite
 
 
-def check_features(splits: Mapping[SplitName, SplitRows], features: Sequence[str], label: str) -> None:
-    """Refuse features that tell the label, and features without any value in a split.
+def check_values(where: str, rows: int, infinite: Mapping[str, int], valid: Mapping[str, int]) -> None:
+    """Refuse features that hold infinities, and features without any value.
 
+    :param where: Split and times, in words.
+    :param infinite: Feature → how many infinities.
+    :param valid: Feature → how many values.
     :raises DataError: naming the features.
     """
-    for name, split in splits.items():
-        empty = [feature for feature in features if split.rows[feature].null_count == split.rows.num_rows]
-        if empty:
-            raise DataError(
-                f"Features have no value at all in the {name} split: {', '.join(empty)}.",
-                detail=f"{split.rows.num_rows} rows from {split.start:%Y-%m-%d} to {split.end:%Y-%m-%d}",
-                hint="See whether their join keys still match, and whether these days were computed.",
-            )
-    train = splits["train"].rows
-    drawn = _random().permutation(train.num_rows)[:_LOOKED_AT]
-    train = train.take(drawn)
-    positive = train[label].to_numpy().astype(bool)
-    telling = {name: auc for name in features if (auc := _telling(train[name], positive)) >= PERFECT_AUC}
+    if endless := {name: count for name, count in infinite.items() if count}:
+        raise DataError(
+            f"Features are infinite: {', '.join(endless)}.",
+            detail=", ".join(f"{name}: {count} of {rows} rows" for name, count in endless.items()),
+            hint="See what the transform divides by; what cannot be computed is missing, not infinite.",
+        )
+    if empty := [name for name, count in valid.items() if not count]:
+        raise DataError(
+            f"Features have no value at all in the {where}: {', '.join(empty)}.",
+            detail=f"{rows} rows",
+            hint="See whether their join keys still match, and whether these days were computed.",
+        )
+
+
+class Sample:
+    """Rows drawn by chance from a table that comes in parts, the same ones whatever the parts."""
+
+    def __init__(self, size: int = _LOOKED_AT) -> None:
+        self.size = size
+        self._random = _random()
+        self._places = np.empty(0)
+        self._rows: pa.Table | None = None
+
+    def add(self, rows: pa.Table) -> None:
+        """Look at the next rows."""
+        places = np.concatenate([self._places, self._random.random(rows.num_rows)])
+        table = rows if self._rows is None else pa.concat_tables([self._rows, rows])
+        if len(places) > self.size:
+            kept = np.argpartition(places, self.size)[: self.size]
+            places, table = places[kept], table.take(kept)
+        self._places, self._rows = places, table.combine_chunks()
+
+    @property
+    def rows(self) -> pa.Table | None:
+        """What was drawn, in the order of chance; None before the first rows."""
+        return None if self._rows is None else self._rows.take(np.argsort(self._places))
+
+
+def check_leaks(rows: pa.Table, features: Sequence[str], label: str) -> None:
+    """Refuse features that tell the label.
+
+    :param rows: A sample of the training split.
+    :raises DataError: naming the features.
+    """
+    positive = rows[label].to_numpy().astype(bool)
+    telling = {name: auc for name in features if (auc := _telling(rows[name], positive)) >= PERFECT_AUC}
     if telling:
         raise DataError(
             f"A leak: {', '.join(telling)} alone tells the label {label!r}.",
             detail=", ".join(f"{name}: AUC {auc:.4f}" for name, auc in telling.items())
-            + f" on {train.num_rows} rows of the training split; a leak is from {PERFECT_AUC}",
+            + f" on {rows.num_rows} rows of the training split; a leak is from {PERFECT_AUC}",
             hint="It is known only with the label, or a copy of it. Take it out of the features or the keys.",
         )
 
@@ -128,10 +155,12 @@ def _aucs(column: pa.ChunkedArray, positive: np.ndarray) -> Iterator[float]:
 
 
 def _auc_of_categories(codes: np.ndarray, positive: np.ndarray) -> float:
-    """Score half of the rows by the rate of positives of their category in the other half: an id is no leak then."""
+    """Score half of each class by the rate of positives of their category in the other half: an id is no leak then."""
     if len(codes) < 2 * _ENOUGH:
         return 0.5
-    learned = _random().random(len(codes)) < 0.5
+    learned, random = np.zeros(len(codes), dtype=bool), _random()
+    for rows in (np.flatnonzero(positive), np.flatnonzero(~positive)):
+        learned[random.permutation(rows)[: len(rows) // 2]] = True
     scored, size = ~learned, int(codes.max()) + 1
     seen = np.bincount(codes[learned], minlength=size)
     hits = np.bincount(codes[learned], weights=positive[learned], minlength=size)

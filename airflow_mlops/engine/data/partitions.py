@@ -156,7 +156,7 @@ class PartitionStore:
                 "There are no partitions to read.",
                 hint="Run the features DAG for the days in question. Nothing is ever computed from nothing.",
             )
-        names = _check_columns(partitions, columns)
+        names = agreed_columns(partitions, columns)
         tables = [self._read(partition, file, names) for partition in partitions for file in partition.files]
         return pa.concat_tables(tables, promote_options="default")  # only nullability may differ by now
 
@@ -423,8 +423,11 @@ def _lost(partition: Partition, winner: Pointer | None) -> DataError:
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-def _check_columns(partitions: Sequence[Partition], columns: Sequence[str] | None) -> list[str]:
-    """Return the columns to read, after all partitions were found to have them with the same types."""
+def agreed_columns(partitions: Sequence[Partition], columns: Sequence[str] | None) -> list[str]:
+    """Return the columns to read, after all partitions were found to have them with the same types.
+
+    :raises DataError: naming the first partition that differs, and how.
+    """
     first = partitions[0]
     expected = first.columns if columns is None else {name: first.columns.get(name, "any type") for name in columns}
     for partition in partitions:

@@ -10,16 +10,16 @@ from typing import Any, TypedDict
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Exclusion, Partition
 from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
-from airflow_mlops.engine.data.files import replacing
 from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
 from airflow_mlops.engine.data.splits import TIME, without
-from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.features.code import load_transform
+from airflow_mlops.engine.features.columns import arrow_type
+from airflow_mlops.engine.features.files import write_day
 from airflow_mlops.engine.features.provenance import Inputs, days_between
-from airflow_mlops.engine.features.schema import FeatureRepo, ViewSchema, feature_file
+from airflow_mlops.engine.features.schema import FeatureRepo, ViewSchema
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
 
@@ -41,15 +41,17 @@ def compute_features(
     ledger: Ledger | None,
     repo: FeatureRepo,
     transform: str,
-    code_path: str | None,
+    code_paths: Sequence[str],
     datasets: Sequence[str],
     history: timedelta,
     start: date,
 ) -> ComputedFeatures:
     """Compute the feature rows stamped within one UTC day; computing a day again replaces its rows.
 
+    What is replaced by something else is kept: see :mod:`airflow_mlops.engine.features.files`.
     Rows that somebody excluded are not handed to the transform, and days that are excluded whole need not be there.
-    The files say from which revisions they were computed: see :mod:`airflow_mlops.engine.features.provenance`.
+    The files say from which revisions they were computed, and by which code: see
+    :mod:`airflow_mlops.engine.features.provenance`.
 
     :param key: The day.
     :param store: Where the sealed datasets are.
@@ -58,7 +60,8 @@ def compute_features(
     :param transform: ``module:function`` called with the day and dataset → rows (pandas) of the history and the
         day; returns feature view → rows, each with the view's keys and features, ``event_timestamp`` (the moment
         it describes) and ``created_timestamp`` (the moment it could be known).
-    :param code_path: Folder that ``transform`` is imported from.
+    :param code_paths: Folders that ``transform`` is imported from: that of the DAG file, that of the Feast repository.
+        A module that is in both is refused.
     :param datasets: Sealed datasets to hand over.
     :param history: How far back they reach; begun days count as whole days.
     :param start: First day that the datasets have; no history is missed before it.
@@ -74,7 +77,7 @@ def compute_features(
         for name, windows in excluded.items()
     }
     data = {name: _history(store, used[name], excluded[name]) for name in datasets}
-    function = load_object(transform, code_path)
+    function, code = load_transform(transform, code_paths)
     try:
         computed = function(begin.date(), data)
     except MlopsError:
@@ -86,10 +89,9 @@ def compute_features(
             hint="See the traceback above; run it in a notebook on PartitionStore.read(...) of the same days.",
         ) from error
     tables = {name: _checked(name, rows, repo, begin, end) for name, rows in _views(transform, computed).items()}
-    inputs = Inputs.of(key, first, used, excluded)
+    inputs = Inputs.of(key, first, used, excluded, code)
     for name, table in tables.items():
-        with replacing(feature_file(home, name, key)) as temporary:
-            pq.write_table(inputs.written_into(table), temporary)
+        write_day(home, name, key, inputs.written_into(table))
     return {"key": key, "views": {name: table.num_rows for name, table in tables.items()}}
 
 
@@ -161,7 +163,7 @@ def _typed(name: str, rows: pd.DataFrame, view: ViewSchema) -> pa.Table:
                 hint="Use timezone-aware timestamps, in UTC.",
             )
         try:
-            kind = pa.type_for_alias(wanted) if isinstance(wanted, str) else wanted
+            kind = arrow_type(wanted) if isinstance(wanted, str) else wanted
             fields.append((pa.field(column, kind), pa.Array.from_pandas(rows[column], type=kind)))
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise DataError(

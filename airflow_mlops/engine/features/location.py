@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airflow_mlops.exceptions import ConfigError
+
 
 @dataclass(frozen=True)
 class Location:
@@ -21,3 +23,17 @@ class Location:
     repo: Path | None
     home: Path
     overrides: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def repo_folder(self) -> Path:
+        """The folder of the definitions.
+
+        :raises ConfigError: when only the registry is known.
+        """
+        if self.repo is None:
+            raise ConfigError(
+                "There is no feature repository here, only its registry.",
+                detail="definitions are read from a folder with feature_store.yaml",
+                hint="Apply where the repository is; or set the folder as the host of the connection of type feast.",
+            )
+        return self.repo

@@ -1,7 +1,8 @@
 """From what each day's features were computed: kept in the Parquet files' own metadata, compared with what is there.
 
 ``airflow_mlops.inputs`` holds dataset → partition key → revision; ``airflow_mlops.excluded`` holds the first day of
-the history that was read and, by dataset, the windows of it that were left out.
+the history that was read and, by dataset, the windows of it that were left out; ``airflow_mlops.code`` the identity
+of the transform's code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
 from airflow_mlops.engine.features.schema import feature_file
 from airflow_mlops.engine.ledger import Ledger
 
-_INPUTS, _EXCLUDED = b"airflow_mlops.inputs", b"airflow_mlops.excluded"
+_INPUTS, _EXCLUDED, _CODE = b"airflow_mlops.inputs", b"airflow_mlops.excluded", b"airflow_mlops.code"
 
 ByFile = Mapping[tuple[str, str], "Inputs | None"]
 """(feature view, day) → its inputs; None when the file does not say."""
@@ -34,24 +35,34 @@ Revisions = Mapping[str, Mapping[str, str]]
 class Inputs(NamedTuple):
     """What a day of features was computed from.
 
-    ``excluded`` is dataset → windows left out, as ``[start, end)`` in ISO, cut to the history from ``since`` on.
+    ``excluded`` is dataset → windows left out, as ``[start, end)`` in ISO, cut to the history from ``since`` on;
+    ``code`` says by which code, see :func:`~airflow_mlops.engine.features.code.code_identity`.
     """
 
     since: date
     partitions: Revisions
     excluded: Mapping[str, Sequence[Sequence[str]]]
+    code: str
 
     @classmethod
     def of(
-        cls, key: str, since: date, used: Mapping[str, Sequence[Partition]], excluded: Mapping[str, list[Exclusion]]
+        cls,
+        key: str,
+        since: date,
+        used: Mapping[str, Sequence[Partition]],
+        excluded: Mapping[str, list[Exclusion]],
+        code: str,
     ) -> Inputs:
         """Return the inputs of the day ``key`` from the partitions that were read for it."""
-        return cls(since, revisions(used), {name: windows(excluded.get(name, ()), since, key) for name in used})
+        left_out = {name: windows(excluded.get(name, ()), since, key) for name in used}
+        return cls(since, revisions(used), left_out, code)
 
     def written_into(self, table: pa.Table) -> pa.Table:
         """Return a table whose Parquet file will say what it was computed from."""
         excluded = {"since": str(self.since), "windows": self.excluded}
-        return table.replace_schema_metadata({_INPUTS: _json(self.partitions), _EXCLUDED: _json(excluded)})
+        return table.replace_schema_metadata(
+            {_INPUTS: _json(self.partitions), _EXCLUDED: _json(excluded), _CODE: self.code.encode()}
+        )
 
 
 def read_inputs(home: Path, views: Iterable[str], days: Iterable[str]) -> dict[tuple[str, str], Inputs | None]:
@@ -73,18 +84,26 @@ def stale_days(
     last: date,
     *,
     ledger: Ledger | None,
+    code: str | None = None,
 ) -> list[str]:
     """Return the days whose features were computed from partitions that were replaced since, oldest first.
 
-    So are those that were computed before a window of their history was excluded, or an exclusion lifted. Days
-    that were never computed are not among them.
+    So are those that were computed before a window of their history was excluded, or an exclusion lifted, and those
+    that other code computed. Days that were never computed are not among them.
 
     :param ledger: Where the exclusions are; None when there is no ledger.
+    :param code: Identity of the code of now; None where it is not known, and not compared.
     :raises TransientError: when the ledger does not answer.
     """
     inputs = read_inputs(home, views, days_between(first, last))
     excluded = {name: exclusions(ledger, name) if ledger else [] for name in pins(inputs)}
-    return compare(inputs, revisions(list_used(store, inputs)), excluded)
+    stale = compare(inputs, revisions(list_used(store, inputs)), excluded)
+    return sorted({*stale, *other_code(inputs, code)}) if code is not None else stale
+
+
+def other_code(inputs: ByFile, code: str) -> list[str]:
+    """Return the days whose features other code computed, as far as they say."""
+    return sorted({day for (_, day), found in inputs.items() if found is not None and found.code != code})
 
 
 def compare(inputs: ByFile, present: Revisions, excluded: Mapping[str, list[Exclusion]]) -> list[str]:
@@ -164,10 +183,11 @@ def day_of(key: str) -> date:
 def _read(file: Path) -> Inputs | None:
     with readable(file):
         metadata = pq.read_metadata(file).metadata or {}
-    if not {_INPUTS, _EXCLUDED} <= metadata.keys():
+    if not {_INPUTS, _EXCLUDED, _CODE} <= metadata.keys():
         return None
     excluded = json.loads(metadata[_EXCLUDED])
-    return Inputs(date.fromisoformat(excluded["since"]), json.loads(metadata[_INPUTS]), excluded["windows"])
+    since = date.fromisoformat(excluded["since"])
+    return Inputs(since, json.loads(metadata[_INPUTS]), excluded["windows"], metadata[_CODE].decode())
 
 
 def _json(value: object) -> bytes:

@@ -1,8 +1,13 @@
-"""The rows of a training set: entities, their labels, and their features as known at the prediction time."""
+"""The rows of a training set: entities, their labels, and their features as known at the prediction time.
+
+They are read a stretch of days at a time, so that memory does not grow with the window.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
@@ -10,16 +15,23 @@ import pyarrow.compute as pc
 
 from airflow_mlops.contracts import Partition
 from airflow_mlops.engine.data.labels import latest_labels
-from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore, agreed_columns, day_bounds
 from airflow_mlops.engine.data.splits import TIME, between, within, without
+from airflow_mlops.engine.features.asof_files import reading_files
+from airflow_mlops.engine.features.columns import arrow_type, fits
 from airflow_mlops.engine.features.compute import EVENT
+from airflow_mlops.engine.features.files import Paths
+from airflow_mlops.engine.features.provenance import day_of
 from airflow_mlops.engine.features.recipe import Recipe
-from airflow_mlops.engine.features.schema import FeatureRepo
+from airflow_mlops.engine.features.schema import FeatureRepo, ServiceSchema
 from airflow_mlops.engine.features.store import feast_errors
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+CHUNK_ROWS = 32_768
+"""Rows that are read and joined at a time, if a day does not have more."""
 
 
 class Rows(NamedTuple):
@@ -30,7 +42,7 @@ class Rows(NamedTuple):
     excluded: int
 
 
-def read_rows(
+def read_chunks(
     store: PartitionStore,
     feast: FeatureStore,
     repo: FeatureRepo,
@@ -38,33 +50,35 @@ def read_rows(
     *,
     sources: Sequence[Partition],
     labels: Sequence[Partition],
-) -> Rows:
-    """Read what a recipe asks for.
+    files: Paths,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Iterator[Rows]:
+    """Yield the rows that a recipe asks for, oldest first.
 
-    :param sources: Partitions of its source.
+    :param sources: Partitions of its source, in the order of their days.
     :param labels: Partitions of its labels.
-    :raises ConfigError: when a dataset lacks a column, or the label is not true or false.
+    :param files: The files of feature rows to read, and no others; of views without any, what their source has.
+    :param chunk_rows: How many rows of the source to read at a time; whole days at least.
+    :raises ConfigError: when a dataset lacks a column, a column is not of the type that an on-demand view asks for, or
+        the label is not true or false.
     :raises DataError: when an entity is there twice, or the feature store loses one.
     """
     schema = repo.service(recipe.service)
-    wanted = [*recipe.keys, *(key for view in schema.views for key in repo.views[view].keys)]
-    if recipe.split_rule.column is not None:
-        wanted.append(recipe.split_rule.column)
-    present = _entities(store, sources, recipe, wanted)
-    entities = without(present, recipe.event_time, recipe.left_out)
-    labelled = entities.join(_labels(store, labels, recipe), recipe.entity, join_type="inner")
-    with feast_errors():
-        job = feast.get_historical_features(
-            entity_df=labelled.drop_columns([recipe.label]).rename_columns({recipe.event_time: EVENT}).to_pandas(),
-            features=feast.get_feature_service(recipe.service),
-            filter_by_created_timestamp=True,
-        )
-        retrieved = job.to_arrow()
-    return Rows(
-        _joined(labelled, retrieved, recipe.entity, recipe.event_time, schema.features),
-        unlabelled=entities.num_rows - labelled.num_rows,
-        excluded=present.num_rows - entities.num_rows,
-    )
+    asked = _Asked(repo, schema, recipe)
+    _check_columns(sources, asked.columns, "entity, event time, keys, split column, join keys and request columns")
+    asked.check(sources[0].columns)
+    _check_columns(labels, [recipe.entity, recipe.label], "entity and label")
+    _check_entities(store, sources, recipe)
+    known = _labels(store, labels, recipe)
+    for days in _chunks(sources, chunk_rows):
+        present = _of_window(store.read(days, asked.columns), recipe)
+        entities = without(present, recipe.event_time, recipe.left_out)
+        theirs = known.filter(pc.is_in(known[recipe.entity], value_set=entities[recipe.entity].combine_chunks()))
+        labelled = entities.join(theirs, recipe.entity, join_type="inner")
+        seen = {view: _seen(repo, view, by_day, days, recipe) for view, by_day in files.items()}
+        with reading_files(seen):
+            table = _with_features(feast, recipe, asked, labelled)
+        yield Rows(table, entities.num_rows - labelled.num_rows, present.num_rows - entities.num_rows)
 
 
 def count_unread(store: PartitionStore, recipe: Recipe, partitions: Sequence[Partition]) -> int:
@@ -87,13 +101,120 @@ def count_unread(store: PartitionStore, recipe: Recipe, partitions: Sequence[Par
     return count
 
 
-def _entities(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe, keys: Sequence[str]) -> pa.Table:
-    columns = list(dict.fromkeys([recipe.entity, recipe.event_time, *keys]))
-    _check_columns(partitions, columns, "entity, event time, keys, split column and join keys of the feature service")
-    rows = store.read(partitions, columns)
+class _Asked:
+    """What a recipe asks of its source's columns, and of the feature store."""
+
+    def __init__(self, repo: FeatureRepo, schema: ServiceSchema, recipe: Recipe) -> None:
+        self.recipe, self.service, self.request = recipe, recipe.service, schema.request
+        self.features = schema.features
+        mapped = ((schema.join_keys.get(view, {}), repo.views[view].keys) for view in schema.views)
+        self.join_keys = list(dict.fromkeys(names.get(key, key) for names, keys in mapped for key in keys))
+        split_by = [] if recipe.split_rule.column is None else [recipe.split_rule.column]
+        self.sent = list(dict.fromkeys([recipe.entity, *self.join_keys, *self.request]))
+        self.columns = list(dict.fromkeys([*self.sent, recipe.event_time, *recipe.keys, *split_by]))
+
+    def check(self, known: dict[str, str]) -> None:
+        """Refuse columns that cannot be told from features, or that on-demand views cannot take."""
+        if both := [name for name in self.features if name in {*self.sent, *self.recipe.keys}]:
+            raise ConfigError(
+                f"{both[0]!r} is a column of {self.recipe.source!r} and a feature of {self.service!r}.",
+                detail=f"both: {', '.join(both)}",
+                hint="Give the feature another name, or take the column out of the keys.",
+            )
+        for name, wanted in self.request.items():
+            if not fits(known[name], wanted):
+                raise ConfigError(
+                    f"Column {name!r} of {self.recipe.source!r} is of type {known[name]}, not {wanted}.",
+                    detail=f"an on-demand view of feature service {self.service!r} is computed from it",
+                    hint="Change the type in its RequestSource, or the column's in the feed.",
+                )
+
+
+def _chunks(partitions: Sequence[Partition], rows: int) -> Iterator[list[Partition]]:
+    """Yield neighbouring partitions that together have at most so many rows, or one alone."""
+    chunk: list[Partition] = []
+    for partition in partitions:
+        if chunk and sum(one.rows for one in chunk) + partition.rows > rows:
+            yield chunk
+            chunk = []
+        chunk.append(partition)
+    if chunk:
+        yield chunk
+
+
+def _seen(
+    repo: FeatureRepo, view: str, by_day: dict[str, Path], days: Sequence[Partition], recipe: Recipe
+) -> list[Path]:
+    """Return the files of a view with rows that predictions of some days can see."""
+    lives = repo.views[view].ttl_seconds
+    begin = max(day_bounds(days[0].key)[0], recipe.begin)
+    first = datetime.min.date() if lives is None else (begin - timedelta(seconds=lives)).date()
+    return [file for day, file in by_day.items() if first <= day_of(day) <= day_of(days[-1].key)]
+
+
+def _with_features(feast: FeatureStore, recipe: Recipe, asked: _Asked, labelled: pa.Table) -> pa.Table:
+    """Put the features beside their entities, in the order of time; the feature store may lose or double none."""
+    sent = pa.table({**{name: _sent(asked, labelled, name) for name in asked.sent}, EVENT: labelled[recipe.event_time]})
+    if not sent.num_rows:
+        retrieved = pa.schema([(name, arrow_type(kind)) for name, kind in asked.features.items()]).empty_table()
+        retrieved = retrieved.append_column(recipe.entity, sent[recipe.entity])
+    else:
+        with feast_errors():
+            job = feast.get_historical_features(
+                entity_df=sent.to_pandas(integer_object_nulls=True),
+                features=feast.get_feature_service(recipe.service),
+                filter_by_created_timestamp=True,
+            )
+            retrieved = job.to_arrow().select([recipe.entity, *asked.features])
+    labelled, retrieved = labelled.sort_by(recipe.entity), retrieved.sort_by(recipe.entity)
+    entities = labelled[recipe.entity].combine_chunks()
+    if not entities.equals(retrieved[recipe.entity].cast(entities.type).combine_chunks()):
+        raise DataError(
+            "The feature store did not return the rows that it was asked for.",
+            detail=f"asked for {labelled.num_rows}, got {retrieved.num_rows}",
+            hint="Use an offline store that keeps entities without features: `type: duckdb` does, dask does not.",
+        )
+    for name, kind in asked.features.items():
+        labelled = labelled.append_column(name, _received(name, retrieved[name], kind))
+    return labelled.sort_by([(recipe.event_time, "ascending"), (recipe.entity, "ascending")])
+
+
+def _sent(asked: _Asked, rows: pa.Table, name: str) -> pa.ChunkedArray:
+    column = rows[name]
+    if name not in asked.request:
+        return column
+    try:
+        return column.cast(arrow_type(asked.request[name]))
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"Column {name!r} of {asked.recipe.source!r} holds values that are no {asked.request[name]}.",
+            detail=f"type {column.type}: {error}",
+            hint="An on-demand view is computed from it: change the type in its RequestSource, or mend the feed.",
+        ) from None
+
+
+def _received(name: str, column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
+    if pa.types.is_floating(column.type) and kind.startswith(("int", "uint")):
+        # Whole numbers, some missing, come as floats by way of pandas.
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    try:
+        return column.cast(arrow_type(kind))
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"Feature {name!r} came as {column.type}, and not all of it is {kind}.",
+            detail=str(error),
+            hint="Correct its type in the feature repository, or what computes it.",
+        ) from None
+
+
+def _of_window(rows: pa.Table, recipe: Recipe) -> pa.Table:
     place = rows.schema.get_field_index(recipe.event_time)
     rows = rows.set_column(place, recipe.event_time, rows[recipe.event_time].cast(TIME))
-    rows = between(rows, recipe.event_time, recipe.begin, recipe.label_cut)
+    return between(rows, recipe.event_time, recipe.begin, recipe.label_cut)
+
+
+def _check_entities(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe) -> None:
+    rows = _of_window(store.read(partitions, list(dict.fromkeys([recipe.entity, recipe.event_time]))), recipe)
     repeated = rows.num_rows - pc.count_distinct(rows[recipe.entity], mode="only_valid").as_py()
     if repeated:
         raise DataError(
@@ -102,12 +223,10 @@ def _entities(store: PartitionStore, partitions: Sequence[Partition], recipe: Re
             detail="within the window of the snapshot",
             hint="The entity must identify a row; see whether a day landed twice.",
         )
-    return rows
 
 
 def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe) -> pa.Table:
     """Return entity and label, where it is known."""
-    _check_columns(partitions, [recipe.entity, recipe.label], "entity and label")
     known, known_at = partitions[0].columns, partitions[0].event_time
     if known[recipe.label] != "bool":
         raise ConfigError(
@@ -117,7 +236,7 @@ def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Reci
         )
     rows = store.read(partitions, list(dict.fromkeys([recipe.entity, known_at, recipe.label])))
     rows = without(rows, known_at, recipe.excluded.get(recipe.labels, ()))
-    return latest_labels(rows, recipe.entity, known_at, recipe.label, recipe.labels)
+    return latest_labels(rows, recipe.entity, known_at, recipe.label, recipe.labels).combine_chunks()
 
 
 def _check_columns(partitions: Sequence[Partition], columns: Sequence[str], what: str) -> None:
@@ -127,21 +246,6 @@ def _check_columns(partitions: Sequence[Partition], columns: Sequence[str], what
             raise ConfigError(
                 f"Dataset {dataset!r} has no column {column!r}.{did_you_mean(column, known)}",
                 detail=f"looked up there: {what}; it has: {', '.join(known)}",
-                hint="Correct the name in the pipeline, or the entity's join key in the feature repository.",
+                hint="Correct the name in the pipeline, or the join key or request column in the feature repository.",
             )
-
-
-def _joined(
-    labelled: pa.Table, retrieved: pa.Table, entity: str, event_time: str, features: dict[str, str]
-) -> pa.Table:
-    """Put the features beside their entities; none may be lost or doubled on the way through the store."""
-    labelled, retrieved = labelled.sort_by(entity), retrieved.sort_by(entity)
-    if not labelled[entity].combine_chunks().equals(retrieved[entity].cast(labelled[entity].type).combine_chunks()):
-        raise DataError(
-            "The feature store did not return the rows that it was asked for.",
-            detail=f"asked for {labelled.num_rows}, got {retrieved.num_rows}",
-            hint="Use an offline store that keeps entities without features: `type: duckdb` does, dask does not.",
-        )
-    for name, kind in features.items():
-        labelled = labelled.append_column(name, retrieved[name].cast(pa.type_for_alias(kind)))
-    return labelled.sort_by([(event_time, "ascending"), (entity, "ascending")])
+    agreed_columns(partitions, columns)

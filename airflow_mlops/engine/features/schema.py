@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,15 @@ from airflow_mlops.contracts import Record, content_hash
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from feast import FeatureService, FeatureStore, OnDemandFeatureView
+    from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, OnDemandFeatureView
+
+
+class EntitySchema(Record):
+    """What rows of features are about: the column that identifies it, its type in Feast."""
+
+    join_key: str
+    type: str
+    tags: dict[str, str] = {}
 
 
 class ViewSchema(Record):
@@ -32,14 +40,15 @@ class ViewSchema(Record):
 class OnDemandSchema(Record):
     """Features computed when they are asked for, from what the caller sends and from stored feature views.
 
-    ``request`` is what the caller must send, as name → Arrow type; ``views`` the stored views that are read;
-    ``code`` identifies the function.
+    ``request`` is what the caller must send, as name → Arrow type; ``views`` the stored views that are read, and
+    ``reads`` which of their features; ``code`` identifies the function.
     """
 
     request: dict[str, str]
     views: tuple[str, ...]
     features: dict[str, str]
     code: str
+    reads: dict[str, tuple[str, ...]] = {}
     tags: dict[str, str] = {}
     feature_tags: dict[str, dict[str, str]] = {}
 
@@ -48,13 +57,15 @@ class ServiceSchema(Record):
     """What a feature service reads, and its features in order: name → Arrow type.
 
     ``views`` are the stored feature views, those behind its on-demand views too; ``on_demand`` the views that are
-    computed when asked for; ``request`` what the caller must send for these: name → Arrow type.
+    computed when asked for; ``request`` what the caller must send for these: name → Arrow type; ``join_keys`` is
+    view → its join key → the column that stands for it, where the service says so.
     """
 
     views: tuple[str, ...]
     features: dict[str, str]
     on_demand: tuple[str, ...] = ()
     request: dict[str, str] = {}
+    join_keys: dict[str, dict[str, str]] = {}
     tags: dict[str, str] = {}
 
 
@@ -66,6 +77,7 @@ class FeatureRepo(Record):
     views: dict[str, ViewSchema]
     services: dict[str, ServiceSchema]
     on_demand: dict[str, OnDemandSchema] = {}
+    entities: dict[str, EntitySchema] = {}
 
     def service(self, name: str) -> ServiceSchema:
         """Return a feature service.
@@ -80,14 +92,39 @@ class FeatureRepo(Record):
             )
         return self.services[name]
 
-    def definition_hash(self, service: str) -> str:
-        """Return the identity of what a feature service means: its features, their views, keys, times to live, and
-        the code of those computed on demand.
+    def reads(self, service: str) -> dict[str, tuple[str, ...]]:
+        """Return which features of which views a feature service reads, stored and on demand; those that its
+        on-demand views are computed from too.
         """
-        schema, unmeant = self.service(service), {"tags", "feature_tags"}
-        views = {name: self.views[name].model_dump(exclude=unmeant) for name in schema.views}
-        on_demand = {name: self.on_demand[name].model_dump(exclude=unmeant) for name in schema.on_demand}
-        return content_hash({"features": list(schema.features.items()), "views": views, "on_demand": on_demand})
+        schema = self.service(service)
+        found: dict[str, dict[str, None]] = {}
+        for name in (*schema.views, *schema.on_demand):
+            view: ViewSchema | OnDemandSchema = self.on_demand[name] if name in self.on_demand else self.views[name]
+            found[name] = {feature: None for feature in view.features if feature in schema.features}
+        for name in schema.on_demand:
+            view = self.on_demand[name]
+            for behind in view.views:
+                found[behind] |= dict.fromkeys(view.reads.get(behind, self.views[behind].features))
+        return {name: tuple(features) for name, features in found.items()}
+
+    def definition_hash(self, service: str) -> str:
+        """Return the identity of what a feature service means: its features, the keys and times to live of their
+        views, and the code of those computed on demand. A feature that it does not read does not count.
+        """
+        schema, reads, unmeant = self.service(service), self.reads(service), {"tags", "feature_tags", "features"}
+
+        def meant(view: ViewSchema | OnDemandSchema, read: tuple[str, ...]) -> dict[str, Any]:
+            types = {name: view.features[name] for name in sorted(read)}
+            return {**view.model_dump(mode="json", exclude=unmeant), "features": types}
+
+        return content_hash(
+            {
+                "features": list(schema.features.items()),
+                "views": {name: meant(self.views[name], reads[name]) for name in schema.views},
+                "on_demand": {name: meant(self.on_demand[name], reads[name]) for name in schema.on_demand},
+                "join_keys": schema.join_keys,
+            }
+        )
 
 
 def feature_file(home: Path, view: str, key: str) -> Path:
@@ -100,53 +137,104 @@ def describe(store: FeatureStore, digest: str = "") -> FeatureRepo:
 
     :param digest: Identity of the files that it was applied from, when known.
     """
-    from feast.types import from_feast_to_pyarrow_type
+    return describe_objects(
+        store.project,
+        digest,
+        entities=store.list_entities(),
+        views=store.list_feature_views(),
+        on_demand=store.list_on_demand_feature_views(),
+        services=store.list_feature_services(),
+    )
 
-    def types(fields: Any) -> dict[str, str]:
-        return {field.name: str(from_feast_to_pyarrow_type(field.dtype)) for field in fields}
 
-    def tags(fields: Any) -> dict[str, dict[str, str]]:
-        return {field.name: dict(field.tags) for field in fields if field.tags}
+def describe_objects(
+    project: str,
+    digest: str,
+    *,
+    entities: Iterable[Entity],
+    views: Iterable[FeatureView],
+    on_demand: Iterable[OnDemandFeatureView],
+    services: Iterable[FeatureService],
+) -> FeatureRepo:
+    """Return what Feast's own objects say, as plain records; their types must have been inferred."""
+    stored = {view.name: _view(view) for view in views}
+    computed = {view.name: _on_demand(view) for view in on_demand}
+    return FeatureRepo(
+        project=project,
+        hash=digest,
+        views=stored,
+        services={service.name: _service(service, stored, computed) for service in services},
+        on_demand=computed,
+        entities={
+            entity.name: EntitySchema(
+                join_key=entity.join_key, type=entity.value_type.name, tags=dict(entity.tags or {})
+            )
+            for entity in entities
+            if not entity.name.startswith("__")  # Feast's stand-in for views without an entity
+        },
+    )
 
-    views = {
-        view.name: ViewSchema(
-            keys=types(view.entity_columns),
-            features=types(view.features),
-            ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
-            tags=dict(view.tags),
-            feature_tags=tags(view.features),
-        )
-        for view in store.list_feature_views()
-    }
-    on_demand = {
-        view.name: OnDemandSchema(
-            request={k: v for source in view.source_request_sources.values() for k, v in types(source.schema).items()},
-            views=tuple(projection.name for projection in view.source_feature_view_projections.values()),
-            features=types(view.features),
-            code=_code(view),
-            tags=dict(view.tags),
-            feature_tags=tags(view.features),
-        )
-        for view in store.list_on_demand_feature_views()
-    }
-    services = {service.name: _service(service, views, on_demand, types) for service in store.list_feature_services()}
-    return FeatureRepo(project=store.project, hash=digest, views=views, services=services, on_demand=on_demand)
+
+def _types(fields: Iterable[Field]) -> dict[str, str]:
+    return {field.name: _arrow_type(field) for field in fields}
+
+
+def _arrow_type(field: Field) -> str:
+    from feast.types import Bytes, from_feast_to_pyarrow_type
+
+    if field.dtype == Bytes:  # which Feast stores, and forgets here
+        return "binary"
+    try:
+        return str(from_feast_to_pyarrow_type(field.dtype))
+    except ValueError:
+        raise ConfigError(
+            f"Column {field.name!r} has a type that cannot be stored in files.",
+            detail=f"Feast type {field.dtype}",
+            hint="Give it another one, such as String or Float64.",
+        ) from None
+
+
+def _feature_tags(fields: Iterable[Field]) -> dict[str, dict[str, str]]:
+    return {field.name: dict(field.tags) for field in fields if field.tags}
+
+
+def _view(view: FeatureView) -> ViewSchema:
+    return ViewSchema(
+        keys=_types(view.entity_columns),
+        features=_types(view.features),
+        ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
+        tags=dict(view.tags),
+        feature_tags=_feature_tags(view.features),
+    )
+
+
+def _on_demand(view: OnDemandFeatureView) -> OnDemandSchema:
+    projections = view.source_feature_view_projections.values()
+    sources = view.source_request_sources.values()
+    return OnDemandSchema(
+        request={name: kind for source in sources for name, kind in _types(source.schema).items()},
+        views=tuple(projection.name for projection in projections),
+        features=_types(view.features),
+        code=_code(view),
+        reads={one.name: tuple(feature.name for feature in one.features) for one in projections},
+        tags=dict(view.tags),
+        feature_tags=_feature_tags(view.features),
+    )
 
 
 def _service(
-    service: FeatureService,
-    views: Mapping[str, ViewSchema],
-    on_demand: Mapping[str, OnDemandSchema],
-    types: Callable[[Any], dict[str, str]],
+    service: FeatureService, views: Mapping[str, ViewSchema], on_demand: Mapping[str, OnDemandSchema]
 ) -> ServiceSchema:
-    names = [projection.name for projection in service.feature_view_projections]
+    projections = service.feature_view_projections
+    names = [projection.name for projection in projections]
     computed = [name for name in names if name in on_demand]
     stored = [name for name in names if name in views] + [view for name in computed for view in on_demand[name].views]
     return ServiceSchema(
         views=tuple(dict.fromkeys(stored)),
-        features={k: v for p in service.feature_view_projections for k, v in types(p.features).items()},
+        features={name: kind for one in projections for name, kind in _types(one.features).items()},
         on_demand=tuple(computed),
-        request={k: v for name in computed for k, v in on_demand[name].request.items()},
+        request={name: kind for view in computed for name, kind in on_demand[view].request.items()},
+        join_keys={one.name: dict(one.join_key_map) for one in projections if one.join_key_map},
         tags=dict(service.tags),
     )
 

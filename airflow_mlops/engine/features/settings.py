@@ -1,4 +1,4 @@
-"""``feature_store.yaml``, with the overrides of a location, as Feast's own configuration.
+"""``feature_store.yaml``, with the overrides of a location over it.
 
 The file may use ``${MLOPS_HOME}``, the home folder, and any other environment variable.
 """
@@ -6,25 +6,66 @@ The file may use ``${MLOPS_HOME}``, the home folder, and any other environment v
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.secrets import masked
 from airflow_mlops.exceptions import ConfigError
-
-if TYPE_CHECKING:
-    from feast import RepoConfig
 
 SETTINGS = "feature_store.yaml"
 
 
 def read_settings(location: Location) -> dict[str, Any]:
-    """Return the settings of a location.
+    """Return the settings of a location: those of its repository, if it has one, and its overrides over them.
 
-    :raises ConfigError: when there is no such repository, or its file is not valid.
+    :raises ConfigError: when there is no such repository, its file is not valid, or nothing names the project.
     """
+    settings = merged(_read_file(location), location.overrides)
+    if not settings.get("project") or not isinstance(settings["project"], str):
+        raise ConfigError(
+            "The Feast project has no name." if location.repo is None else f"{SETTINGS} names no project.",
+            detail=_where(location),
+            hint="Say `project`, in the connection of type feast." if location.repo is None else "Add `project:`.",
+        )
+    return settings
+
+
+def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with overrides over them, section by section.
+
+    A section of another kind replaces the one below it whole: nothing of an SQLite file suits a Redis.
+
+    >>> merged({"a": {"type": "x", "b": 1}}, {"a": {"c": 2}})
+    {'a': {'type': 'x', 'b': 1, 'c': 2}}
+    >>> merged({"a": {"type": "x", "b": 1}}, {"a": {"type": "y"}})
+    {'a': {'type': 'y'}}
+    """
+    result = dict(settings)
+    for key, value in overrides.items():
+        below = result.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _other_kind(below, value):
+            result[key] = merged(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _other_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return any(key in above and above[key] != below.get(key) for key in ("type", "registry_type")) or (
+        "path" in above and _scheme(above["path"]) != _scheme(below.get("path"))
+    )
+
+
+def _scheme(path: object) -> str:
+    """Return the kind of database that a path is on; a file has none."""
+    return str(path).partition("://")[0] if "://" in str(path) else ""
+
+
+def _read_file(location: Location) -> dict[str, Any]:
     if location.repo is None:
-        return dict(location.overrides)
+        return {}
     file = location.repo / SETTINGS
     try:
         text = file.read_text()
@@ -34,33 +75,27 @@ def read_settings(location: Location) -> dict[str, Any]:
             detail=str(file),
             hint="Point the connection of type feast at the folder that holds it, as the workers see it.",
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{SETTINGS} cannot be read.", detail=f"{file}: {error}", hint="Mend it, or its permissions."
+        ) from None
     import yaml
 
     try:
         settings = yaml.safe_load(Template(text).safe_substitute({**os.environ, "MLOPS_HOME": str(location.home)}))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{SETTINGS} is not valid YAML.", detail=f"{file}: {error}", hint="Mend it.") from None
-    if not isinstance(settings, dict) or not settings.get("project"):
-        raise ConfigError(f"{SETTINGS} names no project.", detail=str(file), hint="Add `project:`.")
+        detail = f"{file}: {masked(str(error))}"
+        raise ConfigError(f"{SETTINGS} is not valid YAML.", detail=detail, hint="Mend it.") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"{SETTINGS} is no mapping of settings.",
+            detail=f"{file} holds a {type(settings).__name__}",
+            hint="Its lines must read `project: …`, `registry: …`.",
+        )
     return settings
 
 
-def feast_config(settings: dict[str, Any], location: Location) -> RepoConfig:
-    """Return Feast's own configuration.
-
-    :raises ConfigError: when Feast does not accept it.
-    """
-    from feast import RepoConfig
-    from feast.errors import FeastError
-    from pydantic import ValidationError
-
-    try:
-        config = RepoConfig(**settings)
-    except (ValidationError, FeastError) as error:
-        raise ConfigError(
-            f"Feast does not accept {SETTINGS}.",
-            detail=f"{location.repo / SETTINGS}: {error}",
-            hint="See the reference of feature_store.yaml in Feast's documentation.",
-        ) from None
-    config.repo_path = location.repo.resolve()
-    return config
+def _where(location: Location) -> str:
+    return str(location.repo / SETTINGS) if location.repo else "a location without a repository: its registry alone"

@@ -8,13 +8,17 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_mlops.engine.features.config import feast_config
+from airflow_mlops.engine.features.errors import TableMissingError, feast_errors
 from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.settings import SETTINGS, feast_config, read_settings
+from airflow_mlops.engine.features.settings import read_settings
 from airflow_mlops.engine.imports import import_uninstrumented
-from airflow_mlops.exceptions import ConfigError, DataError, TransientError
+from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureStore, FeatureView
+
+__all__ = ["feast_errors", "open_store", "ping_online", "project_lock", "quietly", "restore_online"]
 
 
 def project_lock(home: Path, project: str) -> Path:
@@ -26,10 +30,11 @@ def open_store(location: Location) -> FeatureStore:
     """Open the feature store that a repository configures.
 
     :raises ConfigError: when there is no such repository, or its settings are not valid.
+    :raises DataError: when the registry is damaged.
     :raises TransientError: when the registry does not answer.
     """
     settings = read_settings(location)
-    _import_feast()
+    import_feast()
     from feast import FeatureStore
 
     config = feast_config(settings, location)
@@ -40,35 +45,52 @@ def open_store(location: Location) -> FeatureStore:
     return store
 
 
-@contextmanager
-def feast_errors() -> Iterator[None]:
-    """Turn what Feast and its databases raise into errors in words."""
-    import sqlite3
+def ping_online(store: FeatureStore) -> str:
+    """Ask the online store for a value, as a reader would; return what that showed, in words.
 
-    import duckdb
-    from feast.errors import FeastError
-    from sqlalchemy.exc import DBAPIError
+    :raises DataError: when it lacks what was applied.
+    :raises MlopsError: when it does not answer, or refuses.
+    """
+    for view in store.list_feature_views():
+        if view.online:
+            _ask(store, view)
+            return "the online store answers"
+    return "nothing is applied yet, so the online store was not asked"
 
+
+def restore_online(store: FeatureStore) -> list[str]:
+    """Make the tables that were lost online since they were applied: of a file that was deleted, say.
+
+    Feast goes by its registry, and takes them to be there.
+
+    :return: The feature views that have to be materialised anew.
+    :raises MlopsError: when the online store does not answer, or is damaged.
+    """
+    views = [view for view in store.list_feature_views() if view.online]
+    lost = [view for view in views if _is_lost(store, view)]
+    if lost:
+        with feast_errors():
+            store._get_provider().update_infra(store.project, [], lost, [], [], partial=True)
+    return [view.name for view in lost]
+
+
+def _is_lost(store: FeatureStore, view: FeatureView) -> bool:
     try:
-        yield
-    except (DBAPIError, sqlite3.OperationalError) as error:
-        raise TransientError(
-            "Feast's registry or online store does not answer.",
-            detail=str(getattr(error, "orig", error)).strip().splitlines()[0],
-            hint=f"Check `registry` and `online_store` in {SETTINGS}, and that their databases are up.",
-        ) from error
-    except duckdb.Error as error:
-        raise DataError(
-            "The rows of a feature view cannot be read.",
-            detail=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
-            hint="Compute the missing or changed days again with the features DAG.",
-        ) from error
-    except FeastError as error:
-        raise ConfigError(
-            "Feast refused.",
-            detail=f"{type(error).__name__}: {error}",
-            hint="See the definitions in the feature repository, and whether they were applied.",
-        ) from error
+        _ask(store, view)
+    except TableMissingError:
+        return True
+    return False
+
+
+def _ask(store: FeatureStore, view: FeatureView) -> None:
+    """Ask for a value that is not there."""
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    keys = [column.name for column in view.entity_columns]
+    key = EntityKey(join_keys=keys, entity_values=[Value(string_val="nobody") for _ in keys])
+    with feast_errors():
+        store._get_provider().online_read(store.config, view, [key], [view.features[0].name])
 
 
 @contextmanager
@@ -78,7 +100,11 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def _import_feast() -> None:
+def import_feast() -> None:
+    """Import Feast, without what makes that slow.
+
+    :raises ConfigError: when it is not installed.
+    """
     try:
         import_uninstrumented("feast")
     except ImportError as error:

@@ -6,26 +6,30 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from airflow_mlops.contracts import Exclusion, Partition, Snapshot, SplitRule
 from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
 from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_rates, check_watermark
 from airflow_mlops.engine.data.lateness import record_snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.data.snapshots import write_snapshot
+from airflow_mlops.engine.data.snapshot_writer import Columns, SnapshotWriter
 from airflow_mlops.engine.data.splits import BY_TIME, by_entity, by_time
 from airflow_mlops.engine.features import provenance
 from airflow_mlops.engine.features.compute import every_day
+from airflow_mlops.engine.features.computed import check_computed, computed_for, few, one_code, stored_here
+from airflow_mlops.engine.features.files import check_unchanged, current_pins, pinned_paths
+from airflow_mlops.engine.features.lint import check_training_use
 from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.provenance import ByFile, Inputs, Revisions
+from airflow_mlops.engine.features.provenance import ByFile
 from airflow_mlops.engine.features.recipe import Recipe
-from airflow_mlops.engine.features.rows import Rows, count_unread, read_rows
+from airflow_mlops.engine.features.rows import CHUNK_ROWS, Rows, count_unread, read_chunks
 from airflow_mlops.engine.features.schema import FeatureRepo, describe
 from airflow_mlops.engine.features.store import open_store
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
-
-_NAMED = 20
 
 
 def build_training_snapshot(
@@ -49,6 +53,8 @@ def build_training_snapshot(
     start: date,
     split_rule: SplitRule = BY_TIME,
     label_shift: float = LABEL_SHIFT,
+    code: str | None = None,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> Snapshot:
     """Build the snapshot of a window that ends where labels have matured, and freeze it.
 
@@ -76,11 +82,17 @@ def build_training_snapshot(
     :param split_rule: By time, or by the hash of a column of ``source_dataset``. Its shares are those that
         ``validation`` and ``test`` have of ``window``, unless it says them.
     :param label_shift: See :func:`~airflow_mlops.engine.data.labels.check_rates`.
-    :raises ConfigError: when the service or a column is unknown, or ``as_of`` lies in the future.
+    :param code: Identity of the transform of now, see :func:`~airflow_mlops.engine.features.code.code_identity`: what
+        other code computed is refused. None compares the days with each other only.
+    :param chunk_rows: Rows that are read and joined at a time, whole days at least. Memory depends on it, the snapshot
+        does not.
+    :raises ConfigError: when the service or a column is unknown, ``as_of`` lies in the future, or the features must
+        not be used for this model or window.
     :raises DataError: when labels have not come far enough, a day is missing or all are excluded, its features are
-        missing or stale, an entity is there twice, the label's rate is not believable, or a split cannot be learned
-        from.
-    :raises TransientError: when Feast's registry or the ledger does not answer.
+        missing, stale or of other code, an entity is there twice, the label's rate is not believable, or a split
+        cannot be learned from.
+    :raises TransientError: when Feast's registry or the ledger does not answer, or features were computed again while
+        they were read.
     """
     begin, label_cut, midnight = _window(as_of, matures_after, window, start)
     home = location.home
@@ -103,7 +115,9 @@ def build_training_snapshot(
         test=test,
         excluded={},
     )
-    computed = _computed(home, repo, recipe)
+    check_training_use(repo, service, model, begin, label_cut)
+    ours = stored_here(feast, home, repo.service(service).views)
+    computed = computed_for(home, repo, recipe, ours)
     names = dict.fromkeys([source_dataset, label_dataset, *provenance.pins(computed)])
     recipe = replace(recipe, excluded={name: exclusions(ledger, name) if ledger else [] for name in names})
     without_labels = excluded_days(recipe.excluded[label_dataset])
@@ -119,21 +133,34 @@ def build_training_snapshot(
             detail=f"prediction times {recipe.days[0]} to {recipe.days[1]}, {source_dataset!r} and {label_dataset!r}",
             hint="Lift an exclusion, or train on a longer or later window.",
         )
-    _check_features(repo, recipe, computed, provenance.revisions(present))
-    rows = read_rows(store, feast, repo, recipe, sources=sources, labels=labels)
-    check_rates(rows.table, event_time, label, label_shift)
-    since = min((one.since for one in computed.values() if one is not None), default=start)
-    skipped &= set(provenance.days_between(*recipe.days))
-    snapshot = _freeze(
-        home,
+    check_computed(recipe, ours, computed, provenance.revisions(present))
+    identity = one_code(recipe, computed, code)
+    pins = current_pins(home, computed)
+    chunks = read_chunks(
+        store,
+        feast,
         repo,
         recipe,
-        rows,
-        unread=count_unread(store, recipe, [one for one in present[source_dataset] if one.key in skipped]),
-        model=model,
-        partitions=_pins(computed, [*sources, *labels]),
-        honoured=recipe.exclusions(since),
+        sources=sources,
+        labels=labels,
+        files=pinned_paths(home, pins),
+        chunk_rows=chunk_rows,
     )
+    since = min((one.since for one in computed.values() if one is not None), default=start)
+    skipped &= set(provenance.days_between(*recipe.days))
+    with _writer(home, repo, recipe) as writer:
+        written = _write(writer, recipe, chunks)
+        check_rates(written.labels, event_time, label, label_shift)
+        check_unchanged(home, pins)
+        snapshot = writer.publish(
+            **_contents(repo, recipe, written),
+            unread_rows=count_unread(store, recipe, [one for one in present[source_dataset] if one.key in skipped]),
+            model=model,
+            partitions=_pins(computed, [*sources, *labels]),
+            feature_code=identity,
+            feature_files=pins,
+            exclusions=recipe.exclusions(since),
+        )
     if ledger is not None:
         record_snapshot(ledger, snapshot)
     return snapshot
@@ -147,16 +174,17 @@ def rebuild_snapshot(
     source_dataset: str,
     label_dataset: str,
 ) -> Snapshot:
-    """Build a snapshot again from exactly the partition revisions and exclusions that it was built from.
+    """Build a snapshot again from exactly the partition revisions, feature files and exclusions of then.
 
-    The features are those on disk: they are compared with what the snapshot saw, not computed again.
+    What the features DAG computed since, from other data or by other code, does not count: the files that it replaced
+    are there still.
 
     :param snapshot: Its manifest.
     :param source_dataset: The dataset with its entities.
     :param label_dataset: The dataset with its labels.
     :raises ConfigError: when it was not built from these datasets.
-    :raises DataError: when partitions are gone, features were computed again from others, or the outcome is not
-        the same, byte for byte: then nothing is written, and every difference that can be told is named.
+    :raises DataError: when partitions or feature files are gone, or the outcome is not the same, byte for byte: then
+        nothing is written, and every difference that can be told is named.
     """
     home = location.home
     feast = open_store(location)
@@ -184,19 +212,72 @@ def rebuild_snapshot(
         excluded=excluded,
     )
     sources, labels = _pinned(store, snapshot, recipe)
-    _check_features(repo, recipe, _computed(home, repo, recipe), snapshot.partitions)
-    rows = read_rows(store, feast, repo, recipe, sources=sources, labels=labels)
-    return _freeze(
-        home,
+    chunks = read_chunks(
+        store,
+        feast,
         repo,
         recipe,
-        rows,
-        unread=snapshot.excluded_rows - rows.excluded,  # as counted then: such days may have been sealed since
-        model=snapshot.model,
-        partitions=snapshot.partitions,
-        honoured=snapshot.exclusions,
-        expected=snapshot,
+        sources=sources,
+        labels=labels,
+        files=pinned_paths(home, snapshot.feature_files),
     )
+    with _writer(home, repo, recipe) as writer:
+        written = _write(writer, recipe, chunks)
+        return writer.publish(
+            **_contents(repo, recipe, written),
+            unread_rows=snapshot.excluded_rows - written.excluded,  # as then: such days may have been sealed since
+            model=snapshot.model,
+            partitions=snapshot.partitions,
+            feature_code=snapshot.feature_code,
+            feature_files=snapshot.feature_files,
+            exclusions=snapshot.exclusions,
+            expected=snapshot,
+        )
+
+
+class _Written(NamedTuple):
+    """What came of the rows: how many were left out, by why; and of the others, time and label."""
+
+    unlabelled: int
+    excluded: int
+    labels: pa.Table
+
+
+def _writer(home: Path, repo: FeatureRepo, recipe: Recipe) -> SnapshotWriter:
+    features = (*recipe.keys, *repo.service(recipe.service).features)
+    columns = Columns(recipe.entity, recipe.event_time, features, recipe.label)
+    return SnapshotWriter(home, columns, apart=recipe.split_rule.column)
+
+
+def _write(writer: SnapshotWriter, recipe: Recipe, chunks: Iterable[Rows]) -> _Written:
+    """Divide rows into splits as they come."""
+    begin, end, rule = recipe.begin, recipe.label_cut, recipe.split_rule
+    unlabelled = excluded = 0
+    labels = []
+    for rows in chunks:
+        if rule.kind == "entity":
+            splits = by_entity(rows.table, rule, begin, end)
+        else:
+            splits = by_time(rows.table, recipe.event_time, begin, end, validation=recipe.validation, test=recipe.test)
+        writer.add(splits)
+        unlabelled += rows.unlabelled
+        excluded += rows.excluded
+        labels.append(rows.table.select([recipe.event_time, recipe.label]))
+    return _Written(unlabelled, excluded, pa.concat_tables(labels))
+
+
+def _contents(repo: FeatureRepo, recipe: Recipe, written: _Written) -> dict[str, Any]:
+    """Return what recipe and rows say about a snapshot."""
+    return {
+        "feature_service": recipe.service,
+        "feature_project": repo.project,
+        "feature_definition": repo.definition_hash(recipe.service),
+        "as_of": recipe.as_of,
+        "label_cut": recipe.label_cut,
+        "unlabelled_rows": written.unlabelled,
+        "excluded_rows": written.excluded,
+        "split_rule": recipe.split_rule,
+    }
 
 
 def _window(
@@ -227,40 +308,6 @@ def _with_shares(rule: SplitRule, validation: float, test: float) -> SplitRule:
         return rule
     shares = {"validation": validation, "test": test}
     return rule.model_copy(update={name: share for name, share in shares.items() if getattr(rule, name) is None})
-
-
-def _computed(home: Path, repo: FeatureRepo, recipe: Recipe) -> ByFile:
-    """Return from what the features were computed that predictions in the window can see."""
-    begin, last = recipe.days
-    found: dict[tuple[str, str], Inputs | None] = {}
-    for view in repo.service(recipe.service).views:
-        lives = repo.views[view].ttl_seconds
-        seen = recipe.start if lives is None else (recipe.begin - timedelta(seconds=lives)).date()
-        first = min(max(seen, recipe.start), begin)
-        found |= provenance.read_inputs(home, [view], provenance.days_between(first, last))
-    return found
-
-
-def _check_features(repo: FeatureRepo, recipe: Recipe, computed: ByFile, revisions: Revisions) -> None:
-    """Refuse features that were never computed, which would silently be missing values, or from other partitions."""
-    first, last = recipe.days
-    needed = list(provenance.days_between(first, last, excluded_days(recipe.left_out)))
-    for view in repo.service(recipe.service).views:
-        missing = [day for day in needed if (view, day) not in computed]
-        if missing:
-            raise DataError(
-                f"The rows of feature view {view!r} for {missing[0]} were not computed.",
-                detail=f"window {first} to {last}; missing: {_few(missing, 7)}",
-                hint="Run the features DAG for the missing days first, oldest first.",
-            )
-    stale = provenance.compare(computed, revisions, recipe.excluded)
-    if stale:
-        raise DataError(
-            f"The features of {len(stale)} days were computed from other data than the snapshot's.",
-            detail=f"service {recipe.service!r}; days: {_few(stale, _NAMED)}",
-            hint="Partitions that they read were replaced since, or exclusions changed. Run the features DAG for "
-            "these days.",
-        )
 
 
 def _pins(computed: ByFile, partitions: Iterable[Partition]) -> dict[str, dict[str, str]]:
@@ -301,53 +348,8 @@ def _pinned(store: PartitionStore, snapshot: Snapshot, recipe: Recipe) -> tuple[
     if gone:
         raise DataError(
             f"{len(gone)} of the partitions that snapshot {snapshot.id!r} was built from are gone.",
-            detail=_few(gone, _NAMED, "\n    "),
+            detail=few(gone, "\n    "),
             hint="Seal the same bytes again, from the upstream or a backup: they give the same revision. Or train on "
             "a new snapshot; it will be another one.",
         )
     return sources, labels
-
-
-def _few(names: Sequence[str], most: int, separator: str = ", ") -> str:
-    more = f"{separator}and {len(names) - most} more" if len(names) > most else ""
-    return separator.join(names[:most]) + more
-
-
-def _freeze(
-    home: Path,
-    repo: FeatureRepo,
-    recipe: Recipe,
-    rows: Rows,
-    *,
-    unread: int,
-    model: str,
-    partitions: dict[str, dict[str, str]],
-    honoured: tuple[Exclusion, ...],
-    expected: Snapshot | None = None,
-) -> Snapshot:
-    begin, end, rule = recipe.begin, recipe.label_cut, recipe.split_rule
-    if rule.kind == "entity":
-        splits = by_entity(rows.table, rule, begin, end)
-    else:
-        splits = by_time(rows.table, recipe.event_time, begin, end, validation=recipe.validation, test=recipe.test)
-    features = (*recipe.keys, *repo.service(recipe.service).features)
-    return write_snapshot(
-        home,
-        splits,
-        model=model,
-        partitions=partitions,
-        feature_service=recipe.service,
-        definition_hash=repo.definition_hash(recipe.service),
-        features={name: str(rows.table.schema.field(name).type) for name in features},
-        entity=recipe.entity,
-        event_time=recipe.event_time,
-        label=recipe.label,
-        as_of=recipe.as_of,
-        label_cut=recipe.label_cut,
-        unlabelled_rows=rows.unlabelled,
-        split_rule=rule,
-        exclusions=honoured,
-        excluded_rows=rows.excluded,
-        unread_rows=unread,
-        expected=expected,
-    )

@@ -107,6 +107,18 @@ class Ledger:
             row = connection.execute(query).first()
         return None if row is None else Pointer(value=row.value, revision=row.revision)
 
+    def pointers(self, prefix: str) -> dict[str, Pointer]:
+        """Return the present values of all pointers whose names start so, in order of their names.
+
+        :raises ConfigError: when the prefix cannot be part of a name.
+        """
+        check_names(prefix=prefix)
+        query = select(PointerRow.name, PointerRow.value, PointerRow.revision).order_by(PointerRow.name)
+        query = query.where(PointerRow.name.startswith(prefix, autoescape=True))
+        with self._transaction() as connection:
+            rows = connection.execute(query).all()
+        return {row.name: Pointer(value=row.value, revision=row.revision) for row in rows}
+
     def swap(self, name: str, value: Mapping[str, Any], expected: Pointer | None) -> bool:
         """Set a pointer if nobody moved it since ``expected`` was read (None: it was not set).
 

@@ -37,6 +37,10 @@ _FIRST_LOAD_WITHIN = 600.0  # seconds; the reload call waits for the models that
 _log = logging.getLogger(__name__)
 
 
+def _no_check(_version: int) -> None:
+    """Refuse no version."""
+
+
 @dataclass(frozen=True)
 class Rollout:
     """One model on one server.
@@ -110,26 +114,29 @@ class Rollout:
                 raise
             raise self.reject(version, f"{error.headline} {error.detail}") from error
 
-    def promote(self, version: int) -> Deployment:
+    def promote(self, version: int, check: Callable[[int], None] = _no_check) -> Deployment:
         """Point the label ``stable`` to a version; the one it pointed to stays loaded for a rollback.
 
+        :param check: Called with the version when the label would move to it, to refuse that by an error.
         :raises GateError: when the version is not AVAILABLE, or the label does not follow.
         """
 
         def decide(current: Deployment) -> Deployment:
             if current.stable == version:
                 return current
+            check(version)
             self._check_available(version)
             return _serving(current, version, current.stable, f"promoted version {version}")
 
         return self._change("promote", f"version {version}", decide)
 
-    def rollback(self, reason: str) -> Deployment:
+    def rollback(self, reason: str, check: Callable[[int], None] = _no_check) -> Deployment:
         """Let the previous version answer again; the one it replaces becomes the previous.
 
         A second rollback does not bring back what the first took out: only a deployment by number does.
 
         :param reason: Who asked, and why. The same reason again is the same request again, and only makes sure.
+        :param check: Called with the version that would answer again, to refuse that by an error.
         :raises GateError: when there is no previous version, or it was itself rolled back.
         """
 
@@ -148,6 +155,7 @@ class Rollout:
                     detail=f"server {self.server!r}, stable: {current.stable}; {current.reason}",
                     hint=f"Deploy the version that should serve by its number, {current.previous} too if it is wanted.",
                 )
+            check(current.previous)
             return _serving(current, current.previous, current.stable, reason, rolled_back=current.stable)
 
         return self._change("rollback", reason, decide)

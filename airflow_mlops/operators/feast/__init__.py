@@ -2,12 +2,15 @@
 
 from airflow_mlops.operators.feast.apply import FeastApplyOperator
 from airflow_mlops.operators.feast.compute import FeastComputeFeaturesOperator
-from airflow_mlops.operators.feast.materialize import FeastMaterializeOperator
+from airflow_mlops.operators.feast.materialize import FeastMaterializeOperator, FeastPlanMaterializationOperator
+from airflow_mlops.operators.feast.parity import FeastCheckParityOperator
 from airflow_mlops.operators.feast.training_data import FeastGetTrainingDataOperator
 
 __all__ = [
     "FeastApplyOperator",
+    "FeastCheckParityOperator",
     "FeastComputeFeaturesOperator",
     "FeastGetTrainingDataOperator",
     "FeastMaterializeOperator",
+    "FeastPlanMaterializationOperator",
 ]

@@ -29,11 +29,12 @@ class FeastComputeFeaturesOperator(MlopsOperator):
     """Compute the feature rows of one partition from sealed datasets, by the user's transform.
 
     Computing a partition again replaces its rows, and those of the later partitions within ``history`` that were
-    computed from what is no longer there: late data, or an exclusion, is worked in by one cleared task. Rows that
+    computed from what is no longer there, or by other code: late data, or an exclusion, is worked in by one cleared
+    task. Rows that
     somebody excluded are left out. What comes out is checked against the feature repository, which is applied first
     when one of its files changed.
 
-    :param transform: ``module:function`` beside the DAG file, called with the day and dataset → rows.
+    :param transform: ``module:function`` beside the DAG file or in the Feast repository, called with the day and dataset → rows.
     :param datasets: Sealed datasets to hand over.
     :param history: How far back they reach, such as ``7d``.
     :param start: First day that the datasets have (ISO).
@@ -77,28 +78,32 @@ class FeastComputeFeaturesOperator(MlopsOperator):
     def perform(self, context: Context) -> RecomputedFeatures:
         """Compute the partition's rows, and those of later partitions that they make stale."""
         from airflow_mlops.engine.features.apply import ensure_applied
+        from airflow_mlops.engine.features.code import code_identity, import_folders
         from airflow_mlops.engine.features.compute import compute_features
         from airflow_mlops.engine.features.provenance import stale_days
 
         key = required_key(self.key)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         store = self.partition_store(ledger)
+        location = FeastHook(self.feast_conn_id).location(self.home_path)
+        folders = import_folders(self.code_path, location)
         compute = partial(
             compute_features,
             self.home_path,
             store=store,
             ledger=ledger,
-            repo=ensure_applied(FeastHook(self.feast_conn_id).location(self.home_path), ledger),
+            repo=ensure_applied(location, ledger),
             transform=self.transform,
-            code_path=self.code_path,
+            code_paths=folders,
             datasets=self.datasets,
             history=parse_duration(self.history),
             start=parse_day(self.start, "start"),
         )
         computed = compute(key)
         following = parse_day(key, "key") + timedelta(days=1), parse_day(key, "key") + parse_duration(self.history)
-        stale = stale_days(self.home_path, store, list(computed["views"]), *following, ledger=ledger)
+        code = code_identity(self.transform, folders)
+        stale = stale_days(self.home_path, store, list(computed["views"]), *following, ledger=ledger, code=code)
         for day in stale:
-            self.log.info("%s was computed from what has been replaced or excluded since: computing it again.", day)
+            self.log.info("%s was computed from data or by code that was replaced since: computing it again.", day)
             compute(day)
         return RecomputedFeatures(key=computed["key"], views=computed["views"], recomputed=stale)

@@ -55,6 +55,8 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param split: ``time`` splits by prediction time; ``entity`` by the hash of ``split_column``, with the shares that
         ``validation`` and ``test`` have of ``window``.
     :param split_column: Column of ``source_dataset`` of which no value may be in two splits, for ``split="entity"``.
+    :param transform: ``module:function`` that computes the features: those that other code computed are refused. None
+        refuses only features of which some days were computed by other code than the rest.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -77,6 +79,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         "as_of",
         "split",
         "split_column",
+        "transform",
         "feast_conn_id",
         "ledger_conn_id",
     )
@@ -100,6 +103,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         as_of: str,
         split: str = "time",
         split_column: str | None = None,
+        transform: str | None = None,
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -121,16 +125,21 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         self.as_of = as_of
         self.split = split
         self.split_column = split_column
+        self.transform = transform
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> TrainingData:
         """Build the snapshot."""
+        from airflow_mlops.engine.features.code import code_identity, import_folders
         from airflow_mlops.engine.features.training_data import build_training_snapshot
 
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        location = FeastHook(self.feast_conn_id).location(self.home_path)
+        transform = _named(self.transform)
+        code = None if transform is None else code_identity(transform, import_folders(self.code_path, location))
         snapshot = build_training_snapshot(
-            FeastHook(self.feast_conn_id).location(self.home_path),
+            location,
             store=self.partition_store(ledger),
             ledger=ledger,
             model=self.model,
@@ -148,6 +157,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             as_of=parse_moment(self.as_of, "as_of"),
             start=parse_day(self.start, "start"),
             split_rule=_split_rule(self.split, self.split_column),
+            code=code,
         )
         return {
             "id": snapshot.id,
@@ -168,10 +178,15 @@ def _split_rule(split: str, column: str | None) -> SplitRule:
             f"split={split!r} is no way to split.{did_you_mean(split, ('time', 'entity'))}",
             hint="Write 'time', or 'entity' with a split_column.",
         )
-    named = None if column in ("", "None") else column
+    named = _named(column)
     if (split == "entity") != (named is not None):
         raise ConfigError(
             f"split={split!r} with split_column={named!r} does not say one clear thing.",
             hint="Name the column to split by with 'entity', and none with 'time'.",
         )
     return SplitRule(kind=split, column=named)
+
+
+def _named(rendered: str | None) -> str | None:
+    """Return a rendered name; a template says None in words."""
+    return None if rendered in ("", "None") else rendered

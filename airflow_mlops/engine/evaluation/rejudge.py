@@ -1,0 +1,111 @@
+"""Judging a model again: on the inputs of then the verdict repeats; on what the table says now it says what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.contracts import Record, Snapshot, Verdict
+from airflow_mlops.engine.data.parquet import listing
+from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.evaluation.evaluate import evaluate
+from airflow_mlops.engine.evaluation.gates import judge
+
+
+class Rejudgement(Record):
+    """A verdict that was made again, and why it is not the same one; ``reasons`` is empty when it is."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is the verdict of then, on the same inputs."""
+        return not self.reasons
+
+
+def rejudge(
+    recorded: Verdict,
+    gates: Sequence[Mapping[str, Any]],
+    *,
+    was: Snapshot,
+    now: Snapshot,
+    challenger: Path,
+    champion: Path | None = None,
+    champion_version: str | None = None,
+    slices: Sequence[str] = (),
+) -> Rejudgement:
+    """Judge a model again, on the snapshot that it was judged on or on another one.
+
+    :param recorded: The verdict of then.
+    :param gates: The gates, as dicts.
+    :param was: The snapshot of then; see :func:`~airflow_mlops.engine.features.training_data.rebuild_snapshot` for one
+        whose files are lost.
+    :param now: The snapshot to judge on: the same, or one that was built from what the tables say now.
+    :param challenger: Folder of the model's SavedModel.
+    :param champion: Folder of the SavedModel that it was compared with.
+    :param champion_version: Its version.
+    :param slices: Model inputs that the gates slice by.
+    :raises DataError: when a snapshot's files are not what was written, or the model cannot be scored.
+    """
+    evaluation = evaluate(now, challenger, champion, champion_version, slices)
+    verdict = judge(recorded.model, gates, evaluation)
+    if verdict.inputs_hash == recorded.inputs_hash:
+        return Rejudgement(verdict=verdict, reasons=())
+    reasons = [*_data(was, now), *_checks(recorded, verdict)]
+    return Rejudgement(verdict=verdict, reasons=tuple(reasons) or ("the gates or the evaluation are others",))
+
+
+def _data(was: Snapshot, now: Snapshot) -> Iterator[str]:
+    """Say in what two snapshots differ."""
+    if was.id == now.id:
+        return
+    for dataset in sorted({*was.partitions, *now.partitions}):
+        before, after = was.partitions.get(dataset, {}), now.partitions.get(dataset, {})
+        changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+        if changed:
+            named = [f"{key} ({before.get(key, 'none')} → {after.get(key, 'none')})" for key in changed]
+            yield f"partitions of {dataset!r} were replaced: {listing(named)}"
+    said = {
+        "exclusions": "what is excluded changed",
+        "feature_definition": f"the definition of feature service {now.feature_service!r} changed",
+        "feature_code": "the features were computed by other code",
+        "features": "the model's inputs changed",
+        "split_rule": "rows are split otherwise",
+        "label_cut": f"labels are known up to {now.label_cut:%Y-%m-%d %H:%M} UTC, not {was.label_cut:%Y-%m-%d %H:%M}",
+    }
+    yield from (words for field, words in said.items() if getattr(was, field) != getattr(now, field))
+    yield from _labels(was, now)
+
+
+def _labels(was: Snapshot, now: Snapshot) -> Iterator[str]:
+    """Say how many rows of the test split came, went, and have another label."""
+    before, after = (read_split(one, "test").select([one.entity, one.label]) for one in (was, now))
+    both = before.rename_columns(["entity", "before"]).join(
+        after.rename_columns(["entity", "after"]), "entity", join_type="full outer"
+    )
+    known = pc.and_(both["before"].is_valid(), both["after"].is_valid())
+    changed = _count(pc.and_(known, pc.not_equal(both["before"], both["after"])))
+    gone, new = _count(both["after"].is_null()), _count(both["before"].is_null())
+    if changed:
+        yield f"{changed} of {before.num_rows} labels of the test split are others"
+    if gone or new:
+        yield f"the test split lost {gone} rows and got {new} new ones"
+
+
+def _count(flags: pa.ChunkedArray) -> int:
+    return pc.sum(flags).as_py() or 0
+
+
+def _checks(was: Verdict, now: Verdict) -> Iterator[str]:
+    """Say which gates turned."""
+    before = {(check.gate, check.slice): check for check in was.checks}
+    for check in now.checks:
+        found = before.get((check.gate, check.slice))
+        if found is not None and found.passed != check.passed:
+            turned = "passed, now fails" if found.passed else "failed, now passes"
+            yield f"{check.gate}: {turned} ({found.reason}; now {check.reason})"

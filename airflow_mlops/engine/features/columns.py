@@ -1,0 +1,40 @@
+"""Types of the columns of feature rows: schemas name them as Arrow writes them."""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """Return the Arrow type of a name such as ``double``, ``timestamp[us, tz=UTC]`` or ``list<item: int64>``.
+
+    :raises ValueError: when Arrow has no such type.
+    """
+    if found := re.fullmatch(r"timestamp\[(\w+)(?:, tz=(.+))?\]", name):
+        return pa.timestamp(found[1], tz=found[2])
+    if found := re.fullmatch(r"list<\w+: (.+)>", name):
+        return pa.list_(arrow_type(found[1]))
+    return pa.type_for_alias(name)
+
+
+def fits(found: str, wanted: str) -> bool:
+    """Return whether every value of one type can be meant as one of another: whole numbers as floats, not the reverse.
+
+    The width of numbers and the unit of times do not count; a value that is too large is seen when it is cast.
+    """
+    ours, theirs = _family(arrow_type(found)), _family(arrow_type(wanted))
+    return ours == theirs or (ours, theirs) == ("whole number", "float")
+
+
+def _family(kind: pa.DataType) -> str:
+    if pa.types.is_integer(kind):
+        return "whole number"
+    if pa.types.is_floating(kind):
+        return "float"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    if pa.types.is_timestamp(kind):
+        return "naive time" if kind.tz is None else "time"
+    return str(kind)

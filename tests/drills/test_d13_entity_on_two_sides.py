@@ -1,0 +1,160 @@
+"""D13: the same entity lands in train and test.
+
+An upstream sends rides of the first days once more, days later: the same ride, its label long known. Whoever tests
+on what was trained on sees a model that remembers, and calls it good.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from airflow_mlops.contracts import Snapshot, SplitRule, Verdict, VerdictStatus
+from airflow_mlops.engine.data import snapshot_writer
+from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.evaluation.evaluate import evaluate
+from airflow_mlops.engine.evaluation.gates import judge
+from airflow_mlops.engine.evaluation.metrics import binary_metrics
+from airflow_mlops.engine.features import rows
+from airflow_mlops.exceptions import DataError
+from tests.rides import MODEL, Rides, midnight, rides_of
+from tests.rides_serving import golden, in_service, trained
+
+pytestmark = pytest.mark.drill
+
+DAYS = 10
+GATES = [{"metric": "auc", "min": 0.85}]
+KEYS = ["zone", "rider"]  # every ride has a rider of its own: there is much to remember, and nothing to learn from it
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Rides:
+    return Rides.make(tmp_path_factory.mktemp("rides"), DAYS)
+
+
+@pytest.fixture
+def own(world, tmp_path) -> Rides:
+    return world.copy(tmp_path / "own")
+
+
+def again(ride: dict[str, Any], days: int) -> dict[str, Any]:
+    return {**ride, "called_at": ride["called_at"] + timedelta(days=days)}
+
+
+def send_again(world: Rides) -> None:
+    """The last two days before the labels end bring, in place of their own, the rides of the first two days."""
+    for n in (DAYS - 3, DAYS - 2):
+        world.seal("rides", n, [again(ride, DAYS - 3) for ride in rides_of(n - DAYS + 3)])
+    world.compute(*range(DAYS - 3, DAYS))
+
+
+def snapshot_of(world: Rides, **changes: Any) -> Snapshot:
+    return world.snapshot(DAYS, keys=KEYS, **changes)
+
+
+def judged(snapshot: Snapshot, model: Path) -> Verdict:
+    return judge(MODEL, GATES, evaluate(snapshot, model))
+
+
+@pytest.fixture(scope="module")
+def champion(world) -> tuple[Snapshot, Path]:
+    snapshot = snapshot_of(world)
+    return snapshot, trained(world.home, snapshot)
+
+
+@pytest.fixture(scope="module")
+def service(champion, tmp_path_factory):
+    with in_service(tmp_path_factory.mktemp("server"), champion[1]) as service:
+        yield service
+
+
+def no_look_at_entities(monkeypatch) -> None:
+    monkeypatch.setattr(rows, "_check_entities", lambda *_: None)
+
+
+def test_fault_guard_on(own, champion, service):
+    right = service.answers(golden(champion[1]))
+    send_again(own)
+    with pytest.raises(DataError, match=r"160 of \d+ rows of 'rides' have a 'ride_id' that is null or not their own"):
+        snapshot_of(own)
+    assert not list(own.home.glob("snapshots/*"))
+    assert service.answers(golden(champion[1])) == right
+
+
+def test_fault_guard_on_the_second_alone(own, monkeypatch):
+    """Whatever lets them through before: what is written is compared side by side."""
+    send_again(own)
+    no_look_at_entities(monkeypatch)
+    with pytest.raises(DataError, match=r"15\d rows of the snapshot repeat an entity"):
+        snapshot_of(own, chunk_rows=1)
+    assert not list(own.home.glob("snapshots/*"))
+
+
+def test_fault_guard_on_a_value_that_the_split_keeps_together(own, monkeypatch):
+    """Split by driver, but by the hash of a column that somebody changed in between."""
+    real = rows.Rows
+
+    def split_by_another(table, unlabelled, excluded):
+        place = table.schema.get_field_index("driver")
+        return real(table.set_column(place, "driver", table["rider"]), unlabelled, excluded)
+
+    from airflow_mlops.engine.features import training_data
+
+    monkeypatch.setattr(
+        training_data,
+        "by_entity",
+        lambda table, rule, begin, end: {
+            name: split._replace(rows=table.filter(np.isin(table["ride_id"], split.rows["ride_id"])))
+            for name, split in BY_ENTITY(split_by_another(table, 0, 0).table, rule, begin, end).items()
+        },
+    )
+    with pytest.raises(DataError, match=r"\d+ values of 'driver' are on two sides of the split"):
+        snapshot_of(own, split_rule=SplitRule(kind="entity", column="driver", validation=0.2, test=0.2))
+
+
+def test_fault_guard_off(own, champion, service, monkeypatch):
+    """The score says excellent, the gate lets it through, and callers get worse than what they had."""
+    honest = judged(*champion)
+    assert honest.status == VerdictStatus.FAIL or honest.checks[0].observed < 0.95
+    send_again(own)
+    no_look_at_entities(monkeypatch)
+    monkeypatch.setattr(snapshot_writer, "check_apart", lambda *_: None)
+    leaking = snapshot_of(own)
+    train, test = (set(read_split(leaking, name)["ride_id"].to_pylist()) for name in ("train", "test"))
+    assert test <= train
+    model = trained(own.home, leaking, epochs=60)
+    lie = judged(leaking, model)
+    assert lie.status == VerdictStatus.PASS
+    service.put(model)
+    tomorrow = read_split(champion[0], "test").to_pandas()
+    requests = {name: tomorrow[name].astype(object).where(tomorrow[name].notna(), None).tolist() for name in leaking.features}
+    asked = golden(champion[1])
+    assert set(asked) == set(requests)
+    served = service.answers({name: to_request(values) for name, values in requests.items()})
+    service.put(champion[1])
+    truth = binary_metrics(tomorrow["late"].to_numpy(dtype=np.float32), np.array(served, dtype=np.float32))
+    assert lie.checks[0].observed - truth["auc"] > 0.1
+
+
+def to_request(values: list[Any]) -> list[Any]:
+    return ["NaN" if value is None else value for value in values]
+
+
+def test_no_fault(own):
+    """Two weeks of days, each sealed, landed again and computed again: no ride is ever on two sides."""
+    for n in range(DAYS, DAYS + 4):
+        for dataset in ("rides", "ends"):
+            own.seal(dataset, n)
+            own.seal(dataset, n)
+        own.compute(n)
+        for rule in (SplitRule(), SplitRule(kind="entity", column="driver", validation=0.2, test=0.2)):
+            snapshot = own.snapshot(n, keys=KEYS, split_rule=rule)
+            sides = [read_split(snapshot, name)["ride_id"].to_pylist() for name in snapshot.splits]
+            assert sum(map(len, sides)) == len(set().union(*sides)) > 400
+            shutil.rmtree(snapshot.uri)
+    assert midnight(DAYS + 3) > midnight(DAYS)
