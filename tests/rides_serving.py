@@ -41,7 +41,10 @@ class Service:
 @contextmanager
 def in_service(folder: Path, saved_model: Path) -> Iterator[Service]:
     """Run a server with a model in service."""
-    with running_server(folder) as server, rollout_of(server, MODEL, Ledger(f"sqlite:///{folder}/ledger.db")) as rollout:
+    with (
+        running_server(folder) as server,
+        rollout_of(server, MODEL, Ledger(f"sqlite:///{folder}/ledger.db")) as rollout,
+    ):
         service = Service(rollout)
         service.put(saved_model)
         yield service

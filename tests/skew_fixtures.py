@@ -44,6 +44,12 @@ class World:
     def __init__(self, location: Location, rollout: Rollout) -> None:
         self.location, self.rollout = location, rollout
         self.reader = OnlineReader(location, SERVICE)
+        _, self._asked = self.requests()
+        self._answers = served(rollout, self._asked)
+
+    def as_before(self) -> bool:
+        """Whether callers who ask the same get the same as when the world was made."""
+        return served(self.rollout, self._asked) == self._answers
 
     def online(self, view: str, feature: str) -> dict[str, Any]:
         """Return what the online store has of a feature, by key."""

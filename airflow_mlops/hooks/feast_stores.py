@@ -78,9 +78,9 @@ def _sql(connection: Connection, driver: str, query: dict[str, str], *, database
     from airflow.sdk.log import mask_secret
     from sqlalchemy import URL
 
-    host = connection.host or None
+    host: str | None = connection.host or None
     if host is not None and host.startswith("/"):  # the folder of a socket has no place before the path of a URL
-        host, query = None, {"host": host, **query}
+        query, host = {"host": host, **query}, None
     url = URL.create(
         driver,
         username=connection.login or None,

@@ -1,1 +1,1 @@
-"""The flight_delay example's own code: expectations, features, model."""
+"""The flight_delay example's own code beside its features: expectations, contracts, model."""

@@ -66,7 +66,9 @@ def service(model, tmp_path_factory):
 def own(world, model, tmp_path) -> Rides:
     """The world after the gate ran: its snapshot is there, and its verdict in the ledger."""
     own = world.copy(tmp_path / "own")
-    assert snapshot_of(own) == model.snapshot.model_copy(update={"uri": str(own.home / "snapshots" / model.snapshot.id)})
+    assert snapshot_of(own) == model.snapshot.model_copy(
+        update={"uri": str(own.home / "snapshots" / model.snapshot.id)}
+    )
     record(own, 1, model)
     return own
 
@@ -118,7 +120,9 @@ def test_fault_guard_on(own, model, service):
     # A model of the relabelled table passes there, and on what was pinned it does not: it is not approved.
     other = judged(own, snapshot_of(own))
     assert other.verdict.status == VerdictStatus.PASS
-    on_pinned = rejudge(other.verdict, GATES, was=other.snapshot, now=own.rebuild(model.snapshot), challenger=other.saved_model)
+    on_pinned = rejudge(
+        other.verdict, GATES, was=other.snapshot, now=own.rebuild(model.snapshot), challenger=other.saved_model
+    )
     assert on_pinned.verdict.status == VerdictStatus.FAIL
     record(own, 2, other._replace(verdict=on_pinned.verdict))
     assert approved_version(own.ledger, MODEL, "server") == 1

@@ -19,15 +19,23 @@ from airflow_mlops.engine.features import provenance
 from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.provenance import stale_days
 from airflow_mlops.engine.features.training_data import build_training_snapshot
+from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError
 from tests.data_fixtures import landed, spoil
 from tests.feast_fixtures import EVENT_TIMES, FIRST, REPO, compute_day, ledger_of, make_home
 
 pytestmark = pytest.mark.drill
 
-DAYS, LATE = 22, ("2013-01-02", "2013-01-09", "2013-01-10")
-VIEWS = ("flight_schedule", "origin_traffic", "carrier_delays", "route_delays")
-HISTORY = 7
+DAYS, LATE = 23, ("2013-01-02", "2013-01-09", "2013-01-10")
+VIEWS = (
+    "origin_traffic",
+    "carrier_delays",
+    "route_delays",
+    "destination_delays",
+    "aircraft_last_leg",
+    "origin_weather",
+)
+HISTORY, MODEL = 8, "flight_delay"
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +71,13 @@ def seal(home: Path, key: str, *, late: bool = True) -> tuple[str, str]:
     return before, sealed
 
 
-def train_set(home: Path, model: str, first: int, last: int) -> Snapshot:
+def train_set(home: Path, first: int, last: int) -> Snapshot:
     """Build what a model trains on: predictions of the days ``first`` to ``last`` of January."""
     return build_training_snapshot(
         Location(REPO, home),
         store=PartitionStore.under(home),
         ledger=ledger_of(home),
-        model=model,
+        model=MODEL,
         source_dataset="departures",
         entity="flight_id",
         event_time="sched_dep_utc",
@@ -84,6 +92,11 @@ def train_set(home: Path, model: str, first: int, last: int) -> Snapshot:
         as_of=datetime(2013, 1, last + 2, tzinfo=UTC),
         start=FIRST,
     )
+
+
+def tainted(ledger: Ledger, snapshot: Snapshot) -> set[str]:
+    """Return the days of which a snapshot saw what was replaced."""
+    return {taint.key for taint in taints(ledger, MODEL) if taint.snapshot == snapshot.id}
 
 
 def stale(home: Path) -> list[str]:
@@ -104,37 +117,33 @@ def reading(key: str) -> list[str]:
 
 def test_fault_guard_on(own):
     ledger = ledger_of(own)
-    saw_one, saw_two = train_set(own, "saw_one", 1, 5), train_set(own, "saw_two", 5, 12)
-    saw_by_its_history, saw_none = train_set(own, "history_only", 17, 18), train_set(own, "saw_none", 20, 20)
+    saw_one, saw_two = train_set(own, 1, 5), train_set(own, 5, 12)
+    saw_by_its_history, saw_none = train_set(own, 17, 18), train_set(own, 21, 21)
     before = feature_files(own)
     revisions = {key: seal(own, key) for key in LATE}
     due = sorted({day for key in LATE for day in reading(key)})
-    assert due == [f"2013-01-{n:02}" for n in range(2, 18)]
+    assert due == [f"2013-01-{n:02}" for n in range(2, 19)]
     assert stale(own) == due
 
-    tainted = {
-        model: {taint.key for taint in taints(ledger, model)} for model in ("saw_one", "saw_two", "history_only")
-    }
-    assert tainted == {
-        "saw_one": {"2013-01-02"},
-        "saw_two": set(LATE),  # the first by way of the history of its features
-        "history_only": {"2013-01-09", "2013-01-10"},  # likewise: features of the 15th and 16th can still be seen
-    }
-    assert taints(ledger, "saw_none") == []
-    assert {(taint.old, taint.new) for taint in taints(ledger, "saw_two")} == set(revisions.values())
+    assert tainted(ledger, saw_one) == {"2013-01-02"}
+    assert tainted(ledger, saw_two) == set(LATE)  # the first by way of the history of its features
+    # Likewise: features of the 15th and 16th can still be seen.
+    assert tainted(ledger, saw_by_its_history) == {"2013-01-09", "2013-01-10"}
+    assert tainted(ledger, saw_none) == set()
+    assert {(taint.old, taint.new) for taint in taints(ledger, MODEL)} == set(revisions.values())
 
     with pytest.raises(
         DataError, match=r"features of 5 days were computed from other data(.|\n)*01-02, (.|\n)*features DAG"
     ):
-        train_set(own, "saw_one", 1, 6)
+        train_set(own, 1, 6)
     for day in due:
         compute_day(own, day)
     after = feature_files(own)
     assert stale(own) == []
     assert {day for day in after if after[day] != before[day]} == set(due)
-    again = train_set(own, "saw_one", 1, 5)
+    again = train_set(own, 1, 5)
     assert again.id != saw_one.id
-    assert {taint.snapshot for taint in taints(ledger, "saw_one")} == {saw_one.id}
+    assert tainted(ledger, again) == set()
     assert len({saw_two.id, saw_by_its_history.id, saw_none.id}) == 3
 
 
@@ -146,17 +155,17 @@ def test_fault_guard_off(own, monkeypatch):
         seal(home, "2013-01-09")
     for day in stale(honest):
         compute_day(honest, day)
-    good = read_split(train_set(honest, "m", 3, 12), "validation").to_pandas().set_index("flight_id")
+    good = read_split(train_set(honest, 3, 12), "validation").to_pandas().set_index("flight_id")
     monkeypatch.setattr(provenance, "compare", lambda *_: [])
-    torn = read_split(train_set(own, "m", 3, 12), "validation").to_pandas().set_index("flight_id")
+    torn = read_split(train_set(own, 3, 12), "validation").to_pandas().set_index("flight_id")
     assert torn["late_15"].equals(good["late_15"])
-    assert torn["landings_7d"].mean() < good["landings_7d"].mean()
+    assert torn["route_landings_7d"].mean() < good["route_landings_7d"].mean()
 
 
 def test_no_fault(own):
     """Retries, clears and overlapping backfills seal the same bytes, and compute the same features, again."""
     ledger = ledger_of(own)
-    snapshot, before = train_set(own, "m", 3, 12), feature_files(own)
+    snapshot, before = train_set(own, 3, 12), feature_files(own)
     for n in range(1, DAYS + 1):
         key = f"2013-01-{n:02}"
         old, new = seal(own, key, late=key not in LATE)
@@ -165,6 +174,6 @@ def test_no_fault(own):
     for n in range(1, DAYS + 1):
         compute_day(own, f"2013-01-{n:02}")
     assert feature_files(own) == before
-    assert train_set(own, "m", 3, 12) == snapshot
-    assert taints(ledger, "m") == []
+    assert train_set(own, 3, 12) == snapshot
+    assert taints(ledger, MODEL) == []
     assert ledger.facts("late_arrival") == []

@@ -17,24 +17,27 @@ import pytest
 from airflow_mlops.contracts import Snapshot, SplitRule, Verdict, VerdictStatus
 from airflow_mlops.engine.data import snapshot_writer
 from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.data.splits import by_entity
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.evaluation.gates import judge
 from airflow_mlops.engine.evaluation.metrics import binary_metrics
-from airflow_mlops.engine.features import rows
+from airflow_mlops.engine.features import rows, training_data
+from airflow_mlops.engine.training.inputs import read_inputs, read_labels
 from airflow_mlops.exceptions import DataError
-from tests.rides import MODEL, Rides, midnight, rides_of
+from tests.rides import DEFINITIONS, MODEL, Rides, rides_of
 from tests.rides_serving import golden, in_service, trained
 
 pytestmark = pytest.mark.drill
 
 DAYS = 10
-GATES = [{"metric": "auc", "min": 0.85}]
+GATES = [{"metric": "auc", "min": 0.75}]
+HARD = DEFINITIONS.replace("features=[ride_request, ", "features=[")  # without the kilometres nobody can tell
 KEYS = ["zone", "rider"]  # every ride has a rider of its own: there is much to remember, and nothing to learn from it
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Rides:
-    return Rides.make(tmp_path_factory.mktemp("rides"), DAYS)
+    return Rides.make(tmp_path_factory.mktemp("rides"), DAYS, HARD)
 
 
 @pytest.fixture
@@ -96,53 +99,35 @@ def test_fault_guard_on_the_second_alone(own, monkeypatch):
 
 
 def test_fault_guard_on_a_value_that_the_split_keeps_together(own, monkeypatch):
-    """Split by driver, but by the hash of a column that somebody changed in between."""
-    real = rows.Rows
-
-    def split_by_another(table, unlabelled, excluded):
-        place = table.schema.get_field_index("driver")
-        return real(table.set_column(place, "driver", table["rider"]), unlabelled, excluded)
-
-    from airflow_mlops.engine.features import training_data
-
+    """Split by driver, says the rule; somebody changed what is hashed."""
     monkeypatch.setattr(
         training_data,
         "by_entity",
-        lambda table, rule, begin, end: {
-            name: split._replace(rows=table.filter(np.isin(table["ride_id"], split.rows["ride_id"])))
-            for name, split in BY_ENTITY(split_by_another(table, 0, 0).table, rule, begin, end).items()
-        },
+        lambda table, rule, *bounds: by_entity(table, rule.model_copy(update={"column": "rider"}), *bounds),
     )
     with pytest.raises(DataError, match=r"\d+ values of 'driver' are on two sides of the split"):
         snapshot_of(own, split_rule=SplitRule(kind="entity", column="driver", validation=0.2, test=0.2))
 
 
 def test_fault_guard_off(own, champion, service, monkeypatch):
-    """The score says excellent, the gate lets it through, and callers get worse than what they had."""
-    honest = judged(*champion)
-    assert honest.status == VerdictStatus.FAIL or honest.checks[0].observed < 0.95
+    """The score says excellent, the gate lets it through, and what callers get is not what the score promised."""
+    assert judged(*champion).status == VerdictStatus.FAIL, "nobody is that good at these rides"
     send_again(own)
     no_look_at_entities(monkeypatch)
     monkeypatch.setattr(snapshot_writer, "check_apart", lambda *_: None)
     leaking = snapshot_of(own)
     train, test = (set(read_split(leaking, name)["ride_id"].to_pylist()) for name in ("train", "test"))
     assert test <= train
-    model = trained(own.home, leaking, epochs=60)
+    model = trained(own.home, leaking, epochs=60, params={"learning_rate": 0.02, "dropout": 0.0})
     lie = judged(leaking, model)
     assert lie.status == VerdictStatus.PASS
+    rides = read_split(champion[0], "test")  # those that really were called on the last day
+    requests = {name: values.tolist() for name, values in read_inputs(rides, champion[0].features).items()}
     service.put(model)
-    tomorrow = read_split(champion[0], "test").to_pandas()
-    requests = {name: tomorrow[name].astype(object).where(tomorrow[name].notna(), None).tolist() for name in leaking.features}
-    asked = golden(champion[1])
-    assert set(asked) == set(requests)
-    served = service.answers({name: to_request(values) for name, values in requests.items()})
+    served = np.array(service.answers(requests), dtype=np.float32)
     service.put(champion[1])
-    truth = binary_metrics(tomorrow["late"].to_numpy(dtype=np.float32), np.array(served, dtype=np.float32))
-    assert lie.checks[0].observed - truth["auc"] > 0.1
-
-
-def to_request(values: list[Any]) -> list[Any]:
-    return ["NaN" if value is None else value for value in values]
+    truth = binary_metrics(read_labels(rides, "late"), served)["auc"]
+    assert lie.checks[0].observed - truth > 0.1
 
 
 def test_no_fault(own):
@@ -152,9 +137,8 @@ def test_no_fault(own):
             own.seal(dataset, n)
             own.seal(dataset, n)
         own.compute(n)
-        for rule in (SplitRule(), SplitRule(kind="entity", column="driver", validation=0.2, test=0.2)):
+        for rule in (SplitRule(), SplitRule(kind="entity", column="rider", validation=0.2, test=0.2)):
             snapshot = own.snapshot(n, keys=KEYS, split_rule=rule)
             sides = [read_split(snapshot, name)["ride_id"].to_pylist() for name in snapshot.splits]
             assert sum(map(len, sides)) == len(set().union(*sides)) > 400
             shutil.rmtree(snapshot.uri)
-    assert midnight(DAYS + 3) > midnight(DAYS)

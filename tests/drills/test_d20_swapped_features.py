@@ -1,4 +1,4 @@
-"""D20: two numeric features are swapped on the serving path; the model itself is fine, and answers its golden requests."""
+"""D20: two numeric features are swapped on the serving path; the model is fine, and answers its golden requests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_fault_guard_on(faulty):
         faulty.check()
     assert faulty.rollout.deployment() == before
     assert before.stable == 1
-    report = ParityReport.model_validate(ledger_of(faulty.location.home).facts("parity", MODEL)[-1].payload)
+    assert faulty.as_before()
+    report = ParityReport.model_validate(ledger_of(faulty.location.home).facts("parity", MODEL)[0].payload)
     assert report.status is VerdictStatus.FAIL
     assert {one.feature for one in report.failed} == {"rain", "wind"}
     assert all(one.differing == one.compared > 50 for one in report.failed)

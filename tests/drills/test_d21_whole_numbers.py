@@ -41,7 +41,8 @@ def test_fault_guard_on(faulty):
         faulty.check()
     assert faulty.rollout.deployment() == before
     assert before.stable == 1
-    report = ParityReport.model_validate(ledger_of(faulty.location.home).facts("parity", MODEL)[-1].payload)
+    assert faulty.as_before()
+    report = ParityReport.model_validate(ledger_of(faulty.location.home).facts("parity", MODEL)[0].payload)
     [found] = report.failed
     assert found.types == ("int",)
     assert found.wrong_type == found.compared > 50

@@ -77,7 +77,9 @@ def test_fault_guard_on(own, model, service):
     for file in (own.home / "features" / "zone_delays" / "superseded").glob(f"{key_of(6)}.*"):
         file.unlink()
     shutil.rmtree(again.uri)
-    with pytest.raises(DataError, match=f"1 of the feature files that were pinned are gone(.|\n)*zone_delays {key_of(6)}"):
+    with pytest.raises(
+        DataError, match=f"1 of the feature files that were pinned are gone(.|\n)*zone_delays {key_of(6)}"
+    ):
         own.rebuild(snapshot)
     assert service.answers(golden(model[1])) == right
 

@@ -21,9 +21,13 @@ from airflow_mlops.operators.feast import (
     FeastMaterializeOperator,
 )
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
-from tests.feast_fixtures import REPO, ledger_of, make_home
+from tests.feast_fixtures import EVENT_TIMES, REPO, ledger_of, make_home
 
 SERVICE = "flight_delay_v1"
+VIEWS = {
+    *("origin_traffic", "carrier_delays", "route_delays", "destination_delays"),
+    *("aircraft_last_leg", "origin_weather"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +58,9 @@ def execute(cls: type, **arguments):
 
 def compute(**changes):
     arguments = {
-        "transform": "flights.features:compute",
-        "datasets": ["departures", "arrivals"],
-        "history": "7d",
+        "transform": "flight_features:compute",
+        "datasets": list(EVENT_TIMES),
+        "history": "8d",
         "start": "2013-01-01",
         "key": "2013-01-07",
     }
@@ -86,12 +90,13 @@ def training_data(**changes):
 def test_a_day_runs_on_a_fresh_installation_and_again(own):
     """Nobody applied the repository: the first operator that needs it does."""
     computed = compute()
-    assert set(computed["views"]) == {"flight_schedule", "origin_traffic", "carrier_delays", "route_delays"}
+    assert set(computed["views"]) == VIEWS
     first = execute(FeastMaterializeOperator, service=SERVICE, key="2013-01-07")
     assert first["until"] == "2013-01-08T00:00:00+00:00"
     assert all(view["online"] for view in first["views"].values())
     ages = execute(FeastFeatureFreshnessSensor, service=SERVICE, key="2013-01-07", max_age="24h", deferrable=True)
-    assert ages["flight_schedule"] == 24 * 3600
+    assert set(ages) == VIEWS
+    assert ages["origin_traffic"] == 3600
     assert compute() == computed
     again = execute(FeastMaterializeOperator, service=SERVICE, key="2013-01-07")
     assert {view["start"] for view in again["views"].values()} == {None}
@@ -101,7 +106,7 @@ def test_apply_says_what_it_registered(own):
     applied = execute(FeastApplyOperator)
     assert applied["project"] == "flight_delay"
     assert applied["services"] == [SERVICE]
-    assert applied["views"] == ["carrier_delays", "flight_schedule", "origin_traffic", "route_delays"]
+    assert applied["views"] == sorted(VIEWS)
 
 
 def test_training_data_is_a_small_manifest_and_repeats_itself(own):
@@ -140,7 +145,7 @@ def test_the_hook_answers_the_test_button(own):
     execute(FeastApplyOperator)
     assert FeastHook().test_connection() == (
         True,
-        "Feast project 'flight_delay': 4 feature views, 1 feature services",
+        "Feast project 'flight_delay': 6 feature views, 1 feature services; the online store answers",
     )
 
 

@@ -7,7 +7,7 @@ import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -15,21 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import duckdb
 import pandas as pd
-import psycopg
 import pytest
 from feast import FeatureStore
-from feast.errors import FeatureViewNotFoundException
-from google.protobuf.message import DecodeError
 from sqlalchemy import create_engine, make_url, text
 
 from airflow_mlops.engine.features.apply import apply_repo, ensure_applied, last_applied
 from airflow_mlops.engine.features.location import Location
 from airflow_mlops.engine.features.materialize import materialize
-from airflow_mlops.engine.features.settings import merged, read_settings
+from airflow_mlops.engine.features.settings import read_settings
 from airflow_mlops.engine.features.store import feast_errors, open_store, ping_online
-from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, TransientError
+from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.feast_fixtures import ledger_of
 from tests.ledger_fixtures import postgres_server
 from tests.online_stores import (  # noqa: F401  fixtures
@@ -43,7 +39,7 @@ from tests.online_stores import (  # noqa: F401  fixtures
     sqlite_settings,
     start_valkey,
 )
-from tests.small_features import PROJECT, SERVICE, SETTINGS, day, price, sales, shops, write_repo
+from tests.small_features import PROJECT, SERVICE, day, price, sales, shops
 
 LAST = day(3) - timedelta(hours=1)
 KEYS = [{"shop": "ash", "item": 1}, {"shop": "cedar", "item": 2}, {"shop": "nowhere", "item": 2}]
@@ -151,63 +147,6 @@ def test_what_was_lost_online_is_made_again_and_materialised_anew(tmp_path):
     apply_repo(location, ledger)
     materialize(location, SERVICE, until=day(3), ledger=ledger)
     assert read(location)["sales"] == [sales("ash", LAST), sales("cedar", LAST), None]
-
-
-# --- settings -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ("ofline_store: {type: duckdb}", r"no setting 'ofline_store'\. Did you mean 'offline_store'"),
-        ("registry: {registry_type: sql, pth: x}", r"no setting 'pth'\. Did you mean 'path'"),
-        ("online_store: {type: sqlite, pahts: x}", r"no setting 'pahts'\. Did you mean 'path'(.|\n)*online_store"),
-        ("online_store: {type: sqlight}", r"does not accept(.|\n)*sqlight"),
-        ("online_store: {type: redis, key_ttl_seconds: soon}", r"does not accept(.|\n)*key_ttl_seconds"),
-        ("offline_store: dask", r"'dask' silently drops rows(.|\n)*45,043(.|\n)*AsofOfflineStore"),
-        ("offline_store: {type: file}", r"'file' silently drops rows"),
-        ("project: shop-1", r"does not accept(.|\n)*hyphens"),
-    ],
-)
-def test_settings_that_feast_would_ignore_or_choke_on_are_refused(tmp_path, settings, words):
-    base = {line.partition(":")[0] for line in settings.splitlines()}
-    kept = "project: shops\nregistry: r.db\nprovider: local\n"
-    lines = [line for line in kept.splitlines() if line.partition(":")[0] not in base]
-    repo = write_repo(tmp_path / "repo", settings="\n".join([*lines, settings]))
-    with pytest.raises(ConfigError, match=words) as caught:
-        open_store(Location(repo, tmp_path))
-    assert str(repo) in str(caught.value) or "drops rows" in words
-
-
-def test_a_file_that_is_no_settings_is_refused(tmp_path):
-    for content, words in (
-        (b"project: [", "not valid YAML"),
-        (b"- project", "no mapping"),
-        (b"\xff\xfe\x00", "cannot be read"),
-        (b"", "names no project"),
-    ):
-        (tmp_path / "feature_store.yaml").write_bytes(content)
-        with pytest.raises(ConfigError, match=words):
-            open_store(Location(tmp_path, tmp_path))
-
-
-def test_the_offline_store_is_ours_and_calls_are_bounded_unless_settings_say_otherwise(tmp_path):
-    repo = write_repo(tmp_path / "repo", settings=SETTINGS)
-    store = open_store(Location(repo, tmp_path, {"online_store": {"type": "redis"}}))
-    assert store.config.offline_store.type.endswith("AsofOfflineStore")
-    assert store.config.online_store.connection_string == "localhost:6379,socket_connect_timeout=5,socket_timeout=5"
-    assert store.registry.read_engine.url.database == f"{tmp_path}/feast/registry.db"
-    own = {"type": "redis", "connection_string": "redis:6379,socket_timeout=1,db=2"}
-    store = open_store(Location(repo, tmp_path, {"online_store": own}))
-    assert store.config.online_store.connection_string == "redis:6379,socket_timeout=1,db=2,socket_connect_timeout=5"
-
-
-def test_an_override_completes_a_section_and_one_of_another_kind_replaces_it():
-    below = {"registry": {"registry_type": "sql", "path": "sqlite:///a.db", "sqlalchemy_config_kwargs": {"echo": True}}}
-    above = {"registry": {"path": "sqlite:///b.db", "cache_ttl_seconds": 5}}
-    assert merged(below, above)["registry"] == {**below["registry"], **above["registry"]}
-    other = {"registry": {"registry_type": "sql", "path": "postgresql+psycopg://db/feast"}}
-    assert merged(below, other) == other, "SQLite's connect_args would not suit it"
 
 
 # --- the registry fails ---------------------------------------------------------------------------------------
@@ -417,46 +356,3 @@ def test_a_view_whose_source_vanished_or_is_damaged_is_named(tmp_path, harm):
     with pytest.raises(DataError, match=r"rows of (a feature view|'item_price)(.|\n)*item_price"), feast_errors():
         store.materialize(day(0), day(3), feature_views=["item_price"])
     assert read(location)["price"][0] == price(1, day(2)), "what was online stays there"
-
-
-# --- words ----------------------------------------------------------------------------------------------------
-
-
-def test_a_bug_is_no_error_of_feasts_and_errors_in_words_pass_through():
-    for error in (ZeroDivisionError("x"), DataError("ours")):
-        with pytest.raises(type(error)) as caught, feast_errors():
-            raise error
-        assert caught.value is error
-
-
-def test_no_secret_of_a_location_is_shown(tmp_path):
-    location = shops(tmp_path, 1, {"online_store": {"type": "redis", "connection_string": "h:1,password=hunter2"}})
-    assert "hunter2" not in repr(location)
-    bad: Callable[[], Any] = lambda: open_store(  # noqa: E731
-        replace(location, overrides={"online_store": {"type": "redis", "connection_string": {"password": "hunter2"}}})
-    )
-    with pytest.raises(MlopsError) as caught:
-        bad()
-    assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "words"),
-    [
-        (sqlite3.OperationalError("database or disk is full"), TransientError, "is full"),
-        (sqlite3.OperationalError("attempt to write a readonly database"), ConfigError, "may not be opened"),
-        (PermissionError(13, "Permission denied", "registry.db"), ConfigError, "may not be opened"),
-        (ConnectionResetError("reset by peer"), TransientError, "does not answer"),
-        (FileNotFoundError(2, "No such file", "rows.parquet"), DataError, "cannot be read"),
-        (DecodeError("Error parsing message"), DataError, "not readable"),
-        (duckdb.OutOfMemoryException("could not allocate"), DataError, "do not fit into memory"),
-        (psycopg.errors.UndefinedTable('relation "shops" does not exist'), DataError, "lacks a table"),
-        (psycopg.OperationalError('password authentication failed for user "u"'), ConfigError, "refuses"),
-        (FeatureViewNotFoundException("shop"), ConfigError, "Feast refused"),
-    ],
-)
-def test_errors_that_are_hard_to_provoke_are_told_too(error, kind, words):
-    with pytest.raises(kind, match=words) as caught, feast_errors():
-        raise error
-    assert caught.value.__cause__ is error
-    assert caught.value.hint

@@ -20,10 +20,23 @@ from airflow_mlops.engine.features.store import open_store
 from airflow_mlops.engine.features.watermarks import watermarks
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.feast_fixtures import ledger_of
-from tests.small_features import DEFINITIONS, PROJECT, SERVICE, SETTINGS, day, price, sales, shops, write_days, write_repo
+from tests.small_features import (
+    DEFINITIONS,
+    PROJECT,
+    SERVICE,
+    SETTINGS,
+    day,
+    price,
+    sales,
+    shops,
+    write_days,
+    write_repo,
+)
 
 VIEWS = ["shop_sales", "item_price"]
-FILE_REGISTRY = SETTINGS.replace("registry_type: sql", "registry_type: file").replace("sqlite:///${MLOPS_HOME}", "${MLOPS_HOME}")
+FILE_REGISTRY = SETTINGS.replace("registry_type: sql", "registry_type: file").replace(
+    "sqlite:///${MLOPS_HOME}", "${MLOPS_HOME}"
+)
 
 
 @pytest.fixture
@@ -180,7 +193,8 @@ def test_late_data_reaches_a_key_that_has_nothing_newer(location):
     file = day_file(location, "item_price", 2)
     late = pa.table({
         "item": pa.array([9, 1], pa.int64()), "price": [9.5, -1.0],
-        **{name: pa.array([day(2)] * 2, pa.timestamp("us", tz="UTC")) for name in ("event_timestamp", "created_timestamp")},
+        "event_timestamp": pa.array([day(2)] * 2, pa.timestamp("us", tz="UTC")),
+        "created_timestamp": pa.array([day(2)] * 2, pa.timestamp("us", tz="UTC")),
     })  # fmt: skip
     pq.write_table(late, file)
     assert online(location, item=9)[1] is None
@@ -311,7 +325,7 @@ def test_concurrent_chunks_lose_no_interval(location, registry):
         try:
             for chunk in some:
                 write_chunk(location, chunk)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             failed.append(error)
 
     threads = [threading.Thread(target=work, args=(chunks[n::3],)) for n in range(3)]
@@ -354,7 +368,11 @@ def test_a_view_of_somebody_elses_files_is_read_through_its_offline_store(tmp_pa
     assert definitions != DEFINITIONS
     write_repo(location.repo, definitions)
     [chunk] = [one for one in planned(location, 5) if one["view"] == "item_price"]
-    assert (chunk["start"], chunk["end"], chunk["rows"]) == ((day(5) - timedelta(days=7)).isoformat(), day(5).isoformat(), 0)
+    assert (chunk["start"], chunk["end"], chunk["rows"]) == (
+        (day(5) - timedelta(days=7)).isoformat(),
+        day(5).isoformat(),
+        0,
+    )
     bring(location, 4)
     assert online(location) == expected(4)
     bring(location, 5)
@@ -391,4 +409,3 @@ def test_a_view_that_feast_transforms_is_written_by_feast_in_one_go(location):
 def test_a_view_that_is_not_served_online_is_left_out(location):
     write_repo(location.repo, DEFINITIONS.replace('name="item_price",', 'name="item_price", online=False,'))
     assert {chunk["view"] for chunk in planned(location, 5)} == {"shop_sales"}
-

@@ -97,7 +97,7 @@ def write_kinds(home: Path) -> None:
         "short": pa.array([0, -1, 7, None, 128, None, 5, 5], pa.int32()),
         "word": pa.array(["x", "", None, "ü", "x", "long " * 60, "y", "z"]),
         "truth": pa.array([True, False, None, True, False, None, True, True]),
-        "moment": pa.array([day(0), None, day(1) + timedelta(microseconds=7), day(2), day(0), day(0), None, day(0)], TIME),
+        "moment": pa.array([day(0), None, day(1) + TICK * 7, day(2), day(0), day(0), None, day(0)], TIME),
         "many": pa.array([[1.0, 2.0], [], None, [0.5], [1.0, 2.0], [], [3.0], [4.0]], pa.list_(pa.float64())),
         "words": pa.array([["x"], ["y", "z"], None, [], ["x"], ["x"], ["x"], ["x"]]),
         "nothing": pa.array([None] * 8, pa.float64()),
@@ -127,7 +127,8 @@ def write_kinds(home: Path) -> None:
             "x": [n + 0.25, n + 0.5, n + 0.75, None], "event_timestamp": times(n, 1, 2, 3, 4),
         })  # fmt: skip
         write(home, "smalls", n, {
-            "small_id": pa.array([1, -2, 3], pa.int32()), "x": [n + 0.25, 0.5, None], "event_timestamp": times(n, 1, 2, 3),
+            "small_id": pa.array([1, -2, 3], pa.int32()), "x": [n + 0.25, 0.5, None],
+            "event_timestamp": times(n, 1, 2, 3),
         })  # fmt: skip
 
 
@@ -157,7 +158,9 @@ def by_us(location: Location, until: datetime) -> None:
 def sqlite_content(location: Location) -> dict[str, list[Any]]:
     with sqlite3.connect(location.home / "feast" / "online.db") as connection:
         return {
-            view: sorted(connection.execute(f"SELECT *, typeof(event_ts), typeof(created_ts) FROM kinds_{view}"), key=repr)
+            view: sorted(
+                connection.execute(f"SELECT *, typeof(event_ts), typeof(created_ts) FROM kinds_{view}"), key=repr
+            )
             for view in VIEWS
         }
 
@@ -229,7 +232,7 @@ def x_of(location: Location, number: int = 1) -> Any:
     return answer.to_dict(include_event_timestamps=True)
 
 
-@pytest.mark.parametrize("online", ["sqlite", "redis", "dynamodb"], indirect=True)  # noqa: F811
+@pytest.mark.parametrize("online", ["sqlite", "redis", "dynamodb"], indirect=True)
 def test_older_rows_never_overwrite_newer_ones_and_corrected_rows_do(tmp_path, home, online):  # noqa: F811
     """Somebody's own job put a newer value online; and a day is computed again at the same moments."""
     location = Location(repository(tmp_path / "repo"), home, {"online_store": online})
@@ -274,9 +277,25 @@ def test_a_row_without_a_key_is_refused(tmp_path):
         by_us(location, day(2))
 
 
-def test_the_file_of_the_online_store_may_be_removed(tmp_path):
+@pytest.mark.parametrize("view", ["kinds", "smalls"])
+def test_a_column_of_another_type_is_named(tmp_path, view):
     location = located(tmp_path, "home")
     write_kinds(location.home)
+    for n in range(2):
+        table = pq.read_table(feature_file(location.home, view, str(day(n).date()))).slice(0, 1)
+        column = "dbl" if view == "kinds" else "x"
+        table = table.set_column(table.column_names.index(column), column, [pa.array(["two"])])
+        pq.write_table(table, feature_file(location.home, view, str(day(n).date())))
+    feature = "double" if view == "kinds" else "x"
+    with pytest.raises(DataError, match=f"'{feature}' of feature view '{view}' is not of type Float64(.|\n)*string"):
+        by_us(location, day(2))
+
+
+def test_the_file_of_the_online_store_may_be_removed(tmp_path):
+    """Also after it was written: the watermark does not speak for an empty store."""
+    location = located(tmp_path, "home")
+    write_kinds(location.home)
+    by_us(location, day(2))
     for file in (location.home / "feast").glob("online.db*"):
         file.unlink()
     by_us(location, day(2))

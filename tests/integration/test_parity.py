@@ -31,10 +31,12 @@ from airflow_mlops.engine.features.schema import feature_file
 from airflow_mlops.engine.features.store import open_store
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.operators.feast import FeastCheckParityOperator
+from airflow_mlops.templates.deploy import deploy_dag
 from tests.feast_fixtures import ledger_of
 from tests.online_fixtures import DEFINITIONS, SERVICE
 from tests.online_stores import dynamodb_online, online, redis_online  # noqa: F401 - fixtures
 from tests.parity_fixtures import SHOPS, bring_online, deliveries, midnight, parity, write_features
+from tests.unit import test_pipeline as made
 
 PASS, FAIL, NOT_EVALUATED = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.NOT_EVALUATED
 
@@ -443,3 +445,13 @@ def test_what_cannot_be_checked_is_explained(floor, changes, words):
     with pytest.raises(AirflowFailException, match=words) as raised:
         run(**changes)
     assert "fix:" in str(raised.value)
+
+
+def test_a_promotion_waits_for_it():
+    """The task stands between the proof of the model and the move of the label, and lets nothing past but success."""
+    dag = deploy_dag(made.pipeline())
+    check, promote = dag.get_task("check_parity"), dag.get_task("promote")
+    assert "verify" in check.upstream_task_ids
+    assert "check_parity" in promote.upstream_task_ids
+    assert promote.trigger_rule == "all_success"
+    assert (check.service, check.source_dataset, check.sample_rows) == ("m_v1", "departures", 200)

@@ -339,7 +339,11 @@ def test_a_day_excluded_whole_that_is_sealed_or_lost_later_does_not_change_the_s
     assert snapshot_of(own) == sealed, "the first count stays"
     shutil.rmtree(sealed.uri)
     rebuilt = rebuild_snapshot(
-        Location(REPO, own), sealed, store=PartitionStore.under(own), source_dataset="departures", label_dataset="arrivals"
+        Location(REPO, own),
+        sealed,
+        store=PartitionStore.under(own),
+        source_dataset="departures",
+        label_dataset="arrivals",
     )
     assert rebuilt == sealed
     shutil.rmtree(sealed.uri)

@@ -250,7 +250,9 @@ def test_features_that_are_computed_again_while_they_are_read_are_not_believed(o
         return real(*arguments)
 
     monkeypatch.setattr(training_data, "check_rates", meanwhile)
-    with pytest.raises(TransientError, match=rf"rows of 2 days were computed again while they were read(.|\n)*{key_of(4)}"):
+    with pytest.raises(
+        TransientError, match=rf"rows of 2 days were computed again while they were read(.|\n)*{key_of(4)}"
+    ):
         own.snapshot(DAYS)
     assert not list(own.home.glob("snapshots/*"))
 

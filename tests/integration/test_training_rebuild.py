@@ -68,7 +68,9 @@ def test_a_file_that_is_gone_is_named(own, damage):
         file.unlink()
     else:
         file.write_bytes(feature_file(own.home, "last_ride", key_of(2)).read_bytes())
-    with pytest.raises(DataError, match=rf"1 of the feature files(.|\n)*: last_ride {key_of(2)} {revision}\n(.|\n)*fix:"):
+    with pytest.raises(
+        DataError, match=rf"1 of the feature files(.|\n)*: last_ride {key_of(2)} {revision}\n(.|\n)*fix:"
+    ):
         own.rebuild(snapshot)
     assert not list(own.home.glob("snapshots/*"))
     own.edit("ride_units.py", "/ 3600", "/ 60")

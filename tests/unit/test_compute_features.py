@@ -145,12 +145,19 @@ def test_days_before_the_start_are_not_missed(compute):
 
 def test_a_transform_that_does_not_exist_is_explained(sealed):
     with pytest.raises(ConfigError, match=r"has no 'comptue'\. Did you mean 'compute'"):
-        compute_day(sealed, "2013-01-02", repo=REPO, transform="flights.features:comptue")
+        compute_day(sealed, "2013-01-02", repo=REPO, transform="flight_features:comptue")
 
 
 # --- what a day was computed from -------------------------------------------------------------------------
 
-VIEWS = ("flight_schedule", "origin_traffic", "carrier_delays", "route_delays")
+VIEWS = (
+    "origin_traffic",
+    "carrier_delays",
+    "route_delays",
+    "destination_delays",
+    "aircraft_last_leg",
+    "origin_weather",
+)
 LAST = date(2013, 1, 12)
 
 
@@ -186,21 +193,21 @@ def recompute(home, keys: list[str]) -> None:
 def test_a_file_says_which_revisions_it_was_computed_from(twelve):
     metadata = pq.read_metadata(feature_file(twelve, "carrier_delays", "2013-01-10")).metadata
     inputs = json.loads(metadata[b"airflow_mlops.inputs"])
-    days = [f"2013-01-{n:02}" for n in range(3, 11)]
-    assert {name: list(keys) for name, keys in inputs.items()} == {"arrivals": days, "departures": days}
+    days = [f"2013-01-{n:02}" for n in range(2, 11)]
+    assert {name: list(keys) for name, keys in inputs.items()} == dict.fromkeys(EVENT_TIMES, days)
     assert inputs["arrivals"]["2013-01-05"] == PartitionStore.under(twelve).get("arrivals", "2013-01-05").revision
     assert json.loads(metadata[b"airflow_mlops.excluded"]) == {
-        "since": "2013-01-03",
-        "windows": {"arrivals": [], "departures": []},
+        "since": "2013-01-02",
+        "windows": {name: [] for name in EVENT_TIMES},
     }
 
 
 def test_a_replaced_partition_makes_exactly_the_days_stale_that_read_it(own):
     assert stale(own) == []
     seal_again(own, "arrivals", date(2013, 1, 3))
-    assert stale(own) == [f"2013-01-{n:02}" for n in range(3, 11)]
+    assert stale(own) == [f"2013-01-{n:02}" for n in range(3, 12)]
     recompute(own, ["2013-01-04"])
-    assert stale(own) == ["2013-01-03", *(f"2013-01-{n:02}" for n in range(5, 11))]
+    assert stale(own) == ["2013-01-03", *(f"2013-01-{n:02}" for n in range(5, 12))]
     recompute(own, stale(own))
     assert stale(own) == []
 
@@ -242,8 +249,8 @@ def test_excluded_rows_feed_nothing_and_days_excluded_whole_need_not_be_there(ow
     pd.testing.assert_frame_equal(before[morning], after[morning])
     at_noon = {name: rows[rows["event_timestamp"] == noon] for name, rows in (("before", before), ("after", after))}
     arrivals = pd.read_parquet(landed(own / "lake", "arrivals", date(2013, 1, 10)))
-    gone = arrivals["landed_at"].between(noon - 3 * hour, noon, inclusive="left").sum()
-    assert at_noon["before"]["landings_24h"].sum() - at_noon["after"]["landings_24h"].sum() == gone > 0
+    gone = arrivals["landed_at"].between(noon - hour, noon, inclusive="neither").sum()
+    assert at_noon["before"]["carrier_landings_1h"].sum() - at_noon["after"]["carrier_landings_1h"].sum() == gone > 0
 
     lift(ledger, made.id, "it was not", "ann")
     assert stale(own) == ["2013-01-10", "2013-01-11", "2013-01-12"]
@@ -251,8 +258,8 @@ def test_excluded_rows_feed_nothing_and_days_excluded_whole_need_not_be_there(ow
     shutil.rmtree(own / "partitions" / "arrivals" / "2013-01-10")
     recompute(own, stale(own))
     assert stale(own) == []
-    schedule = pq.read_table(feature_file(own, "flight_schedule", "2013-01-10"))
-    assert schedule.num_rows > 500, "the departures of that day are not excluded"
+    traffic = pq.read_table(feature_file(own, "origin_traffic", "2013-01-10")).to_pandas()
+    assert traffic["origin_departures_1h"].sum() > 500, "the departures of that day are not excluded"
 
 
 def test_a_ledger_that_does_not_answer_is_not_one_without_exclusions(own):

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_mlops.demo.airflow_api import AirflowApi
 from airflow_mlops.demo.console import Console
-from airflow_mlops.demo.environment import Layout, process_environment
+from airflow_mlops.demo.environment import FEAST_POOL, Layout, process_environment
 from airflow_mlops.demo.history import History
 from airflow_mlops.demo.ports import Ports
 from airflow_mlops.demo.postgres import Postgres, start
@@ -46,6 +46,10 @@ def test_connections_are_of_the_types_that_the_hooks_want(home: Path) -> None:
     types = {name: json.loads(settings[f"AIRFLOW_CONN_{name}_DEFAULT"])["conn_type"] for name in CONNECTIONS}
     assert types == {name: name.lower() for name in CONNECTIONS}
     assert "a%20folder" in json.loads(settings["AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT"])["host"]
+
+
+def test_features_are_applied_in_a_pool_of_their_own(home: Path) -> None:
+    assert environment(home)["AIRFLOW__MLOPS__FEAST_POOL"] == FEAST_POOL
 
 
 CONNECTIONS = ("MLFLOW", "FEAST", "TF_SERVING", "MLOPS_LEDGER")

@@ -103,7 +103,9 @@ def test_packages_are_followed_by_absolute_and_relative_imports_anywhere_in_the_
 
 def test_a_module_that_is_in_both_folders_is_refused(folders):
     (folders[0] / "own_units.py").write_text("FACTOR = 5\n")
-    with pytest.raises(ConfigError, match=r"There are 2 modules 'own_units'(.|\n)*dags/own_units.py and .*repo/own_uni"):
+    with pytest.raises(
+        ConfigError, match=r"There are 2 modules 'own_units'(.|\n)*dags/own_units.py and .*repo/own_"
+    ):
         identity(folders)
     (folders[0] / "own_transform.py").write_text(MODULE)
     with pytest.raises(ConfigError, match="There are 2 modules 'own_transform'"):

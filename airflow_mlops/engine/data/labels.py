@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.sources import no_partitions
 from airflow_mlops.exceptions import DataError
@@ -56,7 +57,7 @@ def latest_labels(labels: pa.Table, entity: str, known_at: str, label: str, data
     :raises DataError: when an entity has two different labels of the same time: which one counts would be chance.
     """
     labels = labels.filter(pc.is_valid(labels[entity]))
-    if pc.count_distinct(labels[entity]).as_py() != labels.num_rows:
+    if count_repeated(labels[entity]):
         last = labels.group_by(entity).aggregate([(known_at, "max")])
         labels = labels.join(last, entity, join_type="inner")
         labels = labels.filter(pc.equal(labels[known_at], labels[f"{known_at}_max"]))

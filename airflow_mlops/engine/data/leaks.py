@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import SplitName
+from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.splits import SplitRows
 from airflow_mlops.exceptions import DataError
 
@@ -34,8 +35,7 @@ def check_apart(splits: Mapping[SplitName, SplitRows], entity: str, column: str 
     :raises DataError: naming the column and how many values are concerned.
     """
     entities = pa.concat_tables([split.rows.select([entity]) for split in splits.values()])[entity]
-    repeated = len(entities) - pc.count_distinct(entities).as_py()
-    if repeated:
+    if repeated := count_repeated(entities):
         raise DataError(
             f"{repeated} rows of the snapshot repeat an entity.",
             detail=f"{len(entities)} rows, column {entity!r}",

@@ -20,7 +20,7 @@ from airflow_mlops.engine.data.snapshots import MANIFEST, load_snapshot
 from airflow_mlops.engine.data.splits import SplitRows
 from airflow_mlops.exceptions import DataError
 
-ROW_GROUP = 32_768
+ROW_GROUP = 16_384
 """Rows of a Parquet row group, and what is held in memory of each split. The bytes of the files depend on it."""
 
 NOT_IN_ID = {"id", "uri", "feature_files"}

@@ -30,13 +30,20 @@ from feast.infra.offline_stores.ibis import IbisRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.saved_dataset import SavedDatasetStorage
-from feast.types import from_feast_to_pyarrow_type
 
 from airflow_mlops.engine.features.asof_entities import Entities, check_columns, check_names, read_entities
 from airflow_mlops.engine.features.asof_files import files_of
 from airflow_mlops.engine.features.asof_join import History, TiedError, latest, latest_as_of
 from airflow_mlops.engine.features.asof_rows import read_rows
-from airflow_mlops.engine.features.asof_types import Unit, check_kind, comparable, ticks, ticks_up, unit_of
+from airflow_mlops.engine.features.asof_types import (
+    Unit,
+    check_kind,
+    comparable,
+    declared_type,
+    ticks,
+    ticks_up,
+    unit_of,
+)
 from airflow_mlops.exceptions import ConfigError
 
 _ROWS_AT_ONCE = 1_000_000
@@ -96,7 +103,7 @@ class AsofOfflineStore(DuckDBOfflineStore):
             for ours, theirs in view.keys.items():
                 kind = entities.rows.schema.field(theirs).type
                 check_kind(kind, view.declared[ours], f"Column {theirs!r} of the entity rows", error=ConfigError)
-        bounds = pc.min_max(entities.times)
+        first, last = entities.bounds if entities.rows.num_rows else (None, None)
         return AsofRetrievalJob(
             partial(_join, entities, views, as_created=as_created),
             config,
@@ -105,8 +112,8 @@ class AsofOfflineStore(DuckDBOfflineStore):
             metadata=RetrievalMetadata(
                 features=feature_refs,
                 keys=[column for column in entities.rows.column_names if column != entities.moment],
-                min_event_timestamp=_utc(bounds["min"]),
-                max_event_timestamp=_utc(bounds["max"]),
+                min_event_timestamp=first,
+                max_event_timestamp=last,
             ),
         )
 
@@ -277,10 +284,7 @@ def _asked(view: FeatureView, feature_refs: list[str], config: RepoConfig, *, fu
         created=mapped.get(created, created) if created else None,
         keys={mapped.get(k.name, k.name): view.projection.join_key_map.get(k.name, k.name) for k in keys},
         features={prefix + feature: mapped.get(feature, feature) for feature in features},
-        declared={
-            mapped.get(field.name, field.name): from_feast_to_pyarrow_type(field.dtype)
-            for field in (*keys, *view.features)
-        },
+        declared={mapped.get(field.name, field.name): declared_type(field.dtype) for field in (*keys, *view.features)},
         lives=view.ttl or None,
         files=files_of(view.name),
     )
@@ -354,10 +358,9 @@ def _rows(entities: Entities, view: _Asked, features: Sequence[str]) -> pa.Table
     times = [view.event, *([view.created] if view.created else [])]
     columns = list(dict.fromkeys([*view.keys, *times, *features]))
     if not entities.rows.num_rows or (view.files is not None and not view.files):
-        kinds = {time: pa.timestamp("us", "UTC") for time in times} | view.declared
+        kinds = {**dict.fromkeys(times, pa.timestamp("us", "UTC")), **view.declared}
         return pa.schema([(column, kinds[column]) for column in columns]).empty_table()
-    bounds = pc.min_max(entities.times)
-    first, last = _utc(bounds["min"]), _utc(bounds["max"])
+    first, last = entities.bounds
     rows = read_rows(
         view.source,
         columns,
@@ -375,13 +378,6 @@ def _rows(entities: Entities, view: _Asked, features: Sequence[str]) -> pa.Table
 
 def _history(rows: pa.Table, keys: Sequence[pa.ChunkedArray], event: str, created: str | None) -> tuple[History, Unit]:
     """Return rows as the join takes them, and the unit of its ticks."""
-    times = rows[event], rows[created or event]
-    unit = unit_of(*times)
-    return History(keys, *(ticks(time, unit) for time in times), features=None), unit
-
-
-def _utc(moment: pa.Scalar) -> datetime | None:
-    """Return a moment as Python has it, without its nanoseconds."""
-    if not moment.is_valid:
-        return None
-    return pa.scalar(moment.value, moment.type).cast(pa.timestamp("us", "UTC"), safe=False).as_py()
+    happened, known = rows[event], rows[created or event]
+    unit = unit_of(happened, known)
+    return History(keys, ticks(happened, unit), ticks(known, unit), features=None), unit

@@ -14,6 +14,8 @@ from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIM
 
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
+_MOMENT = pa.timestamp("us", "UTC")
+
 
 class Entities(NamedTuple):
     """Rows that features are asked for, and the column with the time as of which: a timestamp with a zone."""
@@ -26,6 +28,12 @@ class Entities(NamedTuple):
         """The times that are asked for, in UTC."""
         times = self.rows[self.moment]
         return times.cast(pa.timestamp(times.type.unit, "UTC"))
+
+    @property
+    def bounds(self) -> tuple[datetime, datetime]:
+        """The first and the last time, without their nanoseconds. There must be a row."""
+        bounds = pc.min_max(self.times).cast(pa.struct([(name, _MOMENT) for name in ("min", "max")]), safe=False)
+        return bounds["min"].as_py(), bounds["max"].as_py()
 
 
 def read_entities(asked: pd.DataFrame | pa.Table | str) -> Entities:
@@ -50,12 +58,12 @@ def read_entities(asked: pd.DataFrame | pa.Table | str) -> Entities:
             f"{moment!r} is null in {nulls} of {rows.num_rows} entity rows.",
             hint="Leave rows without a time out: nothing is known about them.",
         )
-    now = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
+    now = pa.scalar(datetime.now(UTC), _MOMENT)
     times = Entities(rows, moment).times
     if ahead := pc.sum(pc.greater(times, now)).as_py():
         raise ConfigError(
             f"{ahead} of {rows.num_rows} entity rows lie in the future.",
-            detail=f"the last: {pc.max(times).cast(now.type, safe=False).as_py().isoformat()}",
+            detail=f"the last: {Entities(rows, moment).bounds[1].isoformat()}",
             hint="What will be known then is not known yet. Ask for now, or for the time of the prediction.",
         )
     return Entities(rows, moment)

@@ -147,7 +147,7 @@ def _in_order(history: History, place: Numbers, rows: Numbers) -> Numbers:
     if equal.any():
         if history.features is None:
             raise TiedError
-        rows[equal] = _by_features(history.features, rows[equal], np.cumsum(begins)[equal])
+        rows[equal] = _by_features(history.features, rows[equal], np.cumsum(begins, dtype=np.int64)[equal])
     return rows
 
 

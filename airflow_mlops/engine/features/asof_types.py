@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from feast.types import FeastType, from_feast_to_pyarrow_type
 
 from airflow_mlops.engine.features.asof_join import Numbers
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError
@@ -14,6 +15,14 @@ Unit = Literal["us", "ns"]
 
 _SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _LONG_AGO = np.iinfo(np.int64).min
+
+
+def declared_type(dtype: FeastType) -> pa.DataType:
+    """Return the Arrow type of one of Feast's; those that Feast cannot tell, such as ``Bytes``, are binary."""
+    try:
+        return from_feast_to_pyarrow_type(dtype)
+    except ValueError:
+        return pa.binary()
 
 
 def check_kind(found: pa.DataType, declared: pa.DataType, what: str, error: type[MlopsError] = DataError) -> None:

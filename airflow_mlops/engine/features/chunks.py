@@ -103,9 +103,7 @@ def missing_days(view: str, days: Sequence[str]) -> DataError:
     )
 
 
-def cut(
-    home: Path, view: str, spans: Iterable[Span], *, event: str, since: datetime, chunk_bytes: int
-) -> list[Chunk]:
+def cut(home: Path, view: str, spans: Iterable[Span], *, event: str, since: datetime, chunk_bytes: int) -> list[Chunk]:
     """Cut spans into chunks of about ``chunk_bytes``: days together, or a large day in pieces.
 
     :param event: Column with the event time.
@@ -114,7 +112,7 @@ def cut(
     for start, end, size in (piece for span in spans for piece in _pieces(home, view, event, span, chunk_bytes)):
         last = chunks[-1] if chunks else None
         if last and last["end"] == start.isoformat() and last["bytes"] + size.bytes <= chunk_bytes:
-            last.update(end=end.isoformat(), rows=last["rows"] + size.rows, bytes=last["bytes"] + size.bytes)
+            last.update({"end": end.isoformat(), "rows": last["rows"] + size.rows, "bytes": last["bytes"] + size.bytes})
         else:
             chunks.append(as_chunk(view, (start, end), since, size.rows, size.bytes))
     return chunks

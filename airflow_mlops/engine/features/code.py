@@ -94,10 +94,10 @@ def _find(name: str, code_paths: Sequence[str], package: str) -> ModuleSpec | No
     spec = find_in(top, code_paths)
     if spec is None and top == package:
         spec = PathFinder.find_spec(top)
-    for depth, part in enumerate(rest, start=2):
+    for part in rest:
         if spec is None or spec.submodule_search_locations is None:
             return None
-        spec = PathFinder.find_spec(".".join([top, *rest][:depth]), list(spec.submodule_search_locations))
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", list(spec.submodule_search_locations))
     return spec
 
 
@@ -124,6 +124,6 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
 class _Bare(ast.NodeTransformer):
     """Takes out what says nothing to the machine: docstrings, and other texts that stand alone."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:  # noqa: N802 - ast's name
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
         alone = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return ast.copy_location(ast.Pass(), node) if alone else node

@@ -197,6 +197,11 @@ def _aws(error: BaseException) -> MlopsError:
     )
 
 
+def _google(error: BaseException) -> MlopsError:
+    """Protobuf's errors are of a damaged registry; others are of a store on Google Cloud."""
+    return _broken(error) if "DecodeError" in _names(error) else _silent(error)
+
+
 def _duckdb(error: BaseException) -> MlopsError:
     if "OutOfMemoryException" in _names(error):
         return DataError(
@@ -242,7 +247,7 @@ _BY_LIBRARY: dict[str, Callable[[BaseException], MlopsError]] = {
     "grpc": _silent,
     "redis": _redis,
     "botocore": _aws,
-    "google": _broken,
+    "google": _google,
     "_duckdb": _duckdb,
     "duckdb": _duckdb,
     "pyarrow": _unreadable,

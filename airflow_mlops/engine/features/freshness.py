@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,10 +149,10 @@ class _Files:
             return online
         days = sorted(day for day in self._files if online.date() <= day.date() and day < as_of)
         known = online
-        for day, following in pairwise([*days, None]):
-            known = day_bounds(str(day.date()))[1]
-            if following is not None and following > known:
-                break
+        for day in days:
+            if known < day:
+                break  # a day was not computed
+            known = max(known, day_bounds(str(day.date()))[1])
         return min(known, as_of)
 
     def _last(self, until: datetime | None) -> pa.Table | None:

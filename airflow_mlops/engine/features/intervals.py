@@ -56,7 +56,7 @@ def release(store: FeatureStore, home: Path, views: Iterable[str]) -> list[str]:
 
 
 def _insist(store: FeatureStore, name: str) -> None:
-    """Clear the mark where the registry sees no change in a change of the mark alone: the SQL registry of Feast 0.67."""
+    """Clear the mark where the registry sees no change when the mark alone changes: Feast 0.67's SQL registry."""
     from feast.feature_view import FeatureViewState
 
     store.registry.refresh(store.project)

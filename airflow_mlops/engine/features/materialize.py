@@ -22,8 +22,8 @@ from airflow_mlops.engine.features.provenance import read_inputs
 from airflow_mlops.engine.features.schema import feature_file
 from airflow_mlops.engine.features.secrets import without_secrets
 from airflow_mlops.engine.features.settings import read_settings
-from airflow_mlops.engine.features.store import feast_errors, open_store, quietly
-from airflow_mlops.engine.features.watermarks import Span, Watermark, pointer_name, watermarks
+from airflow_mlops.engine.features.store import feast_errors, open_store, quietly, restore_online
+from airflow_mlops.engine.features.watermarks import Span, Watermark, forget, pointer_name, watermarks
 from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.moments import parse_moment
@@ -94,8 +94,9 @@ def plan_chunks(
     """Return what must be written so that a service is online up to ``until``, oldest first.
 
     That is, for each feature view and within its time to live: what was never written, gaps that failed chunks left,
-    and days that were computed again since they were written. The repository is applied first when it changed, and
-    views that a killed run of Feast's own materialisation left unreadable are made readable.
+    and days that were computed again since they were written; all of it, when the online store lost the view's table.
+    The repository is applied first when it changed, and views that a killed run of Feast's own materialisation left
+    unreadable are made readable.
 
     :param until: End of the window, in UTC; not in the future.
     :param chunk_bytes: What a chunk may take in memory, by what the files say of their rows.
@@ -137,6 +138,8 @@ class _Work:
             raise ConfigError(f"chunk_bytes={chunk_bytes} is not a size.", hint="It is in bytes, such as 67108864.")
         views = self.repo.service(service).views
         release(self.store, self.home, views)
+        for lost in restore_online(self.store):
+            forget(self.ledger, self.repo.project, lost)
         return [chunk for view in views for chunk in self._plan_view(view, until.astimezone(UTC), chunk_bytes)]
 
     def write(self, chunk: Chunk) -> MaterializedChunk:
@@ -240,7 +243,7 @@ class _Work:
 
 def _by_feast(store: FeatureStore, view: FeatureView, span: Span) -> int:
     """Let Feast's engine write a span, without the mark that keeps others from reading; it says nothing of rows."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     store._get_provider().materialize_single_feature_view(
         config=store.config,

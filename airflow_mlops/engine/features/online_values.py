@@ -37,7 +37,8 @@ class Column:
 
         :raises DataError: when a value has another type, saying of which entity.
         """
-        read, convert = [], self.convert
+        read: list[Any] = []
+        convert = self.convert
         for number, value in enumerate(values):
             if value is None or (isinstance(value, float) and math.isnan(value)):  # as pandas writes a missing value
                 read.append(None)
@@ -103,9 +104,10 @@ def _integer(bits: int) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError("a whole number is wanted")
-        if not -(1 << bits - 1) <= value < 1 << bits - 1:
+        number = int(value)
+        if not -(1 << bits - 1) <= number < 1 << bits - 1:
             raise OverflowError(f"it does not fit into {bits} bits")
-        return int(value)
+        return number
 
     return convert
 

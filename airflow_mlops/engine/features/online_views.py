@@ -40,10 +40,9 @@ class StoredView:
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
 
-        protos = [
-            Value(**{column.field: int(value.timestamp()) if isinstance(value, datetime) else value})
-            for (_, column), value in zip(self.keys, values, strict=True)
-        ]
+        protos = [Value() for _ in values]
+        for (_, of), value, proto in zip(self.keys, values, protos, strict=True):
+            setattr(proto, of.field, int(value.timestamp()) if isinstance(value, datetime) else value)
         return EntityKey(join_keys=[key for key, _ in self.keys], entity_values=protos)
 
     def decode(self, row: Stored, as_of: datetime | None) -> list[Any]:

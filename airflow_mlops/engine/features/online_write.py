@@ -7,7 +7,8 @@ is written through Feast's interface, after keys that are online with a newer ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from airflow_mlops.engine.features.watermarks import Span
 from airflow_mlops.exceptions import DataError
 
 if TYPE_CHECKING:
-    from feast import FeatureStore, FeatureView, RepoConfig
+    from feast import FeatureStore, FeatureView, Field, RepoConfig
 
 BATCH = 20_000
 """Rows that are converted and written at a time."""
@@ -39,9 +40,10 @@ class EncodedRows:
     def __init__(self, rows: pa.Table, view: FeatureView, config: RepoConfig) -> None:
         source = view.batch_source
         self.keys = encode_keys(rows, view, config.entity_key_serialization_version)
-        self.features: dict[str, Column] = {
-            field.name: encode_feature(rows.column(field.name), field.dtype.to_value_type()) for field in view.features
-        }
+        self.features: dict[str, Column] = {}
+        for field in view.features:
+            with _fitting(view, field, rows):
+                self.features[field.name] = encode_feature(rows.column(field.name), field.dtype.to_value_type())
         self.events = _moments(rows.column(source.timestamp_field))
         created = source.created_timestamp_column
         self.created = _moments(rows.column(created)) if created else None
@@ -109,7 +111,8 @@ def read_latest(store: FeatureStore, view: FeatureView, span: Span) -> pa.Table:
 
 def _by_key(rows: pa.Table, view: FeatureView, config: RepoConfig) -> pa.Table:
     """Return rows in the order of their keys as they are stored: an index is filled from left to right."""
-    keys = pa.array(encode_keys(rows, view, config.entity_key_serialization_version), pa.binary())
+    with _fitting(view, view.entity_columns[0], rows):
+        keys = pa.array(encode_keys(rows, view, config.entity_key_serialization_version), pa.binary())
     return rows.take(pc.array_sort_indices(keys))
 
 
@@ -121,6 +124,19 @@ def _writer(store: FeatureStore, view: FeatureView) -> Callable[[pa.Table], None
             write = bulk.writer(online, store.config, view)
             return lambda rows: write(EncodedRows(rows, view, store.config))
     return lambda rows: _through_feast(store, view, rows)
+
+
+@contextmanager
+def _fitting(view: FeatureView, field: Field, rows: pa.Table) -> Iterator[None]:
+    """Say in words what Feast's conversion raises about a value that is not of the type that is registered."""
+    try:
+        yield
+    except (AssertionError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"Column {field.name!r} of feature view {view.name!r} is not of type {field.dtype}.",
+            detail=f"its rows have the type {rows.schema.field(field.name).type}: {error}",
+            hint="Compute the days again with the type that is registered, or change the type in the repository.",
+        ) from error
 
 
 def _through_feast(store: FeatureStore, view: FeatureView, rows: pa.Table) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_mlops.contracts import FeatureParity
-from airflow_mlops.engine.features.schema import FeatureRepo
+from airflow_mlops.engine.features.schema import FeatureRepo, OnDemandSchema, ViewSchema
 
 ABSOLUTE = 1e-9
 RELATIVE = 1e-6
@@ -31,7 +31,7 @@ class Tolerances:
     def of(cls, repo: FeatureRepo, default: float | None) -> Tolerances:
         """Read the tags ``parity_tolerance`` of a repository."""
         tag = "parity_tolerance"
-        views = {**repo.views, **repo.on_demand}
+        views: dict[str, ViewSchema | OnDemandSchema] = {**repo.views, **repo.on_demand}
         return cls(
             features={
                 (name, feature): float(tags[tag])

@@ -71,8 +71,12 @@ def read_inputs(home: Path, views: Iterable[str], days: Iterable[str]) -> dict[t
     Only the footers of the files are read.
     """
     wanted = list(days)
+    known: dict[tuple[bytes, ...], Inputs] = {}
     return {
-        (view, day): _read(file) for view in views for day in wanted if (file := feature_file(home, view, day)).exists()
+        (view, day): _read(file, known)
+        for view in views
+        for day in wanted
+        if (file := feature_file(home, view, day)).exists()
     }
 
 
@@ -180,14 +184,18 @@ def day_of(key: str) -> date:
     return day_bounds(key)[0].date()
 
 
-def _read(file: Path) -> Inputs | None:
+def _read(file: Path, known: dict[tuple[bytes, ...], Inputs]) -> Inputs | None:
+    """Return a file's inputs, the same object for files that say the same: the views of a day do."""
     with readable(file):
         metadata = pq.read_metadata(file).metadata or {}
     if not {_INPUTS, _EXCLUDED, _CODE} <= metadata.keys():
         return None
-    excluded = json.loads(metadata[_EXCLUDED])
-    since = date.fromisoformat(excluded["since"])
-    return Inputs(since, json.loads(metadata[_INPUTS]), excluded["windows"], metadata[_CODE].decode())
+    said = metadata[_INPUTS], metadata[_EXCLUDED], metadata[_CODE]
+    if said not in known:
+        excluded = json.loads(metadata[_EXCLUDED])
+        since = date.fromisoformat(excluded["since"])
+        known[said] = Inputs(since, json.loads(metadata[_INPUTS]), excluded["windows"], metadata[_CODE].decode())
+    return known[said]
 
 
 def _json(value: object) -> bytes:

@@ -5,8 +5,8 @@ They are read a stretch of days at a time, so that memory does not grow with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import Partition
+from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.labels import latest_labels
 from airflow_mlops.engine.data.partitions import PartitionStore, agreed_columns, day_bounds
 from airflow_mlops.engine.data.splits import TIME, between, within, without
@@ -30,7 +31,7 @@ from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-CHUNK_ROWS = 32_768
+CHUNK_ROWS = 16_384
 """Rows that are read and joined at a time, if a day does not have more."""
 
 
@@ -68,8 +69,9 @@ def read_chunks(
     _check_columns(sources, asked.columns, "entity, event time, keys, split column, join keys and request columns")
     asked.check(sources[0].columns)
     _check_columns(labels, [recipe.entity, recipe.label], "entity and label")
-    _check_entities(store, sources, recipe)
-    known = _labels(store, labels, recipe)
+    _check_entities(store, sources, recipe, chunk_rows)
+    known = _labels(store, labels, recipe, chunk_rows)
+    pa.default_memory_pool().release_unused()
     for days in _chunks(sources, chunk_rows):
         present = _of_window(store.read(days, asked.columns), recipe)
         entities = without(present, recipe.event_time, recipe.left_out)
@@ -79,6 +81,8 @@ def read_chunks(
         with reading_files(seen):
             table = _with_features(feast, recipe, asked, labelled)
         yield Rows(table, entities.num_rows - labelled.num_rows, present.num_rows - entities.num_rows)
+        del table, present, entities, theirs, labelled
+        pa.default_memory_pool().release_unused()
 
 
 def count_unread(store: PartitionStore, recipe: Recipe, partitions: Sequence[Partition]) -> int:
@@ -143,12 +147,12 @@ def _chunks(partitions: Sequence[Partition], rows: int) -> Iterator[list[Partiti
 
 
 def _seen(
-    repo: FeatureRepo, view: str, by_day: dict[str, Path], days: Sequence[Partition], recipe: Recipe
+    repo: FeatureRepo, view: str, by_day: Mapping[str, Path], days: Sequence[Partition], recipe: Recipe
 ) -> list[Path]:
     """Return the files of a view with rows that predictions of some days can see."""
     lives = repo.views[view].ttl_seconds
     begin = max(day_bounds(days[0].key)[0], recipe.begin)
-    first = datetime.min.date() if lives is None else (begin - timedelta(seconds=lives)).date()
+    first = date.min if lives is None else (begin - timedelta(seconds=lives)).date()
     return [file for day, file in by_day.items() if first <= day_of(day) <= day_of(days[-1].key)]
 
 
@@ -213,19 +217,23 @@ def _of_window(rows: pa.Table, recipe: Recipe) -> pa.Table:
     return between(rows, recipe.event_time, recipe.begin, recipe.label_cut)
 
 
-def _check_entities(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe) -> None:
-    rows = _of_window(store.read(partitions, list(dict.fromkeys([recipe.entity, recipe.event_time]))), recipe)
-    repeated = rows.num_rows - pc.count_distinct(rows[recipe.entity], mode="only_valid").as_py()
-    if repeated:
+def _check_entities(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe, chunk_rows: int) -> None:
+    """Refuse an entity that does not identify a row."""
+    columns = list(dict.fromkeys([recipe.entity, recipe.event_time]))
+    read = (_of_window(store.read(days, columns), recipe)[recipe.entity] for days in _chunks(partitions, chunk_rows))
+    entities = pa.chunked_array(
+        [chunk for some in read for chunk in some.chunks], arrow_type(partitions[0].columns[recipe.entity])
+    )
+    if repeated := count_repeated(entities):
         raise DataError(
-            f"{repeated} of {rows.num_rows} rows of {recipe.source!r} have a {recipe.entity!r} that is null or not "
+            f"{repeated} of {len(entities)} rows of {recipe.source!r} have a {recipe.entity!r} that is null or not "
             "their own.",
             detail="within the window of the snapshot",
             hint="The entity must identify a row; see whether a day landed twice.",
         )
 
 
-def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe) -> pa.Table:
+def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe, chunk_rows: int) -> pa.Table:
     """Return entity and label, where it is known."""
     known, known_at = partitions[0].columns, partitions[0].event_time
     if known[recipe.label] != "bool":
@@ -234,8 +242,9 @@ def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Reci
             detail=f"dataset {recipe.labels!r}",
             hint="Let the feed carry true, false, and null where it is unknown.",
         )
-    rows = store.read(partitions, list(dict.fromkeys([recipe.entity, known_at, recipe.label])))
-    rows = without(rows, known_at, recipe.excluded.get(recipe.labels, ()))
+    columns, excluded = list(dict.fromkeys([recipe.entity, known_at, recipe.label])), recipe.excluded
+    read = (store.read(days, columns) for days in _chunks(partitions, chunk_rows))
+    rows = pa.concat_tables([without(some, known_at, excluded.get(recipe.labels, ())) for some in read])
     return latest_labels(rows, recipe.entity, known_at, recipe.label, recipe.labels).combine_chunks()
 
 

@@ -116,7 +116,7 @@ class Watermark:
 
     def to_value(self) -> dict[str, Any]:
         """Return it as the ledger keeps it."""
-        value = {
+        value: dict[str, Any] = {
             "until": self.until.isoformat() if self.until else None,
             "ahead": _to_texts(self.ahead),
             "files": dict(sorted(self.files.items())),
@@ -150,6 +150,14 @@ def watermarks(ledger: Ledger, project: str, views: Iterable[str]) -> dict[str, 
     return {
         view: Watermark.of(p.value if (p := ledger.pointer(pointer_name(project, view))) else None) for view in views
     }
+
+
+def forget(ledger: Ledger, project: str, view: str) -> None:
+    """Set a view's watermark back to nothing: its values online were lost, or are of another definition.
+
+    :raises TransientError: when the ledger does not answer.
+    """
+    ledger.move(pointer_name(project, view), lambda value: None if value is None else Watermark().to_value())
 
 
 def pointer_name(project: str, view: str) -> str:

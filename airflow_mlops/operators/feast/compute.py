@@ -34,7 +34,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
     somebody excluded are left out. What comes out is checked against the feature repository, which is applied first
     when one of its files changed.
 
-    :param transform: ``module:function`` beside the DAG file or in the Feast repository, called with the day and dataset → rows.
+    :param transform: ``module:function`` beside the DAG file or in the Feast repository, called with the day and
+        dataset → rows.
     :param datasets: Sealed datasets to hand over.
     :param history: How far back they reach, such as ``7d``.
     :param start: First day that the datasets have (ISO).

