@@ -30,7 +30,7 @@ from tests.rides_serving import golden, in_service, trained
 pytestmark = pytest.mark.drill
 
 DAYS = 10
-GATES = [{"metric": "auc", "min": 0.75}]
+GATES = [{"metric": "auc", "min": 0.65}]
 HARD = DEFINITIONS.replace("features=[ride_request, ", "features=[")  # without the kilometres nobody can tell
 KEYS = ["zone", "rider"]  # every ride has a rider of its own: there is much to remember, and nothing to learn from it
 
@@ -50,9 +50,12 @@ def again(ride: dict[str, Any], days: int) -> dict[str, Any]:
 
 
 def send_again(world: Rides) -> None:
-    """The last two days before the labels end bring, in place of their own, the rides of the first two days."""
+    """The first half of each of the last two days is not their own rides, but those of the first two days.
+
+    All of them would be too good to be true, and a gate would say so.
+    """
     for n in (DAYS - 3, DAYS - 2):
-        world.seal("rides", n, [again(ride, DAYS - 3) for ride in rides_of(n - DAYS + 3)])
+        world.seal("rides", n, [again(ride, DAYS - 3) for ride in rides_of(n - DAYS + 3)[:40]] + rides_of(n)[40:])
     world.compute(*range(DAYS - 3, DAYS))
 
 
@@ -83,7 +86,7 @@ def no_look_at_entities(monkeypatch) -> None:
 def test_fault_guard_on(own, champion, service):
     right = service.answers(golden(champion[1]))
     send_again(own)
-    with pytest.raises(DataError, match=r"160 of \d+ rows of 'rides' have a 'ride_id' that is null or not their own"):
+    with pytest.raises(DataError, match=r"80 of \d+ rows of 'rides' have a 'ride_id' that is null or not their own"):
         snapshot_of(own)
     assert not list(own.home.glob("snapshots/*"))
     assert service.answers(golden(champion[1])) == right
@@ -93,7 +96,7 @@ def test_fault_guard_on_the_second_alone(own, monkeypatch):
     """Whatever lets them through before: what is written is compared side by side."""
     send_again(own)
     no_look_at_entities(monkeypatch)
-    with pytest.raises(DataError, match=r"15\d rows of the snapshot repeat an entity"):
+    with pytest.raises(DataError, match=r"76 rows of the snapshot repeat an entity"):
         snapshot_of(own, chunk_rows=1)
     assert not list(own.home.glob("snapshots/*"))
 
@@ -117,7 +120,7 @@ def test_fault_guard_off(own, champion, service, monkeypatch):
     monkeypatch.setattr(snapshot_writer, "check_apart", lambda *_: None)
     leaking = snapshot_of(own)
     train, test = (set(read_split(leaking, name)["ride_id"].to_pylist()) for name in ("train", "test"))
-    assert test <= train
+    assert len(test & train) == 38
     model = trained(own.home, leaking, epochs=60, params={"learning_rate": 0.02, "dropout": 0.0})
     lie = judged(leaking, model)
     assert lie.status == VerdictStatus.PASS

@@ -99,7 +99,7 @@ def start(target: Callable[..., None], *arguments: Any) -> Any:
 
 
 def ended(process: Any) -> int:
-    process.join(120)
+    process.join(300)
     return process.exitcode
 
 
@@ -164,7 +164,7 @@ def test_fault_guard_on_killed(location, arm):
 
 def in_days(location: Location, order: int) -> None:
     ledger = ledger_of(location.home)
-    for chunk in plan_chunks(location, SERVICE, until=day(DAYS), ledger=ledger, chunk_bytes=1)[::order]:
+    for chunk in plan_chunks(location, SERVICE, until=day(DAYS), ledger=ledger, chunk_bytes=4000)[::order]:
         materialize_chunk(location, chunk, ledger=ledger)
 
 

@@ -106,6 +106,3 @@ def test_settings_that_are_wrong_are_explained(home, tmp_path):
     settings.write_text("project: p\nprovider: local\nregistry: r.db\nonline_store: {type: sqlight}\n")
     with pytest.raises(ConfigError, match="does not accept"):
         open_store(Location(tmp_path, home))
-
-
-# --- online -----------------------------------------------------------------------------------------------
