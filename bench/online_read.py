@@ -28,7 +28,7 @@ SERVICE = "flight_delay_v1"
 FIRST, LAST = date(2013, 1, 1), date(2013, 1, 9)
 SIZES = (1, 100)
 
-Read = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+Read = Callable[[list[dict[str, Any]]], Any]
 
 
 def make(home: Path) -> None:
@@ -90,7 +90,7 @@ def measure(read: Mapping[str, Read], entities: list[dict[str, Any]], size: int,
     for turn in range(reads):
         start = turn * size % (len(entities) - size + 1)
         asked = entities[start : start + size]
-        for name in read if turn % 2 else reversed(read):
+        for name in read if turn % 2 else reversed(list(read)):
             begin = time.perf_counter()
             read[name](asked)
             seconds[name].append(time.perf_counter() - begin)

@@ -4,10 +4,10 @@
 
 What was known at the prediction time is respected by all: this package's offline store; Feast's DuckDB store as
 shipped, with ``filter_by_created_timestamp=True``; and ``join_asof`` of Polars by hand. Their answers are compared
-value by value. Feast's default store (dask) is stopped when it needs more than ``--memory-gb``; of one view, for which
-that may be enough, the rows that it loses are counted. Each runs in a fresh process that has imported and opened
-everything before the clock starts; files are read within the time. CPU seconds tell more than wall seconds on a busy
-machine.
+value by value. Feast's default store (dask) is stopped when it needs more than ``--memory-gb``; of one view and every
+tenth row, for which that is enough, the rows that it loses are counted. Each runs in a fresh process that has imported
+and opened everything before the clock starts; files are read within the time. CPU seconds tell more than wall seconds
+on a busy machine.
 
 The year is landed and its features are computed once, into ``--home``: a few minutes.
 """
@@ -32,6 +32,7 @@ SERVICE = "flight_delay_v1"
 FIRST, LAST = date(2013, 1, 1), date(2013, 12, 30)
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airflow-mlops" / "bench-features"
 DASK_VIEW = "aircraft_last_leg"
+SHARE = 10
 
 
 # --- the data ---------------------------------------------------------------------------------------------
@@ -133,6 +134,8 @@ def _feast(home: Path, kind: str, wanted: list[str]) -> Callable[[], Any]:
         entity_key_serialization_version=3,
     )
     store, rows = FeatureStore(config=config), entities()
+    if wanted == [DASK_VIEW]:
+        rows = rows.iloc[::SHARE]
     asked = [
         f"{view}:{feature}" for view, (_, features, _) in views(home).items() for feature in features if view in wanted
     ]
@@ -241,11 +244,13 @@ def report(home: Path, limit: int) -> None:
         print(f"{name} / ours: {wall:.2f} wall, {cpu:.2f} CPU  ({goal})")
     for wanted in (every, [DASK_VIEW]):
         told = taken("dask", home, wanted, Path(), limit)
-        what = f"dask, {len(wanted)} views" if len(wanted) > 1 else f"dask, {wanted[0]} alone"
+        asking, what = rows, f"dask, {len(wanted)} views"
+        if wanted == [DASK_VIEW]:
+            asking, what = -(-rows // SHARE), f"dask, {DASK_VIEW} alone, every {SHARE}th row"
         if told is None:
             print(f"{what}: stopped at {limit / 1e9:.0f} GB")
         else:
-            lost = f"{rows - told['rows']:,} of {rows:,} rows lost"
+            lost = f"{asking - told['rows']:,} of {asking:,} rows lost"
             print(f"{what}: {told['cpu']:.1f} CPU s, {told['memory'] / 1e9:.1f} GB, {lost}")
 
 

@@ -49,7 +49,7 @@ def tags(max_age: str | None = None, **columns: str) -> dict[str, str]:
 
 
 def numbers(**descriptions: str) -> list[Field]:
-    """Return a field for each name; no number may be missing for other reasons than that it is unknown."""
+    """Return a field for each name; a missing number is unknown, never zero."""
     return [Field(name=name, dtype=Float64, description=text) for name, text in descriptions.items()]
 
 
