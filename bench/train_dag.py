@@ -41,8 +41,8 @@ def plain(home: Path, repo: Path, mlflow_url: str, ledger_url: str) -> dict[str,
     from airflow_mlops.engine.evaluation.approvals import record_verdict
     from airflow_mlops.engine.evaluation.evaluate import evaluate
     from airflow_mlops.engine.evaluation.gates import judge
-    from airflow_mlops.engine.features.location import Location
-    from airflow_mlops.engine.features.training_data import build_training_snapshot
+    from airflow_mlops.engine.features.project.location import Location
+    from airflow_mlops.engine.features.training.training_data import build_training_snapshot
     from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.engine.registry.manifest import pack_manifest
     from airflow_mlops.engine.registry.registry import Registry

@@ -37,7 +37,7 @@ def ledger() -> Any:
 
 
 def code() -> str:
-    from airflow_mlops.engine.features.code import code_identity
+    from airflow_mlops.engine.features.computing.code import code_identity
 
     return code_identity(TRANSFORM, [str(DAGS), str(REPO)])
 
@@ -56,9 +56,9 @@ def seal(n: int) -> None:
 def compute(n: int) -> None:
     """Compute the features of a day."""
     from airflow_mlops.engine.data.partitions import PartitionStore
-    from airflow_mlops.engine.features.apply import ensure_applied
-    from airflow_mlops.engine.features.compute import compute_features
-    from airflow_mlops.engine.features.location import Location
+    from airflow_mlops.engine.features.computing.compute import compute_features
+    from airflow_mlops.engine.features.governance.apply import ensure_applied
+    from airflow_mlops.engine.features.project.location import Location
 
     compute_features(
         HOME,
@@ -76,8 +76,8 @@ def compute(n: int) -> None:
 
 def prepare() -> None:
     """Make the year, if it is not there."""
-    from airflow_mlops.engine.features.apply import ensure_applied
-    from airflow_mlops.engine.features.location import Location
+    from airflow_mlops.engine.features.governance.apply import ensure_applied
+    from airflow_mlops.engine.features.project.location import Location
 
     receipt = HOME / "made-by"
     HOME.mkdir(parents=True, exist_ok=True)
@@ -96,8 +96,8 @@ def prepare() -> None:
 def build(days: int, chunk_rows: int) -> dict[str, Any]:
     """Build the training set of so many days; return what it took."""
     from airflow_mlops.engine.data.partitions import PartitionStore
-    from airflow_mlops.engine.features.location import Location
-    from airflow_mlops.engine.features.training_data import build_training_snapshot
+    from airflow_mlops.engine.features.project.location import Location
+    from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 
     code_of_now, before = code(), peak()
     began = time.perf_counter()
@@ -150,7 +150,7 @@ def show(name: str, took: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    from airflow_mlops.engine.features.rows import CHUNK_ROWS
+    from airflow_mlops.engine.features.training.rows import CHUNK_ROWS
 
     prepare()
     took = {name: in_child(days, CHUNK_ROWS) for name, days in MONTHS.items()}

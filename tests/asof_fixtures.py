@@ -13,7 +13,7 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConf
 from feast.data_format import ParquetFormat
 from feast.types import Float64, Int64, String
 
-OURS = "airflow_mlops.engine.features.asof.AsofOfflineStore"
+OURS = "airflow_mlops.engine.features.offline.asof.AsofOfflineStore"
 HOUR = timedelta(hours=1)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from airflow_mlops.demo.flights import land
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.features.apply import ensure_applied
-from airflow_mlops.engine.features.compute import compute_features
-from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.computing.compute import compute_features
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.ledger import Ledger
 from tests.conftest import ROOT
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from airflow_mlops.contracts import Deployment, Snapshot
-from airflow_mlops.engine.features.consumers import applied, record_model
-from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.governance.consumers import applied, record_model
+from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.ledger import Ledger
 from tests.small_features import SETTINGS, write_days, write_repo
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from airflow_mlops.engine.features.apply import apply_repo
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.store import open_store, quietly
+from airflow_mlops.engine.features.governance.apply import apply_repo
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.store import open_store, quietly
 from tests.feast_fixtures import ledger_of
 from tests.small_features import SETTINGS
 

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import ParityReport
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.materialize import materialize
-from airflow_mlops.engine.features.online import OnlineReader
-from airflow_mlops.engine.features.parity import check_parity, recent_entities
-from airflow_mlops.engine.features.schema import feature_file
+from airflow_mlops.engine.features.materialization.materialize import materialize
+from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.parity.check import check_parity, recent_entities
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import feature_file
 from tests.feast_fixtures import ledger_of
 from tests.online_fixtures import DEFINITIONS, SERVICE, delivery
 

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.features.apply import ensure_applied
-from airflow_mlops.engine.features.code import code_identity
-from airflow_mlops.engine.features.compute import compute_features
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.training_data import build_training_snapshot, rebuild_snapshot
+from airflow_mlops.engine.features.computing.code import code_identity
+from airflow_mlops.engine.features.computing.compute import compute_features
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.training.training_data import build_training_snapshot, rebuild_snapshot
 from airflow_mlops.engine.ledger import Ledger
 
 FIRST = date(2024, 3, 1)
@@ -38,7 +38,7 @@ registry:
   registry_type: sql
   path: sqlite:///${MLOPS_HOME}/feast/registry.db
 offline_store:
-  type: airflow_mlops.engine.features.asof.AsofOfflineStore
+  type: airflow_mlops.engine.features.offline.asof.AsofOfflineStore
 online_store:
   type: sqlite
   path: ${MLOPS_HOME}/feast/online.db

@@ -17,12 +17,12 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.online import OnlineReader
-from airflow_mlops.engine.features.parity import recent_entities
-from airflow_mlops.engine.features.parity_offline import offline_values
-from airflow_mlops.engine.features.schema import describe
-from airflow_mlops.engine.features.store import open_store
+from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.parity.check import recent_entities
+from airflow_mlops.engine.features.parity.offline import offline_values
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import describe
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
 from airflow_mlops.operators.feast import FeastCheckParityOperator

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.schema import feature_file
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import feature_file
 
 PROJECT = "shops"
 SERVICE = "shop_v1"

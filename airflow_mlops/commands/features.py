@@ -12,7 +12,7 @@ from airflow_mlops.commands.place import open_ledger, open_location, place_optio
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from airflow_mlops.engine.features.schema import FeatureRepo
+    from airflow_mlops.engine.features.project.schema import FeatureRepo
     from airflow_mlops.engine.ledger import Ledger
 
 
@@ -44,8 +44,8 @@ def add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.features.lint import check_lint
-    from airflow_mlops.engine.features.plan import check_served, plan
+    from airflow_mlops.engine.features.governance.lint import check_lint
+    from airflow_mlops.engine.features.governance.plan import check_served, plan
 
     found = plan(open_location(options), open_ledger(options))
     if options.json:
@@ -58,7 +58,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _consumers(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.features.consumers import consumers
+    from airflow_mlops.engine.features.governance.consumers import consumers
 
     ledger = open_ledger(options)
     found = consumers(ledger, _applied(options, ledger))
@@ -82,7 +82,7 @@ def _consumers(options: argparse.Namespace) -> None:
 
 
 def _unused(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.features.consumers import unused
+    from airflow_mlops.engine.features.governance.consumers import unused
 
     ledger = open_ledger(options)
     found = unused(ledger, _applied(options, ledger))
@@ -95,8 +95,8 @@ def _unused(options: argparse.Namespace) -> None:
 
 
 def _cost(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.features.consumers import consumers
-    from airflow_mlops.engine.features.cost import measure_cost
+    from airflow_mlops.engine.features.governance.consumers import consumers
+    from airflow_mlops.engine.features.governance.cost import measure_cost
 
     ledger = open_ledger(options)
     readers = consumers(ledger, _applied(options, ledger))
@@ -127,7 +127,7 @@ def _cost(options: argparse.Namespace) -> None:
 
 
 def _applied(options: argparse.Namespace, ledger: Ledger) -> FeatureRepo:
-    from airflow_mlops.engine.features.apply import last_applied
+    from airflow_mlops.engine.features.governance.apply import last_applied
 
     location = open_location(options)
     found = last_applied(location, ledger)

@@ -13,7 +13,7 @@ from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.partitions import PartitionStore
-    from airflow_mlops.engine.features.location import Location
+    from airflow_mlops.engine.features.project.location import Location
     from airflow_mlops.engine.ledger import Ledger
 
 LAPTOP_HOME = Path(".mlops")
@@ -93,7 +93,7 @@ def open_location(options: argparse.Namespace) -> Location:
 
     :raises ConfigError: when nothing says where.
     """
-    from airflow_mlops.engine.features.location import Location
+    from airflow_mlops.engine.features.project.location import Location
 
     home = open_home(options)
     if options.repo is not None:

@@ -99,8 +99,8 @@ def land_history(history: History, say: Callable[[str], None]) -> None:
     :param say: Told how far it is.
     :raises MlopsError: whatever the engine refuses.
     """
-    from airflow_mlops.engine.features.apply import ensure_applied
-    from airflow_mlops.engine.features.location import Location
+    from airflow_mlops.engine.features.governance.apply import ensure_applied
+    from airflow_mlops.engine.features.project.location import Location
     from airflow_mlops.engine.ledger import Ledger
 
     pipeline: ModelPipeline = load_object(PIPELINE, str(history.dags))
@@ -195,7 +195,7 @@ def _ledger(url: str) -> Ledger:
 
 
 def _compute_day(history: History, pipeline: ModelPipeline, repo: object, key: str) -> None:
-    from airflow_mlops.engine.features.compute import compute_features
+    from airflow_mlops.engine.features.computing.compute import compute_features
 
     store = _store(history)
     compute_features(

@@ -13,8 +13,8 @@ import httpx
 import pyarrow.compute as pc
 
 from airflow_mlops.demo.flights import read_feed
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.online import OnlineReader
+from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.exceptions import DataError, TransientError
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
     from feast import FeatureStore
 
-    from airflow_mlops.engine.features.freshness import Freshness
-    from airflow_mlops.engine.features.location import Location
+    from airflow_mlops.engine.features.online.freshness import Freshness
+    from airflow_mlops.engine.features.project.location import Location
 
 LINKS = ("registry_conn_id", "online_conn_id", "offline_conn_id")
 FIELDS = ("project", "registry", "online_store", "offline_store", *LINKS)
@@ -88,7 +88,7 @@ class FeastHook(MlopsHook):
         :param home: Folder for partitions and features; default is option ``[mlops] home``.
         :raises ConfigError: when a field is unknown, is no JSON, holds a secret, or contradicts a linked connection.
         """
-        from airflow_mlops.engine.features.location import Location
+        from airflow_mlops.engine.features.project.location import Location
 
         home = home or Path(default_home())
         return Location(self.repo_path, home, self._overrides(home))
@@ -98,13 +98,13 @@ class FeastHook(MlopsHook):
 
         :param home: Folder for partitions and features; default is option ``[mlops] home``.
         """
-        from airflow_mlops.engine.features.store import open_store
+        from airflow_mlops.engine.features.project.store import open_store
 
         return open_store(self.location(home))
 
     def check(self) -> str:
         """Read the registry, count what it holds, and ask the online store for a value."""
-        from airflow_mlops.engine.features.store import ping_online
+        from airflow_mlops.engine.features.project.store import ping_online
 
         store = self.get_conn()
         views, services = len(store.list_feature_views()), len(store.list_feature_services())
@@ -119,7 +119,7 @@ class FeastHook(MlopsHook):
         """
         from airflow_mlops.durations import parse_duration
         from airflow_mlops.engine.data.partitions import day_bounds
-        from airflow_mlops.engine.features.freshness import freshness
+        from airflow_mlops.engine.features.online.freshness import freshness
 
         return freshness(self.location(home), service, as_of=day_bounds(key)[1], max_age=parse_duration(max_age))
 
@@ -139,7 +139,7 @@ class FeastHook(MlopsHook):
         return fields
 
     def _overrides(self, home: Path) -> dict[str, Any]:
-        from airflow_mlops.engine.features.settings import merged
+        from airflow_mlops.engine.features.project.settings import merged
         from airflow_mlops.hooks.feast_stores import offline_section, online_section, registry_section
 
         fields = self._fields()
@@ -163,7 +163,7 @@ class FeastHook(MlopsHook):
 
     def _written(self, section: str, home: Path) -> dict[str, Any]:
         """Return what the connection itself says of a section, its variables expanded."""
-        from airflow_mlops.engine.features.secrets import without_secrets
+        from airflow_mlops.engine.features.project.secrets import without_secrets
 
         value = self._fields().get(section, {})
         if isinstance(value, str) and (section != "registry" or value.lstrip().startswith("{")):

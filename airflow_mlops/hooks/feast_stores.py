@@ -133,7 +133,7 @@ def _dynamodb(connection: Connection) -> Section:
     from airflow.sdk.log import mask_secret
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from airflow_mlops.engine.features.errors import in_words
+    from airflow_mlops.engine.features.project.errors import in_words
 
     hook: Any = AwsBaseHook(aws_conn_id=connection.conn_id, client_type="dynamodb")
     hook.conn_config = AwsConnectionWrapper(conn=connection)  # found before, perhaps from an event loop

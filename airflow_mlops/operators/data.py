@@ -244,7 +244,7 @@ class CheckPartitionOperator(MlopsOperator):
     def _uses(self, ledger: Ledger, dataset: str) -> dict[str, list[str]]:
         """Return column → feature views and models that read it."""
         from airflow_mlops.engine.data.checks import uses_of
-        from airflow_mlops.engine.features.apply import last_applied
+        from airflow_mlops.engine.features.governance.apply import last_applied
 
         repo = last_applied(FeastHook(self.feast_conn_id).location(self.home_path), ledger)
         return uses_of(

@@ -101,7 +101,7 @@ class MLflowRegisterModelOperator(MlopsOperator):
 
     def perform(self, context: Context) -> RegisteredVersion:
         """Register and return the version."""
-        from airflow_mlops.engine.features.consumers import record_model
+        from airflow_mlops.engine.features.governance.consumers import record_model
         from airflow_mlops.engine.registry.manifest import pack_manifest
         from airflow_mlops.engine.training.workdir import finished_training, read_evaluation
 

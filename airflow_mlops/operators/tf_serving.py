@@ -119,7 +119,7 @@ class HeldAgainstFeatures:
 
     def check_features(self, model: str, version: int) -> None:
         """Refuse a version whose features have moved on, unless somebody answers for it; from the ledger alone."""
-        from airflow_mlops.engine.features.consumers import Override, check_features
+        from airflow_mlops.engine.features.governance.consumers import Override, check_features
 
         override = Override.of(self.override_by, self.override_reason)
         check_features(LedgerHook(self.ledger_conn_id).get_conn(), model, version, override)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronPartitionTimetable, TaskGroup, TriggerRule, conf
 
@@ -44,7 +44,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
         end_date=midnight(source.end) + timedelta(days=1) if source.end else None,
     )
     used = {source.dataset: [source.event_time, *features.keys], pipeline.label.source.dataset: [pipeline.label.column]}
-    conns = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
+    conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
     with dag:
         apply = FeastApplyOperator(
             task_id="apply", pool=conf.get("mlops", "feast_pool", fallback="default_pool"), **conns

@@ -18,7 +18,16 @@ PREFIXES = (
 )
 # Behaviour of the task itself, known when the DAG is written.
 NOT_TEMPLATED = {
-    *("poll_interval", "timeout", "deferrable", "tolerance", "allow_signature_change", "on_failure", "engine", "plan_only"),
+    *(
+        "poll_interval",
+        "timeout",
+        "deferrable",
+        "tolerance",
+        "allow_signature_change",
+        "on_failure",
+        "engine",
+        "plan_only",
+    ),
 }
 FORBIDDEN_WORDS = {"conn_id", "poke_interval", "polling_interval", "polling_period", "wait", "check_interval"}
 

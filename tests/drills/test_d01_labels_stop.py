@@ -23,10 +23,10 @@ from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.evaluation.evaluate import evaluate, score
 from airflow_mlops.engine.evaluation.gates import judge
-from airflow_mlops.engine.features import training_data
-from airflow_mlops.engine.features.apply import ensure_applied
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.training_data import build_training_snapshot
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.training import training_data
+from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 from airflow_mlops.engine.training.inputs import read_inputs
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.exceptions import DataError

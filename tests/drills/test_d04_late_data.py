@@ -15,10 +15,10 @@ from airflow_mlops.contracts import Snapshot
 from airflow_mlops.engine.data.lateness import mark_late, taints
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
-from airflow_mlops.engine.features import provenance
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.provenance import stale_days
-from airflow_mlops.engine.features.training_data import build_training_snapshot
+from airflow_mlops.engine.features.computing import provenance
+from airflow_mlops.engine.features.computing.provenance import stale_days
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError
 from tests.data_fixtures import landed, spoil

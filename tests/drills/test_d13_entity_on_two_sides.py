@@ -21,7 +21,7 @@ from airflow_mlops.engine.data.splits import by_entity
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.evaluation.gates import judge
 from airflow_mlops.engine.evaluation.metrics import binary_metrics
-from airflow_mlops.engine.features import rows, training_data
+from airflow_mlops.engine.features.training import rows, training_data
 from airflow_mlops.engine.training.inputs import read_inputs, read_labels
 from airflow_mlops.exceptions import DataError
 from tests.rides import DEFINITIONS, MODEL, Rides, rides_of

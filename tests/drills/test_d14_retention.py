@@ -15,10 +15,10 @@ from airflow_mlops.contracts import Snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.retention import sweep_partitions
 from airflow_mlops.engine.data.snapshots import load_snapshot
-from airflow_mlops.engine.features import training_data
-from airflow_mlops.engine.features.files import superseded_file
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.training_data import build_training_snapshot, rebuild_snapshot
+from airflow_mlops.engine.features.computing.files import superseded_file
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.training import training_data
+from airflow_mlops.engine.features.training.training_data import build_training_snapshot, rebuild_snapshot
 from airflow_mlops.exceptions import DataError
 from tests.data_fixtures import landed, spoil
 from tests.feast_fixtures import EVENT_TIMES, FIRST, REPO, compute_day, ledger_of, make_home

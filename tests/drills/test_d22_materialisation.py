@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from airflow_mlops.engine.features import materialize as module
-from airflow_mlops.engine.features import online_write
-from airflow_mlops.engine.features.apply import apply_repo
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.materialize import materialize, materialize_chunk, plan_chunks
-from airflow_mlops.engine.features.schema import feature_file
-from airflow_mlops.engine.features.store import open_store
-from airflow_mlops.engine.features.watermarks import watermarks
+from airflow_mlops.engine.features.governance.apply import apply_repo
+from airflow_mlops.engine.features.materialization import materialize as module
+from airflow_mlops.engine.features.materialization import write as online_write
+from airflow_mlops.engine.features.materialization.materialize import materialize, materialize_chunk, plan_chunks
+from airflow_mlops.engine.features.materialization.watermarks import watermarks
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError
 from tests.feast_fixtures import ledger_of
@@ -89,7 +89,7 @@ def covered(location: Location, view: str) -> list[tuple]:
 
 # Forked from a process that has Feast imported and has done nothing yet: a fresh one each would take ten times longer.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["airflow_mlops.engine.features.online_write"])
+processes.set_forkserver_preload(["airflow_mlops.engine.features.materialization.write"])
 
 
 def start(target: Callable[..., None], *arguments: Any) -> Any:
@@ -259,7 +259,7 @@ def watched(tmp_path) -> Location:
 
 
 def test_fault_guard_on_reads_are_never_refused(watched, tmp_path, monkeypatch):
-    from airflow_mlops.engine.features import online_write
+    from airflow_mlops.engine.features.materialization import write as online_write
 
     monkeypatch.setattr(online_write, "write_latest", slowly(online_write.write_latest, 3))
     with reader(watched, tmp_path / "reads") as log:

@@ -14,9 +14,9 @@ import pytest
 
 from airflow_mlops.contracts import Snapshot
 from airflow_mlops.engine.data import snapshot_writer
-from airflow_mlops.engine.features import training_data
-from airflow_mlops.engine.features.files import current_pins
-from airflow_mlops.engine.features.schema import feature_file
+from airflow_mlops.engine.features.computing.files import current_pins
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.training import training_data
 from airflow_mlops.exceptions import DataError
 from tests.rides import Rides, key_of, rides_of
 from tests.rides_serving import golden, in_service, trained

@@ -17,11 +17,12 @@ import pytest
 from airflow_mlops.contracts import Snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
-from airflow_mlops.engine.features import apply, training_data
-from airflow_mlops.engine.features.apply import apply_repo, last_applied
-from airflow_mlops.engine.features.lint import check_training_use
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.training_data import build_training_snapshot
+from airflow_mlops.engine.features.governance import apply
+from airflow_mlops.engine.features.governance.apply import apply_repo, last_applied
+from airflow_mlops.engine.features.governance.lint import check_training_use
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.training import training_data
+from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.exceptions import ConfigError
 from tests.feast_fixtures import FIRST, REPO, ledger_of, make_home

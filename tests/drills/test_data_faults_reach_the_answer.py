@@ -25,9 +25,9 @@ from airflow_mlops.engine.data.arrival import look_for
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.validation import enforce, evaluate, validate
-from airflow_mlops.engine.features.apply import ensure_applied
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.training_data import build_training_snapshot
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
@@ -198,7 +198,7 @@ def worlds(tmp_path_factory, before) -> Iterator[Worlds]:
             worlds.prepare("D08", off_by(1, "departures"))
             worlds.train("D08")
             patch.setattr(evaluate, "parquet_batch", believing)
-            worlds.prepare("D16", spoilt(no_rows), {"departures": ROWWISE, "arrivals": ROWWISE})
+            worlds.prepare("D16", spoilt(no_rows), {**CHECKED, "departures": ROWWISE, "arrivals": ROWWISE})
         yield worlds
 
 

@@ -15,10 +15,10 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 
-from airflow_mlops.engine.features import asof
-from airflow_mlops.engine.features.apply import ensure_applied
-from airflow_mlops.engine.features.asof_files import reading_files
-from airflow_mlops.engine.features.store import open_store
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.offline import asof
+from airflow_mlops.engine.features.offline.reading import reading_files
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.exceptions import ConfigError, DataError
 from tests.asof_fixtures import HOUR, KEY, OURS, made_up_views, open_feast, source, write_rows
 from tests.feast_fixtures import ledger_of

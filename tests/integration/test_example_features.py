@@ -14,10 +14,10 @@ import pytest
 
 from airflow_mlops.demo.flights import read_feed
 from airflow_mlops.demo.prediction import online_features
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.materialize import materialize
-from airflow_mlops.engine.features.schema import describe
-from airflow_mlops.engine.features.store import open_store
+from airflow_mlops.engine.features.materialization.materialize import materialize
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import describe
+from airflow_mlops.engine.features.project.store import open_store
 from tests.feast_fixtures import FIRST, REPO, ledger_of, make_home
 
 SERVICE = "flight_delay_v1"
@@ -93,8 +93,8 @@ def test_the_request_function_comes_from_the_registry(home, tmp_path):
 import importlib.util, json, sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.store import open_store
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.store import open_store
 assert importlib.util.find_spec("flight_features") is None
 store = open_store(Location(Path({str(REPO)!r}), Path({str(home)!r})))
 at = datetime(2013, 2, 1, 4, 30, tzinfo=UTC)

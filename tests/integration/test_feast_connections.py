@@ -15,11 +15,11 @@ from airflow.sdk import DAG, BaseHook
 from airflow.sdk._shared.secrets_masker.secrets_masker import redact
 from sqlalchemy import create_engine, make_url, text
 
-from airflow_mlops.engine.features.apply import ensure_applied
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.online import OnlineReader
-from airflow_mlops.engine.features.store import open_store
-from airflow_mlops.engine.features.watermarks import watermarks
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.materialization.watermarks import watermarks
+from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, TransientError
 from airflow_mlops.hooks.feast import FeastHook

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_mlops.engine.features.apply import apply_repo, ensure_applied
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.store import open_store
+from airflow_mlops.engine.features.governance.apply import apply_repo, ensure_applied
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.exceptions import ConfigError
 from tests.feast_fixtures import REPO, ledger_of, make_home
 

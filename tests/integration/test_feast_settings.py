@@ -13,9 +13,9 @@ import pytest
 from feast.errors import FeatureViewNotFoundException
 from google.protobuf.message import DecodeError
 
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.settings import merged
-from airflow_mlops.engine.features.store import feast_errors, open_store
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.settings import merged
+from airflow_mlops.engine.features.project.store import feast_errors, open_store
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, TransientError
 from tests.small_features import SETTINGS, shops, write_repo
 

@@ -20,11 +20,11 @@ import pytest
 from feast import FeatureStore
 from sqlalchemy import create_engine, make_url, text
 
-from airflow_mlops.engine.features.apply import apply_repo, ensure_applied, last_applied
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.materialize import materialize
-from airflow_mlops.engine.features.settings import read_settings
-from airflow_mlops.engine.features.store import feast_errors, open_store, ping_online
+from airflow_mlops.engine.features.governance.apply import apply_repo, ensure_applied, last_applied
+from airflow_mlops.engine.features.materialization.materialize import materialize
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.settings import read_settings
+from airflow_mlops.engine.features.project.store import feast_errors, open_store, ping_online
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.feast_fixtures import ledger_of
 from tests.ledger_fixtures import postgres_server

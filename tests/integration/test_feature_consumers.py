@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_mlops.engine.features.apply import apply_repo, last_applied
-from airflow_mlops.engine.features.consumers import (
+from airflow_mlops.engine.features.governance.apply import apply_repo, last_applied
+from airflow_mlops.engine.features.governance.consumers import (
     KIND,
     Override,
     check_features,
@@ -24,8 +24,8 @@ from airflow_mlops.engine.features.consumers import (
     record_model,
     unused,
 )
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.watermarks import Watermark, pointer_name
+from airflow_mlops.engine.features.materialization.watermarks import Watermark, pointer_name
+from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.exceptions import ConfigError, GateError

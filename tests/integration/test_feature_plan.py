@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_mlops.engine.features import apply
-from airflow_mlops.engine.features.apply import apply_planned, apply_repo, ensure_applied, last_applied
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.plan import plan
-from airflow_mlops.engine.features.schema import describe
-from airflow_mlops.engine.features.store import open_store
-from airflow_mlops.engine.features.watermarks import Watermark, pointer_name, watermarks
+from airflow_mlops.engine.features.governance import apply
+from airflow_mlops.engine.features.governance.apply import apply_planned, apply_repo, ensure_applied, last_applied
+from airflow_mlops.engine.features.governance.plan import plan
+from airflow_mlops.engine.features.materialization.watermarks import Watermark, pointer_name, watermarks
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import describe
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, TransientError
 from airflow_mlops.operators.feast import FeastApplyOperator
@@ -321,8 +321,8 @@ APPLY = """
 import sys
 from pathlib import Path
 
-from airflow_mlops.engine.features.apply import apply_repo
-from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.governance.apply import apply_repo
+from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import TransientError
 

@@ -19,11 +19,11 @@ from airflow.sdk.observability import stats
 from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
 
 from airflow_mlops.assets import features_asset
-from airflow_mlops.engine.features.apply import apply_repo
-from airflow_mlops.engine.features.freshness import Freshness, freshness
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.schema import feature_file
-from airflow_mlops.engine.features.store import open_store, quietly
+from airflow_mlops.engine.features.governance.apply import apply_repo
+from airflow_mlops.engine.features.online.freshness import Freshness, freshness
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.project.store import open_store, quietly
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from airflow_mlops.triggers.feast import FeastFeatureFreshnessTrigger

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from feast.feature_view import FeatureViewState
 
-from airflow_mlops.engine.features.apply import apply_repo
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.materialize import materialize, materialize_chunk, plan_chunks
-from airflow_mlops.engine.features.schema import feature_file
-from airflow_mlops.engine.features.store import open_store
-from airflow_mlops.engine.features.watermarks import watermarks
+from airflow_mlops.engine.features.governance.apply import apply_repo
+from airflow_mlops.engine.features.materialization.materialize import materialize, materialize_chunk, plan_chunks
+from airflow_mlops.engine.features.materialization.watermarks import watermarks
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.feast_fixtures import ledger_of
 from tests.small_features import (
@@ -206,7 +206,7 @@ def test_late_data_reaches_a_key_that_has_nothing_newer(location):
 
 
 def test_a_file_replaced_while_it_is_read_is_written_again(location, monkeypatch):
-    from airflow_mlops.engine.features import online_write
+    from airflow_mlops.engine.features.materialization import write as online_write
 
     read = online_write.read_latest
 
@@ -281,9 +281,9 @@ def test_a_damaged_day_file_is_named(location):
 def test_a_locked_online_store_is_waited_for_or_said(location, monkeypatch):
     import sqlite3
 
-    from airflow_mlops.engine.features import online_write_sqlite
+    from airflow_mlops.engine.features.materialization import write_sqlite
 
-    monkeypatch.setattr(online_write_sqlite, "_SECONDS_LOCKED", 0.2)
+    monkeypatch.setattr(write_sqlite, "_SECONDS_LOCKED", 0.2)
     bring(location, 4)
     with sqlite3.connect(location.home / "feast" / "online.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -14,13 +14,13 @@ import pytest
 from feast.value_type import ValueType
 from redis import Redis
 
-from airflow_mlops.engine.features.apply import apply_repo
-from airflow_mlops.engine.features.chunks import TICK
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.materialize import materialize
-from airflow_mlops.engine.features.online_encode import encode_feature
-from airflow_mlops.engine.features.schema import feature_file
-from airflow_mlops.engine.features.store import open_store
+from airflow_mlops.engine.features.governance.apply import apply_repo
+from airflow_mlops.engine.features.materialization.chunks import TICK
+from airflow_mlops.engine.features.materialization.encode import encode_feature
+from airflow_mlops.engine.features.materialization.materialize import materialize
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.exceptions import DataError
 from tests.feast_fixtures import ledger_of
 from tests.online_stores import dynamodb_online, online, redis_online, valkey_server  # noqa: F401

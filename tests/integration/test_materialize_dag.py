@@ -18,7 +18,7 @@ from tests.small_features import shops
 DAG = """
 import json, os, sys
 from airflow.sdk import DAG, TriggerRule
-from airflow_mlops.engine.features.schema import feature_file
+from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.operators.feast import FeastMaterializeOperator, FeastPlanMaterializationOperator
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from pathlib import Path

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from feast.feature_view import FeatureViewState
 
-from airflow_mlops.engine.features import online_access
-from airflow_mlops.engine.features.online import OnlineReader
-from airflow_mlops.engine.features.store import open_store
+from airflow_mlops.engine.features.online import access as online_access
+from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.online_fixtures import DEFINITIONS, NOON, SERVICE, delivery, entity, fill
 from tests.online_stores import dynamodb_settings, paused, redis_settings, start_valkey

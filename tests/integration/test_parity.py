@@ -17,18 +17,18 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from airflow_mlops.contracts import ParityReport, VerdictStatus
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.online import OnlineReader
-from airflow_mlops.engine.features.parity import (
+from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.parity.check import (
     Entities,
     check_parity,
     enforce_parity,
     logged_entities,
     recent_entities,
 )
-from airflow_mlops.engine.features.parity_values import alike
-from airflow_mlops.engine.features.schema import feature_file
-from airflow_mlops.engine.features.store import open_store
+from airflow_mlops.engine.features.parity.values import alike
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.operators.feast import FeastCheckParityOperator
 from airflow_mlops.templates.deploy import deploy_dag
@@ -86,7 +86,7 @@ def test_what_was_materialised_is_what_training_reads(tmp_path, online):  # noqa
 
 def test_views_that_stand_at_different_moments_are_each_read_at_their_own(tmp_path):
     """Weather went on for a day when the shops stood still; its online values are a day newer."""
-    from airflow_mlops.engine.features.materialize import materialize_chunk, plan_chunks
+    from airflow_mlops.engine.features.materialization.materialize import materialize_chunk, plan_chunks
 
     location = deliveries(tmp_path, 3)
     bring_online(location, 2)

@@ -17,10 +17,10 @@ from airflow_mlops.contracts import Snapshot, SplitRule
 from airflow_mlops.engine.data.exclusions import exclude, lift
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
-from airflow_mlops.engine.features.apply import ensure_applied
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.schema import feature_file
-from airflow_mlops.engine.features.training_data import build_training_snapshot, rebuild_snapshot
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.training.training_data import build_training_snapshot, rebuild_snapshot
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.data_fixtures import landed, spoil

@@ -15,13 +15,13 @@ from airflow_mlops.contracts import SplitRule
 from airflow_mlops.engine.data import snapshot_writer
 from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.data.snapshots import read_split
-from airflow_mlops.engine.features import training_data
-from airflow_mlops.engine.features.apply import ensure_applied
-from airflow_mlops.engine.features.definitions import load_definitions
-from airflow_mlops.engine.features.files import revision_of, superseded_file
-from airflow_mlops.engine.features.provenance import read_inputs, stale_days
-from airflow_mlops.engine.features.schema import feature_file
-from airflow_mlops.engine.features.store import open_store
+from airflow_mlops.engine.features.computing.files import revision_of, superseded_file
+from airflow_mlops.engine.features.computing.provenance import read_inputs, stale_days
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.project.definitions import load_definitions
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.project.store import open_store
+from airflow_mlops.engine.features.training import training_data
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.rides import A_DAY, FIRST, Rides, key_of, midnight, rides_of
 

@@ -10,10 +10,10 @@ import pytest
 from airflow_mlops.contracts import SplitRule
 from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.data.snapshots import read_split
-from airflow_mlops.engine.features.apply import ensure_applied
-from airflow_mlops.engine.features.files import superseded_file
-from airflow_mlops.engine.features.schema import feature_file
-from airflow_mlops.engine.features.training_data import rebuild_snapshot
+from airflow_mlops.engine.features.computing.files import superseded_file
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.training.training_data import rebuild_snapshot
 from airflow_mlops.exceptions import ConfigError, DataError
 from tests.rides import Rides, key_of, midnight, rides_of
 

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from airflow_mlops.contracts import VerdictStatus
-from airflow_mlops.engine.features.apply import apply_repo
-from airflow_mlops.engine.features.freshness import freshness
-from airflow_mlops.engine.features.location import Location
-from airflow_mlops.engine.features.online import OnlineReader
-from airflow_mlops.engine.features.parity import Entities, check_parity
-from airflow_mlops.engine.features.store import open_store, quietly
+from airflow_mlops.engine.features.governance.apply import apply_repo
+from airflow_mlops.engine.features.online.freshness import freshness
+from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.parity.check import Entities, check_parity
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.store import open_store, quietly
 from tests.feast_fixtures import ledger_of
 from tests.ledger_fixtures import postgres_server
 from tests.small_features import SERVICE, SETTINGS, SHOPS, day, write_repo

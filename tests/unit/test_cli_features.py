@@ -8,9 +8,9 @@ import logging
 import pytest
 
 from airflow_mlops.cli import main
-from airflow_mlops.engine.features.apply import apply_repo
-from airflow_mlops.engine.features.cost import measure_cost
-from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.governance.apply import apply_repo
+from airflow_mlops.engine.features.governance.cost import measure_cost
+from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError
 from tests.governed_features import edit, governed, ledger_of, register, serve
@@ -141,7 +141,7 @@ def test_an_unknown_verb_is_refused(capsys):
 
 
 def materialized(location: Location) -> None:
-    from airflow_mlops.engine.features.store import open_store, quietly
+    from airflow_mlops.engine.features.project.store import open_store, quietly
 
     apply_repo(location, ledger_of(location))
     with quietly():

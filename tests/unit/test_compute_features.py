@@ -13,8 +13,8 @@ import pytest
 
 from airflow_mlops.engine.data.exclusions import exclude, lift
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.features.provenance import stale_days
-from airflow_mlops.engine.features.schema import FeatureRepo, ServiceSchema, ViewSchema, feature_file
+from airflow_mlops.engine.features.computing.provenance import stale_days
+from airflow_mlops.engine.features.project.schema import FeatureRepo, ServiceSchema, ViewSchema, feature_file
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.data_fixtures import landed, spoil

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from airflow_mlops.engine.features.lint import check_lint, check_training_use, lint
-from airflow_mlops.engine.features.schema import FeatureRepo, OnDemandSchema, ServiceSchema, ViewSchema
+from airflow_mlops.engine.features.governance.lint import check_lint, check_training_use, lint
+from airflow_mlops.engine.features.project.schema import FeatureRepo, OnDemandSchema, ServiceSchema, ViewSchema
 from airflow_mlops.exceptions import ConfigError
 
 OWNED = {"owner": "ops"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops.engine.entrypoints import load_object
-from airflow_mlops.engine.features.code import code_identity, import_folders, load_transform
-from airflow_mlops.engine.features.location import Location
+from airflow_mlops.engine.features.computing.code import code_identity, import_folders, load_transform
+from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.exceptions import ConfigError
 
 MODULE = '''
@@ -103,9 +103,7 @@ def test_packages_are_followed_by_absolute_and_relative_imports_anywhere_in_the_
 
 def test_a_module_that_is_in_both_folders_is_refused(folders):
     (folders[0] / "own_units.py").write_text("FACTOR = 5\n")
-    with pytest.raises(
-        ConfigError, match=r"There are 2 modules 'own_units'(.|\n)*dags/own_units.py and .*repo/own_"
-    ):
+    with pytest.raises(ConfigError, match=r"There are 2 modules 'own_units'(.|\n)*dags/own_units.py and .*repo/own_"):
         identity(folders)
     (folders[0] / "own_transform.py").write_text(MODULE)
     with pytest.raises(ConfigError, match="There are 2 modules 'own_transform'"):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airflow_mlops.engine.features.watermarks import Watermark, watermarks
+from airflow_mlops.engine.features.materialization.watermarks import Watermark, watermarks
 from tests.feast_fixtures import ledger_of
 
 

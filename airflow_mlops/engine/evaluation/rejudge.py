@@ -43,8 +43,8 @@ def rejudge(
 
     :param recorded: The verdict of then.
     :param gates: The gates, as dicts.
-    :param was: The snapshot of then; see :func:`~airflow_mlops.engine.features.training_data.rebuild_snapshot` for one
-        whose files are lost.
+    :param was: The snapshot of then; for one whose files are lost see
+        :func:`~airflow_mlops.engine.features.training.training_data.rebuild_snapshot`.
     :param now: The snapshot to judge on: the same, or one that was built from what the tables say now.
     :param challenger: Folder of the model's SavedModel.
     :param champion: Folder of the SavedModel that it was compared with.

@@ -57,9 +57,9 @@ class FeastApplyOperator(MlopsOperator):
 
     def perform(self, context: Context) -> AppliedFeatures:
         """Plan, and apply unless that is all."""
-        from airflow_mlops.engine.features.apply import apply_planned
-        from airflow_mlops.engine.features.lint import check_lint
-        from airflow_mlops.engine.features.plan import check_served, plan
+        from airflow_mlops.engine.features.governance.apply import apply_planned
+        from airflow_mlops.engine.features.governance.lint import check_lint
+        from airflow_mlops.engine.features.governance.plan import check_served, plan
 
         location = FeastHook(self.feast_conn_id).location(self.home_path)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()

@@ -78,10 +78,10 @@ class FeastComputeFeaturesOperator(MlopsOperator):
 
     def perform(self, context: Context) -> RecomputedFeatures:
         """Compute the partition's rows, and those of later partitions that they make stale."""
-        from airflow_mlops.engine.features.apply import ensure_applied
-        from airflow_mlops.engine.features.code import code_identity, import_folders
-        from airflow_mlops.engine.features.compute import compute_features
-        from airflow_mlops.engine.features.provenance import stale_days
+        from airflow_mlops.engine.features.computing.code import code_identity, import_folders
+        from airflow_mlops.engine.features.computing.compute import compute_features
+        from airflow_mlops.engine.features.computing.provenance import stale_days
+        from airflow_mlops.engine.features.governance.apply import ensure_applied
 
         key = required_key(self.key)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()

@@ -13,8 +13,8 @@ from airflow_mlops.operators.base import MlopsOperator, require, required_key
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.engine.features.chunks import Chunk
-    from airflow_mlops.engine.features.materialize import Materialized, MaterializedChunk
+    from airflow_mlops.engine.features.materialization.chunks import Chunk
+    from airflow_mlops.engine.features.materialization.materialize import Materialized, MaterializedChunk
 
 _SHOWN = 50
 
@@ -66,7 +66,7 @@ class FeastPlanMaterializationOperator(MlopsOperator):
     def perform(self, context: Context) -> list[Chunk]:
         """Plan, and say what."""
         from airflow_mlops.engine.data.partitions import day_bounds
-        from airflow_mlops.engine.features.materialize import plan_chunks
+        from airflow_mlops.engine.features.materialization.materialize import plan_chunks
 
         chunks = plan_chunks(
             FeastHook(self.feast_conn_id).location(self.home_path),
@@ -117,7 +117,7 @@ class FeastMaterializeOperator(MlopsOperator):
     def perform(self, context: Context) -> Materialized | MaterializedChunk:
         """Write what is due."""
         from airflow_mlops.engine.data.partitions import day_bounds
-        from airflow_mlops.engine.features.materialize import materialize, materialize_chunk
+        from airflow_mlops.engine.features.materialization.materialize import materialize, materialize_chunk
 
         location = FeastHook(self.feast_conn_id).location(self.home_path)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()

@@ -15,8 +15,8 @@ from airflow_mlops.operators.reports import publish_report
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.engine.features.online import OnlineReader
-    from airflow_mlops.engine.features.parity import Entities
+    from airflow_mlops.engine.features.online.reader import OnlineReader
+    from airflow_mlops.engine.features.parity.check import Entities
     from airflow_mlops.engine.ledger import Ledger
 
 
@@ -116,9 +116,9 @@ class FeastCheckParityOperator(MlopsOperator):
 
     def perform(self, context: Context) -> CheckedParity:
         """Check, write it down, and only then fail."""
-        from airflow_mlops.engine.features.online import OnlineReader
-        from airflow_mlops.engine.features.parity import check_parity, enforce_parity
-        from airflow_mlops.engine.features.parity_report import as_validation
+        from airflow_mlops.engine.features.online.reader import OnlineReader
+        from airflow_mlops.engine.features.parity.check import check_parity, enforce_parity
+        from airflow_mlops.engine.features.parity.report import as_validation
         from airflow_mlops.moments import parse_moment
 
         model = require(self.model, "model", "Check the template: it must render to the model's name.")
@@ -150,7 +150,7 @@ class FeastCheckParityOperator(MlopsOperator):
         }
 
     def _entities(self, reader: OnlineReader, ledger: Ledger, seed: int) -> Entities:
-        from airflow_mlops.engine.features.parity import logged_entities, recent_entities
+        from airflow_mlops.engine.features.parity.check import logged_entities, recent_entities
 
         rows = _whole(self.sample_rows, "sample_rows", 1)
         if self.served in ("", "None"):

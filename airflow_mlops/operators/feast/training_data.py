@@ -131,8 +131,8 @@ class FeastGetTrainingDataOperator(MlopsOperator):
 
     def perform(self, context: Context) -> TrainingData:
         """Build the snapshot."""
-        from airflow_mlops.engine.features.code import code_identity, import_folders
-        from airflow_mlops.engine.features.training_data import build_training_snapshot
+        from airflow_mlops.engine.features.computing.code import code_identity, import_folders
+        from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         location = FeastHook(self.feast_conn_id).location(self.home_path)

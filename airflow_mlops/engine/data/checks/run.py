@@ -43,8 +43,8 @@ def run_checks(
     With fewer than three days to compare with, that is reported and succeeds: the first days must be able to land.
 
     :param references: What :func:`~airflow_mlops.engine.data.checks.references.references` returned.
-    :param slices, label, unique, identifiers, volatile, invariants: As in :class:`~airflow_mlops.parts.Checks`; the profile
-        must have been made with the same slices, label and unique key.
+    :param slices, label, unique, identifiers, volatile, invariants: As in :class:`~airflow_mlops.parts.Checks`;
+        the profile must have been made with the same slices, label and unique key.
     :param files: The Parquet files, or a table, that the invariants are evaluated on.
     :param event_time: Column of the event times; its age is checked when ``interval`` is given too.
     :param written_at: When the newest file was written, by the clock of its storage.

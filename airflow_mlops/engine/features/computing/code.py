@@ -1,0 +1,129 @@
+"""Which code computes the stored features: change what it does, and the rows it computed before are another's."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from airflow_mlops.contracts import content_hash
+from airflow_mlops.engine.entrypoints import find_in, load_object
+from airflow_mlops.engine.features.project.location import Location
+
+_imported: dict[str, str] = {}
+"""File → hash of the code that this process imported from it as part of a transform."""
+
+
+class Transform(NamedTuple):
+    """A transform, imported, and the identity of the code that it is."""
+
+    function: Callable[..., Any]
+    code: str
+
+
+def import_folders(dag_folder: str, location: Location) -> list[str]:
+    """Return the folders that transforms are imported from: that of the DAG file, and that of the definitions."""
+    return [dag_folder, *([] if location.repo is None else [str(location.repo)])]
+
+
+def load_transform(entrypoint: str, code_paths: Sequence[str]) -> Transform:
+    """Import a transform, anew when its code was edited, or lies elsewhere, since this process imported it.
+
+    :param entrypoint: ``module:function``.
+    :param code_paths: Folders that it, and the modules beside it, are imported from.
+    :raises ConfigError: when there is no such module or function, or one of the modules is in several folders.
+    """
+    hashes = _hashes(entrypoint, code_paths)
+    if any(_differs(name, file, digest) for name, (file, digest) in hashes.items()):
+        for name in hashes:
+            sys.modules.pop(name, None)
+    function = load_object(entrypoint, *code_paths)
+    _imported.update(hashes.values())
+    return Transform(function, _identity(entrypoint, hashes))
+
+
+def code_identity(entrypoint: str, code_paths: Sequence[str]) -> str:
+    """Return the identity of a transform's code, without importing it.
+
+    What counts is the syntax of its module and of the modules that this one imports, as far as they lie in
+    ``code_paths`` or belong to its own package; comments, docstrings and layout do not, nor do installed libraries.
+
+    :param entrypoint: ``module:function``.
+    :param code_paths: Folders that it, and the modules beside it, are imported from.
+    :raises ConfigError: when one of the modules is in several folders.
+    """
+    return _identity(entrypoint, _hashes(entrypoint, code_paths))
+
+
+def _identity(entrypoint: str, hashes: dict[str, tuple[str, str]]) -> str:
+    return content_hash([entrypoint, {name: digest for name, (_, digest) in hashes.items()}])[:16]
+
+
+def _hashes(entrypoint: str, code_paths: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return module → (file, hash of its code), for the transform's module and the local ones that it imports."""
+    found: dict[str, tuple[str, str]] = {}
+    module = entrypoint.partition(":")[0]
+    package, waiting = module.partition(".")[0], [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or (spec := _find(name, code_paths, package)) is None:
+            continue
+        file = None if spec.origin is None else Path(spec.origin)
+        if file is None or file.suffix != ".py":
+            continue  # a folder without __init__.py, or not Python: there is nothing to read
+        tree = ast.parse(file.read_bytes(), file.name)
+        found[name] = str(file), content_hash(ast.unparse(_Bare().visit(tree)))
+        is_package = spec.submodule_search_locations is not None
+        waiting += _parents(name)
+        waiting += _imports(tree, name if is_package else name.rpartition(".")[0])
+    return dict(sorted(found.items()))
+
+
+def _differs(name: str, file: str, digest: str) -> bool:
+    """Return whether a module is imported already, and from elsewhere or before an edit."""
+    module = sys.modules.get(name)
+    return module is not None and (getattr(module, "__file__", None) != file or _imported.get(file, digest) != digest)
+
+
+def _find(name: str, code_paths: Sequence[str], package: str) -> ModuleSpec | None:
+    """Return where a local module is; None for one that is not there, or is not local."""
+    top, *rest = name.split(".")
+    spec = find_in(top, code_paths)
+    if spec is None and top == package:
+        spec = PathFinder.find_spec(top)
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", list(spec.submodule_search_locations))
+    return spec
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yield every name that may be a module's among those imported anywhere in some code.
+
+    :param package: What relative imports start from.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes out what says nothing to the machine: docstrings, and other texts that stand alone."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        alone = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.copy_location(ast.Pass(), node) if alone else node

@@ -1,0 +1,199 @@
+"""From sealed partitions to the rows of the feature views: one day at a time, by the user's transform."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.contracts import Exclusion, Partition
+from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
+from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.data.splits import TIME, without
+from airflow_mlops.engine.features.computing.code import load_transform
+from airflow_mlops.engine.features.computing.columns import arrow_type
+from airflow_mlops.engine.features.computing.files import write_day
+from airflow_mlops.engine.features.computing.provenance import Inputs, days_between
+from airflow_mlops.engine.features.project.schema import FeatureRepo, ViewSchema
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
+
+EVENT, CREATED = "event_timestamp", "created_timestamp"
+
+
+class ComputedFeatures(TypedDict):
+    """What :func:`compute_features` wrote: the day, and view → rows."""
+
+    key: str
+    views: dict[str, int]
+
+
+def compute_features(
+    home: Path,
+    key: str,
+    *,
+    store: PartitionStore,
+    ledger: Ledger | None,
+    repo: FeatureRepo,
+    transform: str,
+    code_paths: Sequence[str],
+    datasets: Sequence[str],
+    history: timedelta,
+    start: date,
+) -> ComputedFeatures:
+    """Compute the feature rows stamped within one UTC day; computing a day again replaces its rows.
+
+    What is replaced by something else is kept: see :mod:`airflow_mlops.engine.features.computing.files`.
+    Rows that somebody excluded are not handed to the transform, and days that are excluded whole need not be there.
+    The files say from which revisions they were computed, and by which code: see
+    :mod:`airflow_mlops.engine.features.computing.provenance`.
+
+    :param key: The day.
+    :param store: Where the sealed datasets are.
+    :param ledger: Where the exclusions are; None when there is no ledger.
+    :param repo: What the rows must fit.
+    :param transform: ``module:function`` called with the day and dataset → rows (pandas) of the history and the
+        day; returns feature view → rows, each with the view's keys and features, ``event_timestamp`` (the moment
+        it describes) and ``created_timestamp`` (the moment it could be known).
+    :param code_paths: Folders that ``transform`` is imported from: that of the DAG file, that of the Feast repository.
+        A module that is in both is refused.
+    :param datasets: Sealed datasets to hand over.
+    :param history: How far back they reach; begun days count as whole days.
+    :param start: First day that the datasets have; no history is missed before it.
+    :raises DataError: when a partition is missing, or rows are not what the feature view needs.
+    :raises ConfigError: when the transform cannot be found, or returns feature views or columns unknown to Feast.
+    :raises TransientError: when the ledger does not answer.
+    """
+    begin, end = day_bounds(key)
+    first = max(start, (begin - history).date())
+    excluded = {name: exclusions(ledger, name) if ledger else [] for name in datasets}
+    used = {
+        name: every_day(store.list(name, first, begin.date()), name, first, begin.date(), excluded_days(windows))
+        for name, windows in excluded.items()
+    }
+    data = {name: _history(store, used[name], excluded[name]) for name in datasets}
+    function, code = load_transform(transform, code_paths)
+    try:
+        computed = function(begin.date(), data)
+    except MlopsError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"The transform {transform!r} raised {type(error).__name__}.",
+            detail=f"day {key}: {error}",
+            hint="See the traceback above; run it in a notebook on PartitionStore.read(...) of the same days.",
+        ) from error
+    tables = {name: _checked(name, rows, repo, begin, end) for name, rows in _views(transform, computed).items()}
+    inputs = Inputs.of(key, first, used, excluded, code)
+    for name, table in tables.items():
+        write_day(home, name, key, inputs.written_into(table))
+    return {"key": key, "views": {name: table.num_rows for name, table in tables.items()}}
+
+
+def every_day(
+    partitions: Iterable[Partition], dataset: str, first: date, last: date, skip: Collection[str] = ()
+) -> list[Partition]:
+    """Return a dataset's partitions of all days from ``first`` to ``last``, without the days to skip.
+
+    :param partitions: What there is of the dataset.
+    :raises DataError: when one is missing.
+    """
+    days = set(days_between(first, last, skip))
+    found = [partition for partition in partitions if partition.key in days]
+    missing = sorted(days - {partition.key for partition in found})
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(days)} days of {dataset!r} are not sealed; the first is {missing[0]}.",
+            detail=f"needed: {first} to {last}; missing: {', '.join(missing[:7])}{' …' if missing[7:] else ''}",
+            hint="Run the features DAG for the missing days first, oldest first.",
+        )
+    return found
+
+
+def _history(store: PartitionStore, partitions: Sequence[Partition], excluded: Sequence[Exclusion]) -> pd.DataFrame:
+    rows = store.read(partitions)
+    return without(rows, partitions[0].event_time, excluded).to_pandas()
+
+
+def _views(transform: str, computed: Any) -> Mapping[str, pd.DataFrame]:
+    if isinstance(computed, Mapping) and all(isinstance(rows, pd.DataFrame) for rows in computed.values()):
+        return computed
+    raise ConfigError(
+        f"The transform {transform!r} returned {type(computed).__name__}.",
+        detail="needed: a mapping of feature view → pandas.DataFrame",
+        hint="Return {'view_name': frame, …}.",
+    )
+
+
+def _checked(name: str, rows: pd.DataFrame, repo: FeatureRepo, begin: datetime, end: datetime) -> pa.Table:
+    """Return a view's rows as Feast will read them, in the order of their keys."""
+    if name not in repo.views:
+        raise ConfigError(
+            f"The transform computes a feature view {name!r} that Feast does not know.{did_you_mean(name, repo.views)}",
+            detail=f"Feast project {repo.project!r} has: {', '.join(sorted(repo.views))}",
+            hint="Define it in the feature repository, or correct the name.",
+        )
+    view = repo.views[name]
+    columns = [*view.keys, *view.features, EVENT, CREATED]
+    for column in columns:
+        if column not in rows.columns:
+            raise ConfigError(
+                f"The rows of feature view {name!r} lack the column {column!r}.{did_you_mean(column, rows.columns)}",
+                detail=f"there are: {', '.join(map(str, rows.columns))}",
+                hint="Add it in the transform, or take it out of the feature repository.",
+            )
+    table = _typed(name, rows[columns], view)
+    _check_rows(name, table, list(view.keys), begin, end)
+    return table.sort_by([(column, "ascending") for column in (EVENT, *view.keys)])
+
+
+def _typed(name: str, rows: pd.DataFrame, view: ViewSchema) -> pa.Table:
+    fields = []
+    for column in rows.columns:
+        wanted = TIME if column in (EVENT, CREATED) else (view.keys | view.features)[column]
+        if column in (EVENT, CREATED) and getattr(rows[column].dtype, "tz", None) is None:
+            raise DataError(
+                f"{column!r} of feature view {name!r} has no time zone.",
+                detail=f"dtype {rows[column].dtype}",
+                hint="Use timezone-aware timestamps, in UTC.",
+            )
+        try:
+            kind = arrow_type(wanted) if isinstance(wanted, str) else wanted
+            fields.append((pa.field(column, kind), pa.Array.from_pandas(rows[column], type=kind)))
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise DataError(
+                f"Column {column!r} of feature view {name!r} is not of type {wanted}.",
+                detail=f"dtype {rows[column].dtype}: {error}",
+                hint="Convert it in the transform, or change its type in the feature repository.",
+            ) from None
+    return pa.Table.from_arrays([array for _, array in fields], schema=pa.schema([field for field, _ in fields]))
+
+
+def _check_rows(name: str, table: pa.Table, keys: list[str], begin: datetime, end: datetime) -> None:
+    for column in (*keys, EVENT, CREATED):
+        if table[column].null_count:
+            raise DataError(
+                f"{column!r} is null in {table[column].null_count} of {table.num_rows} rows of feature view {name!r}.",
+                hint="Leave such rows out in the transform.",
+            )
+    outside = pc.or_(
+        pc.less(table[EVENT], pa.scalar(begin, TIME)), pc.greater_equal(table[EVENT], pa.scalar(end, TIME))
+    )
+    if strays := pc.sum(outside).as_py():
+        raise DataError(
+            f"{strays} of {table.num_rows} rows of feature view {name!r} are stamped outside the day.",
+            detail=f"{EVENT} must be in [{begin:%Y-%m-%d %H:%M}, {end:%Y-%m-%d %H:%M}) UTC",
+            hint="Return only the rows of the day that the transform is asked for.",
+        )
+    distinct = table.group_by([*keys, EVENT]).aggregate([]).num_rows
+    if distinct != table.num_rows:
+        raise DataError(
+            f"{table.num_rows - distinct} of {table.num_rows} rows of feature view {name!r} are duplicates.",
+            detail=f"one row for each of {', '.join(keys)} at each {EVENT}",
+            hint="Aggregate them in the transform: which one counts would be chance.",
+        )

@@ -1,0 +1,202 @@
+"""From what each day's features were computed: kept in the Parquet files' own metadata, compared with what is there.
+
+``airflow_mlops.inputs`` holds dataset → partition key → revision; ``airflow_mlops.excluded`` holds the first day of
+the history that was read and, by dataset, the windows of it that were left out; ``airflow_mlops.code`` the identity
+of the transform's code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_mlops.contracts import Exclusion, Partition
+from airflow_mlops.engine.data.exclusions import exclusions
+from airflow_mlops.engine.data.parquet import readable
+from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.ledger import Ledger
+
+_INPUTS, _EXCLUDED, _CODE = b"airflow_mlops.inputs", b"airflow_mlops.excluded", b"airflow_mlops.code"
+
+ByFile = Mapping[tuple[str, str], "Inputs | None"]
+"""(feature view, day) → its inputs; None when the file does not say."""
+
+Revisions = Mapping[str, Mapping[str, str]]
+"""Dataset → partition key → revision."""
+
+
+class Inputs(NamedTuple):
+    """What a day of features was computed from.
+
+    ``excluded`` is dataset → windows left out, as ``[start, end)`` in ISO, cut to the history from ``since`` on;
+    ``code`` says by which code, see :func:`~airflow_mlops.engine.features.computing.code.code_identity`.
+    """
+
+    since: date
+    partitions: Revisions
+    excluded: Mapping[str, Sequence[Sequence[str]]]
+    code: str
+
+    @classmethod
+    def of(
+        cls,
+        key: str,
+        since: date,
+        used: Mapping[str, Sequence[Partition]],
+        excluded: Mapping[str, list[Exclusion]],
+        code: str,
+    ) -> Inputs:
+        """Return the inputs of the day ``key`` from the partitions that were read for it."""
+        left_out = {name: windows(excluded.get(name, ()), since, key) for name in used}
+        return cls(since, revisions(used), left_out, code)
+
+    def written_into(self, table: pa.Table) -> pa.Table:
+        """Return a table whose Parquet file will say what it was computed from."""
+        excluded = {"since": str(self.since), "windows": self.excluded}
+        return table.replace_schema_metadata(
+            {_INPUTS: _json(self.partitions), _EXCLUDED: _json(excluded), _CODE: self.code.encode()}
+        )
+
+
+def read_inputs(home: Path, views: Iterable[str], days: Iterable[str]) -> dict[tuple[str, str], Inputs | None]:
+    """Return (view, day) → its inputs, for the files there are; None for a file that does not say.
+
+    Only the footers of the files are read.
+    """
+    wanted = list(days)
+    known: dict[tuple[bytes, ...], Inputs] = {}
+    return {
+        (view, day): _read(file, known)
+        for view in views
+        for day in wanted
+        if (file := feature_file(home, view, day)).exists()
+    }
+
+
+def stale_days(
+    home: Path,
+    store: PartitionStore,
+    views: Sequence[str],
+    first: date,
+    last: date,
+    *,
+    ledger: Ledger | None,
+    code: str | None = None,
+) -> list[str]:
+    """Return the days whose features were computed from partitions that were replaced since, oldest first.
+
+    So are those that were computed before a window of their history was excluded, or an exclusion lifted, and those
+    that other code computed. Days that were never computed are not among them.
+
+    :param ledger: Where the exclusions are; None when there is no ledger.
+    :param code: Identity of the code of now; None where it is not known, and not compared.
+    :raises TransientError: when the ledger does not answer.
+    """
+    inputs = read_inputs(home, views, days_between(first, last))
+    excluded = {name: exclusions(ledger, name) if ledger else [] for name in pins(inputs)}
+    stale = compare(inputs, revisions(list_used(store, inputs)), excluded)
+    return sorted({*stale, *other_code(inputs, code)}) if code is not None else stale
+
+
+def other_code(inputs: ByFile, code: str) -> list[str]:
+    """Return the days whose features other code computed, as far as they say."""
+    return sorted({day for (_, day), found in inputs.items() if found is not None and found.code != code})
+
+
+def compare(inputs: ByFile, present: Revisions, excluded: Mapping[str, list[Exclusion]]) -> list[str]:
+    """Return the days whose features were not computed from the revisions ``present``, with ``excluded`` left out.
+
+    A partition that is not among them any more is compared with the one that the newest day used.
+    """
+    expected = {name: {**kept, **present.get(name, {})} for name, kept in pins(inputs).items()}
+    stale = set()
+    for (_, day), found in inputs.items():
+        if (
+            found is None
+            or any(
+                expected[name][key] != revision
+                for name, keys in found.partitions.items()
+                for key, revision in keys.items()
+            )
+            or any(kept != windows(excluded.get(name, ()), found.since, day) for name, kept in found.excluded.items())
+        ):
+            stale.add(day)
+    return sorted(stale)
+
+
+def list_used(store: PartitionStore, inputs: ByFile, *more: tuple[str, date, date]) -> dict[str, list[Partition]]:
+    """Return what there is now of the days that some features were computed from; one listing a dataset.
+
+    :param more: Other days, as dataset, first and last day, to list with them.
+    """
+    spans = {name: (day_of(min(keys)), day_of(max(keys))) for name, keys in pins(inputs).items() if keys}
+    for name, first, last in more:
+        known = spans.get(name, (first, last))
+        spans[name] = min(known[0], first), max(known[1], last)
+    return {name: store.list(name, first, last) for name, (first, last) in spans.items()}
+
+
+def revisions(partitions: Mapping[str, Iterable[Partition]]) -> Revisions:
+    """Return dataset → partition key → revision."""
+    return {name: {one.key: one.revision for one in found} for name, found in partitions.items()}
+
+
+def pins(inputs: ByFile) -> dict[str, dict[str, str]]:
+    """Return all partitions that some features were computed from; of several revisions that of the newest day."""
+    found: dict[str, dict[str, str]] = {}
+    for _, one in sorted(inputs.items(), key=lambda item: item[0][1]):
+        for name, keys in one.partitions.items() if one is not None else ():
+            found.setdefault(name, {}).update(keys)
+    return found
+
+
+def windows(excluded: Iterable[Exclusion], since: date, key: str) -> list[list[str]]:
+    """Return what exclusions leave out of a history from ``since`` to the end of the day ``key``: merged, in ISO."""
+    start, end = datetime.combine(since, time(), UTC), day_bounds(key)[1]
+    merged: list[list[datetime]] = []
+    for one in sorted(excluded, key=lambda exclusion: exclusion.start):
+        first, last = max(one.start, start), min(one.end, end)
+        if first >= last:
+            continue
+        if merged and first <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], last)
+        else:
+            merged.append([first, last])
+    return [[first.isoformat(), last.isoformat()] for first, last in merged]
+
+
+def days_between(first: date, last: date, without: Collection[str] = ()) -> Iterator[str]:
+    """Yield the keys of the days from ``first`` to ``last``, both included."""
+    for n in range((last - first).days + 1):
+        if (day := str(first + timedelta(days=n))) not in without:
+            yield day
+
+
+def day_of(key: str) -> date:
+    """Return the day that a partition key names."""
+    return day_bounds(key)[0].date()
+
+
+def _read(file: Path, known: dict[tuple[bytes, ...], Inputs]) -> Inputs | None:
+    """Return a file's inputs, the same object for files that say the same: the views of a day do."""
+    with readable(file):
+        metadata = pq.read_metadata(file).metadata or {}
+    if not {_INPUTS, _EXCLUDED, _CODE} <= metadata.keys():
+        return None
+    said = metadata[_INPUTS], metadata[_EXCLUDED], metadata[_CODE]
+    if said not in known:
+        excluded = json.loads(metadata[_EXCLUDED])
+        since = date.fromisoformat(excluded["since"])
+        known[said] = Inputs(since, json.loads(metadata[_INPUTS]), excluded["windows"], metadata[_CODE].decode())
+    return known[said]
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

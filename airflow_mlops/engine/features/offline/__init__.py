@@ -1,0 +1,1 @@
+"""Feast's offline store: the point-in-time join over Parquet files."""

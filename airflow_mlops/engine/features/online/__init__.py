@@ -1,0 +1,1 @@
+"""What a model is served: values read online, and how old they are."""

@@ -1,0 +1,1 @@
+"""Whether training and serving see the same values."""

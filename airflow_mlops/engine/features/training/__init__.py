@@ -1,0 +1,1 @@
+"""Training data as it would have been known."""
