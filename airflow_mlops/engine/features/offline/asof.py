@@ -5,7 +5,8 @@ the history. Here both sides are sorted once (:mod:`~airflow_mlops.engine.featur
 promises, a value counts only from when it was known, rows come back in the order in which they were asked for, and
 rows that are equal in time are told apart by their values: the answer does not depend on files or threads.
 
-Named in ``feature_store.yaml`` as ``offline_store: {type: airflow_mlops.engine.features.offline.asof.AsofOfflineStore}``.
+Named in ``feature_store.yaml`` as
+``offline_store: {type: airflow_mlops.engine.features.offline.asof.AsofOfflineStore}``.
 It reads what ``type: duckdb`` reads, local Parquet files fastest, and writes as it does.
 """
 

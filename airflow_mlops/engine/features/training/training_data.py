@@ -82,8 +82,9 @@ def build_training_snapshot(
     :param split_rule: By time, or by the hash of a column of ``source_dataset``. Its shares are those that
         ``validation`` and ``test`` have of ``window``, unless it says them.
     :param label_shift: See :func:`~airflow_mlops.engine.data.labels.check_rates`.
-    :param code: Identity of the transform of now, by :func:`~airflow_mlops.engine.features.computing.code.code_identity`:
-        what other code computed is refused. None compares the days with each other only.
+    :param code: Identity of the transform of now, by
+        :func:`~airflow_mlops.engine.features.computing.code.code_identity`: what other code computed is
+        refused. None compares the days with each other only.
     :param chunk_rows: Rows that are read and joined at a time, whole days at least. Memory depends on it, the snapshot
         does not.
     :raises ConfigError: when the service or a column is unknown, ``as_of`` lies in the future, or the features must
