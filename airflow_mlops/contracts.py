@@ -225,7 +225,9 @@ class Snapshot(Record):
     feature_service: str
     feature_project: str = Field(default="", description="Feast project of the service")
     feature_definition: str = Field(default="", description="what the service meant: see FeatureRepo.definition_hash")
-    feature_code: str = Field(default="", description="identity of the code that computed the stored features")
+    feature_code: dict[str, str] = Field(
+        default_factory=dict, description="stored feature view → identity of the code that computed it"
+    )
     feature_files: dict[str, dict[str, str]] = Field(
         default_factory=dict,
         description="feature view → day → revision of the file of rows that was read; no part of the id",
@@ -308,7 +310,7 @@ class ModelManifest(Record):
     feature_service: str
     feature_project: str = ""
     feature_definition: str = ""
-    feature_code: str = ""
+    feature_code: dict[str, str] = Field(default_factory=dict)
     signature: Signature
     code_version: str = Field(description="git sha of the code path, or 'unknown'")
     code_dirty: bool

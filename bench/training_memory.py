@@ -17,7 +17,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.features.computing.code import Code
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".mlops" / "bench" / "flights-2013"
@@ -36,7 +39,7 @@ def ledger() -> Any:
     return Ledger(f"sqlite:///{HOME}/ledger.db")
 
 
-def code() -> str:
+def code() -> Code:
     from airflow_mlops.engine.features.computing.code import code_identity
 
     return code_identity(TRANSFORM, [str(DAGS), str(REPO)])

@@ -92,7 +92,7 @@ def snapshot_of(ledger: Ledger, service: str = "shop_v1", code: str = "", projec
         feature_service=service,
         feature_project=project,
         feature_definition=repo.definition_hash(service),
-        feature_code=code,
+        feature_code=dict.fromkeys(repo.service(service).views, code) if code else {},
         features={"weekday": "int64", **repo.service(service).features},
         entity="visit",
         event_time="at",

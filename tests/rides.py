@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.features.computing.code import code_identity
+from airflow_mlops.engine.features.computing.code import Code, code_identity
 from airflow_mlops.engine.features.computing.compute import compute_features
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.location import Location
@@ -230,7 +230,7 @@ class Rides:
         return Ledger(f"sqlite:///{self.home}/ledger.db")
 
     @property
-    def code(self) -> str:
+    def code(self) -> Code:
         return code_identity(TRANSFORM, [str(self.dags), str(self.repo)])
 
     def edit(self, file: str, old: str, new: str) -> None:

@@ -85,7 +85,7 @@ def test_another_home_gives_the_same_id(home, tmp_path):
         {"feature_service": "t"},
         {"feature_definition": "e"},
         {"feature_project": "p"},
-        {"feature_code": "c"},
+        {"feature_code": {"view": "c"}},
         {"as_of": START + timedelta(days=5)},
         {"label_cut": START + timedelta(days=4)},
         {"unlabelled_rows": 3},

@@ -39,12 +39,12 @@ def folders(tmp_path, monkeypatch):
 
 
 def identity(folders: tuple[Path, Path], entrypoint: str = "own_transform:compute") -> str:
-    return code_identity(entrypoint, [str(folder) for folder in folders])
+    return code_identity(entrypoint, [str(folder) for folder in folders]).whole
 
 
 def run(folders: tuple[Path, Path]) -> tuple[int, str]:
     function, code = load_transform("own_transform:compute", [str(folder) for folder in folders])
-    return function(None, None), code
+    return function(None, None), code.whole
 
 
 def test_comments_docstrings_and_layout_do_not_count(folders):
@@ -139,3 +139,95 @@ def test_what_is_not_there_is_explained(folders):
 def test_a_registry_alone_has_no_folder_of_definitions(tmp_path):
     assert import_folders("/dags", Location(None, tmp_path)) == ["/dags"]
     assert import_folders("/dags", Location(tmp_path / "repo", tmp_path)) == ["/dags", str(tmp_path / "repo")]
+
+
+BY_VIEW = """
+import json
+from own_units import FACTOR
+import own_other
+
+LIMIT = 3
+UNUSED = 4
+
+
+def compute(day, data):
+    sales, prices = data["sales"], data["prices"]
+    scaled = scale(sales)
+    total = own_other.total(prices)
+    return {"shop_sales": scaled, "item_price": price(total)}
+
+
+def scale(rows):
+    return rows * FACTOR
+
+
+def price(total):
+    return min(total, LIMIT)
+"""
+
+
+@pytest.fixture
+def by_view(folders):
+    """A transform that makes two feature views, and a module beside it for each."""
+    (folders[1] / "own_transform.py").write_text(BY_VIEW)
+    (folders[1] / "own_other.py").write_text("def total(prices): return sum(prices)\n")
+    return folders
+
+
+def changed(folders: tuple[Path, Path], file: str, old: str, new: str) -> set[str]:
+    """Return the views whose code is another one after an edit."""
+    paths = [str(folder) for folder in folders]
+    before = code_identity("own_transform:compute", paths)
+    path = folders[1] / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    after = code_identity("own_transform:compute", paths)
+    return {view for view in ("shop_sales", "item_price") if before.of(view) != after.of(view)}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "views"),
+    [
+        ("own_transform.py", "rows * FACTOR", "rows / FACTOR", {"shop_sales"}),
+        ("own_transform.py", "LIMIT = 3", "LIMIT = 5", {"item_price"}),
+        ("own_transform.py", "scaled = scale(sales)", "scaled = scale(sales + 1)", {"shop_sales"}),
+        ("own_transform.py", 'data["prices"]', 'data["costs"]', {"shop_sales", "item_price"}),
+        ("own_transform.py", "    scaled = ", "    data.clear()\n    scaled = ", {"shop_sales", "item_price"}),
+        ("own_transform.py", "UNUSED = 4", "UNUSED = 5", set()),
+        ("own_units.py", "3", "4", {"shop_sales"}),
+        ("own_other.py", "sum(prices)", "max(prices)", {"item_price"}),
+        ("own_transform.py", "import json\n", "import json\nprint(json)\n", {"shop_sales", "item_price"}),
+    ],
+)
+def test_a_view_is_the_code_that_makes_it(by_view, file, old, new, views):
+    assert changed(by_view, file, old, new) == views
+
+
+def test_a_view_that_is_added_beside_others_changes_none_of_them(by_view):
+    added = 'price(total), "shop_sales_v2": better(sales)}\n\n\ndef better(rows):\n    return rows * 7\n'
+    assert changed(by_view, "own_transform.py", "price(total)}", added) == set()
+    code = code_identity("own_transform:compute", [str(folder) for folder in by_view])
+    assert sorted(code.views) == ["item_price", "shop_sales", "shop_sales_v2"]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        'return {"shop_sales": scaled, **others(total)}',
+        "return dict(shop_sales=scaled)",
+        'if not day:\n        return {}\n    return {"shop_sales": scaled, "item_price": price(total)}',
+    ],
+)
+def test_where_the_parts_cannot_be_told_all_of_the_code_counts(by_view, last):
+    path = by_view[1] / "own_transform.py"
+    path.write_text(BY_VIEW.replace('return {"shop_sales": scaled, "item_price": price(total)}', last))
+    code = code_identity("own_transform:compute", [str(folder) for folder in by_view])
+    assert code.views == {}
+    assert code.of("shop_sales") == code.whole
+
+
+def test_the_example_tells_its_views_apart():
+    from tests.feast_fixtures import CODE, REPO
+
+    code = code_identity("flight_features:compute", [CODE, str(REPO)])
+    assert len(set(code.views.values())) == len(code.views) == 6

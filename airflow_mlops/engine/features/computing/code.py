@@ -11,17 +11,41 @@ from typing import Any, NamedTuple
 
 from airflow_mlops.contracts import content_hash
 from airflow_mlops.engine.entrypoints import find_in, load_object
+from airflow_mlops.engine.features.computing.syntax import bare, parts_by_view
 from airflow_mlops.engine.features.project.location import Location
 
 _imported: dict[str, str] = {}
 """File → hash of the code that this process imported from it as part of a transform."""
 
 
+class Code(NamedTuple):
+    """Identity of the code of a transform, and of the part of it that makes each feature view, as far as known."""
+
+    whole: str
+    views: dict[str, str]
+
+    def of(self, view: str) -> str:
+        """Return the identity of the code that makes a view: of all of it when its part cannot be told."""
+        return self.views.get(view, self.whole)
+
+
 class Transform(NamedTuple):
     """A transform, imported, and the identity of the code that it is."""
 
     function: Callable[..., Any]
-    code: str
+    code: Code
+
+
+class _Source(NamedTuple):
+    """A local module: its file, the hash of its code, its syntax, what relative imports start from, and the names
+    that may be modules it imports.
+    """
+
+    file: str
+    digest: str
+    tree: ast.Module
+    package: str
+    imports: list[str]
 
 
 def import_folders(dag_folder: str, location: Location) -> list[str]:
@@ -36,35 +60,54 @@ def load_transform(entrypoint: str, code_paths: Sequence[str]) -> Transform:
     :param code_paths: Folders that it, and the modules beside it, are imported from.
     :raises ConfigError: when there is no such module or function, or one of the modules is in several folders.
     """
-    hashes = _hashes(entrypoint, code_paths)
-    if any(_differs(name, file, digest) for name, (file, digest) in hashes.items()):
-        for name in hashes:
+    sources = _sources(entrypoint, code_paths)
+    if any(_differs(name, found.file, found.digest) for name, found in sources.items()):
+        for name in sources:
             sys.modules.pop(name, None)
     function = load_object(entrypoint, *code_paths)
-    _imported.update(hashes.values())
-    return Transform(function, _identity(entrypoint, hashes))
+    _imported.update((found.file, found.digest) for found in sources.values())
+    return Transform(function, _identity(entrypoint, sources))
 
 
-def code_identity(entrypoint: str, code_paths: Sequence[str]) -> str:
+def code_identity(entrypoint: str, code_paths: Sequence[str]) -> Code:
     """Return the identity of a transform's code, without importing it.
 
     What counts is the syntax of its module and of the modules that this one imports, as far as they lie in
     ``code_paths`` or belong to its own package; comments, docstrings and layout do not, nor do installed libraries.
+    Of a feature view only what makes its rows counts, where that can be told: see
+    :func:`~airflow_mlops.engine.features.computing.syntax.parts_by_view`. So a view that is added beside others
+    changes none of them.
 
     :param entrypoint: ``module:function``.
     :param code_paths: Folders that it, and the modules beside it, are imported from.
     :raises ConfigError: when one of the modules is in several folders.
     """
-    return _identity(entrypoint, _hashes(entrypoint, code_paths))
+    return _identity(entrypoint, _sources(entrypoint, code_paths))
 
 
-def _identity(entrypoint: str, hashes: dict[str, tuple[str, str]]) -> str:
-    return content_hash([entrypoint, {name: digest for name, (_, digest) in hashes.items()}])[:16]
+def _identity(entrypoint: str, sources: dict[str, _Source]) -> Code:
+    module, _, function = entrypoint.partition(":")
+    whole = content_hash([entrypoint, {name: found.digest for name, found in sources.items()}])[:16]
+    parts = parts_by_view(sources[module].tree, function) if module in sources else {}
+    return Code(whole, {view: _of_part(entrypoint, module, part, sources) for view, part in parts.items()})
 
 
-def _hashes(entrypoint: str, code_paths: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return module → (file, hash of its code), for the transform's module and the local ones that it imports."""
-    found: dict[str, tuple[str, str]] = {}
+def _of_part(entrypoint: str, module: str, part: ast.Module, sources: dict[str, _Source]) -> str:
+    """Return the identity of a part of the transform's module, and of all modules that this part reaches."""
+    reached: set[str] = set()
+    waiting = [*_parents(module), *_imports(part, sources[module].package)]
+    while waiting:
+        name = waiting.pop()
+        if name in sources and name not in reached and name != module:
+            reached.add(name)
+            waiting += sources[name].imports
+    others = {name: sources[name].digest for name in sorted(reached)}
+    return content_hash([entrypoint, ast.unparse(part), others])[:16]
+
+
+def _sources(entrypoint: str, code_paths: Sequence[str]) -> dict[str, _Source]:
+    """Return the transform's module, and the local ones that it imports, directly or not, by name."""
+    found: dict[str, _Source] = {}
     module = entrypoint.partition(":")[0]
     package, waiting = module.partition(".")[0], [module]
     while waiting:
@@ -74,11 +117,11 @@ def _hashes(entrypoint: str, code_paths: Sequence[str]) -> dict[str, tuple[str, 
         file = None if spec.origin is None else Path(spec.origin)
         if file is None or file.suffix != ".py":
             continue  # a folder without __init__.py, or not Python: there is nothing to read
-        tree = ast.parse(file.read_bytes(), file.name)
-        found[name] = str(file), content_hash(ast.unparse(_Bare().visit(tree)))
-        is_package = spec.submodule_search_locations is not None
-        waiting += _parents(name)
-        waiting += _imports(tree, name if is_package else name.rpartition(".")[0])
+        tree = bare(file.read_bytes(), file.name)
+        base = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
+        imports = [*_parents(name), *_imports(tree, base)]
+        found[name] = _Source(str(file), content_hash(ast.unparse(tree)), tree, base, imports)
+        waiting += imports
     return dict(sorted(found.items()))
 
 
@@ -119,11 +162,3 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-class _Bare(ast.NodeTransformer):
-    """Takes out what says nothing to the machine: docstrings, and other texts that stand alone."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        alone = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return ast.copy_location(ast.Pass(), node) if alone else node

@@ -89,8 +89,8 @@ def compute_features(
             hint="See the traceback above; run it in a notebook on PartitionStore.read(...) of the same days.",
         ) from error
     tables = {name: _checked(name, rows, repo, begin, end) for name, rows in _views(transform, computed).items()}
-    inputs = Inputs.of(key, first, used, excluded, code)
     for name, table in tables.items():
+        inputs = Inputs.of(key, first, used, excluded, code.of(name))
         write_day(home, name, key, inputs.written_into(table))
     return {"key": key, "views": {name: table.num_rows for name, table in tables.items()}}
 

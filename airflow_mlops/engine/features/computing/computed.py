@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.engine.data.exclusions import excluded_days
 from airflow_mlops.engine.data.parquet import listing
 from airflow_mlops.engine.features.computing import provenance
+from airflow_mlops.engine.features.computing.code import Code
 from airflow_mlops.engine.features.computing.provenance import ByFile, Inputs, Revisions
 from airflow_mlops.engine.features.project.schema import FeatureRepo, feature_file
 from airflow_mlops.engine.features.training.recipe import Recipe
@@ -76,22 +77,20 @@ def check_computed(recipe: Recipe, views: Iterable[str], computed: ByFile, revis
         )
 
 
-def one_code(recipe: Recipe, computed: ByFile, code: str | None) -> str:
-    """Return the identity of the code that computed all of the features.
+def one_code(recipe: Recipe, computed: ByFile, code: Code | None) -> dict[str, str]:
+    """Return feature view → the identity of the code that computed all of its features.
 
-    :param code: Identity of the code of now; None where it is not known: then the newest day says.
+    :param code: Identity of the code of now; None where it is not known: then the newest day of each view says.
     :raises DataError: naming the days that other code computed.
     """
-    by_day = sorted((day, found.code) for (_, day), found in computed.items() if found is not None)
-    if not by_day:
-        return code or ""
-    asked = code if code is not None else by_day[-1][1]
-    other = provenance.other_code(computed, asked)
+    newest = {view: found.code for (view, _), found in sorted(computed.items()) if found is not None}
+    asked = newest if code is None else {view: code.of(view) for view in newest}
+    other = provenance.other_code(computed, Code("", asked))
     if other:
         raise DataError(
             f"The features of {len(other)} days were computed by other code than that of "
-            f"{by_day[-1][0] if code is None else 'now'}.",
-            detail=f"service {recipe.service!r}, code {asked}; days: {few(other)}",
+            f"{'the newest day' if code is None else 'now'}.",
+            detail=f"service {recipe.service!r}; days: {few(other)}",
             hint="The transform changed, or a module beside it that it imports. Run the features DAG for these days, "
             "oldest first; or put the code back that computed them, and give the changed features a new service "
             "version.",

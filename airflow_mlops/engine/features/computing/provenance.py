@@ -20,6 +20,7 @@ from airflow_mlops.contracts import Exclusion, Partition
 from airflow_mlops.engine.data.exclusions import exclusions
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.features.computing.code import Code
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.ledger import Ledger
 
@@ -88,7 +89,7 @@ def stale_days(
     last: date,
     *,
     ledger: Ledger | None,
-    code: str | None = None,
+    code: Code | None = None,
 ) -> list[str]:
     """Return the days whose features were computed from partitions that were replaced since, oldest first.
 
@@ -105,9 +106,9 @@ def stale_days(
     return sorted({*stale, *other_code(inputs, code)}) if code is not None else stale
 
 
-def other_code(inputs: ByFile, code: str) -> list[str]:
+def other_code(inputs: ByFile, code: Code) -> list[str]:
     """Return the days whose features other code computed, as far as they say."""
-    return sorted({day for (_, day), found in inputs.items() if found is not None and found.code != code})
+    return sorted({day for (view, day), found in inputs.items() if found is not None and found.code != code.of(view)})
 
 
 def compare(inputs: ByFile, present: Revisions, excluded: Mapping[str, list[Exclusion]]) -> list[str]:

@@ -34,7 +34,7 @@ class ModelFeatures(Record):
     service: str
     project: str
     definition: str
-    code: str
+    code: dict[str, str]
     features: tuple[str, ...]
     snapshot: str
 
@@ -250,14 +250,12 @@ def _changes(ledger: Ledger, read: ModelFeatures) -> list[str]:
 
 
 def _code_changes(ledger: Ledger, read: ModelFeatures, views: Iterable[str]) -> list[str]:
-    if not read.code:
-        return []
     found = []
-    for view in sorted(views):
+    for view in sorted(read.code.keys() & set(views)):
         pointer = ledger.pointer(pointer_name(read.project, view))
-        code = Watermark.of(pointer.value).code if pointer is not None else None
-        if code and code != read.code:
-            found.append(f"online values of {view!r} are computed by code {code[:12]}, trained on {read.code[:12]}")
+        code, trained = Watermark.of(pointer.value).code if pointer is not None else None, read.code[view]
+        if code and code != trained:
+            found.append(f"online values of {view!r} are computed by code {code[:12]}, trained on {trained[:12]}")
     return found
 
 

@@ -18,6 +18,7 @@ from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshot_writer import Columns, SnapshotWriter
 from airflow_mlops.engine.data.splits import BY_TIME, by_entity, by_time
 from airflow_mlops.engine.features.computing import provenance
+from airflow_mlops.engine.features.computing.code import Code
 from airflow_mlops.engine.features.computing.compute import every_day
 from airflow_mlops.engine.features.computing.computed import check_computed, computed_for, few, one_code, stored_here
 from airflow_mlops.engine.features.computing.files import check_unchanged, current_pins, pinned_paths
@@ -53,7 +54,7 @@ def build_training_snapshot(
     start: date,
     split_rule: SplitRule = BY_TIME,
     label_shift: float = LABEL_SHIFT,
-    code: str | None = None,
+    code: Code | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Snapshot:
     """Build the snapshot of a window that ends where labels have matured, and freeze it.
