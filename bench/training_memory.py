@@ -84,14 +84,14 @@ def prepare() -> None:
 
     receipt = HOME / "made-by"
     HOME.mkdir(parents=True, exist_ok=True)
-    if not receipt.exists() or receipt.read_text() != code():
+    if not receipt.exists() or receipt.read_text() != code().whole:
         shutil.rmtree(HOME)
         HOME.mkdir()
         ensure_applied(Location(REPO, HOME), ledger())
         with ProcessPoolExecutor(2) as workers:
             for step in (seal, compute):
                 list(workers.map(step, range((LAST - FIRST).days + 1), chunksize=8))
-        receipt.write_text(code())
+        receipt.write_text(code().whole)
     ensure_applied(Location(REPO, HOME), ledger())
     shutil.rmtree(HOME / "snapshots", ignore_errors=True)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowSensorTimeout
 
-from airflow_mlops.exceptions import MlopsError, TransientError
+from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
 from airflow_mlops.operators.base import default_home, failing_clearly
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ class MlopsSensor(BaseSensorOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
+        if "poke_interval" in kwargs:
+            raise ConfigError(
+                f"{type(self).__name__} has no 'poke_interval'. Did you mean 'poll_interval'?",
+                detail=f"poke_interval={kwargs['poke_interval']!r}",
+                hint="Write poll_interval=<seconds>: it holds in the worker and in the triggerer.",
+            )
         # As for the operators: each key of the result is an XCom of its own too.
         super().__init__(poke_interval=poll_interval, timeout=timeout, **{"multiple_outputs": True, **kwargs})
         self.home = home

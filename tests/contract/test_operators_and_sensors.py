@@ -9,6 +9,7 @@ import textwrap
 import pytest
 from airflow.sdk import BaseOperator
 
+from airflow_mlops.exceptions import ConfigError
 from tests.contract.classes import OPERATORS, SENSORS, example_arguments, parameters
 
 BOTH = [*OPERATORS, *SENSORS]
@@ -112,6 +113,12 @@ def test_sensor_hands_its_settings_to_the_trigger(cls):
     carried = {str(value) for value in kwargs.values()} | {str(v) for v in kwargs.values() if isinstance(v, dict)}
     for name, value in arguments.items():
         assert any(str(value) in text for text in carried), name
+
+
+@pytest.mark.parametrize("cls", SENSORS)
+def test_sensor_explains_airflows_word_for_its_own(cls):
+    with pytest.raises(ConfigError, match="Did you mean 'poll_interval'"):
+        made(cls, poke_interval=5)
 
 
 @pytest.mark.parametrize("cls", SENSORS)

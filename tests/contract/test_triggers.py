@@ -68,7 +68,9 @@ async def test_polling_leaves_the_event_loop_free():
 
 async def test_gives_up_at_the_wall_clock_deadline():
     started = time.time()
-    assert await events(SlowTrigger(poll_interval=60, deadline=time.time() + 0.5, looks=99)) == [{"status": "timeout"}]
+    assert await events(SlowTrigger(poll_interval=60, deadline=time.time() + 0.5, looks=99)) == [
+        {"status": "timeout", "seen": ""}
+    ]
     assert time.time() - started < 5
 
 

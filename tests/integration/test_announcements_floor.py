@@ -117,7 +117,7 @@ async def test_a_ledger_that_is_down_keeps_it_waiting_until_the_timeout(own: Pat
     with pytest.raises(TaskDeferred) as deferred:
         sensor(poll_interval=0.01, timeout=0.2).execute({"ti": task})
     assert "database does not answer" in task.xcoms["holding"][0]
-    assert [event.payload async for event in deferred.value.trigger.run()] == [{"status": "timeout"}]
+    assert [event.payload async for event in deferred.value.trigger.run()] == [{"status": "timeout", "seen": ""}]
 
 
 @pytest.mark.parametrize(

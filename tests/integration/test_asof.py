@@ -295,10 +295,10 @@ def test_reads_exactly_the_files_that_it_is_told(made_up, tmp_path):
 
 def test_files_may_differ_where_nothing_is_lost(made_up):
     first, second = (rows("short", ("x", 0, hour, hour, hour)) for hour in (0, 1))
-    halves = second.set_column(3, "short_b", pa.array([1.5])).drop_columns(["short_a"])
+    halves = second.set_column(3, "short_b", pa.array([2.0])).drop_columns(["short_a"])
     naive = halves.set_column(3, "happened", halves["happened"].cast(pa.timestamp("ns")))
     write_rows(made_up[0], "short", first, naive)
-    assert seen(made_up, "short", asked(0.5, 1.5)) == [0, 1.5]
+    assert seen(made_up, "short", asked(0.5, 1.5)) == [0, 2]
     assert seen(made_up, "short", asked(0.5, 1.5), "a") == [0, None]
 
 
@@ -349,6 +349,19 @@ def test_pulls_events_between_two_moments_with_both_ends(made_up):
     everything = pull(made_up, at(1), at(3), latest=False)
     assert everything["short_b"].to_pylist() == [1, 2, 3, 9]
     assert pull(made_up, None, None, latest=False).num_rows == 6
+
+
+def test_what_is_not_known_by_now_is_not_pulled(made_up, tmp_path):
+    later = (datetime.now(UTC) - NOON) / HOUR + 24
+    write_rows(
+        made_up[0],
+        "short",
+        rows("short", ("x", 0, 1, 0, 0), ("x", 0, 2, 1, later), ("x", 0, 3, 2, None), ("y", 0, 4, 1, None)),
+    )
+    assert pull(made_up, at(0), at(3))["short_b"].to_pylist() == [1]
+    assert pull(made_up, at(0), at(3), latest=False).num_rows == 4
+    store = open_feast(tmp_path, made_up_views(made_up[0]), {"type": OURS, "knowledge_time": False})
+    assert sorted(pull((made_up[0], store), at(0), at(3))["short_b"].to_pylist()) == [3, 4]
 
 
 def pull(made_up, start: datetime | None, end: datetime | None, *, latest: bool = True) -> pa.Table:
@@ -441,6 +454,23 @@ def test_types_other_than_the_registrys_are_refused(made_up):
     write_rows(made_up[0], "endless", text.set_column(4, "happened", pa.array(["noon"])))
     with pytest.raises(DataError, match="have no timestamps in 'happened'"):
         seen(made_up, "endless", asked(1))
+
+
+def test_doubles_are_whole_numbers_only_without_fractions(made_up):
+    table = rows("short", ("x", 0, 1, 0, 0), ("y", 0, 1, 0, 0), ("z", 0, 1, 0, 0))
+
+    def having(*values: float | None) -> pa.Table:
+        write_rows(made_up[0], "short", table.set_column(3, "short_b", pa.array(values, pa.float64())))
+        frame = pd.DataFrame({"k": ["x", "y"], "event_timestamp": [at(1)] * 2})
+        return made_up[1].get_historical_features(frame, ["short:short_b"]).to_arrow()["short_b"]
+
+    assert (having(6.0, -7.0, None).type, having(6.0, -7.0, None).to_pylist()) == (pa.int64(), [6, -7])
+    assert having(6.0, None, float("nan")).to_pylist() == [6.0, None]
+    for value in (6.5, 1e30, float("inf")):
+        with pytest.raises(
+            DataError, match="'short_b' of the rows of feature view 'short' is of another type than the registry says"
+        ):
+            having(6.0, 7.0, value)
 
 
 def test_rows_that_are_gone_are_named(made_up):

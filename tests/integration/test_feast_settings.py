@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,8 +14,9 @@ import pytest
 from feast.errors import FeatureViewNotFoundException
 from google.protobuf.message import DecodeError
 
+from airflow_mlops.engine.features.project.definitions import load_definitions
 from airflow_mlops.engine.features.project.location import Location
-from airflow_mlops.engine.features.project.settings import merged
+from airflow_mlops.engine.features.project.settings import merged, read_settings
 from airflow_mlops.engine.features.project.store import feast_errors, open_store
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, TransientError
 from tests.small_features import SETTINGS, shops, write_repo
@@ -74,6 +76,71 @@ def test_an_override_completes_a_section_and_one_of_another_kind_replaces_it():
     assert merged(below, above)["registry"] == {**below["registry"], **above["registry"]}
     other = {"registry": {"registry_type": "sql", "path": "postgresql+psycopg://db/feast"}}
     assert merged(below, other) == other, "SQLite's connect_args would not suit it"
+
+
+def test_relative_folders_are_made_absolute(tmp_path, monkeypatch):
+    made = shops(tmp_path, 1)
+    monkeypatch.chdir(tmp_path)
+    location = Location("shops-repo", Path("shops-home"), {"project": "secret"})  # type: ignore[arg-type]
+    assert (location.repo, location.home) == (made.repo, made.home)
+    assert "secret" not in repr(location)
+    contents = load_definitions(location, "shops")
+    assert {source.path for source in contents.data_sources} == {
+        f"{made.home}/features/{view}/*.parquet" for view in ("shop_sales", "item_price")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("redis://u:s3cret@host:6379", "neither host:port"),
+        ("host:s3cret", "neither host:port"),
+        ("host,password=s3cret", "neither host:port"),
+        ("password=s3cret", "does not start with host:port"),
+        ("", "does not start with host:port"),
+        ("host:1,password=a,s3cret", "neither host:port"),
+        ("host:1,password=a,s3cret=b", "a comma in a password"),
+        ("host:1,pasword=s3cret", "no parameter 'pasword'. Did you mean 'password'"),
+        ("host:1 password=s3cret", "does not start with host:port"),
+        ("host:1,h:1 password=s3cret", "a parameter that redis does not know"),
+    ],
+)
+def test_a_connection_string_that_feast_cannot_take_apart_is_told_without_showing_it(tmp_path, text, words):
+    repo = write_repo(tmp_path / "repo")
+    with pytest.raises(ConfigError, match=words) as caught:
+        open_store(Location(repo, tmp_path, {"online_store": {"type": "redis", "connection_string": text}}))
+    assert "host:port,password=${VARIABLE},ssl=True" in caught.value.hint
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("redis", "h:1,ssl=True,username=u,password=p=:/@"),
+        ("redis_cluster", "a:1,b:2,skip_full_coverage_check=true,require_full_coverage=false,password=p"),
+        ("redis_sentinel", "a:1,b:2,min_other_sentinels=1,db=1"),
+    ],
+)
+def test_other_connection_strings_stay_as_they_are(tmp_path, kind, text):
+    online = {"type": "redis", "redis_type": kind, "connection_string": text}
+    store = open_store(Location(write_repo(tmp_path / "repo"), tmp_path, {"online_store": online}))
+    assert store.config.online_store.connection_string == f"{text},socket_connect_timeout=5,socket_timeout=5"
+
+
+def test_a_variable_that_is_not_set_is_named(tmp_path, monkeypatch):
+    asked = "# as ${NOT_SET} says\nproject: shops\nregistry: {path: '$${HERE}/$bare/${MLOPS_HOME}/${FEAST_PW}'}\n"
+    repo = write_repo(tmp_path / "repo", settings=asked)
+    with pytest.raises(ConfigError, match="variable FEAST_PW, which is not set"):
+        open_store(Location(repo, tmp_path))
+    assert read_settings(Location(repo, tmp_path, {"registry": {"path": "r.db"}}))["registry"] == {"path": "r.db"}
+    monkeypatch.setenv("FEAST_PW", "pw${x}")
+    assert read_settings(Location(repo, tmp_path))["registry"]["path"] == f"${{HERE}}/$bare/{tmp_path}/pw${{x}}"
+    overrides = {"online_store": {"connection_string": "h:1,password=${FEAST_PW}", "x": ["${MLOPS_HOME}", "${OTHER}"]}}
+    with pytest.raises(ConfigError, match="variable OTHER, which is not set"):
+        read_settings(Location(repo, tmp_path, overrides))
+    monkeypatch.setenv("OTHER", "o")
+    found = read_settings(Location(repo, tmp_path, overrides))["online_store"]
+    assert found == {"connection_string": "h:1,password=pw${x}", "x": [str(tmp_path), "o"]}
 
 
 # --- words ----------------------------------------------------------------------------------------------------

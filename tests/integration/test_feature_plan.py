@@ -16,7 +16,7 @@ from airflow_mlops.engine.features.governance.plan import plan
 from airflow_mlops.engine.features.materialization.watermarks import Watermark, pointer_name, watermarks
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.schema import describe
-from airflow_mlops.engine.features.project.store import open_store
+from airflow_mlops.engine.features.project.store import feast_errors, open_store
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, TransientError
 from airflow_mlops.operators.feast import FeastApplyOperator
@@ -239,6 +239,61 @@ def test_rules_are_checked_before_anything_is_registered(location, ledger):
         apply_repo(location, ledger)
     assert last_applied(location, ledger) is None
     assert not (location.home / "feast" / "registry.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name="item_price"', 'name="item-price"', "feature view 'item-price': Its name cannot be"),
+        ('name="item_price"', 'name="a/../b"', r"feature view 'a/\.\./b': Its name cannot be"),
+        ('name="item_price"', 'name="pä ir"', "feature view 'pä ir': Its name cannot be"),
+        ('name="shop_v1"', 'name="shop v1"', "feature service 'shop v1': Its name cannot be"),
+        ('Field(name="visits"', 'Field(name="event_timestamp"', "name of a column of time"),
+        (
+            'Field(name="price", dtype=Float64)',
+            'Field(name="price", dtype=Float64), Field(name="sales", dtype=Float64)',
+            None,  # which the service does not take
+        ),
+        (
+            'features=[shop_sales[["sales"]], basket_worth]',
+            'features=[shop_sales[["sales"]], shop_sales.with_name("again")]',
+            "It has two features 'sales': of 'shop_sales' and 'shop_sales'",
+        ),
+        (
+            'features=[shop_sales[["sales"]], basket_worth]',
+            "features=[]",
+            "feature service 'shop_v1': It has no features",
+        ),
+        (
+            '[Field(name="price", dtype=Float64)]',
+            "[]",
+            "feature view 'item_price' has no features: give it a schema",
+        ),
+    ],
+)
+def test_names_are_checked_before_anything_is_registered(location, ledger, old, new, said):
+    edit(location, old, new)
+    if said is None:
+        assert plan(location, ledger).findings == ()
+        return
+    with pytest.raises(ConfigError, match=said):
+        apply_repo(location, ledger)
+    assert last_applied(location, ledger) is None
+    assert not (location.home / "feast" / "registry.db").exists()
+
+
+def test_a_name_that_is_not_registered_asks_for_an_apply(location):
+    with pytest.raises(ConfigError, match="FeatureViewNotFoundException") as error, feast_errors():
+        open_store(location).get_feature_view("nowhere")
+    assert "run FeastApplyOperator, or any other apply" in error.value.hint
+
+
+def test_a_lint_of_two_views_with_one_feature_names_both(location, ledger):
+    edit(location, 'Field(name="price", dtype', 'Field(name="sales", dtype=Float64), Field(name="price", dtype')
+    edit(location, "basket_worth],", "basket_worth, item_price],")
+    [finding] = plan(location, ledger).findings
+    assert "two features 'sales': of 'shop_sales' and 'item_price'" in str(finding)
+    assert "item_price[[...]]" in finding.fix
 
 
 # --- what is kept, what is lost -------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
 from airflow_mlops.assets import features_asset
 from airflow_mlops.engine.features.governance.apply import apply_repo
 from airflow_mlops.engine.features.online.freshness import Freshness, freshness
+from airflow_mlops.engine.features.online.reader import OnlineReader
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.features.project.store import open_store, quietly
@@ -160,6 +161,11 @@ def test_what_cannot_be_asked_is_explained(tmp_path):
     location = applied(shops(tmp_path, 1))
     with pytest.raises(ConfigError, match="Did you mean 'shop_v1'"):
         freshness(location, "shop_v2", as_of=day(1), max_age=HOUR)
+    with pytest.raises(ConfigError, match=r"as_of=2024-03-02T00:00:00 has no time zone(.|\n)*fix:"):
+        look(location, day(1).replace(tzinfo=None))
+    for one in ({"shop": "ash", "item": 1}, {}):
+        with pytest.raises(ConfigError, match=r"list of mappings(.|\n)*fix:"):
+            OnlineReader(location, SERVICE).read(one)
 
 
 # --- the Airflow floor ------------------------------------------------------------------------------------

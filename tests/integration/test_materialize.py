@@ -205,6 +205,22 @@ def test_late_data_reaches_a_key_that_has_nothing_newer(location):
     assert online(location)[1] == expected(5)[1]
 
 
+@pytest.mark.parametrize("knowledge_time", [True, False])
+def test_rows_that_are_not_known_yet_stay_out(tmp_path, knowledge_time):
+    """Training does not see them either, unless it is told not to ask since when a value was known."""
+    kind = "airflow_mlops.engine.features.offline.asof.AsofOfflineStore"
+    settings = {"offline_store": {"type": kind, "knowledge_time": knowledge_time}}
+    location = shops(tmp_path, days=5, overrides=settings)
+    file = day_file(location, "item_price", 4)
+    table = pq.read_table(file)
+    created = {1: None, 2: datetime.now(UTC) + timedelta(days=1)}
+    times = pa.array([created[item] for item in table["item"].to_pylist()], pa.timestamp("us", tz="UTC"))
+    pq.write_table(table.set_column(table.column_names.index("created_timestamp"), "created_timestamp", times), file)
+    bring(location, 5)
+    for item in created:
+        assert online(location, item=item)[1] == price(item, day(3 if knowledge_time else 4))
+
+
 def test_a_file_replaced_while_it_is_read_is_written_again(location, monkeypatch):
     from airflow_mlops.engine.features.materialization import write as online_write
 

@@ -60,7 +60,7 @@ kinds = FeatureView(
 )
 pairs = FeatureView(
     name="pairs", entities=[text, number], ttl=None, source=source("pairs"), tags=TAGS,
-    schema=[Field(name="text_id", dtype=String), Field(name="number_id", dtype=Int64), Field(name="x", dtype=Float64)],
+    schema=[Field(name="text_id", dtype=String), Field(name="number_id", dtype=Int64), Field(name="y", dtype=Float64)],
 )
 smalls = FeatureView(
     name="smalls", entities=[small], ttl=timedelta(days=9), source=source("smalls"), tags=TAGS,
@@ -124,7 +124,7 @@ def write_kinds(home: Path) -> None:
     for n in range(2):
         write(home, "pairs", n, {
             "number_id": pa.array([1, 2, -3, 2**40]), "text_id": ["a", "a", "b", "ü"],
-            "x": [n + 0.25, n + 0.5, n + 0.75, None], "event_timestamp": times(n, 1, 2, 3, 4),
+            "y": [n + 0.25, n + 0.5, n + 0.75, None], "event_timestamp": times(n, 1, 2, 3, 4),
         })  # fmt: skip
         write(home, "smalls", n, {
             "small_id": pa.array([1, -2, 3], pa.int32()), "x": [n + 0.25, 0.5, None],
@@ -289,6 +289,23 @@ def test_a_column_of_another_type_is_named(tmp_path, view):
     feature = "double" if view == "kinds" else "x"
     with pytest.raises(DataError, match=f"'{feature}' of feature view '{view}' is not of type Float64(.|\n)*string"):
         by_us(location, day(2))
+
+
+def test_fractions_are_not_cut_off(tmp_path):
+    location = located(tmp_path, "home")
+    write_kinds(location.home)
+    file = feature_file(location.home, "kinds", str(day(1).date()))
+    table = pq.read_table(file)
+    place = table.column_names.index("whole")
+    pq.write_table(table.set_column(place, "whole", pa.array([9.0, 2.0, 6.5, 4.0])), file)
+    first = feature_file(location.home, "kinds", str(day(0).date()))
+    pq.write_table(pq.read_table(first).set_column(place, "whole", pa.array([1.0] * 8)), first)
+    with pytest.raises(DataError, match="'whole' of the rows of feature view 'kinds' is of another type than the reg"):
+        by_us(location, day(2))
+    pq.write_table(table.set_column(place, "whole", pa.array([9.0, 2.0, None, 4.0])), file)
+    by_us(location, day(2))
+    answer = open_store(location).get_online_features(["kinds:whole"], [{"text_id": one} for one in ("a", "new")])
+    assert answer.to_dict()["whole"] == [2, 4]
 
 
 def test_the_file_of_the_online_store_may_be_removed(tmp_path):

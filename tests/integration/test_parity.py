@@ -287,6 +287,8 @@ def test_a_view_that_was_never_materialised_needs_a_moment(tmp_path):
     location = deliveries(tmp_path, 1)
     with pytest.raises(ConfigError, match=r"up to when feature view '(sales|stock|weather)' is online(.|\n)*fix:"):
         parity(location)
+    with pytest.raises(ConfigError, match=r"as_of=.* has no time zone"):
+        parity(location, as_of=midnight(1).replace(tzinfo=None))
     report = parity(location, as_of=midnight(1))
     assert report.status is FAIL
     assert feature(report, "visits").missing_online == report.rows

@@ -33,14 +33,14 @@ def test_errors_are_headline_detail_hint_on_stderr(capsys: pytest.CaptureFixture
     assert fix.startswith("  fix:   ")
 
 
-def test_land_lands_both_feeds_of_every_day(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+def test_land_lands_all_feeds_of_every_day(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     assert main(["demo", "land", "--home", str(home), "--from", "2013-01-30", "--to", "2013-02-01"]) == 0
     for day in ("2013-01-30", "2013-01-31", "2013-02-01"):
-        for feed in ("departures", "arrivals"):
+        for feed, rows in (("departures", 500), ("arrivals", 500), ("weather", 60)):
             folder = home / "lake" / feed / day
             assert (folder / "_SUCCESS").exists()
-            assert pq.read_table(folder).num_rows > 500
-    assert len(capsys.readouterr().out.splitlines()) == 6
+            assert pq.read_table(folder).num_rows > rows
+    assert len(capsys.readouterr().out.splitlines()) == 9
 
 
 @pytest.mark.parametrize(

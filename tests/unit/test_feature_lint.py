@@ -187,6 +187,75 @@ def test_one_error_lists_all():
         assert part in error.value.detail
 
 
+# --- names ----------------------------------------------------------------------------------------------------
+
+
+def changed(good: FeatureRepo, where: str, old: str, new: str | None = None, **fields) -> list[str]:
+    """What lint says of a repository in which something is named otherwise, or has other fields."""
+    named = {
+        (new or name if name == old else name): one.model_copy(update=fields if name == old else {})
+        for name, one in getattr(good, where).items()
+    }
+    return [str(finding) for finding in lint(good.model_copy(update={where: named}))]
+
+
+BAD_NAMES = ["user-item", "pä ir", "a/../b", "1st", "a.b", "größe", "a\n"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_no_file_or_online_table_can_have(name):
+    apart = repo().model_copy(update={"services": {}, "on_demand": {}})
+    [said] = changed(apart, "views", "delays", name)
+    assert said.startswith(f"feature view {name!r}: Its name cannot be")
+    apart = repo().model_copy(update={"services": {}})
+    [said] = changed(apart, "on_demand", "ratio", name)
+    assert said.startswith(f"on-demand view {name!r}: Its name cannot be")
+    [said] = changed(repo(), "services", "v1", name)
+    assert said.startswith(f"feature service {name!r}: Its name cannot be")
+
+
+@pytest.mark.parametrize("name", ["_a", "A1", "a__b", "user_item_2"])
+def test_names_that_are_fine(name):
+    apart = repo().model_copy(update={"services": {}, "on_demand": {}})
+    assert changed(apart, "views", "delays", name) == []
+
+
+@pytest.mark.parametrize("name", ["", "event_timestamp", "created_timestamp", "carrier"])
+def test_feature_names_that_cannot_be(name):
+    good = repo()
+    for where, view in (("views", "delays"), ("on_demand", "ratio")):
+        features = getattr(good, where)[view].features | {name: "double"}
+        [said] = changed(good, where, view, features=features)
+        assert said.startswith(f"feature {f'{view}:{name}'!r}: ")
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "a.b", "a:b", "a\tb"])
+def test_feature_names_that_work_and_mislead_are_a_warning(name):
+    delays = repo().views["delays"]
+    odd = delays.model_copy(update={"features": delays.features | {name: "double"}})
+    [warning] = check_lint(repo().model_copy(update={"views": {"delays": odd}}))
+    assert warning.where == f"feature {f'delays:{name}'!r}"
+
+
+@pytest.mark.parametrize("name", ["größe", "user-item", "1h", "a__b"])
+def test_feature_names_that_can_be(name):
+    good = repo()
+    assert changed(good, "views", "delays", features=good.views["delays"].features | {name: "double"}) == []
+
+
+def test_a_service_with_two_features_of_one_name():
+    [said] = changed(repo(), "services", "v1", doubles={"mean": ("delays", "other")})
+    assert said.startswith("feature service 'v1': It has two features 'mean': of 'delays' and 'other'. Rename one;")
+
+
+def test_nothing_is_without_features():
+    assert changed(repo(), "services", "v1", features={}) == [
+        "feature service 'v1': It has no features. Give it features=[...]."
+    ]
+    [said] = changed(repo().model_copy(update={"services": {}}), "on_demand", "ratio", features={})
+    assert said == "on-demand view 'ratio': It has no features. Give it a schema."
+
+
 # --- training -------------------------------------------------------------------------------------------------
 
 

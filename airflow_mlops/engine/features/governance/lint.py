@@ -5,6 +5,7 @@ What the tags mean is said in :mod:`airflow_mlops.engine.features.governance.tag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
@@ -37,6 +38,7 @@ class Finding(Record):
 def lint(repo: FeatureRepo) -> list[Finding]:
     """Return what a repository's definitions break, errors first."""
     found = [finding for where, tags in _places(repo) for finding in _values(where, tags)]
+    found += _names_of(repo)
     for kind, owned in _OWNED.items():
         for name, one in getattr(repo, owned).items():
             if not one.tags.get("owner", "").strip():
@@ -58,7 +60,7 @@ def check_lint(repo: FeatureRepo) -> list[Finding]:
         raise ConfigError(
             f"The feature definitions break {len(errors)} rule{'s' if len(errors) > 1 else ''}; nothing was applied.",
             detail=_listed(f"Feast project {repo.project!r}", errors),
-            hint="Correct the tags in the feature repository.",
+            hint="Correct them in the feature repository.",
         )
     return [finding for finding in found if finding.severity == "warning"]
 
@@ -92,6 +94,7 @@ def check_training_use(repo: FeatureRepo, service: str, model: str, begin: datet
 # --- which tags there are -----------------------------------------------------------------------------------
 
 _OWNED = {"feature view": "views", "on-demand view": "on_demand", "feature service": "services"}
+_GIVE = {"views": "a schema", "on_demand": "a schema", "services": "features=[...]"}
 
 Place = tuple[str, Mapping[str, str]]
 
@@ -170,6 +173,50 @@ def _training(where: str, tags: Mapping[str, str], model: str, begin: datetime, 
         since = f" from {first:%Y-%m-%d}" if first is not None else ""
         until = f" until before {last:%Y-%m-%d}" if last is not None else ""
         yield _error(where, f"It is valid at event times{since}{until}.", "")
+
+
+# --- the rules of names -------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ODD_FEATURE_NAME = re.compile(r"[\s/.:]")
+_RESERVED = ("event_timestamp", "created_timestamp")
+
+
+def _names_of(repo: FeatureRepo) -> Iterator[Finding]:
+    """Yield the names that a file, an online store or a reference cannot hold, and those that stand for two things."""
+    for kind, owned in _OWNED.items():
+        for name, one in getattr(repo, owned).items():
+            if not _NAME.fullmatch(name):
+                fix = "Use the letters A to Z, digits and underscores, and a letter or an underscore first."
+                yield _error(f"{kind} {name!r}", "Its name cannot be that of a file or of an online table.", fix)
+            if not one.features:
+                yield _error(f"{kind} {name!r}", "It has no features.", f"Give it {_GIVE[owned]}.")
+    for name, view in repo.views.items():
+        yield from _feature_names(name, view.features, dict.fromkeys(view.keys, "its join key"))
+    for name, computed in repo.on_demand.items():
+        keys = {key: f"a join key of {behind!r}" for behind in computed.views for key in repo.views[behind].keys}
+        yield from _feature_names(name, computed.features, keys)
+    for name, service in repo.services.items():
+        for feature, views in service.doubles.items():
+            what = f"It has two features {feature!r}: of {' and '.join(map(repr, views))}."
+            fix = f"Rename one; or name the features that it takes, without one of them: {views[-1]}[[...]]."
+            yield _error(f"feature service {name!r}", what, f"{fix} An alias, with_name(), renames no feature.")
+
+
+def _feature_names(view: str, features: Collection[str], keys: Mapping[str, str]) -> Iterator[Finding]:
+    for feature in features:
+        where = f"feature {f'{view}:{feature}'!r}"
+        if not feature:
+            yield _error(where, "It has no name.", "Give it one.")
+        elif _ODD_FEATURE_NAME.search(feature):
+            what = (
+                "Its name has white space, '/', '.' or ':', which are read, but mean something in references and paths."
+            )
+            yield Finding(severity="warning", where=where, what=what, fix="Use underscores.")
+        if feature in _RESERVED:
+            yield _error(where, "That is the name of a column of time, which each view has.", "Rename it.")
+        elif feature in keys:
+            yield _error(where, f"That is the name of {keys[feature]}.", "Rename it.")
 
 
 # --- words --------------------------------------------------------------------------------------------------

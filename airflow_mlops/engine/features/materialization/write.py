@@ -20,6 +20,7 @@ from feast.utils import _convert_arrow_to_proto, _get_column_names, _run_pyarrow
 from airflow_mlops.engine.features.materialization.chunks import TICK
 from airflow_mlops.engine.features.materialization.encode import Column, encode_feature, encode_keys
 from airflow_mlops.engine.features.materialization.watermarks import Span
+from airflow_mlops.engine.features.offline.types import check_whole, declared_type
 from airflow_mlops.exceptions import DataError
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ BATCH = 20_000
 """Rows that are converted and written at a time."""
 _FEAST_BATCH = 1_000
 _MICROSECONDS = pa.timestamp("us", tz="UTC")
+UNKNOWN = np.iinfo(np.int64).min
+"""The moment that stands for none."""
 
 
 class EncodedRows:
     """Rows of a feature view as an online store keeps them: keys, feature → values, times in microseconds UTC.
 
-    ``created`` is None when the view's source has no such column.
+    ``created`` is None when the view's source has no such column; where it is null, it is :data:`UNKNOWN`.
     """
 
     def __init__(self, rows: pa.Table, view: FeatureView, config: RepoConfig) -> None:
@@ -82,7 +85,7 @@ def write_latest(store: FeatureStore, view: FeatureView, span: Span) -> int:
 def read_latest(store: FeatureStore, view: FeatureView, span: Span) -> pa.Table:
     """Return the latest row of each key in a span, by the offline store's own means.
 
-    :raises DataError: when a key is null.
+    :raises DataError: when a key is null, or a whole number by the registry has a fraction.
     """
     entities = [store.get_entity(name) for name in view.entities if name != "__dummy"]
     keys, features, event, created = _get_column_names(view, entities)
@@ -106,6 +109,9 @@ def read_latest(store: FeatureStore, view: FeatureView, span: Span) -> pa.Table:
                 detail=f"rows of {span[0].isoformat()} to {span[1].isoformat()}",
                 hint="An entity must have a key: leave such rows out where they are computed.",
             )
+    for field in (*view.entity_columns, *view.features):  # Feast would cut fractions off
+        what = f"Column {field.name!r} of the rows of feature view {view.name!r}"
+        check_whole(rows.column(field.name), declared_type(field.dtype), what)
     return rows
 
 
@@ -165,4 +171,5 @@ def _moments(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     array = column.combine_chunks()
     if array.type.tz is None:
         array = pc.cast(array, pa.timestamp("us"), safe=False)
-    return pc.cast(pc.cast(array, _MICROSECONDS, safe=False), pa.int64()).to_numpy(zero_copy_only=False)
+    moments = pc.cast(pc.cast(array, _MICROSECONDS, safe=False), pa.int64())
+    return pc.fill_null(moments, UNKNOWN).to_numpy(zero_copy_only=False)

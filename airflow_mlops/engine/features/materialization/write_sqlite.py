@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, _quote_id, _table_id, adapt_datetime_epoch
 
+from airflow_mlops.engine.features.materialization.write import UNKNOWN
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -75,11 +77,15 @@ def _parameters(rows: EncodedRows) -> Iterator[tuple[Any, ...]]:
     return zip(*columns, strict=False)
 
 
-def _seconds(microseconds: np.ndarray[Any, Any]) -> list[int]:
-    """Return times as Feast's own adapter stores them."""
+def _seconds(microseconds: np.ndarray[Any, Any]) -> list[int | None]:
+    """Return times as Feast's own adapter stores them; none as null."""
     distinct, codes = np.unique(microseconds, return_inverse=True)
-    naive = [(_EPOCH + timedelta(microseconds=value)).replace(tzinfo=None) for value in distinct.tolist()]
-    return np.array([adapt_datetime_epoch(moment) for moment in naive], np.int64)[codes].tolist()
+    seconds = [None if value == UNKNOWN else _second(value) for value in distinct.tolist()]
+    return np.array(seconds, object)[codes].tolist()
+
+
+def _second(microseconds: int) -> int:
+    return adapt_datetime_epoch((_EPOCH + timedelta(microseconds=microseconds)).replace(tzinfo=None))
 
 
 @contextmanager

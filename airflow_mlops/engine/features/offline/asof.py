@@ -38,7 +38,9 @@ from airflow_mlops.engine.features.offline.reading import files_of
 from airflow_mlops.engine.features.offline.rows import read_rows
 from airflow_mlops.engine.features.offline.types import (
     Unit,
+    as_whole,
     check_kind,
+    check_whole,
     comparable,
     declared_type,
     ticks,
@@ -131,7 +133,8 @@ class AsofOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """Return, of the events between two moments, both included, the row of the last of each key.
 
-        Among equals in time the one that :meth:`get_historical_features` would take.
+        Among equals in time the one that :meth:`get_historical_features` would take. Unless ``knowledge_time`` is
+        off, rows that are not known by now do not count: those whose creation is null, or lies in the future.
         """
 
         def pull() -> pa.Table:
@@ -146,6 +149,8 @@ class AsofOfflineStore(DuckDBOfflineStore):
                 start=start_date.astimezone(),
                 end=end_date.astimezone(),
             )
+            if created_timestamp_column and config.offline_store.knowledge_time:
+                rows = _known(rows, created_timestamp_column, datetime.now(UTC))
             keys = [rows[column] for column in join_key_columns]
             history, _ = _history(rows, keys, timestamp_field, created_timestamp_column)
             history = history._replace(features=rows.select(sorted(set(feature_name_columns))))
@@ -327,7 +332,9 @@ def _values(entities: Entities, view: _Asked, *, as_created: bool) -> dict[str, 
         rows, positions = _found(entities, view, wanted, as_created=as_created, all_read=not others)
     except TiedError:
         rows, positions = _found(entities, view, [*wanted, *others], as_created=as_created, all_read=True)
-    values = {column: rows[column].combine_chunks().take(positions) for column in wanted}
+    values = {
+        column: as_whole(rows[column].combine_chunks().take(positions), view.declared[column]) for column in wanted
+    }
     return {name: values[column] for name, column in view.features.items()}
 
 
@@ -374,7 +381,14 @@ def _rows(entities: Entities, view: _Asked, features: Sequence[str]) -> pa.Table
     for column in (*view.keys, *features):
         what = f"Column {column!r} of the rows of feature view {view.name!r}"
         check_kind(rows.schema.field(column).type, view.declared[column], what)
+        check_whole(rows[column], view.declared[column], what)
     return rows
+
+
+def _known(rows: pa.Table, created: str, now: datetime) -> pa.Table:
+    """Return the rows that were created by a moment."""
+    mask = pc.less_equal(rows[created], pa.scalar(now, pa.timestamp("us", "UTC"))).fill_null(False)
+    return rows if pc.all(mask).as_py() is not False else rows.filter(mask)
 
 
 def _history(rows: pa.Table, keys: Sequence[pa.ChunkedArray], event: str, created: str | None) -> tuple[History, Unit]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.types import FeastType, from_feast_to_pyarrow_type
 
 from airflow_mlops.engine.features.offline.join import Numbers
@@ -36,6 +37,40 @@ def check_kind(found: pa.DataType, declared: pa.DataType, what: str, error: type
             f"{what} is of type {found}, but {declared} by Feast's registry.",
             hint="Convert it, or correct the type in the feature repository and apply it.",
         )
+
+
+def check_whole(column: pa.ChunkedArray, declared: pa.DataType, what: str) -> None:
+    """Check that numbers which may have fractions are whole where the registry says so: NaN is null.
+
+    :raises DataError: when one has a fraction, or is beyond what the registry's type can hold.
+    """
+    if not _may_be_whole(column.type, declared):
+        return
+    try:
+        _without_nan(column).cast(declared)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{what} is of another type than the registry says: {column.type} with values that are no {declared}.",
+            detail=str(error),
+            hint="Compute whole numbers, or correct the type in the feature repository and apply it.",
+        ) from None
+
+
+def as_whole(column: pa.Array, declared: pa.DataType) -> pa.Array:
+    """Return whole numbers of another type as the registry's, unless a null is among them."""
+    if not _may_be_whole(column.type, declared) or _without_nan(column).null_count:
+        return column
+    return column.cast(declared)
+
+
+def _may_be_whole(found: pa.DataType, declared: pa.DataType) -> bool:
+    return pa.types.is_integer(declared) and (pa.types.is_floating(found) or pa.types.is_decimal(found))
+
+
+def _without_nan(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
 
 
 def _kind(kind: pa.DataType) -> str | None:

@@ -15,7 +15,7 @@ from airflow_mlops.contracts import Record
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data.partitions import day_bounds, is_key
 from airflow_mlops.engine.features.computing.compute import EVENT
-from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.online.reader import OnlineReader, check_moment
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.schema import describe, feature_file
 from airflow_mlops.engine.features.project.store import feast_errors
@@ -84,9 +84,10 @@ def freshness(location: Location, service: str, *, as_of: datetime, max_age: tim
 
     :param as_of: The moment that ages are counted from; values newer than it have age 0.
     :param max_age: How old a view may be that does not say so itself, in its tag ``max_age``.
-    :raises ConfigError: when the service is unknown, or cannot be read online.
+    :raises ConfigError: when the service is unknown, or cannot be read online, or ``as_of`` has no time zone.
     :raises TransientError: when the registry or the online store does not answer.
     """
+    check_moment(as_of)
     reader = OnlineReader(location, service)
     views = describe(reader.store).views
     found: dict[str, ViewFreshness] = {}

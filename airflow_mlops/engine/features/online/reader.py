@@ -71,14 +71,11 @@ class OnlineReader:
             An entity whose key is None has no stored features.
         :param as_of: Values that are older than their view's time to live at this moment, or newer than it, count
             as missing, as they do in training. None: whatever the store has.
-        :raises ConfigError: when a column is unknown or missing, or ``as_of`` has no time zone.
+        :raises ConfigError: when it is no list, a column is unknown or missing, or ``as_of`` has no time zone.
         :raises DataError: when a value has another type than the registry says, or an on-demand view fails.
         :raises TransientError: when the online store does not answer in time.
         """
-        if as_of is not None and as_of.tzinfo is None:
-            raise ConfigError(
-                f"as_of={as_of.isoformat()} has no time zone.", hint="Say which one: datetime(..., tzinfo=UTC)."
-            )
+        check_moment(as_of)
         return self.read_at(entities, {} if as_of is None else {view.name: as_of for view in self._plan.stored})
 
     def read_at(self, entities: Sequence[Mapping[str, Any]], moments: Mapping[str, datetime]) -> list[dict[str, Any]]:
@@ -86,6 +83,8 @@ class OnlineReader:
 
         :param moments: Stored view, by the name that the service gives it → moment, in UTC.
         """
+        if isinstance(entities, Mapping):
+            raise ConfigError("Entities are a list of mappings; this is one mapping.", hint="Send [entity].")
         if not entities:
             return []
         sent = self._sent(entities)
@@ -147,6 +146,17 @@ class OnlineReader:
             detail=f"service {self._plan.name!r}; unknown: {', '.join(unknown) or 'none'}; "
             f"missing: {', '.join(missing) or 'none'}",
             hint=f"Send exactly: {', '.join(self._columns)}.",
+        )
+
+
+def check_moment(as_of: datetime | None) -> None:
+    """Refuse a moment without a time zone.
+
+    :raises ConfigError: when it has none.
+    """
+    if as_of is not None and as_of.tzinfo is None:
+        raise ConfigError(
+            f"as_of={as_of.isoformat()} has no time zone.", hint="Say which one: datetime(..., tzinfo=UTC)."
         )
 
 

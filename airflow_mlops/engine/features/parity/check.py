@@ -16,7 +16,7 @@ import pyarrow as pa
 from airflow_mlops.contracts import FeatureParity, ParityReport, VerdictStatus
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.features.materialization.watermarks import watermarks
-from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.online.reader import OnlineReader, check_moment
 from airflow_mlops.engine.features.parity.offline import offline_values
 from airflow_mlops.engine.features.parity.values import Comparison, Tolerances
 from airflow_mlops.engine.features.project.location import Location
@@ -162,10 +162,12 @@ def check_parity(
         the feature or its view goes before it.
     :param seed: Of the sample, for the record.
     :param reader: One that is open already.
-    :raises ConfigError: when the service is unknown, a column is, or no moment is known for a view.
+    :raises ConfigError: when the service is unknown, a column is, no moment is known for a view, or ``as_of`` has no
+        time zone.
     :raises DataError: when the offline store loses rows, or an on-demand view fails.
     :raises TransientError: when the registry, the ledger or the online store does not answer.
     """
+    check_moment(as_of)
     reader = reader or OnlineReader(location, service)
     repo = describe(reader.store)
     if not entities.rows:

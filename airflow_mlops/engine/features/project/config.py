@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ _KINDS = (
 _SECONDS_TO_CONNECT = 5
 _SECONDS_TO_ANSWER = 5
 _SECONDS_LOCKED = 30
+_HOST_AND_PORT = re.compile(r"[^\s:/@]+:\d{1,5}")
 # By driver, what SQLAlchemy hands it when the registry's settings say nothing: seconds, but milliseconds for TCP.
 _POSTGRES = {"connect_timeout": _SECONDS_TO_CONNECT, "tcp_user_timeout": _SECONDS_LOCKED * 1000}
 _CONNECT_ARGS: dict[str, dict[str, int]] = {
@@ -55,8 +58,8 @@ def feast_config(settings: Mapping[str, Any], location: Location) -> RepoConfig:
     )
     from pydantic import ValidationError
 
-    completed = _completed(settings)
     where = str(location.repo / SETTINGS) if location.repo else "the settings of the connection"
+    completed = _completed(settings, where)
     _refuse_unknown(completed, RepoConfig, f"{where}")
     _check(completed.get("registry"), "registry_type", get_registry_config_from_type, f"{where}, registry")
     _check_url(completed.get("registry"), f"{where}, registry")
@@ -72,7 +75,7 @@ def feast_config(settings: Mapping[str, Any], location: Location) -> RepoConfig:
     return config
 
 
-def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _completed(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     completed = copy.deepcopy(dict(settings))
     completed["offline_store"] = _offline_store(completed.get("offline_store"))
     offline = completed["offline_store"]
@@ -82,7 +85,7 @@ def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     online = {"type": online} if isinstance(online, str) else online
     if isinstance(online, dict):
         online.setdefault("type", "sqlite")
-        _bound_online(online)
+        _bound_online(online, where)
         completed["online_store"] = online
     registry = completed.get("registry")
     if isinstance(registry, dict) and registry.get("registry_type") == "sql":
@@ -104,16 +107,54 @@ def _offline_store(given: object) -> object:
     )
 
 
-def _bound_online(online: dict[str, Any]) -> None:
+def _bound_online(online: dict[str, Any], where: str) -> None:
     if online.get("type") == "redis":
         text = online.get("connection_string", "localhost:6379")
         if isinstance(text, str):
             bounds = {"socket_connect_timeout": _SECONDS_TO_CONNECT, "socket_timeout": _SECONDS_TO_ANSWER}
-            given = {part.partition("=")[0].strip() for part in text.split(",")}
+            parts = [part.lstrip() for part in text.split(",") if part.strip()]
+            _check_redis(parts, str(online.get("redis_type", "redis")), f"{where}, online_store.connection_string")
+            given = {part.partition("=")[0] for part in parts}
             missing = [f"{name}={seconds}" for name, seconds in bounds.items() if name not in given]
-            online["connection_string"] = ",".join([text, *missing])
+            online["connection_string"] = ",".join([*parts, *missing])
     elif online.get("type") == "dynamodb":
         online["type"] = DYNAMODB_STORE  # Feast's own, with its timeouts kept and with credentials of its own
+
+
+def _check_redis(parts: list[str], redis_type: str, where: str) -> None:
+    """Refuse a connection string that Feast cannot take apart, without showing it: any part may be of a password."""
+    hosts = [part for part in parts if "=" not in part]
+    names = [part.partition("=")[0] for part in parts if "=" in part]
+    known = _redis_parameters(redis_type)
+    unknown = next((name for name in names if known and name not in known), "")
+    guess = did_you_mean(unknown, known) if unknown.isidentifier() else ""
+    if not hosts or not all(_HOST_AND_PORT.fullmatch(host.rstrip()) for host in hosts):
+        problem = "a part of it is neither host:port nor name=value" if hosts else "it does not start with host:port"
+    elif guess or (unknown.isidentifier() and "password" not in names[: names.index(unknown)]):
+        problem = f"redis knows no parameter {unknown!r}.{guess}"
+    elif unknown:
+        problem = "it has a parameter that redis does not know; a comma in a password reads as the start of one"
+    else:
+        return
+    raise ConfigError(
+        "The connection string of Redis cannot be used.",
+        detail=f"{where}: {problem}",
+        hint="Write it as host:port,password=${VARIABLE},ssl=True.",
+    )
+
+
+def _redis_parameters(redis_type: str) -> set[str]:
+    """Return what a connection string may set, or nothing when that cannot be known."""
+    try:
+        from redis import Redis, RedisCluster
+        from redis.sentinel import Sentinel
+    except ImportError:
+        return set()  # of which Feast tells
+    more: dict[str, list[Callable[..., Any]]] = {"redis_cluster": [RedisCluster], "redis_sentinel": [Sentinel]}
+    known = {name for one in (Redis, *more.get(redis_type, [])) for name in inspect.signature(one).parameters}
+    if redis_type == "redis_cluster":
+        known.add("skip_full_coverage_check")  # of which Feast's documentation tells, and which is ignored
+    return known - {"self", "kwargs", "connection_kwargs", "startup_nodes", "sentinels"}
 
 
 def _bound_registry(registry: dict[str, Any]) -> None:

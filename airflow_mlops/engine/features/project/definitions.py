@@ -59,10 +59,11 @@ def describe_definitions(location: Location, contents: RepoContents, digest: str
     are applied, without applying them: Feast completes and checks them against empty stores of their own.
 
     :param digest: Identity of the files that they were loaded from.
-    :raises ConfigError: when Feast refuses them.
+    :raises ConfigError: when Feast refuses them, or a view has no features: Feast would look for them in its files.
     """
     from feast import FeatureStore
 
+    _check_schemas(location, contents)
     with tempfile.TemporaryDirectory(prefix="feast-plan-") as folder:
         elsewhere = {
             "registry": {"registry_type": "sql", "path": f"sqlite:///{folder}/registry.db"},
@@ -80,6 +81,22 @@ def describe_definitions(location: Location, contents: RepoContents, digest: str
         on_demand=contents.on_demand_feature_views,
         services=contents.feature_services,
     )
+
+
+def _check_schemas(location: Location, contents: RepoContents) -> None:
+    """Refuse views without features.
+
+    :raises ConfigError: naming them.
+    """
+    views = sorted(view.name for view in contents.feature_views if not view.features)
+    if views:
+        several = len(views) > 1
+        raise ConfigError(
+            f"feature view{'s' if several else ''} {', '.join(map(repr, views))} {'have' if several else 'has'} "
+            "no features: give it a schema.",
+            detail=f"{location.repo}: fields that are join keys do not count; files are not looked into",
+            hint='Such as schema=[Field(name="delay", dtype=Float64)], or take the view out.',
+        )
 
 
 def definition_files(repo_path: Path) -> list[Path]:

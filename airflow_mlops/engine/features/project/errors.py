@@ -229,11 +229,13 @@ def _feast(error: BaseException) -> MlopsError:
             detail=_line(error),
             hint="Install the extra: pip install 'airflow-mlops[redis]', [dynamodb] or [postgres].",
         )
-    return ConfigError(
-        "Feast refused.",
-        detail=_line(error),
-        hint="See the definitions in the feature repository, and whether they were applied.",
-    )
+    hint = "See the definitions in the feature repository, and whether they were applied."
+    if any(name.endswith(("NotFoundException", "NotFound")) for name in _names(error)):
+        hint = (
+            "It is not registered: run FeastApplyOperator, or any other apply, if the registry is new or was deleted; "
+            "or else correct the name in the feature repository."
+        )
+    return ConfigError("Feast refused.", detail=_line(error), hint=hint)
 
 
 _BY_LIBRARY: dict[str, Callable[[BaseException], MlopsError]] = {

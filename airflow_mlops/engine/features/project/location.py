@@ -14,6 +14,8 @@ from airflow_mlops.exceptions import ConfigError
 class Location:
     """Where a Feast project is, for everything that reads or writes its features.
 
+    Folders are made absolute: what reads definitions works in the folder of the repository.
+
     :param repo: Folder with ``feature_store.yaml`` and the definitions; None when only the registry is known.
     :param home: The home folder, which ``${MLOPS_HOME}`` stands for.
     :param overrides: Settings of ``feature_store.yaml`` that replace or complete those in the file, such as
@@ -23,6 +25,11 @@ class Location:
     repo: Path | None
     home: Path
     overrides: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.repo is not None:
+            object.__setattr__(self, "repo", Path(self.repo).absolute())
+        object.__setattr__(self, "home", Path(self.home).absolute())
 
     @property
     def repo_folder(self) -> Path:

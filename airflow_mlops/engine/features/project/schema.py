@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field as RecordField
+
 from airflow_mlops.contracts import Record, content_hash
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 
@@ -58,7 +60,8 @@ class ServiceSchema(Record):
 
     ``views`` are the stored feature views, those behind its on-demand views too; ``on_demand`` the views that are
     computed when asked for; ``request`` what the caller must send for these: name → Arrow type; ``join_keys`` is
-    view → its join key → the column that stands for it, where the service says so.
+    view → its join key → the column that stands for it, where the service says so. ``doubles`` is feature → the views
+    that it comes from, where there are several: a mistake in the definitions, so it is not stored.
     """
 
     views: tuple[str, ...]
@@ -67,6 +70,7 @@ class ServiceSchema(Record):
     request: dict[str, str] = {}
     join_keys: dict[str, dict[str, str]] = {}
     tags: dict[str, str] = {}
+    doubles: dict[str, tuple[str, ...]] = RecordField(default={}, exclude=True)
 
 
 class FeatureRepo(Record):
@@ -229,6 +233,10 @@ def _service(
     names = [projection.name for projection in projections]
     computed = [name for name in names if name in on_demand]
     stored = [name for name in names if name in views] + [view for name in computed for view in on_demand[name].views]
+    origins: dict[str, list[str]] = {}
+    for one in projections:
+        for feature in one.features:
+            origins.setdefault(feature.name, []).append(one.name)
     return ServiceSchema(
         views=tuple(dict.fromkeys(stored)),
         features={name: kind for one in projections for name, kind in _types(one.features).items()},
@@ -236,6 +244,7 @@ def _service(
         request={name: kind for view in computed for name, kind in on_demand[view].request.items()},
         join_keys={one.name: dict(one.join_key_map) for one in projections if one.join_key_map},
         tags=dict(service.tags),
+        doubles={name: tuple(found) for name, found in origins.items() if len(found) > 1},
     )
 
 

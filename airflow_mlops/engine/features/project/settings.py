@@ -1,12 +1,13 @@
 """``feature_store.yaml``, with the overrides of a location over it.
 
-The file may use ``${MLOPS_HOME}``, the home folder, and any other environment variable.
+Both may use ``${MLOPS_HOME}``, the home folder, and any other environment variable that is set.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from string import Template
 from typing import Any
 
@@ -15,14 +16,21 @@ from airflow_mlops.engine.features.project.secrets import masked
 from airflow_mlops.exceptions import ConfigError
 
 SETTINGS = "feature_store.yaml"
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
+# Around the name of a variable that is not set, until it is known whether it is in a value that counts.
+_UNSET = re.compile("\ue000(.+?)\ue001")
 
 
 def read_settings(location: Location) -> dict[str, Any]:
     """Return the settings of a location: those of its repository, if it has one, and its overrides over them.
 
-    :raises ConfigError: when there is no such repository, its file is not valid, or nothing names the project.
+    :raises ConfigError: when there is no such repository, its file is not valid, nothing names the project, or a
+        variable is not set.
     """
-    settings = merged(_read_file(location), location.overrides)
+    variables = {**os.environ, "MLOPS_HOME": str(location.home)}
+    overrides = _each_text(location.overrides, lambda text: _VARIABLE.sub(lambda m: _value(m[1], variables), text))
+    settings: dict[str, Any] = merged(_read_file(location, variables), overrides)
+    _each_text(settings, lambda text: _refuse_unset(text, location))
     if not settings.get("project") or not isinstance(settings["project"], str):
         raise ConfigError(
             "The Feast project has no name." if location.repo is None else f"{SETTINGS} names no project.",
@@ -63,7 +71,41 @@ def _scheme(path: object) -> str:
     return str(path).partition("://")[0] if "://" in str(path) else ""
 
 
-def _read_file(location: Location) -> dict[str, Any]:
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Return settings with each text in them changed."""
+    if isinstance(value, Mapping):
+        return {key: _each_text(one, change) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each_text(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _filled(text: str, variables: Mapping[str, str]) -> str:
+    """Return the text of a file with its variables filled in; a ``$name`` that is not set may be meant as it is."""
+
+    def fill(found: re.Match[str]) -> str:
+        if found["braced"]:
+            return _value(found["braced"], variables)
+        return "$" if found["escaped"] else variables.get(found["named"] or "", found[0])
+
+    return Template.pattern.sub(fill, text)
+
+
+def _value(name: str, variables: Mapping[str, str]) -> str:
+    return variables.get(name, f"\ue000{name}\ue001")
+
+
+def _refuse_unset(text: str, location: Location) -> str:
+    if unset := _UNSET.search(text):
+        raise ConfigError(
+            f"The settings of Feast need the environment variable {unset[1]}, which is not set.",
+            detail=_where(location),
+            hint=f"Set {unset[1]} where this runs: on the workers, and wherever else the features are read.",
+        )
+    return text
+
+
+def _read_file(location: Location, variables: Mapping[str, str]) -> dict[str, Any]:
     if location.repo is None:
         return {}
     file = location.repo / SETTINGS
@@ -82,9 +124,10 @@ def _read_file(location: Location) -> dict[str, Any]:
     import yaml
 
     try:
-        settings = yaml.safe_load(Template(text).safe_substitute({**os.environ, "MLOPS_HOME": str(location.home)}))
+        settings = yaml.safe_load(_filled(text, variables))
     except yaml.YAMLError as error:
-        detail = f"{file}: {masked(str(error))}"
+        problem = _UNSET.sub(r"${\1}", str(error))
+        detail = f"{file}: {masked(problem)}"
         raise ConfigError(f"{SETTINGS} is not valid YAML.", detail=detail, hint="Mend it.") from None
     if settings is None:
         return {}
