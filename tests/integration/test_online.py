@@ -226,7 +226,7 @@ def test_a_naive_as_of_and_an_unknown_service_are_explained(files):
 
 def test_what_cannot_be_served_is_refused_when_the_reader_is_made(tmp_path):
     twice = DEFINITIONS.replace('[["wind"]].with_name("weather_there")', '[["rain"]].with_name("weather_there")')
-    with pytest.raises(ConfigError, match=r"two features of one name(.|\n)*rain"):
+    with pytest.raises(ConfigError, match=r"two features (.|\n)*rain"):
         OnlineReader(delivery(tmp_path, definitions=twice, name="twice"), SERVICE)
     offline = DEFINITIONS.replace('name="sales", entities=[shop],', 'name="sales", entities=[shop], online=False,')
     with pytest.raises(ConfigError, match=r"'sales' of 'delivery_v1' is not served online(.|\n)*online=False"):
