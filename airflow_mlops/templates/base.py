@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Param
+from airflow.sdk.definitions.param import ParamsDict
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -31,12 +34,18 @@ def result(task: BaseOperator, key: str) -> Any:
     return output[key]
 
 
-def pipeline_dag(pipeline: ModelPipeline, name: str, doc: str | None, **kwargs: Any) -> DAG:
-    """Return an empty DAG ``<model>.<name>`` with the defaults that all of them share.
+@contextmanager
+def pipeline_dag(
+    pipeline: ModelPipeline, name: str, doc: str | None, *, params: Mapping[str, Param] | None = None, **kwargs: Any
+) -> Iterator[DAG]:
+    """Open the DAG ``<model>.<name>`` for its tasks, with the defaults that all of a pipeline's DAGs share.
 
     One run at a time: the DAGs move watermarks, labels and aliases forward, in order.
+
+    :param params: Its trigger form. The DAG gets it last: every task made before would carry a copy of it, that
+        Airflow validates, compares and stores each time the file is parsed. A run has the DAG's params anyway.
     """
-    return DAG(
+    dag = DAG(
         dag_id=f"{pipeline.model}.{name}",
         doc_md=doc,
         catchup=False,
@@ -45,3 +54,6 @@ def pipeline_dag(pipeline: ModelPipeline, name: str, doc: str | None, **kwargs: 
         tags={"mlops", pipeline.model, *pipeline.tags},
         **kwargs,
     )
+    with dag:
+        yield dag
+    dag.params = ParamsDict({**(params or {})})

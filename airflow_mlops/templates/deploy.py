@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def deploy_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that puts an approved challenger into service."""
     deploy = pipeline.deploy
-    dag = pipeline_dag(
+    with pipeline_dag(
         pipeline,
         "deploy",
         __doc__,
@@ -48,8 +48,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
                 description="Approved version to deploy; empty means the newest.",
             )
         },
-    )
-    with dag:
+    ) as dag:
         fetch = MLflowFetchApprovedModelOperator(
             task_id="fetch",
             model=pipeline.model,

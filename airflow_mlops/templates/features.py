@@ -35,17 +35,16 @@ if TYPE_CHECKING:
 def features_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that turns each day's landed data into fresh features."""
     source, features = pipeline.source, pipeline.features
-    dag = pipeline_dag(
+    used = {source.dataset: [source.event_time, *features.keys], pipeline.label.source.dataset: [pipeline.label.column]}
+    conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
+    with pipeline_dag(
         pipeline,
         "features",
         __doc__,
         schedule=CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
         start_date=midnight(source.start),
         end_date=midnight(source.end) + timedelta(days=1) if source.end else None,
-    )
-    used = {source.dataset: [source.event_time, *features.keys], pipeline.label.source.dataset: [pipeline.label.column]}
-    conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
-    with dag:
+    ) as dag:
         apply = FeastApplyOperator(
             task_id="apply", pool=conf.get("mlops", "feast_pool", fallback="default_pool"), **conns
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def runbook_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG of manual interventions."""
-    dag = pipeline_dag(
+    with pipeline_dag(
         pipeline,
         "runbook",
         __doc__,
@@ -40,8 +40,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
             ),
             "override_reason": Param("", type="string", title="Override because"),
         },
-    )
-    with dag:
+    ) as dag:
         rollback = TFServingRollbackOperator(
             task_id="rollback",
             model=pipeline.model,

@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 def sources_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that records announcements of the pipeline's feeds."""
     announced = [announcements_asset(feed.dataset) for feed in pipeline.feeds]
-    dag = pipeline_dag(
+    with pipeline_dag(
         pipeline,
         "sources",
         __doc__,
         schedule=AssetAny(*announced),
         start_date=midnight(pipeline.source.start),
-    )
-    with dag:
+    ) as dag:
         RecordAnnouncementsOperator(task_id="record", ledger_conn_id=pipeline.ledger_conn_id)
     return dag

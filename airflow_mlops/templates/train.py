@@ -37,7 +37,9 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
     source, label, features, train = pipeline.source, pipeline.label, pipeline.features, pipeline.train
     cron = pipeline.retrain.cron
     matured = parse_duration(label.matures_after)
-    dag = pipeline_dag(
+    timeout = parse_duration(train.timeout)
+    warn_of_missing_slack(pipeline)
+    with pipeline_dag(
         pipeline,
         "train",
         __doc__,
@@ -53,10 +55,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
                 description="Train on what was known at this moment; empty means the run's own date.",
             )
         },
-    )
-    timeout = parse_duration(train.timeout)
-    warn_of_missing_slack(pipeline)
-    with dag:
+    ) as dag:
         ready = TrainingDataSensor(
             task_id="wait_data",
             sources=[
