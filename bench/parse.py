@@ -5,7 +5,7 @@ As the DAG processor does it: a parent that has loaded Airflow and its plugins i
 on the machine moves less than wall time, and the ratio of the medians; and the same for a parent without plugins,
 in which every child imports this package anew.
 
-Run: python bench/parse.py
+Run: python bench/parse.py [--small]
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ import structlog
 from airflow.dag_processing import processor
 from airflow.dag_processing.dagbag import BundleDagBag
 
+from _figures import Figures, options
+
 OURS = Path(__file__).parent.parent / "dags" / "flight_delay.py"
-ROUNDS = 25
+ROUNDS, SMALL_ROUNDS = 25, 3
 LOG = structlog.get_logger()
 
 EMPTY = """
@@ -91,25 +93,31 @@ def shape_of(path: Path) -> dict[str, list[str]]:
     return {name: tasks.replace(".", "_").split() for name, tasks in pairs}
 
 
-def compare(title: str, empty: Path) -> None:
-    pairs = [(parse_milliseconds(OURS), parse_milliseconds(empty)) for _ in range(ROUNDS)]
+def compare(empty: Path, rounds: int) -> tuple[float, str]:
+    """Return the ratio of the medians, and the medians in words."""
+    pairs = [(parse_milliseconds(OURS), parse_milliseconds(empty)) for _ in range(rounds)]
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"{title}: ours {ours:.1f} ms, EmptyOperators {theirs:.1f} ms, ratio {ours / theirs:.2f}")
+    return ours / theirs, f"ours {ours:.1f} ms, EmptyOperators {theirs:.1f} ms"
 
 
 def main() -> None:
+    small = options(__doc__).parse_args().small
+    figures, rounds = Figures(small=small), SMALL_ROUNDS if small else ROUNDS
     shape = shape_of(OURS)
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "empty.py"
         empty.write_text(EMPTY.format(shape=shape))
-        print(f"{len(shape)} DAGs, {sum(map(len, shape.values()))} tasks, median of {ROUNDS} pairs")
+        print(f"{len(shape)} DAGs, {sum(map(len, shape.values()))} tasks, median of {rounds} pairs")
         for path in (OURS, empty):
             processor._pre_import_airflow_modules(str(path), LOG)
-        compare("package imported in every parse", empty)
+        ratio, words = compare(empty, rounds)
+        print(f"package imported in every parse: {words}, ratio {ratio:.2f}")
         from airflow.listeners.listener import get_listener_manager
 
         get_listener_manager()  # the DAG processor's parent calls it when it starts, and that loads the plugins
-        compare("as the DAG processor does     ", empty)
+        ratio, words = compare(empty, rounds)
+        figures.hold("parsing as the DAG processor does, ours / EmptyOperators", ratio, at_most=1.5, note=words)
+    figures.end()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast features are joined point in time: all flights of 2013 that landed x all stored views of the service.
 
-    .venv/bin/python bench/point_in_time.py [--home FOLDER] [--memory-gb 8]
+    .venv/bin/python bench/point_in_time.py [--homes FOLDER] [--memory-gb 8] [--small]
 
 What was known at the prediction time is respected by all: this package's offline store; Feast's DuckDB store as
 shipped, with ``filter_by_created_timestamp=True``; and ``join_asof`` of Polars by hand. Their answers are compared
@@ -9,7 +9,7 @@ tenth row, for which that is enough, the rows that it loses are counted. Each ru
 and opened everything before the clock starts; files are read within the time. CPU seconds tell more than wall seconds
 on a busy machine.
 
-The year is landed and its features are computed once, into ``--home``. That, and dask, take minutes each.
+The year is landed and its features are computed once, below ``--homes``. That, and dask, take minutes each.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-REPO = ROOT / "feature_repo"
-SERVICE = "flight_delay_v1"
-FIRST, LAST = date(2013, 1, 1), date(2013, 12, 30)
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airflow-mlops" / "bench-features"
+from _figures import Figures, options
+from _flights import HOMES, REPO, SERVICE, ledger_url, made
+
+FIRST, SMALL_LAST, LAST = date(2013, 1, 1), date(2013, 1, 3), date(2013, 12, 30)
 DASK_VIEW = "aircraft_last_leg"
 SHARE = 10
 
@@ -38,55 +37,15 @@ SHARE = 10
 # --- the data ---------------------------------------------------------------------------------------------
 
 
-def make(home: Path) -> None:
-    """Land and seal the year and compute its features, unless this code has done so there before."""
-    from airflow_mlops.demo.flights import land
-    from airflow_mlops.demo.history import days_between
-    from airflow_mlops.durations import parse_duration
-    from airflow_mlops.engine.data.partitions import PartitionStore
-    from airflow_mlops.engine.entrypoints import load_object
-    from airflow_mlops.engine.features.computing.code import code_identity
-    from airflow_mlops.engine.features.computing.compute import compute_features
-    from airflow_mlops.engine.features.governance.apply import ensure_applied
-    from airflow_mlops.engine.features.project.location import Location
-    from airflow_mlops.engine.ledger import Ledger
-
-    folders = [str(ROOT / "dags"), str(REPO)]
-    pipeline = load_object("flight_delay:flight_delay", *folders)
-    receipt, code = home / "made_by", code_identity(pipeline.features.transform, folders).whole
-    if receipt.exists() and receipt.read_text() == code:
-        return
-    print(f"computing the features of {FIRST} to {LAST} into {home}", flush=True)
-    home.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(f"sqlite:///{home}/ledger.db")
-    store, repo = PartitionStore.under(home, ledger), ensure_applied(Location(REPO, home), ledger)
-    for key in days_between(FIRST, LAST):
-        for feed in pipeline.feeds:
-            land(home / "lake", date.fromisoformat(key), feed.dataset)
-            landed = home / "lake" / feed.dataset / key
-            store.seal(feed.dataset, key, landed, event_time=feed.event_time, batch_hash=None, suite_hash=None)
-        compute_features(
-            home,
-            key,
-            store=store,
-            ledger=ledger,
-            repo=repo,
-            transform=pipeline.features.transform,
-            code_paths=folders,
-            datasets=[feed.dataset for feed in pipeline.feeds],
-            history=parse_duration(pipeline.features.history),
-            start=FIRST,
-        )
-    receipt.write_text(code)
-
-
-def entities() -> Any:
+def entities(home: Path) -> Any:
     """Return a row a flight that landed: keys, and when its delay is predicted."""
     import pyarrow.compute as pc
 
     from airflow_mlops.demo.flights import read_feed
+    from airflow_mlops.engine.data.partitions import PartitionStore
 
-    departures, arrivals = (read_feed(feed, FIRST, LAST) for feed in ("departures", "arrivals"))
+    last = date.fromisoformat(PartitionStore.under(home).keys("departures")[-1])
+    departures, arrivals = (read_feed(feed, FIRST, last) for feed in ("departures", "arrivals"))
     rows = departures.filter(pc.is_in(departures["flight_id"], value_set=arrivals["flight_id"].combine_chunks()))
     named = {"sched_dep_utc": "event_timestamp"}
     columns = ["flight_id", "carrier", "origin", "dest", "route", "tailnum", "sched_dep_utc"]
@@ -99,7 +58,7 @@ def views(home: Path) -> dict[str, tuple[list[str], list[str], float]]:
     from airflow_mlops.engine.features.project.location import Location
     from airflow_mlops.engine.ledger import Ledger
 
-    repo = ensure_applied(Location(REPO, home), Ledger(f"sqlite:///{home}/ledger.db"))
+    repo = ensure_applied(Location(REPO, home), Ledger(ledger_url(home)))
     found = {}
     for name in repo.service(SERVICE).views:
         view = repo.views[name]
@@ -133,7 +92,7 @@ def _feast(home: Path, kind: str, wanted: list[str]) -> Callable[[], Any]:
         offline_store={"type": kind},
         entity_key_serialization_version=3,
     )
-    store, rows = FeatureStore(config=config), entities()
+    store, rows = FeatureStore(config=config), entities(home)
     if wanted == [DASK_VIEW]:
         rows = rows.iloc[::SHARE]
     asked = [
@@ -146,7 +105,7 @@ def _feast(home: Path, kind: str, wanted: list[str]) -> Callable[[], Any]:
 def polars(home: Path, wanted: list[str]) -> Callable[[], Any]:
     import polars as pl
 
-    rows = entities()
+    rows = entities(home)
     asked = {view: found for view, found in views(home).items() if view in wanted}
 
     def run() -> Any:
@@ -227,16 +186,17 @@ def finished(candidate: str, home: Path, wanted: list[str], answer: Path) -> dic
     return found
 
 
-def report(home: Path, limit: int) -> None:
+def report(figures: Figures, home: Path, limit: int) -> None:
     asked = views(home)
     every = list(asked)
     features = sum(len(names) for _, names, _ in asked.values())
     with tempfile.TemporaryDirectory(prefix="bench-point-in-time-") as folder:
         answers = {name: Path(folder) / f"{name}.parquet" for name in CANDIDATES}
         found = {name: finished(name, home, every, answers[name]) for name in ("ours", "polars", "duckdb")}
-        again = [finished(name, home, every, answers[name]) for name in ("ours", "polars")]
+        repeated = () if figures.small else ("ours", "polars")
+        again = [finished(name, home, every, answers[name]) for name in repeated]
         same = {name: same_values(answers["ours"], answers[name]) for name in ("polars", "duckdb")}
-    for name, second in zip(("ours", "polars"), again, strict=True):
+    for name, second in zip(repeated, again, strict=True):
         found[name] = min(found[name], second, key=lambda row: row["cpu"])
     rows = found["ours"]["rows"]
     print(f"{rows:,} entity rows, {len(every)} views, {features} features, load {os.getloadavg()[0]:.1f}\n")
@@ -245,11 +205,11 @@ def report(home: Path, limit: int) -> None:
         print(f"{name:24} {row['wall']:8.2f} {row['cpu']:8.2f} {row['memory'] / 1e6:9.0f} {row['rows']:10,}")
     print()
     for name, equal in same.items():
-        print(f"answers of {name}: {'the same' if equal else 'DIFFERENT'}")
-    for name, goal in (("duckdb", "at least 4"), ("polars", "at least 0.4")):
+        figures.must(f"the answers of {name} are ours", equal)
+    for name, goal in (("duckdb", 4), ("polars", 0.4)):
         wall, cpu = (found[name][clock] / found["ours"][clock] for clock in ("wall", "cpu"))
-        print(f"{name} / ours: {wall:.2f} wall, {cpu:.2f} CPU  ({goal})")
-    for wanted in (every, [DASK_VIEW]):
+        figures.hold(f"CPU, {name} / ours", cpu, at_least=goal, note=f"wall {wall:.2f}")
+    for wanted in [] if figures.small else [every, [DASK_VIEW]]:
         told = taken("dask", home, wanted, Path(), limit)
         asking, what = rows, f"dask, {len(wanted)} views"
         if wanted == [DASK_VIEW]:
@@ -275,17 +235,19 @@ def same_values(one: Path, other: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=CACHE, help="where the year's features are, or will be computed")
+    parser = options(__doc__)
+    parser.add_argument("--homes", type=Path, default=HOMES, help="where the flights and their features are kept")
     parser.add_argument("--memory-gb", type=float, default=8, help="when dask is stopped")
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=3, metavar=("CANDIDATE", "VIEWS", "ANSWER"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        candidate, wanted, answer = options.measure
-        measure(candidate, options.home, wanted.split(","), Path(answer))
+    given = parser.parse_args()
+    if given.measure:
+        candidate, wanted, answer = given.measure
+        measure(candidate, given.home, wanted.split(","), Path(answer))
         return
-    make(options.home)
-    report(options.home, int(options.memory_gb * 1e9))
+    figures = Figures(small=given.small)
+    report(figures, made(FIRST, SMALL_LAST if given.small else LAST, given.homes), int(given.memory_gb * 1e9))
+    figures.end()
 
 
 if __name__ == "__main__":

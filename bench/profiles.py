@@ -6,12 +6,11 @@ Each measurement runs in a process of its own, so that its peak memory is its ow
   columns, because all of them as a frame do not fit a laptop; ours on the same 100 columns;
 * against merging 365 stored daily profiles: profiling the year's files again.
 
-Run: python bench/profiles.py [--columns 1000] [--rows 300000]
+Run: python bench/profiles.py [--columns 1000] [--rows 300000] [--small]
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import tempfile
@@ -25,6 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from _figures import Figures, options
 from airflow_mlops.contracts import Profile
 from airflow_mlops.demo.flights import FIRST_DAY, LAST_DAY, land
 from airflow_mlops.engine.data.profiles import merge, profile_files
@@ -34,19 +34,21 @@ SHARE = 10
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--columns", type=int, default=1000)
-    arguments.add_argument("--rows", type=int, default=300_000)
-    wanted = arguments.parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--columns", type=int, default=1000)
+    parser.add_argument("--rows", type=int, default=300_000)
+    given = parser.parse_args()
+    figures = Figures(small=given.small)
     with tempfile.TemporaryDirectory(prefix="bench-profiles-") as folder:
-        wide(Path(folder), wanted.columns, wanted.rows)
-        year(Path(folder))
+        wide(figures, Path(folder), *((50, 20_000) if given.small else (given.columns, given.rows)))
+        year(figures, Path(folder), 20 if given.small else (LAST_DAY - FIRST_DAY).days + 1)
+    figures.end()
 
 
 # --- many columns -----------------------------------------------------------------------------------------
 
 
-def wide(folder: Path, columns: int, rows: int) -> None:
+def wide(figures: Figures, folder: Path, columns: int, rows: int) -> None:
     whole, part = folder / "whole.parquet", folder / "part.parquet"
     in_child(lambda: write(whole, columns, rows))
     in_child(lambda: write(part, columns // SHARE, rows))
@@ -54,8 +56,8 @@ def wide(folder: Path, columns: int, rows: int) -> None:
     all_seconds = report(f"ours, {columns} columns in one pass", lambda: profile(whole), whole)
     ours = report(f"ours, {columns // SHARE} columns", lambda: profile(part), part)
     pandas = report(f"pandas describe + nunique, {columns // SHARE} columns", lambda: describe(part), part)
-    print(f"  ours / pandas, {columns // SHARE} columns: {ours / pandas:.2f}")
-    print(f"  {SHARE} times the columns take {all_seconds / ours:.1f} times as long")
+    figures.hold(f"CPU, ours / pandas, {columns // SHARE} columns", ours / pandas, at_most=1)
+    figures.hold(f"CPU of {SHARE} times the columns / of the columns", all_seconds / ours, at_most=1.2 * SHARE)
 
 
 def write(file: Path, columns: int, rows: int) -> None:
@@ -94,8 +96,8 @@ def describe(file: Path) -> None:
 # --- a year of flights ------------------------------------------------------------------------------------
 
 
-def year(folder: Path) -> None:
-    days = [FIRST_DAY + timedelta(days=day) for day in range((LAST_DAY - FIRST_DAY).days + 1)]
+def year(figures: Figures, folder: Path, count: int) -> None:
+    days = [FIRST_DAY + timedelta(days=day) for day in range(count)]
     files = [Path(land(folder, day, "departures")["uri"]) / "departures.parquet" for day in days]
     started = time.process_time()
     profiles = [flights([file], file.parent.name) for file in files]
@@ -108,7 +110,7 @@ def year(folder: Path) -> None:
     print(f"  one day: {len(profiles[0].columns)} columns, {a_day * 1000:.0f} ms CPU, {size / 1000:.0f} kB of JSON")
     merged = report("reading and merging the daily profiles", lambda: read_and_merge(stored))
     again = report("profiling the year's files again", lambda: flights(files, "2013"))
-    print(f"  merging / profiling again: {merged / again:.2f}")
+    figures.hold("CPU, merging the daily profiles / profiling again", merged / again, at_most=0.2)
 
 
 def flights(files: list[Path], key: str) -> Profile:

@@ -1,14 +1,17 @@
 """The whole train DAG under a real Airflow against the same engine calls in one plain Python script.
 
 Starts a stack of its own on free ports, lands five months of flights, runs ``flight_delay.train`` once, and then the
-same calls, on the same data, into a fresh folder and a fresh registered model, in one process. Prints the seconds of
-each task, of each call, what Airflow adds between tasks, and the ratio of the two.
+same calls, on the same data, into a fresh folder and with another seed, in one process. Prints the seconds of each
+task, of each call, what Airflow adds between tasks, and the ratio of the two.
 
 Run: python bench/train_dag.py            (about five minutes on two cores)
+
+Its small setting is part of the end-to-end test, which has a stack already: ``against_one_script``.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -17,14 +20,21 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).parent.parent
+from _figures import Figures
+from _flights import DAGS, REPO
+
+if TYPE_CHECKING:
+    from airflow_mlops.demo.airflow_api import AirflowApi
+    from airflow_mlops.demo.stack import Stack
+
+TRAIN = "flight_delay.train"
 AS_OF = datetime(2013, 6, 1, tzinfo=UTC)
 STEPS = ("snapshot", "validate", "train", "evaluate", "register", "judge")
 
 
-def plain(home: Path, repo: Path, mlflow_url: str, ledger_url: str) -> dict[str, float]:
+def plain(home: Path, dags: Path, repo: Path, *, mlflow_url: str, ledger_url: str, as_of: datetime) -> dict[str, float]:
     """Do what the DAG's tasks do; return the seconds of each step, imports counted where they happen."""
     began = time.perf_counter()
     seconds: dict[str, float] = {}
@@ -49,10 +59,10 @@ def plain(home: Path, repo: Path, mlflow_url: str, ledger_url: str) -> dict[str,
     from airflow_mlops.engine.training.launch import train
     from airflow_mlops.engine.training.source import source_hash
 
-    code_path = str(ROOT / "dags")
+    code_path = str(dags)
     pipeline = load_object("flight_delay:flight_delay", code_path)
     source, label, features, trainer = pipeline.source, pipeline.label, pipeline.features, pipeline.train
-    model = "plain"
+    model = pipeline.model
     snapshot = build_training_snapshot(
         Location(repo, home),
         store=PartitionStore.under(home),
@@ -69,7 +79,7 @@ def plain(home: Path, repo: Path, mlflow_url: str, ledger_url: str) -> dict[str,
         window=parse_duration(trainer.window),
         validation=parse_duration(trainer.validation),
         test=parse_duration(trainer.test),
-        as_of=AS_OF,
+        as_of=as_of,
         start=source.start,
     )
     done("snapshot")
@@ -83,7 +93,7 @@ def plain(home: Path, repo: Path, mlflow_url: str, ledger_url: str) -> dict[str,
         code_path=code_path,
         code_hash=source_hash(trainer.entrypoint, code_path),
         snapshot=snapshot,
-        seed=trainer.seed,
+        seed=trainer.seed + 1,  # else it would be the training that Airflow ran, and registered already
         epochs=trainer.epochs,
         batch_size=trainer.batch_size,
     )
@@ -103,61 +113,76 @@ def plain(home: Path, repo: Path, mlflow_url: str, ledger_url: str) -> dict[str,
     return seconds
 
 
-def under_airflow(stack: Any) -> tuple[dict[str, float], float]:
-    """Run the DAG; return the seconds of each task, and of the run."""
-    from airflow_mlops.demo import run as demo
-    from airflow_mlops.demo.airflow_api import AirflowApi
-    from airflow_mlops.demo.watch import Watcher
-
-    with AirflowApi(stack.airflow_url) as airflow:
-        watcher = Watcher(airflow, stack)
-        watcher.ready([demo.TRAIN])
-        trained = demo.train(watcher, stack, AS_OF.date())
-        tasks = {task["task_id"]: float(task["duration"]) for task in airflow.tasks(demo.TRAIN, trained.run_id)}
-        return {step: tasks[step] for step in STEPS}, float(airflow.run(demo.TRAIN, trained.run_id)["duration"])
+def under_airflow(airflow: AirflowApi, run_id: str) -> tuple[dict[str, float], float]:
+    """Return the seconds of each task of a run of the train DAG, and of the run."""
+    tasks = {task["task_id"]: float(task["duration"]) for task in airflow.tasks(TRAIN, run_id)}
+    return {step: tasks[step] for step in STEPS}, float(airflow.run(TRAIN, run_id)["duration"])
 
 
-def in_one_script(stack: Any, folder: Path) -> tuple[dict[str, float], float]:
+def in_one_script(stack: Stack, as_of: datetime) -> tuple[dict[str, float], float]:
     """Run :func:`plain` in a fresh process on the same partitions; return its seconds, and those of the process."""
-    home = folder / "plain"
-    home.mkdir()
-    for shared in ("partitions", "features", "feast"):
-        (home / shared).symlink_to(stack.layout.home / shared)
-    (home / "trainings").mkdir()
-    command = [sys.executable, __file__, str(home), str(stack.feature_repo), stack.mlflow_url]
-    command.append(stack.database.url("mlops_ledger"))
-    began = time.perf_counter()
-    done = subprocess.run(
-        command, env={**stack.environment, "MLOPS_HOME": str(home)}, capture_output=True, text=True, check=False
-    )
-    wall = time.perf_counter() - began
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for shared in ("partitions", "features", "feast"):
+            (home / shared).symlink_to(stack.layout.home / shared)
+        (home / "trainings").mkdir()
+        places = [home, stack.dags, stack.feature_repo, stack.mlflow_url, stack.database.url("mlops_ledger")]
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, __file__, "--plain", *map(str, places), as_of.isoformat()],
+            env={**stack.environment, "MLOPS_HOME": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        wall = time.perf_counter() - began
     if done.returncode != 0:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1]), wall
 
 
-def main() -> None:
-    from airflow_mlops.demo import run as demo
-    from airflow_mlops.demo.ports import Ports
-    from airflow_mlops.demo.stack import Stack
-
-    with tempfile.TemporaryDirectory() as folder:
-        stack = Stack(Path(folder) / "home", Ports.free(), dags=ROOT / "dags", feature_repo=ROOT / "feature_repo")
-        try:
-            demo.land_history_while_starting(stack, demo.FIRST_DAY, AS_OF.date() - timedelta(days=1))
-            tasks, run = under_airflow(stack)
-            calls, script = in_one_script(stack, Path(folder))
-        finally:
-            stack.down()
+def against_one_script(figures: Figures, airflow: AirflowApi, stack: Stack, run_id: str, as_of: datetime) -> None:
+    """Hold a run of the train DAG against the same calls in one script."""
+    tasks, run = under_airflow(airflow, run_id)
+    calls, script = in_one_script(stack, as_of)
     print(f"\n{'':12}{'Airflow task':>14}{'plain call':>14}   seconds")
     for step in STEPS:
         print(f"{step:12}{tasks[step]:14.1f}{calls[step]:14.1f}")
     print(f"{'between':12}{run - sum(tasks.values()):14.1f}{script - sum(calls.values()):14.1f}")
-    print(f"{'whole':12}{run:14.1f}{script:14.1f}\nratio {run / script:.2f}")
+    print(f"{'whole':12}{run:14.1f}{script:14.1f}")
+    figures.hold("the train DAG / one plain script", run / script, at_most=2)
+
+
+def main() -> None:
+    from airflow_mlops.demo import run as demo
+    from airflow_mlops.demo.airflow_api import AirflowApi
+    from airflow_mlops.demo.ports import Ports
+    from airflow_mlops.demo.stack import Stack
+    from airflow_mlops.demo.watch import Watcher
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plain", nargs=6, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.plain:
+        home, dags, repo, mlflow_url, ledger_url, as_of = given.plain
+        servers = {"mlflow_url": mlflow_url, "ledger_url": ledger_url}
+        took = plain(Path(home), Path(dags), Path(repo), **servers, as_of=datetime.fromisoformat(as_of))
+        print(json.dumps(took))
+        return
+    figures = Figures(small=False)
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(Path(folder) / "home", Ports.free(), dags=DAGS, feature_repo=REPO)
+        try:
+            demo.land_history_while_starting(stack, demo.FIRST_DAY, AS_OF.date() - timedelta(days=1))
+            with AirflowApi(stack.airflow_url) as airflow:
+                watcher = Watcher(airflow, stack)
+                watcher.ready([TRAIN])
+                trained = demo.train(watcher, stack, AS_OF.date())
+                against_one_script(figures, airflow, stack, trained.run_id, AS_OF)
+        finally:
+            stack.down()
+    figures.end()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(plain(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])))
-    else:
-        main()
+    main()

@@ -1,102 +1,44 @@
 """Peak memory of a training set over one month of flights and over twelve: the same, within 1.3 times.
 
 Each size is built in a process of its own, and asked of the kernel (``VmHWM``). The year's flights and features are
-made once, into ``.mlops/bench``, and again when the example's code changed. Beside it: the seconds, the rows, and the
+made once, below ``--homes``, and again when the example's code changed. Beside it: the seconds, the rows, and the
 twelve months read in one piece.
 
-Run: python bench/training_memory.py      (the first time about ten minutes on two cores, then one)
+Run: python bench/training_memory.py [--small]      (the first time about ten minutes on two cores, then one)
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from _figures import Figures, options
+from _flights import DAGS, HOMES, REPO, SERVICE, ledger_url, made
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.features.computing.code import Code
 
-ROOT = Path(__file__).parent.parent
-HOME = ROOT / ".mlops" / "bench" / "flights-2013"
-REPO, DAGS = ROOT / "feature_repo", ROOT / "dags"
 FIRST, LAST = date(2013, 1, 1), date(2013, 12, 30)
 MONTHS = {"1 month": 30, "3 months": 91, "12 months": 363}
-EVENT_TIMES: dict[Any, str] = {"departures": "sched_dep_utc", "arrivals": "landed_at", "weather": "observed_at"}
-TRANSFORM, HISTORY = "flight_features:compute", timedelta(days=8)
+SMALL = {"1 day": 1, "3 days": 3}
 WHOLE = 10**9
 LIMIT = 1.3
-
-
-def ledger() -> Any:
-    from airflow_mlops.engine.ledger import Ledger
-
-    return Ledger(f"sqlite:///{HOME}/ledger.db")
 
 
 def code() -> Code:
     from airflow_mlops.engine.features.computing.code import code_identity
 
-    return code_identity(TRANSFORM, [str(DAGS), str(REPO)])
+    return code_identity("flight_features:compute", [str(DAGS), str(REPO)])
 
 
-def seal(n: int) -> None:
-    """Land and seal a day of every feed."""
-    from airflow_mlops.demo.flights import land
-    from airflow_mlops.engine.data.partitions import PartitionStore
-
-    day, store = FIRST + timedelta(days=n), PartitionStore.under(HOME)
-    for feed, event_time in EVENT_TIMES.items():
-        landed = Path(land(HOME / "lake", day, feed)["uri"])
-        store.seal(feed, str(day), landed, event_time=event_time, batch_hash=None, suite_hash=None)
-
-
-def compute(n: int) -> None:
-    """Compute the features of a day."""
-    from airflow_mlops.engine.data.partitions import PartitionStore
-    from airflow_mlops.engine.features.computing.compute import compute_features
-    from airflow_mlops.engine.features.governance.apply import ensure_applied
-    from airflow_mlops.engine.features.project.location import Location
-
-    compute_features(
-        HOME,
-        str(FIRST + timedelta(days=n)),
-        store=PartitionStore.under(HOME),
-        ledger=None,
-        repo=ensure_applied(Location(REPO, HOME), ledger()),
-        transform=TRANSFORM,
-        code_paths=[str(DAGS), str(REPO)],
-        datasets=list(EVENT_TIMES),
-        history=HISTORY,
-        start=FIRST,
-    )
-
-
-def prepare() -> None:
-    """Make the year, if it is not there."""
-    from airflow_mlops.engine.features.governance.apply import ensure_applied
-    from airflow_mlops.engine.features.project.location import Location
-
-    receipt = HOME / "made-by"
-    HOME.mkdir(parents=True, exist_ok=True)
-    if not receipt.exists() or receipt.read_text() != code().whole:
-        shutil.rmtree(HOME)
-        HOME.mkdir()
-        ensure_applied(Location(REPO, HOME), ledger())
-        with ProcessPoolExecutor(2) as workers:
-            for step in (seal, compute):
-                list(workers.map(step, range((LAST - FIRST).days + 1), chunksize=8))
-        receipt.write_text(code().whole)
-    ensure_applied(Location(REPO, HOME), ledger())
-    shutil.rmtree(HOME / "snapshots", ignore_errors=True)
-
-
-def build(days: int, chunk_rows: int) -> dict[str, Any]:
+def build(home: Path, days: int, chunk_rows: int) -> dict[str, Any]:
     """Build the training set of so many days; return what it took."""
     from airflow_mlops.engine.data.partitions import PartitionStore
     from airflow_mlops.engine.features.project.location import Location
@@ -105,22 +47,22 @@ def build(days: int, chunk_rows: int) -> dict[str, Any]:
     code_of_now, before = code(), peak()
     began = time.perf_counter()
     snapshot = build_training_snapshot(
-        Location(REPO, HOME),
-        store=PartitionStore.under(HOME),
+        Location(REPO, home),
+        store=PartitionStore.under(home),
         ledger=None,
         model="flight_delay",
         source_dataset="departures",
         entity="flight_id",
         event_time="sched_dep_utc",
         keys=["carrier", "origin", "dest"],
-        service="flight_delay_v1",
+        service=SERVICE,
         label_dataset="arrivals",
         label="late_15",
         matures_after=timedelta(days=1),
         window=timedelta(days=days),
-        validation=timedelta(days=days // 10),
-        test=timedelta(days=days // 10),
-        as_of=datetime(2013, 12, 31, tzinfo=UTC),
+        validation=timedelta(days=days) / 10,
+        test=timedelta(days=days) / 10,
+        as_of=datetime.fromisoformat(PartitionStore.under(home).keys("departures")[-1] + "T00:00Z") + timedelta(days=1),
         start=FIRST,
         code=code_of_now,
         chunk_rows=chunk_rows,
@@ -139,9 +81,9 @@ def peak() -> float:
     raise RuntimeError("the kernel does not say VmHWM")
 
 
-def in_child(days: int, chunk_rows: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, str(days), str(chunk_rows)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+def in_child(home: Path, days: int, chunk_rows: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--build", str(home), str(days), str(chunk_rows)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -152,27 +94,36 @@ def show(name: str, took: dict[str, Any]) -> None:
     )
 
 
-def main() -> int:
+def main() -> None:
+    from airflow_mlops.engine.features.governance.apply import ensure_applied
+    from airflow_mlops.engine.features.project.location import Location
     from airflow_mlops.engine.features.training.rows import CHUNK_ROWS
+    from airflow_mlops.engine.ledger import Ledger
 
-    prepare()
-    took = {name: in_child(days, CHUNK_ROWS) for name, days in MONTHS.items()}
+    parser = options(__doc__)
+    parser.add_argument("--homes", type=Path, default=HOMES, help="where the flights and their features are kept")
+    parser.add_argument("--build", nargs=3, metavar=("HOME", "DAYS", "CHUNK_ROWS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.build:
+        home, days, chunk_rows = given.build
+        print(json.dumps(build(Path(home), int(days), int(chunk_rows))))
+        return
+    figures = Figures(small=given.small)
+    spans = SMALL if given.small else MONTHS
+    home = made(FIRST, FIRST + timedelta(days=2) if given.small else LAST, given.homes)
+    ensure_applied(Location(REPO, home), Ledger(ledger_url(home)))
+    shutil.rmtree(home / "snapshots", ignore_errors=True)
+    took = {name: in_child(home, days, CHUNK_ROWS) for name, days in spans.items()}
     for name, one in took.items():
         show(name, one)
-    whole = in_child(MONTHS["12 months"], WHOLE)
-    show("12 months in one piece", whole)
-    first, last = took["1 month"], took["12 months"]
-    ratio = last["peak"] / first["peak"]
-    print(
-        f"peak, 12 months to 1 month: {ratio:.2f} (at most {LIMIT}); in one piece {whole['peak'] / first['peak']:.2f}"
-    )
-    same = whole["id"] == last["id"]
-    print(f"the same snapshot in chunks and in one piece: {same}")
-    return 0 if ratio <= LIMIT and same else 1
+    shortest, *_, longest = spans
+    whole = in_child(home, spans[longest], WHOLE)
+    show(f"{longest} in one piece", whole)
+    ratio, in_one_piece = (one["peak"] / took[shortest]["peak"] for one in (took[longest], whole))
+    figures.hold(f"peak, {longest} / {shortest}", ratio, at_most=LIMIT, note=f"in one piece {in_one_piece:.2f}")
+    figures.must("the same snapshot in chunks and in one piece", whole["id"] == took[longest]["id"])
+    figures.end()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(build(int(sys.argv[1]), int(sys.argv[2]))))
-        sys.exit(0)
-    sys.exit(main())
+    main()

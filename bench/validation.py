@@ -1,6 +1,6 @@
 """How fast a partition is validated: 25 expectations on the flights, tiled to three million rows.
 
-    .venv/bin/python bench/validation.py [--rows 3000000]
+    .venv/bin/python bench/validation.py [--rows 3000000] [--small]
 
 Four candidates check the same rules: this package, Great Expectations by its own means (pandas, its defaults), and
 by hand in DuckDB and in Polars. Each runs in a fresh process, so that peak memory is its own; imports and the
@@ -20,12 +20,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from _figures import Figures, options
+
 CARRIERS = ["9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV"]
 AIRPORTS = ["EWR", "JFK", "LGA"]
 COLUMNS = [
     *("flight_id", "carrier", "tailnum", "origin", "dest", "distance", "sched_dep_utc", "sched_arr_utc"),
     *("sched_minutes", "sched_hour", "weekday", "month", "cancelled", "dep_utc", "dep_delay", "known_at"),
 ]
+SMALL_ROWS = 30_000
+FEWEST_A_DAY = 600
 WIDE = [[-60, 0], [-10, 10], [10, 120]]
 
 
@@ -219,7 +223,7 @@ def peak_memory() -> int:
 
 
 def tile(folder: Path, rows: int) -> Path:
-    """Write the year's departures again and again, under other ids, and return the file."""
+    """Write the year's departures, or as many of its days as suffice, again and again under other ids."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -228,7 +232,8 @@ def tile(folder: Path, rows: int) -> Path:
 
     file = folder / f"{rows}.parquet"
     days = [
-        pq.read_table(land(folder / "lake", FIRST_DAY + timedelta(days=n), "departures")["uri"]) for n in range(365)
+        pq.read_table(land(folder / "lake", FIRST_DAY + timedelta(days=n), "departures")["uri"])
+        for n in range(min(365, 1 + rows // FEWEST_A_DAY))
     ]
     year = pa.concat_tables(days).replace_schema_metadata()
     with pq.ParquetWriter(file, year.schema) as writer:
@@ -240,18 +245,21 @@ def tile(folder: Path, rows: int) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--rows", type=int, default=3_000_000)
     parser.add_argument("--measure", nargs=2, metavar=("CANDIDATE", "FILE"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        measure(options.measure[0], Path(options.measure[1]))
+    given = parser.parse_args()
+    if given.measure:
+        measure(given.measure[0], Path(given.measure[1]))
         return
+    rows = SMALL_ROWS if given.small else given.rows
+    figures = Figures(small=given.small)
     with tempfile.TemporaryDirectory(prefix="bench-validation-") as folder:
-        report(tile(Path(folder), options.rows), tile(Path(folder), options.rows // 10))
+        report(figures, tile(Path(folder), rows), tile(Path(folder), rows // 10))
+    figures.end()
 
 
-def report(large: Path, small: Path) -> None:
+def report(figures: Figures, large: Path, small: Path) -> None:
     import pyarrow.parquet as pq
 
     arrow = pq.read_table(large, columns=COLUMNS).nbytes
@@ -267,15 +275,15 @@ def report(large: Path, small: Path) -> None:
         print(f"{name:12} {row['wall']:8.2f} {row['cpu']:8.2f} {row['memory'] / 1e6:10.0f}")
     print()
     for name, verdicts in ((name, row["verdicts"]) for name, row in found.items()):
-        print(f"verdicts of {name}: {'the same' if verdicts == found['plain']['verdicts'] else 'DIFFERENT'}")
-    print()
+        figures.must(
+            f"the verdicts of {name} are those of plain Great Expectations", verdicts == found["plain"]["verdicts"]
+        )
     mine = found["ours"]
-    for name, goal in (("plain", "at least 10"), ("duckdb", "at least 0.5"), ("polars", "at least 0.5")):
-        other = found[name]
-        print(f"{name} / ours: {other['wall'] / mine['wall']:.2f} wall, {other['cpu'] / mine['cpu']:.2f} CPU  ({goal})")
-    print(f"memory / Arrow size of the columns used: {mine['memory'] / arrow:.2f}  (at most 1.5)")
-    wall, cpu = (mine[clock] / tenth[clock] for clock in ("wall", "cpu"))
-    print(f"ten times the rows: {wall:.1f} times the wall time, {cpu:.1f} times the CPU time  (at most 10)")
+    for name, goal in (("plain", 10), ("duckdb", 0.5), ("polars", 0.5)):
+        ratio = {clock: found[name][clock] / mine[clock] for clock in ("wall", "cpu")}
+        figures.hold(f"CPU, {name} / ours", ratio["cpu"], at_least=goal, note=f"wall {ratio['wall']:.2f}")
+    figures.hold("memory / Arrow size of the columns used", mine["memory"] / arrow, at_most=1.5)
+    figures.hold("CPU of ten times the rows / of the rows", mine["cpu"] / tenth["cpu"], at_most=10)
 
 
 def taken(candidate: str, file: Path) -> dict[str, Any]:
