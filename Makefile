@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
-.PHONY: help demo up down status clean distclean setup test test-spark lint format bench drills
+.PHONY: help demo up down status clean distclean setup test thorough test-spark lint format bench drills
 
 help:  ## this list
 	@echo 'airflow_mlops: guarded models on Apache Airflow'
@@ -46,8 +46,8 @@ distclean: clean  ## clean, and remove the installed packages
 ## Development
 setup: .venv/.installed  ## install everything into .venv, from uv.lock; nothing to do when it is current
 
-test: lint  ## all checks and tests, as CI runs them
-	$(BIN)/pytest -n 2 --dist loadfile
+test: lint  ## all checks and tests, the longest first
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## ruff, mypy, import rules
 	$(BIN)/ruff check .
@@ -64,8 +64,11 @@ test-spark: setup  ## the tests that need Java and pyspark (400 MB), in an envir
 	    --python $(PYTHON) --project $(CURDIR)
 	$(CURDIR)/.venv-spark/bin/pytest -m spark
 
-drills: setup  ## replay the outages
-	$(BIN)/pytest tests/drills -v
+drills: setup  ## replay the outages, with all three legs of each
+	$(BIN)/pytest -n 2 --dist loadfile -v -m 'drill'
+
+thorough: setup  ## what `make test` leaves out: slow legs of drills, and property tests with all their examples
+	THOROUGH=1 $(BIN)/pytest -n 2 --dist loadfile -m 'slow or property'
 
 bench: setup  ## measure the figures that the guides quote; says which bound was missed
 	@missed=; for file in bench/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || missed="$$missed $$file"; done; \

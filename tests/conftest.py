@@ -21,6 +21,14 @@ os.environ.update(
 sys.path[:0] = [str(ROOT / "dags"), str(ROOT / "feature_repo")]
 
 
+LONGEST_FIRST = ("e2e", "bench", "drills", "integration", "unit", "contract")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with what takes longest, so that nothing runs alone at the end."""
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.relative_to(ROOT / "tests").parts[0]))
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """An empty ``[mlops] home``."""

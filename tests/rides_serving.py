@@ -13,10 +13,10 @@ from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
-from airflow_mlops.engine.training.launch import train
 from tests.rides import MODEL
 from tests.serving_fixtures import put_into_service, rollout_of, running_server, served
 from tests.training_fixtures import make_spec
+from tests.warm_trainer import train
 
 
 class Service:
@@ -58,7 +58,7 @@ def trained(home: Path, snapshot: Snapshot, **changes: Any) -> Path:
     """Return the SavedModel of a training, in a process of its own; each call trains."""
     spec = spec_of(snapshot, **changes)
     taken = len(list((home / "trainings").glob("*")))
-    return Path(train(spec, home / "trainings" / f"{taken}-{spec.hash[:16]}", timeout=300).saved_model)
+    return Path(train(spec, home / "trainings" / f"{taken}-{spec.hash[:16]}").saved_model)
 
 
 def golden(saved_model: Path) -> dict[str, list[Any]]:

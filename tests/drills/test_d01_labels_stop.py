@@ -28,11 +28,11 @@ from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.training import training_data
 from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 from airflow_mlops.engine.training.inputs import read_inputs
-from airflow_mlops.engine.training.launch import train
 from airflow_mlops.exceptions import DataError
 from tests.data_fixtures import landed, spoil
 from tests.feast_fixtures import EVENT_TIMES, REPO, compute_day, ledger_of
 from tests.training_fixtures import make_spec
+from tests.warm_trainer import train
 
 pytestmark = pytest.mark.drill
 
@@ -89,7 +89,7 @@ def retrain(home: Path, as_of: date, **changes) -> Snapshot:
 
 def trained(home: Path, snapshot: Snapshot) -> Path:
     spec = make_spec(snapshot, epochs=4, batch_size=128)
-    return Path(train(spec, home / "trainings" / spec.hash[:16], timeout=300).saved_model)
+    return Path(train(spec, home / "trainings" / spec.hash[:16]).saved_model)
 
 
 def judged(snapshot: Snapshot, model: Path) -> Verdict:
@@ -209,6 +209,7 @@ def test_fault_guard_on_an_unknown_label_is_not_negative(before, tmp_path, monke
 # --- without them -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fault_guard_off(fault, normal, honest):
     """Split by aircraft, the false labels are trained on too: the model says that hardly a flight will be late."""
     by_aircraft = SplitRule(kind="entity", column="tailnum")
@@ -224,6 +225,7 @@ def test_no_fault_mondays_retraining_passes(honest):
     assert judged(*honest).status is VerdictStatus.PASS
 
 
+@pytest.mark.slow
 def test_no_fault_a_retraining_every_morning(normal):
     for morning in days(date(2013, 4, 12), MONDAY + DAY):
         assert retrain(normal, morning).label_cut.date() == morning - DAY

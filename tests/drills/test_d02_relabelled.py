@@ -142,6 +142,7 @@ def test_fault_guard_on_what_was_pinned_is_gone(own, model):
         own.rebuild(model.snapshot)
 
 
+@pytest.mark.slow
 def test_fault_guard_off(own, model, service):
     """The gate looks at the table, whatever it says: callers get the opposite of what they got."""
     requests = golden(model.saved_model)
@@ -159,6 +160,7 @@ def test_fault_guard_off(own, model, service):
     assert abs(wrong.mean() - right.mean()) > 0.1
 
 
+@pytest.mark.slow
 def test_no_fault(own, model):
     """Days are sealed and computed again, labels of later days arrive, and every rerun repeats the verdict."""
     for n in range(DAYS):

@@ -147,6 +147,7 @@ def test_fault_guard_on(own):
     assert len({saw_two.id, saw_by_its_history.id, saw_none.id}) == 3
 
 
+@pytest.mark.slow
 def test_fault_guard_off(own, monkeypatch):
     """Nobody compares: labels with the late landings, features without them, in one training set."""
     honest = own.parent / "honest"
@@ -162,6 +163,7 @@ def test_fault_guard_off(own, monkeypatch):
     assert torn["route_landings_7d"].mean() < good["route_landings_7d"].mean()
 
 
+@pytest.mark.slow
 def test_no_fault(own):
     """Retries, clears and overlapping backfills seal the same bytes, and compute the same features, again."""
     ledger = ledger_of(own)

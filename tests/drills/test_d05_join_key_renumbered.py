@@ -59,6 +59,7 @@ def test_fault_guard_off(home):
     assert joined == [(0,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [date(2013, 2, 1), date(2013, 11, 1)], ids=["with the storm", "with Thanksgiving"])
 def test_no_fault(first):
     for day in days(first, 40):

@@ -49,6 +49,7 @@ def test_fault_guard_off(store):
     assert pc.sum(pc.equal(carriers, SEGMENT)).as_py() <= 0.31 * usual
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", ["departures", "arrivals"])
 @pytest.mark.parametrize(
     "first", [date(2013, 5, 20), date(2013, 10, 25)], ids=["to 4 July and after", "to Thanksgiving and after"]

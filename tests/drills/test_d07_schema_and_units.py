@@ -96,6 +96,7 @@ def test_fault_guard_on(fault, guard, says, affected, store):
 
 
 @FAULTS
+@pytest.mark.slow
 def test_fault_guard_off(fault, guard, says, affected, store):
     """Without the checks, the spoilt column is in the sealed day that features are computed from."""
     arrive(store, "departures", DAY, fault, guard=False)
@@ -121,6 +122,7 @@ def test_an_added_column_is_compatible(store):
     assert "gate" in store.get("departures", str(DAY)).columns
 
 
+@pytest.mark.slow
 def test_no_fault():
     """Fifty days over the turn of two months and the change of the summer timetable."""
     for day, outcomes in check_real_days("departures", days(date(2013, 5, 20), 50)).items():

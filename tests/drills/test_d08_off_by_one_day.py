@@ -81,6 +81,7 @@ def test_fault_guard_off(feed, labelled, home, monkeypatch):
         assert DAY in for_training(home, feed, labelled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", ["departures", "arrivals"])
 def test_no_fault(feed, home):
     """Eight weeks around both changes of the clocks, with flights across every midnight: nothing is refused."""

@@ -51,6 +51,7 @@ def test_fault_guard_off(carrier, store):
     assert len(carriers) > 0.95 * profile_of("departures", DAY).rows
 
 
+@pytest.mark.slow
 def test_no_fault():
     """Sixty days on which small carriers fly some days and not others."""
     for day, outcomes in check_real_days("departures", days(date(2013, 3, 1), 60)).items():

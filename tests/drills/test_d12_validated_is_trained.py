@@ -26,6 +26,7 @@ from airflow_mlops.engine.training.inputs import read_inputs
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.exceptions import DataError
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
+from tests import warm_trainer
 from tests.training_fixtures import START, flights, make_snapshot, make_spec, trained, write_snapshot
 
 pytestmark = pytest.mark.drill
@@ -98,11 +99,12 @@ def test_fault_guard_on_there_was_no_validation(proof, home):
         train_task(home, snapshot.id, validation=proof)
 
 
+@pytest.mark.slow
 def test_fault_guard_off(home):
     """The suite passed on the copy, and the model says that most flights will be late."""
     bad = faulty(home)
     validated(home / "snapshots" / "snap1")
-    model = Path(train(make_spec(bad), home / "trainings" / "t", timeout=300).saved_model)
+    model = Path(warm_trainer.train(make_spec(bad), home / "trainings" / "t").saved_model)
     rows = flights(2000, 9, START)
     inputs = read_inputs(rows, bad.features)
     said = {"bad": score(model, inputs), "good": score(trained().path / "saved_model", inputs)}

@@ -112,6 +112,7 @@ def test_fault_guard_on_a_value_that_the_split_keeps_together(own, monkeypatch):
         snapshot_of(own, split_rule=SplitRule(kind="entity", column="driver", validation=0.2, test=0.2))
 
 
+@pytest.mark.slow
 def test_fault_guard_off(own, champion, service, monkeypatch):
     """The score says excellent, the gate lets it through, and what callers get is not what the score promised."""
     assert judged(*champion).status == VerdictStatus.FAIL, "nobody is that good at these rides"

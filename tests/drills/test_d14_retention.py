@@ -143,6 +143,7 @@ def test_fault_guard_off(own, monkeypatch):
     assert less.splits["test"].sha256 == snapshot.splits["test"].sha256
 
 
+@pytest.mark.slow
 def test_no_fault(own):
     """Retention runs every day and keeps what a model needs: any training of the past can be run again."""
     snapshots = [build(own, as_of) for as_of in range(8, 13)]

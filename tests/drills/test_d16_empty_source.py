@@ -143,6 +143,7 @@ def test_permission_lost_guard_off(home):
     assert files == [folders[0] / "departures.parquet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", ["departures", "arrivals"])
 def test_no_fault(feed, home):
     """The quietest days of the year and four ordinary weeks: small is not empty."""

@@ -55,6 +55,7 @@ def test_fault_guard_off(faulty):
     assert faulty.moved().mean() > MOVED
 
 
+@pytest.mark.slow
 def test_no_fault(tmp_path):
     """Days as they come: null keys, items without stock, a day computed again, a day without a materialisation."""
     location = deliveries(tmp_path, 1)

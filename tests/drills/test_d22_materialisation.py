@@ -271,6 +271,7 @@ def test_fault_guard_on_reads_are_never_refused(watched, tmp_path, monkeypatch):
     assert answers(watched) == right(DAYS)
 
 
+@pytest.mark.slow
 def test_fault_guard_off_feast_refuses_reads(watched, tmp_path, monkeypatch):
     from feast.infra.online_stores.sqlite import SqliteOnlineStore
 
@@ -353,6 +354,7 @@ def test_fault_guard_off_two_at_once_lose_intervals(tmp_path, monkeypatch):
 # --- no fault ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_fault(location):
     """Many days in order: every day is written once, at once, and is what is served."""
     write_days(location.home, 10, first=DAYS)

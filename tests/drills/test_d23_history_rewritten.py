@@ -84,6 +84,7 @@ def test_fault_guard_on(own, model, service):
     assert service.answers(golden(model[1])) == right
 
 
+@pytest.mark.slow
 def test_fault_guard_off(own, model, service, monkeypatch):
     """The rebuild reads what the features are now, and nobody compares: the same name, another model."""
     snapshot, requests = model[0], golden(model[1])
@@ -106,6 +107,7 @@ def test_fault_guard_off(own, model, service, monkeypatch):
     assert service.answers(requests) == right
 
 
+@pytest.mark.slow
 def test_no_fault(own, model):
     """Retries, clears and overlapping backfills keep no copy of anything, and any past training can be run again."""
     for n in range(DAYS):

@@ -23,10 +23,10 @@ from airflow_mlops.engine.features.governance.lint import check_training_use
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.training import training_data
 from airflow_mlops.engine.features.training.training_data import build_training_snapshot
-from airflow_mlops.engine.training.launch import train
 from airflow_mlops.exceptions import ConfigError
 from tests.feast_fixtures import FIRST, REPO, ledger_of, make_home
 from tests.training_fixtures import make_spec
+from tests.warm_trainer import train
 
 pytestmark = pytest.mark.drill
 
@@ -123,6 +123,7 @@ def test_fault_guard_on_a_deprecated_service_serves_and_is_not_trained_on(locati
         snapshot_of(location)
 
 
+@pytest.mark.slow
 def test_fault_guard_off(location, monkeypatch):
     """Without both guards the blocked feature is an input of the model."""
     tag(location, FEATURE, status="blocked")
@@ -131,7 +132,7 @@ def test_fault_guard_off(location, monkeypatch):
     snapshot = snapshot_of(location)
     assert read_split(snapshot, "train")["weather_temp"].null_count < snapshot.splits["train"].rows / 2
     spec = make_spec(snapshot, epochs=1, batch_size=256)
-    trained = train(spec, location.home / "trainings" / spec.hash[:16], timeout=300)
+    trained = train(spec, location.home / "trainings" / spec.hash[:16])
     assert "weather_temp" in trained.signature.inputs
 
 

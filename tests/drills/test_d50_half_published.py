@@ -228,6 +228,7 @@ def test_killed_publisher_guard_off(rollout, models):
 # --- no fault ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_fault(rollout, tmp_path):
     """A fortnight of daily deployments: none is refused, each answers as trained."""
     for version in range(2, 16):

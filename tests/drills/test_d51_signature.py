@@ -84,6 +84,7 @@ def test_fault_guard_off(inputs, words, rollout, champion, tmp_path):
         served(rollout, Golden.read(champion).inputs)
 
 
+@pytest.mark.slow
 def test_no_fault(rollout, champion, tmp_path):
     """A fortnight of daily retrainings with an unchanged signature: none is refused, callers never notice."""
     for version in range(2, 16):

@@ -31,7 +31,6 @@ from airflow_mlops.engine.features.training.training_data import build_training_
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
-from airflow_mlops.engine.training.launch import train
 from airflow_mlops.exceptions import DataError
 from flights import expectations
 from tests.data_fixtures import EVENT_TIMES, landed, permission_lost, sealed
@@ -45,6 +44,7 @@ from tests.serving_fixtures import (
     served,
 )
 from tests.training_fixtures import make_spec
+from tests.warm_trainer import train
 
 pytestmark = pytest.mark.drill
 
@@ -142,7 +142,7 @@ def training_set(home: Path) -> Snapshot:
 def trained(home: Path, snapshot: Snapshot) -> Path:
     """Return the SavedModel of a short training, in a process of its own."""
     spec = make_spec(snapshot, epochs=1, batch_size=128)
-    return Path(train(spec, home / "trainings" / spec.hash[:16], timeout=300).saved_model)
+    return Path(train(spec, home / "trainings" / spec.hash[:16]).saved_model)
 
 
 # --- the worlds -------------------------------------------------------------------------------------------

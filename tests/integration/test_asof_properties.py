@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from tests.asof_fixtures import OURS, made_up_views, open_feast, write_rows
+from tests.thorough import examples
 
 MINUTE = 60 * 10**9  # ns
 START = int(datetime(2013, 3, 10, tzinfo=UTC).timestamp()) * 10**9  # the clocks in New York change on this day
@@ -227,7 +228,8 @@ def _plain(value: Any) -> Any:
 SMALL = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 
-@settings(max_examples=150, **SMALL)
+@pytest.mark.property
+@settings(max_examples=examples(150), **SMALL)
 @given(case=cases(["ms", "us", "ns"]), as_created=st.booleans(), pandas=st.booleans())
 def test_is_what_brute_force_finds(stores, case, as_created, pandas):
     folder, opened = stores
@@ -242,7 +244,8 @@ def test_is_what_brute_force_finds(stores, case, as_created, pandas):
     event(f"found: {any(value is not None for column in wanted.values() for value in column)}")
 
 
-@settings(max_examples=25, **SMALL)
+@pytest.mark.property
+@settings(max_examples=examples(25), **SMALL)
 @given(case=cases(["ms", "us"]))
 def test_is_what_feasts_own_join_finds(stores, case):
     folder, opened = stores

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_mlops.demo.flights import read_feed
 from flight_features import compute, flight_request
+from tests.thorough import examples
 
 DAY = date(2013, 3, 10)
 START = pd.Timestamp(DAY, tz="UTC")
@@ -233,7 +234,8 @@ def known_by(views: dict[str, pd.DataFrame], moment: pd.Timestamp) -> dict[str, 
     return {name: rows[rows["created_timestamp"] <= moment].reset_index(drop=True) for name, rows in views.items()}
 
 
-@settings(max_examples=30, deadline=None, database=None, derandomize=True)
+@pytest.mark.property
+@settings(max_examples=examples(30), deadline=None, database=None, derandomize=True)
 @given(seed=st.integers(0, 10_000), hour=st.integers(0, 23), remove=st.booleans())
 def test_what_happens_later_changes_nothing_that_was_said_before(seed, hour, remove):
     data = flights(seed, n=120)

@@ -25,6 +25,7 @@ from airflow_mlops.engine.data.profiles import (
     std,
 )
 from airflow_mlops.exceptions import ConfigError, DataError
+from tests.thorough import examples
 
 NOON = dt.datetime(2013, 1, 1, 12, tzinfo=dt.UTC)
 MICROSECONDS = NOON.timestamp() * 1e6
@@ -276,7 +277,8 @@ rows = st.builds(some_rows, st.integers(0, 10**6), st.integers(0, 1200))
 DECLARED = {"slices": ["c"], "label": "y", "unique": ["n", "c"]}
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.property
+@settings(max_examples=examples(25), deadline=None)
 @given(rows, rows, rows)
 def test_merged_profiles_say_what_the_profile_of_all_rows_says(first, second, third):
     parts = [profiled(table, f"2013-01-0{day}", **DECLARED) for day, table in enumerate((first, second, third), 1)]
@@ -301,7 +303,8 @@ def test_merged_profiles_say_what_the_profile_of_all_rows_says(first, second, th
         assert at_once.columns[name].quantiles == reverse.columns[name].quantiles
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.property
+@settings(max_examples=examples(25), deadline=None)
 @given(st.lists(rows, min_size=2, max_size=5))
 def test_merged_quantiles_are_within_the_stated_error(tables):
     values = np.sort(pa.concat_tables(tables)["x"].drop_null().to_numpy())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_mlops.engine.data.profiles.hashing import hash_numbers, hash_strings
 from airflow_mlops.engine.data.profiles.sketches import DistinctSketch, QuantileSketch
+from tests.thorough import examples
 
 RANK_ERROR = datasketches.kll_doubles_sketch.get_normalized_rank_error(QuantileSketch.K, False)
 
@@ -83,7 +84,8 @@ def test_a_sketch_stays_small_however_many_values_it_has_seen():
     assert sum(map(len, sketch.levels)) < 4 * QuantileSketch.K
 
 
-@settings(max_examples=50, deadline=None)
+@pytest.mark.property
+@settings(max_examples=examples(50), deadline=None)
 @given(floats, floats)
 def test_no_weight_is_lost_and_the_order_of_a_merge_does_not_matter(left, right):
     ab = QuantileSketch.merged([quantile_sketch(left), quantile_sketch(right)])
@@ -102,7 +104,8 @@ def test_up_to_k_values_are_kept_as_they_are(values):
     assert below.tolist() == list(range(1, len(values) + 1))
 
 
-@settings(max_examples=50, deadline=None)
+@pytest.mark.property
+@settings(max_examples=examples(50), deadline=None)
 @given(st.integers(0, 1500), st.integers(1, 2**52), st.integers(0, 1500), st.integers(0, 1500))
 def test_merging_distinct_sketches_is_the_same_as_seeing_all_values(n, step, first, second):
     every = np.arange(n) * step - 2**62
