@@ -1,0 +1,187 @@
+"""What README and the guides say holds: every code block, every command, every name, every link."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from airflow_mlops.cli import _parser
+from tests.training_fixtures import trained
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))}
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(language, body, id=f"{page}:{page_text[: found.start()].count(chr(10)) + 1}")
+    for page, page_text in PAGES.items()
+    for found in BLOCK.finditer(page_text)
+    for language, body in [found.groups()]
+]
+# Words of other tools, and of things that do not exist yet because a reader is to make them.
+FOREIGN = {
+    "alowed_use",
+    "amazon",
+    "apis",
+    "depracated",
+    "feature_age_seconds",
+    "feature_watermark",
+    "incremental",
+    "install",
+    "mean_delay",
+    "none_failed_min_one_success",
+    "OfflineStore",
+    "origin_weather_v2",
+    "pip",
+    "setup",
+    "tensorflow_model_server",
+    "tensorflow_serving",
+    "tmp",
+    "VARIABLE",
+    "venv",
+    "WHERE",
+    "with",
+}
+
+
+def blocks(*languages: str) -> list[pytest.param]:
+    return [block for block in BLOCKS if block.values[0] in languages]
+
+
+# --- code blocks ------------------------------------------------------------------------------------------
+
+
+def test_every_block_is_of_a_kind_that_is_checked_here():
+    assert {block.values[0] for block in BLOCKS} <= {"", "python", "console", "yaml", "json", "bash"}
+
+
+@pytest.mark.parametrize(("language", "body"), blocks("python"))
+def test_python_compiles_and_finds_what_it_imports(language: str, body: str):
+    for node in ast.walk(ast.parse(body)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                importlib.import_module(alias.name)
+
+
+@pytest.mark.parametrize(("language", "body"), blocks("python"))
+def test_python_gives_our_classes_and_functions_arguments_that_they_have(language: str, body: str):
+    from inspect import Parameter, signature
+
+    public = functools.cache(_public)()
+    for node in ast.walk(ast.parse(body)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in public:
+            taken = signature(public[node.func.id]).parameters
+            if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in taken.values()):
+                assert {keyword.arg for keyword in node.keywords if keyword.arg} <= set(taken), node.func.id
+
+
+@pytest.mark.parametrize(("language", "body"), blocks("yaml", "json"))
+def test_data_can_be_read(language: str, body: str):
+    yaml.safe_load(body) if language == "yaml" else json.loads(body)
+
+
+@pytest.mark.parametrize(("language", "body"), blocks("console", "bash"))
+def test_commands_are_ours_with_their_options(language: str, body: str):
+    for line in body.replace("\\\n", " ").splitlines():
+        if not (said := re.match(r"\$ (?:\w+=\S+ )*(airflow-mlops|make) (.*)", line)):
+            continue
+        words = shlex.split(said[2], comments=True)
+        if said[1] == "make":
+            assert words[0] in _targets(), line
+        elif words[0] != "serve":  # whose flags are those of TensorFlow Serving
+            _parser().parse_args(words)
+
+
+def test_the_pipeline_of_the_readme_is_the_examples():
+    [shown] = [body for _, body in (block.values for block in blocks("python")) if "= ModelPipeline(" in body]
+    docstring, _, code = (ROOT / "dags" / "flight_delay.py").read_text().partition("\n\n")
+    assert docstring.count('"""') == 2
+    assert shown == code
+
+
+def test_the_notebook_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    [shown] = [block.values[1] for block in blocks("python") if "SavedModel(" in block.values[1]]
+    workdir = trained()
+    home = tmp_path / ".mlops"
+    (home / "models" / "flight_delay").mkdir(parents=True)
+    (home / "snapshots").symlink_to(workdir.path.parent.parent / "snapshots")
+    (home / "models" / "flight_delay" / "1").symlink_to(workdir.saved_model)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, object] = {}
+    exec(shown, found)
+    assert len(found["answers"]) == len(found["test"])
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def test_the_modules_of_the_readme_have_what_it_names():
+    table = PAGES["README.md"].split("| module of `airflow_mlops.engine` |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", table, re.MULTILINE)
+    assert len(rows) > 15
+    for module, names in rows:
+        engine = importlib.import_module(f"airflow_mlops.engine.{module}")
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(engine, name), f"airflow_mlops.engine.{module} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_in_running_text_are_in_the_code(page: str):
+    spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", PAGES[page]))
+    unknown = {
+        (word, span)
+        for span in spans
+        if "/" not in span and "…" not in span
+        for word in re.findall(r"[A-Za-z_]\w{2,}", span)
+        if word not in _words() and word not in FOREIGN
+    }
+    assert not unknown, "renamed or removed? Else add it to FOREIGN"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_and_links_lead_somewhere(page: str):
+    here = (ROOT / page).parent
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[\w-]*)?\)", PAGES[page])
+    paths = re.findall(r"`((?:airflow_mlops|bench|dags|docs|feature_repo|plugins|tests)/[\w./-]+)`", PAGES[page])
+    gone = [link for link in links if not (here / link).exists()]
+    gone += [path for path in paths if not (ROOT / path).exists()]
+    assert not gone
+
+
+def test_every_operator_and_sensor_of_the_readme_exists():
+    from tests.contract.classes import OPERATORS, SENSORS
+
+    known = {cls.__name__ for cls in (*OPERATORS, *SENSORS)}
+    named = set(re.findall(r"\b[A-Z]\w+(?:Operator|Sensor)\b", PAGES["README.md"]))
+    assert named <= known, named - known
+
+
+def _public() -> dict[str, object]:
+    import airflow_mlops
+
+    return {name: getattr(airflow_mlops, name) for name in airflow_mlops.__all__ if name[0].isupper()}
+
+
+def _targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@functools.cache
+def _words() -> frozenset[str]:
+    """Return every word that the product's code says: names, arguments, attributes, texts."""
+    folders = ("airflow_mlops", "bench", "dags", "feature_repo", "plugins")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    files += [ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "feature_repo" / "feature_store.yaml"]
+    words = re.findall(r"[A-Za-z_]\w+", "\n".join(file.read_text() for file in files))
+    return frozenset(words) | {file.stem for file in files}
