@@ -260,13 +260,17 @@ class TrainingSpec(Record):
     epochs: int
     batch_size: int
     params: dict[str, Any] = Field(default_factory=dict, description="passed on to the entrypoint")
+    golden: str | None = Field(
+        default=None, description="'package.module:function' that returns golden inputs; None: made from the profile"
+    )
 
     @property
     def hash(self) -> str:
         """Identity of the training: where code lies and where files are written do not count."""
-        return content_hash(
-            self.model_dump(mode="json", exclude={"code_path": True, "snapshot": {"uri", "feature_files"}})
-        )
+        told = self.model_dump(mode="json", exclude={"code_path": True, "snapshot": {"uri", "feature_files"}})
+        if self.golden is None:
+            del told["golden"]  # as trainings were named before there was a choice
+        return content_hash(told)
 
 
 class TensorSpec(Record):
@@ -391,7 +395,9 @@ class FeatureParity(Record):
     tolerance: float = Field(description="largest absolute difference allowed; floats have a relative one besides")
     largest: float | None = Field(default=None, description="largest difference of two numbers")
     types: tuple[str, ...] = Field(default=(), description="what was served of another type than the feature has")
-    examples: tuple[str, ...] = Field(default=(), description="ids of entities that are not alike")
+    examples: tuple[str, ...] = Field(
+        default=(), description="ids of entities that are not alike, only when they were asked for"
+    )
 
     @property
     def unlike(self) -> int:

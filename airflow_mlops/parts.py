@@ -206,6 +206,9 @@ class Trainer:
     :param seed: Seed of everything random.
     :param timeout: How long a training may take.
     :param params: Handed to ``entrypoint``.
+    :param golden: ``module:function`` of rows that may leave the data, to be predicted and packed into the model as its
+        golden predictions; it is given the test split's inputs and returns such columns. By default they are made up
+        from the profile of the training split, and are nobody's.
     """
 
     entrypoint: Entrypoint
@@ -219,6 +222,7 @@ class Trainer:
     seed: Annotated[int, Field(ge=0)] = 0
     timeout: Duration = "2h"
     params: dict[str, Any] = Field(default_factory=dict)
+    golden: Entrypoint | None = None
 
     def __post_init__(self) -> None:
         if parse_duration(self.validation) + parse_duration(self.test) >= parse_duration(self.window):
@@ -239,7 +243,8 @@ class Slice:
     """The values of one model input, judged one by one.
 
     :param column: Model input to slice by.
-    :param min_n: Slices with fewer test rows are not judged: they would be noise.
+    :param min_n: Slices with fewer test rows are not judged: they would be noise. Values of fewer than ten rows are one
+        slice together.
     """
 
     column: str

@@ -54,6 +54,8 @@ FEATURES = {
     "weather_wind_speed": "double",
 }
 """Some of the example's, by their types."""
+PLANTED = "planted-with-"
+"""How a text begins that one row alone has."""
 START = datetime(2013, 1, 1, tzinfo=UTC)
 
 
@@ -74,7 +76,8 @@ def flights(rows: int, seed: int, start: datetime, carriers: str = "AA B6 DL EV 
         if name in columns:
             continue
         if kind == "string":
-            columns[name] = rng.choice(np.array(["ATL", "ORD", None], dtype=object), rows).tolist()
+            texts = rng.choice(np.array(["ATL", "ORD", None], dtype=object), rows).tolist()
+            columns[name] = [f"{PLANTED}{seed}-{i}" if i % 50 == 0 else text for i, text in enumerate(texts)]
         elif kind == "int64":
             columns[name] = hour if name == "sched_hour" else rng.integers(1, 7, rows)
         else:
@@ -172,9 +175,15 @@ def golden_of(saved_model: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 
 @functools.cache
+def mlflow_folder() -> Path:
+    """Return where the MLflow server of this test session keeps its database, its artifacts and its log."""
+    return Path(tempfile.mkdtemp(prefix="mlflow-"))
+
+
+@functools.cache
 def mlflow_server() -> str:
     """Return the URI of a real MLflow server, started once a test session."""
-    folder = Path(tempfile.mkdtemp(prefix="mlflow-"))
+    folder = mlflow_folder()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -57,6 +57,8 @@ class TensorFlowTrainOperator(MlopsOperator):
     :param epochs: Most passes over the training split.
     :param batch_size: Rows a step.
     :param model_params: Handed to ``entrypoint``.
+    :param golden: ``module:function`` beside the DAG file of golden inputs, from rows that may leave the data;
+        None makes them up from the profile of the training split.
     :param timeout: Seconds until the training is stopped.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``; None keeps no record of a failed training.
     """
@@ -71,6 +73,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         "epochs",
         "batch_size",
         "model_params",
+        "golden",
         "mlflow_conn_id",
     )
     operator_extra_links = (MLflowRunLink(),)
@@ -88,6 +91,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         epochs: int | str = 10,
         batch_size: int | str = 1024,
         model_params: Mapping[str, Any] | None = None,
+        golden: str | None = None,
         timeout: float = 2 * 3600,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
         **kwargs: Any,
@@ -101,6 +105,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.epochs = epochs
         self.batch_size = batch_size
         self.model_params = model_params
+        self.golden = golden
         self.timeout = timeout
         self.mlflow_conn_id = mlflow_conn_id
 
@@ -137,7 +142,6 @@ class TensorFlowTrainOperator(MlopsOperator):
 
         from airflow_mlops.contracts import TrainingSpec
         from airflow_mlops.engine.data.snapshots import check_validated, load_snapshot
-        from airflow_mlops.engine.training.source import source_hash
 
         snapshot_id = require(self.snapshot, "snapshot", "Did the task that builds the snapshot succeed?")
         snapshot = load_snapshot(self.home_path, snapshot_id)
@@ -150,12 +154,13 @@ class TensorFlowTrainOperator(MlopsOperator):
                     "model": self.model,
                     "entrypoint": entrypoint,
                     "code_path": self.code_path,
-                    "code_hash": source_hash(entrypoint, self.code_path),
+                    "code_hash": self._code_hash(entrypoint),
                     "snapshot": snapshot,
                     "seed": self.seed,
                     "epochs": self.epochs,
                     "batch_size": self.batch_size,
                     "params": dict(self.model_params or {}),
+                    "golden": self.golden,
                 }
             )
         except ValidationError as error:
@@ -164,6 +169,15 @@ class TensorFlowTrainOperator(MlopsOperator):
                 detail="; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()),
                 hint="Correct them in the pipeline or in the DAG.",
             ) from None
+
+    def _code_hash(self, entrypoint: str) -> str | None:
+        from airflow_mlops.contracts import content_hash
+        from airflow_mlops.engine.training.source import source_hash
+
+        code = source_hash(entrypoint, self.code_path)
+        if self.golden is None:
+            return code
+        return content_hash([code, source_hash(self.golden, self.code_path)])
 
     def _validated(self) -> str:
         """Return the identity of the files that were validated."""

@@ -85,7 +85,6 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             version=version,
             service=pipeline.features.name,
             source_dataset=pipeline.source.dataset,
-            entity=pipeline.entity,
             sample_rows=pipeline.features.parity_sample,
             feast_conn_id=pipeline.features.conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,

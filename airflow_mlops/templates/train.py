@@ -111,6 +111,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             epochs=train.epochs,
             batch_size=train.batch_size,
             model_params=train.params,
+            golden=train.golden,
             timeout=timeout.total_seconds(),
             execution_timeout=timeout + timedelta(minutes=5),
             mlflow_conn_id=pipeline.mlflow_conn_id,

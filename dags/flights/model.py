@@ -5,6 +5,7 @@ All preprocessing is part of the model, so that whoever serves it sends raw valu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import keras
@@ -22,18 +23,21 @@ def build(
     hidden: tuple[int, ...] = (64, 32),
     dropout: float = 0.1,
     learning_rate: float = 2e-3,
+    known_from: int = 10,
 ) -> keras.Model:
     """Return the compiled model for these training columns.
 
     :param train: Raw training column of each input: text, float32 (NaN is missing) or int64.
     :param seed: Seed of the weights and of dropout.
+    :param known_from: Fewest rows with a text for the model to know it: what few rows have teaches little, and may
+        name someone.
     """
     inputs = {name: keras.Input((), name=name, dtype=_dtype(values)) for name, values in train.items()}
     texts = [name for name, values in train.items() if values.dtype == object]
     cycles = [name for name in train if name in CYCLES]
     numbers = [name for name in train if name not in texts and name not in cycles]
 
-    parts = [_embedded(inputs[name], train[name]) for name in texts]
+    parts = [_embedded(inputs[name], train[name], known_from) for name in texts]
     parts += [_on_circle(inputs[name], CYCLES[name]) for name in cycles]
     parts.append(_normalised([inputs[name] for name in numbers], [train[name] for name in numbers]))
 
@@ -58,9 +62,10 @@ def _dtype(values: np.ndarray) -> str:
     return "string" if values.dtype == object else values.dtype.name
 
 
-def _embedded(text: keras.KerasTensor, values: np.ndarray) -> keras.KerasTensor:
-    """A learned vector for each value seen in training, and one for all others."""
-    vocabulary = sorted({value for value in values if value})
+def _embedded(text: keras.KerasTensor, values: np.ndarray, known_from: int) -> keras.KerasTensor:
+    """A learned vector for each value that training rows share, and one for all others."""
+    vocabulary = sorted(value for value, rows in Counter(values.tolist()).items() if value and rows >= known_from)
+    vocabulary = vocabulary or ["(none)"]
     index = layers.StringLookup(vocabulary=vocabulary)(text)
     return layers.Embedding(len(vocabulary) + 1, min(8, 2 + len(vocabulary) // 4))(index)
 

@@ -122,7 +122,7 @@ def test_fault_guard_off(own, champion, service, monkeypatch):
     leaking = snapshot_of(own)
     train, test = (set(read_split(leaking, name)["ride_id"].to_pylist()) for name in ("train", "test"))
     assert len(test & train) == 38
-    model = trained(own.home, leaking, epochs=60, params={"learning_rate": 0.02, "dropout": 0.0})
+    model = trained(own.home, leaking, epochs=60, params={"learning_rate": 0.02, "dropout": 0.0, "known_from": 1})
     lie = judged(leaking, model)
     assert lie.status == VerdictStatus.PASS
     rides = read_split(champion[0], "test")  # those that really were called on the last day

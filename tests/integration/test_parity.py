@@ -146,6 +146,17 @@ def test_a_value_that_differs_is_named_with_its_entities_and_no_raw_value(served
     assert "12345" not in str(raised.value) + report.to_json().replace(str(found.largest), "")
 
 
+def test_nobody_is_named_unless_asked_for(served):
+    of_shop(served, "s4", turnover=Value(double_val=12345.678))
+    sample = recent_entities(OnlineReader(served, SERVICE), PartitionStore.under(served.home), "orders", rows=200)
+    report = check_parity(served, SERVICE, sample, ledger=ledger_of(served.home))
+    assert feature(report, "turnover").unlike
+    assert not feature(report, "turnover").examples
+    with pytest.raises(DataError, match=r"turnover \(sales\): of 200, ") as raised:
+        enforce_parity(report)
+    assert "such as" not in str(raised.value)
+
+
 def test_a_stale_row_is_found(served):
     """A day was computed again with other values, and not materialised."""
     rows = feature_file(served.home, "sales", str(midnight(2).date()))

@@ -20,10 +20,11 @@ import pytest
 
 from airflow_mlops.contracts import TrainingResult
 from airflow_mlops.engine.evaluation.evaluate import score
+from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.engine.training.launch import TrainingProcess, train
 from airflow_mlops.engine.training.workdir import Workdir, read_spec
-from airflow_mlops.exceptions import DataError, TrainingError, TransientError
+from airflow_mlops.exceptions import ConfigError, DataError, TrainingError, TransientError
 from tests.training_fixtures import FEATURES, copy_of, golden_of, make_snapshot, make_spec, trained
 
 WEIGHTS = "variables/variables.data-00000-of-00001"
@@ -148,6 +149,20 @@ def nan_loss(train, seed):
 
 def sleeps(train, seed):
     time.sleep(600)
+
+def closed_vocabulary(train, seed):
+    text = keras.Input((), name="carrier", dtype="string")
+    index = keras.layers.StringLookup(vocabulary=sorted(set(train["carrier"])), num_oov_indices=0)(text)
+    carrier = keras.layers.Flatten()(keras.layers.Embedding(5, 1)(keras.ops.expand_dims(index, 1)))
+    model = keras.Model({"carrier": text}, keras.layers.Dense(1, activation="sigmoid")(carrier))
+    model.compile(loss="binary_crossentropy")
+    return model
+
+def free_rows(test):
+    return {"carrier": ["AA", "UA", "AA"]}
+
+def no_rows(test):
+    return {"carier": ["AA"]}
 """
 
 
@@ -204,6 +219,37 @@ def test_unusable_model_is_explained_and_leaves_nothing(broken, tmp_path: Path, 
     with pytest.raises(MlopsError, match=says):
         fit(broken(function), Workdir(tmp_path / "t"))
     assert not list((tmp_path / "t").iterdir())
+
+
+@pytest.fixture
+def closed(broken):
+    """A spec whose model knows the carriers of its training and fails on any other."""
+    spec = broken("closed_vocabulary", epochs=1)
+    return spec.model_copy(update={"snapshot": spec.snapshot.model_copy(update={"features": {"carrier": "string"}})})
+
+
+def test_a_model_of_a_closed_vocabulary_trains_and_the_log_says_what_it_cannot_answer(closed, tmp_path, caplog):
+    from airflow_mlops.engine.training.fit import fit
+
+    (tmp_path / "t").mkdir()
+    result = fit(closed, Workdir(tmp_path / "t"))
+    golden = Golden.read(Path(result.saved_model))
+    assert set(golden.inputs["carrier"]) == {"AA", "B6", "DL", "EV", "UA"}
+    assert len(golden.outputs["probability"]) == 31
+    assert "cannot answer a text that it never saw" in caplog.text
+
+
+def test_golden_rows_of_the_users_choice(closed, tmp_path: Path):
+    from airflow_mlops.engine.training.fit import fit
+
+    (tmp_path / "t").mkdir()
+    chosen = closed.model_copy(update={"golden": "broken_models:free_rows"})
+    assert chosen.hash != closed.hash
+    golden = Golden.read(Path(fit(chosen, Workdir(tmp_path / "t")).saved_model))
+    assert golden.inputs == {"carrier": ["AA", "UA", "AA"]}
+    assert len(golden.outputs["probability"]) == 3
+    with pytest.raises(ConfigError, match=r"not rows of the model's inputs(.|\n)*each of: carrier"):
+        fit(closed.model_copy(update={"golden": "broken_models:no_rows"}), Workdir(tmp_path / "t"))
 
 
 def test_changed_snapshot_is_refused(broken, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you
 
 _BATCH_ROWS = 8192
 _MISSING = "(missing)"
+_RARE = "(rare)"
+_NAMED_FROM = 10
+"""Fewest rows of a slice's value, tested or promised, with which it is named: a rare one may name a person."""
 
 
 def evaluate(
@@ -32,7 +36,7 @@ def evaluate(
 
     The baseline says the training split's rate of positives for every row. A slice holds every value of its
     column in the training or the test split with ``n`` (rows tested) and ``expected_n`` (rows that its share of
-    the training split promised), so that one that vanished is seen.
+    the training split promised), so that one that vanished is seen. Values of fewer than ten are one slice together.
 
     :param challenger: Folder of the challenger's SavedModel.
     :param champion: Folder of the champion's SavedModel; None when nothing serves yet.
@@ -123,6 +127,9 @@ def _by_value(
     trained = _texts(train.column(column))
     tested = _texts(test.column(column))
     share = len(tested) / max(len(trained), 1)
+    promised, found = Counter(trained.tolist()), Counter(tested.tolist())
+    rare = [value for value in promised | found if max(found[value], promised[value] * share) < _NAMED_FROM]
+    trained[np.isin(trained, rare)] = tested[np.isin(tested, rare)] = _RARE
     result = {}
     for value in np.union1d(np.unique(trained), np.unique(tested)).tolist():
         rows = tested == value
@@ -135,4 +142,4 @@ def _by_value(
 
 
 def _texts(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(pc.fill_null(column.cast(pa.string()), _MISSING).to_numpy(), dtype=str)
+    return np.asarray(pc.fill_null(column.cast(pa.string()), _MISSING).to_numpy(), dtype=object)

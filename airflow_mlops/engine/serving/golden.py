@@ -48,7 +48,7 @@ class Golden:
             raise DataError(
                 "The model has no readable golden predictions.",
                 detail=f"{path}: {type(error).__name__}: {error}",
-                hint="Export it with the training runner, which records the model's answers to some test rows.",
+                hint="Export it with the training runner, which records the model's answers.",
             ) from None
         if len(rows) != 1 or rows == {0} or not golden.inputs or not golden.outputs:
             raise DataError(

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,12 +25,12 @@ from airflow_mlops.contracts import Signature, SplitName, TensorSpec, TrainingRe
 from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.training.golden import as_columns, golden_inputs
 from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_labels
 from airflow_mlops.engine.training.workdir import Workdir, checksums, write_text
 from airflow_mlops.exceptions import MlopsError, TrainingError
 
 OUTPUT = "probability"
-_GOLDEN_ROWS = 32
 _PATIENCE = 2
 _LAST_FRAMES = 3
 _TF_TYPES = {"object": tf.string, "float32": tf.float32, "int64": tf.int64, "bool": tf.bool}
@@ -68,7 +69,7 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     seconds = time.monotonic() - started
     examples = len(train_labels) * len(history["loss"])
 
-    signature = _export(spec, model, train, test, workdir)
+    signature = _export(spec, model, train, _golden(spec, model, table, train, test), workdir)
     times = pc.min_max(table.column(spec.snapshot.event_time))
     result = TrainingResult(
         spec_hash=spec.hash,
@@ -188,7 +189,9 @@ class _Progress(keras.callbacks.Callback):
             )
 
 
-def _export(spec: TrainingSpec, model: keras.Model, train: Columns, test: Columns, workdir: Workdir) -> Signature:
+def _export(
+    spec: TrainingSpec, model: keras.Model, train: Columns, golden: dict[str, Any], workdir: Workdir
+) -> Signature:
     """Write the SavedModel with its golden predictions, and let it appear whole."""
     specs = {name: tf.TensorSpec([None], _TF_TYPES[values.dtype.name], name) for name, values in train.items()}
 
@@ -202,7 +205,9 @@ def _export(spec: TrainingSpec, model: keras.Model, train: Columns, test: Column
         archive.track(model)
         archive.add_endpoint("serving_default", serve, input_signature=[specs])
         archive.write_out(str(temporary), verbose=False)
-    _write_golden(model, test, temporary)
+    extra = temporary / "assets.extra"
+    extra.mkdir()
+    (extra / "golden.json").write_text(json.dumps(golden))
     temporary.rename(workdir.saved_model)
     return Signature(
         inputs={name: TensorSpec(dtype=spec.dtype.name, shape=(-1,)) for name, spec in specs.items()},
@@ -210,20 +215,45 @@ def _export(spec: TrainingSpec, model: keras.Model, train: Columns, test: Column
     )
 
 
-def _write_golden(model: keras.Model, test: Columns, saved_model: Path) -> None:
-    """Keep some predictions of the model in memory: whatever serves it later must repeat them."""
-    rows = len(next(iter(test.values())))
-    chosen = np.unique(np.linspace(0, rows - 1, _GOLDEN_ROWS).astype(int))
-    inputs = {name: values[chosen] for name, values in test.items()}
-    predicted = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
-    probability = np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32).reshape(-1)
-    golden = {
-        "inputs": {name: values.tolist() for name, values in inputs.items()},
-        "outputs": {OUTPUT: probability.tolist()},
+def _golden(
+    spec: TrainingSpec, model: keras.Model, table: pa.Table, train: Columns, test: Columns
+) -> dict[str, dict[str, list[Any]]]:
+    """Return some predictions of the model in memory: whatever serves it later must repeat them.
+
+    :param table: The training split, of which ``train`` are the inputs.
+    """
+    if spec.golden is None:
+        inputs = as_columns(golden_inputs(table, spec.snapshot.features, spec.seed), train)
+        try:
+            _predict(model, {name: values[-1:] for name, values in inputs.items()})
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [""])[0]
+            log.warning("The model cannot answer a text that it never saw: %s: %s", type(error).__name__, said)
+            inputs = {name: values[:-1] for name, values in inputs.items()}
+    else:
+        with _users_code(spec, "The function of golden rows"):
+            inputs = as_columns(load_object(spec.golden, spec.code_path)(test), train)
+    with _users_code(spec, "Predicting the golden inputs"):
+        answers = _predict(model, inputs)
+    answered = np.isfinite(answers)
+    if not answered.any():
+        raise TrainingError(
+            f"The model answers no number to any of {len(answers)} golden inputs.",
+            detail=f"entrypoint {spec.entrypoint!r}, inputs {', '.join(inputs)}",
+            hint="Handle missing values and unusual numbers in the model; or name rows that it answers and that may "
+            "leave the data with Trainer(golden='module:function').",
+        )
+    if not answered.all():
+        log.warning("The model answers no number to %d of %d golden inputs", (~answered).sum(), len(answers))
+    return {
+        "inputs": {name: values[answered].tolist() for name, values in inputs.items()},
+        "outputs": {OUTPUT: answers[answered].tolist()},
     }
-    extra = saved_model / "assets.extra"
-    extra.mkdir()
-    (extra / "golden.json").write_text(json.dumps(golden))
+
+
+def _predict(model: keras.Model, inputs: Columns) -> np.ndarray:
+    predicted = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
+    return np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32).reshape(-1)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,8 @@ class FeastCheckParityOperator(MlopsOperator):
     :param version: Version of the model that is to be promoted.
     :param service: Feast feature service.
     :param source_dataset: Sealed dataset with a row an entity: the service's join keys and request columns.
-    :param entity: Its column by which the report names a row.
+    :param entity: Its column whose values name, in the report and in the log, some entities that are not alike; empty
+        names nobody.
     :param sample_rows: How many entities to read.
     :param seed: Of the sample: the same partitions and seed give the same one.
     :param served: Parquet file of answered requests, to hold against training in place of recent entities: the
@@ -86,7 +87,7 @@ class FeastCheckParityOperator(MlopsOperator):
         version: int | str,
         service: str,
         source_dataset: str,
-        entity: str,
+        entity: str = "",
         sample_rows: int | str = 200,
         seed: int | str = 0,
         served: str = "",
@@ -152,10 +153,11 @@ class FeastCheckParityOperator(MlopsOperator):
     def _entities(self, reader: OnlineReader, ledger: Ledger, seed: int) -> Entities:
         from airflow_mlops.engine.features.parity.check import logged_entities, recent_entities
 
+        entity = self.entity or None
         rows = _whole(self.sample_rows, "sample_rows", 1)
         if self.served in ("", "None"):
             return recent_entities(
-                reader, self.partition_store(ledger), self.source_dataset, entity=self.entity, rows=rows, seed=seed
+                reader, self.partition_store(ledger), self.source_dataset, entity=entity, rows=rows, seed=seed
             )
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -168,7 +170,7 @@ class FeastCheckParityOperator(MlopsOperator):
                 detail=f"{self.served}: {type(error).__name__}: {error}",
                 hint="Give a Parquet file, or a folder of them, as the workers see it.",
             ) from None
-        return logged_entities(reader, log, entity=self.entity, event_time=self.served_at, rows=rows, seed=seed)
+        return logged_entities(reader, log, entity=entity, event_time=self.served_at, rows=rows, seed=seed)
 
 
 def _whole(value: int | str, name: str, least: int) -> int:

@@ -30,15 +30,15 @@ _TICK = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Entities:
-    """Entities to read: a row each with the columns that the service asks for, the id by which each is named, and
-    where they are from.
+    """Entities to read: a row each with the columns that the service asks for, where they are from, and ids by
+    which a report names some of them: none, and it names nobody.
 
     ``served`` are the values that a model really got, feature → values, when they were logged.
     """
 
     rows: Sequence[Mapping[str, Any]]
-    ids: Sequence[str]
     origin: str
+    ids: Sequence[str] = ()
     moments: Sequence[datetime] | None = None
     served: Mapping[str, Sequence[Any]] | None = None
 
@@ -48,7 +48,7 @@ def recent_entities(
     store: PartitionStore,
     dataset: str,
     *,
-    entity: str,
+    entity: str | None = None,
     rows: int = SAMPLE,
     seed: int = 0,
     until: date | None = None,
@@ -56,7 +56,7 @@ def recent_entities(
     """Return a sample of the newest rows of a sealed dataset; the same sample for the same partitions and seed.
 
     :param reader: Says which columns the service asks for.
-    :param entity: Column by which a row is named.
+    :param entity: Column whose values name rows in a report, which is kept and shown; None names nobody.
     :param rows: Size of the sample; fewer when the newest partitions together have fewer.
     :param until: Last day to take rows of.
     :raises ConfigError: when the dataset lacks a column.
@@ -64,7 +64,7 @@ def recent_entities(
     """
     import numpy as np
 
-    columns = list(dict.fromkeys([entity, *reader.keys, *reader.request]))
+    columns = list(dict.fromkeys([*([entity] if entity else []), *reader.keys, *reader.request]))
     chosen, known = [], 0
     for key in sorted((key for key in store.keys(dataset) if until is None or key <= str(until)), reverse=True):
         partition = store.get(dataset, key)
@@ -87,17 +87,24 @@ def recent_entities(
     table = table.take(pa.array(picked))
     return Entities(
         rows=table.select([*reader.keys, *reader.request]).to_pylist(),
-        ids=[str(value) for value in table[entity].to_pylist()],
+        ids=_texts(table, entity),
         origin=f"{dataset} {chosen[-1].key} to {chosen[0].key}",
     )
 
 
 def logged_entities(
-    reader: OnlineReader, log: pa.Table, *, entity: str, event_time: str, rows: int = SAMPLE, seed: int = 0
+    reader: OnlineReader,
+    log: pa.Table,
+    *,
+    entity: str | None = None,
+    event_time: str,
+    rows: int = SAMPLE,
+    seed: int = 0,
 ) -> Entities:
     """Return a sample of what was really served: a row a request, with its features as the model got them.
 
-    :param log: Columns: those that the service asks for, ``entity``, ``event_time``, and any of its features.
+    :param log: Columns: those that the service asks for, ``event_time``, any of its features, and ``entity``.
+    :param entity: Column whose values name rows in a report, which is kept and shown; None names nobody.
     :param event_time: Column with the moment (with time zone) at which the features stood: when the request was
         answered, or up to when the online store was materialised then, if that is what training is to be held against.
     :raises ConfigError: when a column is missing, or none is a feature.
@@ -106,7 +113,8 @@ def logged_entities(
 
     sent = [*reader.keys, *reader.request]
     features = [name for name in reader.plan.outputs if name in log.column_names]
-    missing = [name for name in (entity, event_time, *sent) if name not in log.column_names]
+    needed = list(dict.fromkeys([*([entity] if entity else []), event_time, *sent]))
+    missing = [name for name in needed if name not in log.column_names]
     if missing or not features:
         what = (
             f"has no column {missing[0]!r}.{did_you_mean(missing[0], log.column_names)}"
@@ -116,7 +124,7 @@ def logged_entities(
         raise ConfigError(
             f"The log of served features {what}",
             detail=f"service {reader.plan.name!r}; columns: {', '.join(log.column_names)}",
-            hint=f"It needs {', '.join(dict.fromkeys([entity, event_time, *sent]))}, and features of the service.",
+            hint=f"It needs {', '.join(needed)}, and features of the service.",
         )
     picked = np.sort(np.random.default_rng(seed).permutation(log.num_rows)[:rows])
     table = log.take(pa.array(picked, pa.int64()))
@@ -129,11 +137,15 @@ def logged_entities(
         )
     return Entities(
         rows=table.select(sent).to_pylist(),
-        ids=[str(value) for value in table[entity].to_pylist()],
+        ids=_texts(table, entity),
         origin="logged requests",
         moments=moments,
         served={name: table[name].to_pylist() for name in features},
     )
+
+
+def _texts(table: pa.Table, entity: str | None) -> list[str]:
+    return [str(value) for value in table[entity].to_pylist()] if entity else []
 
 
 def check_parity(
@@ -201,7 +213,7 @@ def check_parity(
 
 
 def enforce_parity(report: ParityReport) -> None:
-    """Refuse what does not pass, naming the features, how many entities, and some of them.
+    """Refuse what does not pass, naming the features, how many entities, and some of them if they have ids.
 
     :raises DataError: when the report is no ``PASS``.
     """
@@ -229,7 +241,8 @@ def _line(one: FeatureParity, rows: int) -> str:
     }
     counts = ", ".join(f"{count} {what}" for what, count in said.items() if count)
     largest = f", by up to {one.largest:.4g}" if one.differing and one.largest is not None else ""
-    return f"{one.feature} ({one.view}): of {rows}, {counts}{largest}; such as {', '.join(one.examples[:3])}"
+    named = f"; such as {', '.join(one.examples[:3])}" if one.examples else ""
+    return f"{one.feature} ({one.view}): of {rows}, {counts}{largest}{named}"
 
 
 def _verdict(report: ParityReport) -> tuple[VerdictStatus, str]:

@@ -103,7 +103,7 @@ class Comparison:
         return False
 
     def to_record(self, ids: Sequence[str]) -> FeatureParity:
-        """Return it with the ids of some of the entities that are not alike."""
+        """Return it with the ids of some of the entities that are not alike, where they have any."""
         return FeatureParity(
             feature=self.feature,
             view=self.view,
@@ -115,7 +115,7 @@ class Comparison:
             tolerance=self.tolerance,
             largest=self.largest,
             types=tuple(sorted(self.types)),
-            examples=tuple(dict.fromkeys(ids[row] for row in self.unlike))[:_EXAMPLES],
+            examples=tuple(dict.fromkeys(ids[row] for row in self.unlike if ids))[:_EXAMPLES],
         )
 
 

@@ -1,0 +1,118 @@
+"""Golden inputs: what a model is asked at training time and again wherever it is loaded, and nobody's row.
+
+They travel with the model into the registry and the model store, so they are made from the profile of the training
+split: values that many rows share, and coarse numbers between its quantiles, put together at random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.contracts import ColumnProfile
+from airflow_mlops.engine.data.profiles import null_rate, profile_table, quantiles
+from airflow_mlops.engine.training.inputs import Columns
+from airflow_mlops.exceptions import ConfigError
+
+ROWS = 32
+SHARED_BY = 10
+"""Fewest rows that share a value before it may leave the data."""
+SHARE = 0.01
+"""Smallest share of the rows that do: an id of someone with many rows is none of these."""
+UNSEEN = "never seen in training"
+"""A text that no model has in its vocabulary."""
+
+_RANKS = (0.05, 0.25, 0.5, 0.75, 0.95)
+_STEPS = 20
+"""Numbers lie on a grid with so many steps or more from the 5th to the 95th percentile."""
+_MISSING_EVERY = 8
+
+Inputs = dict[str, list[Any]]
+
+
+def golden_inputs(table: pa.Table, features: Mapping[str, str], seed: int) -> Inputs:
+    """Return :data:`ROWS` rows of inputs that are no rows of a split; the same for the same split and seed.
+
+    Texts, and whole numbers of few values, are values that :data:`SHARED_BY` rows and :data:`SHARE` of them have, and
+    a text also :data:`UNSEEN`, in the last row. Other numbers lie between the 5th and the 95th percentile, on a coarse
+    grid: one may happen to be somebody's, but is not taken from there. A feature that is missing in the split is
+    missing in some rows. Each feature is drawn on its own.
+
+    :param table: The training split.
+    :param features: Model input → Arrow type, in order.
+    """
+    profile = profile_table(table.select(list(features)), dataset="train", key="train", revision="")
+    rng = np.random.default_rng(seed)
+    return {name: _column(column, rng) for name, column in profile.columns.items()}
+
+
+def as_columns(inputs: Mapping[str, Any], like: Columns) -> Columns:
+    """Return inputs as the raw arrays that a model takes.
+
+    :param like: Columns that have the types.
+    :raises ConfigError: when they are not the model's inputs, or not of one length.
+    """
+    try:
+        columns = {name: np.asarray(inputs[name], dtype=values.dtype) for name, values in like.items()}
+        lengths = {len(values) for values in columns.values()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unusable(f"{type(error).__name__}: {error}", like) from None
+    if set(inputs) != set(like) or len(lengths) != 1 or lengths == {0}:
+        raise _unusable(f"inputs {sorted(inputs)}, rows {sorted(lengths)}", like)
+    return columns
+
+
+def _unusable(detail: str, like: Columns) -> ConfigError:
+    return ConfigError(
+        "The golden inputs are not rows of the model's inputs.",
+        detail=detail,
+        hint=f"Return a mapping with a list of equal length for each of: {', '.join(like)}.",
+    )
+
+
+def _column(column: ColumnProfile, rng: np.random.Generator) -> list[Any]:
+    if column.kind == "boolean":
+        return [bool(row % 2) for row in rng.permutation(ROWS)]
+    known = column.count - column.nulls - column.nans - column.infinities
+    missing: Any = "" if column.kind == "category" else math.nan
+    if not known:
+        return [missing] * ROWS
+    values: list[Any] = [value for value, count in column.top.items() if count >= max(SHARED_BY, SHARE * known)]
+    drawn: list[Any]
+    if column.kind == "category":
+        drawn = [*_spread(values, ROWS - 1, rng), UNSEEN] if values else [UNSEEN] * ROWS
+    elif values:
+        drawn = _spread([int(value) for value in values], ROWS, rng)
+    elif "int" in column.type:
+        drawn = [round(value) for value in _numbers(column, known, rng)]
+    else:
+        drawn = _numbers(column, known, rng)
+    if null_rate(column) * column.count >= SHARED_BY:
+        for row in rng.permutation(ROWS - 1)[: ROWS // _MISSING_EVERY]:
+            drawn[row] = missing
+    return drawn
+
+
+def _spread(values: list[Any], rows: int, rng: np.random.Generator) -> list[Any]:
+    """Return so many of some values, each as often as the others, in any order."""
+    return [values[place % len(values)] for place in rng.permutation(rows)]
+
+
+def _numbers(column: ColumnProfile, known: int, rng: np.random.Generator) -> list[float]:
+    """Return numbers spread over the ranks of a column, of which no single row's value can be read."""
+    ranks = (rng.permutation(ROWS) + 0.5) / ROWS
+    if known < 4 * SHARED_BY:
+        return [round(float(rank), 2) for rank in ranks]
+    least = max(_RANKS[0], SHARED_BY / known)
+    anchors = np.clip(_RANKS, least, 1 - least)
+    at = np.asarray(quantiles(column, anchors.tolist()))
+    width = float(at[-1] - at[0])
+    if not width:  # half of the rows share it
+        return [float(at[0])] * ROWS
+    digits = -math.floor(math.log10(width / _STEPS))
+    values = np.interp(ranks, anchors, [round(float(value), digits) for value in at])
+    return [round(float(value), digits) for value in values]
