@@ -130,6 +130,9 @@ def helper(train):
     names = sorted(name for name in os.environ if name.lstrip("_").startswith("AIRFLOW"))
     raise KeyError(f"no such column; Airflow's variables here: {names}")
 
+def unreachable(train, seed):
+    raise ConnectionResetError("the vocabulary's server went away")
+
 def no_model(train, seed):
     return "a model"
 
@@ -183,6 +186,11 @@ def broken(tmp_path: Path):
         )
 
     return spec
+
+
+def test_a_model_function_whose_server_does_not_answer_is_tried_again(broken, tmp_path: Path):
+    with pytest.raises(TransientError, match=r"raised ConnectionResetError(.|\n)*in unreachable(.|\n)*tried again"):
+        train(broken("unreachable"), tmp_path / "t", timeout=120)
 
 
 def test_model_function_that_raises_is_shown_where(broken, tmp_path: Path, monkeypatch, caplog):

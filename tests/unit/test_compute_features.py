@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 
 import pandas as pd
+import psycopg2
 import pyarrow.parquet as pq
 import pytest
 
@@ -132,6 +133,14 @@ def test_a_transform_that_raises_is_named(compute):
     with pytest.raises(DataError, match=r"'returning:compute' raised KeyError(.|\n)*2013-01-02") as raised:
         compute(answer)
     assert isinstance(raised.value.__cause__, KeyError)
+
+
+def test_a_transform_whose_database_does_not_answer_is_tried_again(compute):
+    def answer(day, data):
+        psycopg2.connect("postgresql://nobody@127.0.0.1:1/none")
+
+    with pytest.raises(TransientError, match=r"'returning:compute' raised OperationalError(.|\n)*2013-01-02"):
+        compute(answer)
 
 
 def test_a_missing_partition_within_the_history_is_named(compute):

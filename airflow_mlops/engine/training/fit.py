@@ -28,7 +28,8 @@ from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
 from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_labels
 from airflow_mlops.engine.training.workdir import Workdir, checksums, write_text
-from airflow_mlops.exceptions import MlopsError, TrainingError
+from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
+from airflow_mlops.exceptions import MlopsError, TrainingError, TransientError
 
 OUTPUT = "probability"
 _PATIENCE = 2
@@ -43,6 +44,7 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
 
     :raises TrainingError: when the user's model function fails or returns something unusable, or the loss is
         not a number.
+    :raises TransientError: when what the user's code reaches for does not answer.
     """
     keras.utils.set_random_seed(spec.seed)
     tf.config.experimental.enable_op_determinism()
@@ -271,10 +273,11 @@ def _users_code(spec: TrainingSpec, what: str) -> Iterator[None]:
             if spec.code_path and Path(frame.filename).is_relative_to(spec.code_path)
         ]
         message = (str(error).strip().splitlines() or [""])[0]
-        raise TrainingError(
+        passing = is_transient(error)
+        raise (TransientError if passing else TrainingError)(
             f"{what} raised {type(error).__name__}: {message}",
             detail="\n         ".join(frames[-_LAST_FRAMES:]) or f"entrypoint {spec.entrypoint!r}",
-            hint=f"Correct {spec.entrypoint!r}; the whole traceback is in the log above.",
+            hint=TRIED_AGAIN if passing else f"Correct {spec.entrypoint!r}; the whole traceback is in the log above.",
         ) from error
 
 

@@ -42,7 +42,7 @@ def train(spec: TrainingSpec, workdir: Path, timeout: float, log: logging.Logger
     :param timeout: Seconds until the child is killed.
     :param log: Where the child's lines go.
     :raises TrainingError: when the user's code or the training fails, or takes too long.
-    :raises TransientError: when the child was killed from outside.
+    :raises TransientError: when the child was killed from outside, or what the user's code reaches for does not answer.
     """
     return TrainingProcess(spec, workdir, log).run(timeout)
 
@@ -152,7 +152,8 @@ class TrainingProcess:
                 hint="SIGKILL is mostly lack of memory: give it more, or lower batch_size or window.",
             )
         if self.workdir.error.exists():
-            raise TrainingError(**json.loads(self.workdir.error.read_bytes()))
+            words = json.loads(self.workdir.error.read_bytes())
+            raise (TransientError if words.pop("retryable", False) else TrainingError)(**words)
         result = self.workdir.finished(self.spec.hash) if status == 0 else None
         if result is None:
             raise TrainingError(

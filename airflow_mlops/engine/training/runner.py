@@ -38,7 +38,7 @@ def main(workdir: Path) -> int:
 
         fit(read_spec(workdir), Workdir(workdir))
     except MlopsError as error:
-        words = {"headline": error.headline, "detail": error.detail, "hint": error.hint}
+        words = {"headline": error.headline, "detail": error.detail, "hint": error.hint, "retryable": error.retryable}
         write_text(Workdir(workdir).error, json.dumps(words, indent=2))
         return 1
     return 0

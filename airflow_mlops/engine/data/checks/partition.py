@@ -17,6 +17,7 @@ from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash, day_bounds
 from airflow_mlops.engine.data.profiles import merge, profile_files
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.users_code import users_code
 from airflow_mlops.exceptions import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ def check_partition(
 def _contract(spec: str | None, code_path: str | None) -> SchemaContract | None:
     if spec is None:
         return None
-    contract = load_object(spec, code_path)()
+    function = load_object(spec, code_path)
+    with users_code(ConfigError, f"The contract {spec!r}", hint="Correct the function; nothing was checked."):
+        contract = function()
     if not isinstance(contract, SchemaContract):
         raise ConfigError(
             f"{spec!r} does not return a SchemaContract.",

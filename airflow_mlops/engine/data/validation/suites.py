@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.contracts import content_hash
 from airflow_mlops.engine.data.validation import library
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.users_code import users_code
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def load_suite(spec: str, code_path: str | None = None) -> Suite:
         {"version"}}``.
     :param code_path: Folder of the DAG file: the module is imported from there, a relative path starts there.
     :raises ConfigError: when it cannot be found, or anything in it is misspelt. Nothing has run then.
+    :raises TransientError: when what its function reaches for does not answer.
     """
     library.prepare()
     if spec.endswith(".json"):
@@ -62,7 +64,10 @@ def load_suite(spec: str, code_path: str | None = None) -> Suite:
             hint="Give a function, 'package.module:function', or a JSON file, 'suites/flights.json'.",
         )
     made = load_object(spec, code_path)
-    return as_suite(made() if callable(made) else made, spec)
+    if callable(made):
+        with users_code(ConfigError, f"Suite {spec!r}", hint="Correct the function; nothing was run."):
+            made = made()
+    return as_suite(made, spec)
 
 
 def as_suite(suite: Suite | ExpectationSuite | Sequence[Expectation], name: str) -> Suite:

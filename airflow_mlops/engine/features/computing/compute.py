@@ -21,7 +21,8 @@ from airflow_mlops.engine.features.computing.files import write_day
 from airflow_mlops.engine.features.computing.provenance import Inputs, days_between
 from airflow_mlops.engine.features.project.schema import FeatureRepo, ViewSchema
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
+from airflow_mlops.engine.users_code import users_code
+from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 
@@ -67,7 +68,8 @@ def compute_features(
     :param start: First day that the datasets have; no history is missed before it.
     :raises DataError: when a partition is missing, or rows are not what the feature view needs.
     :raises ConfigError: when the transform cannot be found, or returns feature views or columns unknown to Feast.
-    :raises TransientError: when the ledger does not answer.
+    :raises TransientError: when the ledger does not answer, or what the transform reaches for does not: see
+        :func:`~airflow_mlops.engine.users_code.is_transient`.
     """
     begin, end = day_bounds(key)
     first = max(start, (begin - history).date())
@@ -78,16 +80,9 @@ def compute_features(
     }
     data = {name: _history(store, used[name], excluded[name]) for name in datasets}
     function, code = load_transform(transform, code_paths)
-    try:
+    hint = "See the traceback above; run it in a notebook on PartitionStore.read(...) of the same days."
+    with users_code(DataError, f"The transform {transform!r}", f"day {key}", hint):
         computed = function(begin.date(), data)
-    except MlopsError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"The transform {transform!r} raised {type(error).__name__}.",
-            detail=f"day {key}: {error}",
-            hint="See the traceback above; run it in a notebook on PartitionStore.read(...) of the same days.",
-        ) from error
     tables = {name: _checked(name, rows, repo, begin, end) for name, rows in _views(transform, computed).items()}
     for name, table in tables.items():
         inputs = Inputs.of(key, first, used, excluded, code.of(name))

@@ -1,0 +1,125 @@
+"""Which errors of the user's code are tried again."""
+
+from __future__ import annotations
+
+import io
+import socket
+import sqlite3
+import ssl
+import urllib.error
+from email.message import Message
+from pathlib import Path
+
+import botocore.exceptions
+import duckdb
+import httpx
+import psycopg2
+import pytest
+import requests
+import sqlalchemy
+import sqlalchemy.exc
+
+from airflow_mlops.engine.users_code import is_transient, users_code
+from airflow_mlops.exceptions import ConfigError, DataError, TransientError
+
+
+def raised(call, *arguments) -> Exception:
+    """What a call really raises."""
+    with pytest.raises(Exception) as caught:
+        call(*arguments)
+    return caught.value
+
+
+def answered(status: int) -> list[Exception]:
+    """What the usual clients raise over an answer of a server."""
+    request = httpx.Request("GET", "http://lake/")
+    response = requests.Response()
+    response.status_code = status
+    return [
+        urllib.error.HTTPError("http://lake/", status, "no", Message(), io.BytesIO()),
+        raised(httpx.Response(status, request=request).raise_for_status),
+        raised(response.raise_for_status),
+        botocore.exceptions.ClientError({"ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject"),
+    ]
+
+
+def wrapped(error: Exception) -> Exception:
+    try:
+        raise RuntimeError("the rates are not there") from error
+    except RuntimeError as outer:
+        return outer
+
+
+def locked(folder: Path) -> Exception:
+    first, second = (sqlite3.connect(folder / "rates.db", timeout=0, isolation_level=None) for _ in range(2))
+    first.execute("CREATE TABLE rates (day)")
+    first.execute("BEGIN EXCLUSIVE")
+    error = raised(second.execute, "SELECT * FROM rates")
+    first.close()
+    second.close()
+    return error
+
+
+NOBODY = "postgresql+psycopg2://nobody@127.0.0.1:1/none"
+
+
+def test_what_does_not_answer_is_tried_again(tmp_path):
+    errors = [
+        TransientError("not yet"),
+        TimeoutError(),
+        ConnectionResetError(),
+        OSError(28, "No space left on device"),
+        raised(socket.create_connection, ("127.0.0.1", 1)),
+        raised(socket.getaddrinfo, "no.such.host.invalid", 80),
+        raised(psycopg2.connect, "postgresql://nobody@127.0.0.1:1/none"),
+        raised(sqlalchemy.create_engine(NOBODY).connect),
+        sqlalchemy.exc.TimeoutError("the pool is empty"),
+        sqlalchemy.exc.DisconnectionError(),
+        raised(httpx.get, "http://127.0.0.1:1/"),
+        raised(requests.get, "http://127.0.0.1:1/"),
+        raised(duckdb.sql, "SELECT * FROM read_csv('/no/such/*.csv')"),
+        botocore.exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
+        botocore.exceptions.ReadTimeoutError(endpoint_url="http://127.0.0.1:1"),
+        locked(tmp_path),
+        *answered(503),
+        *answered(429),
+        wrapped(ConnectionResetError()),
+        ExceptionGroup("two", [TimeoutError(), ConnectionResetError()]),
+    ]
+    assert [error for error in errors if not is_transient(error)] == []
+
+
+def test_what_will_be_raised_again_is_final(tmp_path):
+    in_memory = sqlalchemy.create_engine("sqlite://").connect()
+    errors = [
+        KeyError("carrier"),
+        ValueError("no"),
+        DataError("no"),
+        raised(Path("/no/such/file").read_bytes),
+        raised(tmp_path.read_bytes),
+        raised(tmp_path.mkdir),
+        PermissionError(13, "no"),
+        ssl.SSLCertVerificationError("self-signed certificate"),
+        io.UnsupportedOperation("not readable"),
+        raised(requests.get, "lake/rates"),
+        raised(sqlite3.connect(":memory:").execute, "SELECT * FROM rates"),
+        raised(in_memory.execute, sqlalchemy.text("SELECT * FROM rates")),
+        raised(duckdb.sql, "SELECT * FROM rates"),
+        botocore.exceptions.NoCredentialsError(),
+        *answered(404),
+        *answered(401),
+        wrapped(KeyError("carrier")),
+        ExceptionGroup("two", [TimeoutError(), KeyError("carrier")]),
+    ]
+    assert [error for error in errors if is_transient(error)] == []
+
+
+def test_an_error_of_the_users_code_keeps_its_words():
+    told = (DataError, "The code", "day 1", "Mend it.")
+    words = r"The code raised KeyError(.|\n)*day 1: 'carrier'(.|\n)*fix: +Mend it"
+    with pytest.raises(DataError, match=words), users_code(*told):
+        raise KeyError("carrier")
+    with pytest.raises(TransientError, match=r"The code raised TimeoutError(.|\n)*tried again"), users_code(*told):
+        raise TimeoutError
+    with pytest.raises(ConfigError, match=r"^Mine\.$"), users_code(DataError, "The code"):
+        raise ConfigError("Mine.")
