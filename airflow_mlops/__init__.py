@@ -9,7 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_mlops.parts import Checks, Deploy, FeatureService, Gate, Label, Partitions, Retrain, Slice, Trainer
+    from airflow_mlops.parts import (
+        Checks,
+        Deploy,
+        FeatureService,
+        Gate,
+        Label,
+        Partitions,
+        Resources,
+        Retrain,
+        Slice,
+        Trainer,
+    )
     from airflow_mlops.pipeline import ModelPipeline
 
 __version__ = "0.1.0"
@@ -22,6 +33,7 @@ __all__ = [
     "Label",
     "ModelPipeline",
     "Partitions",
+    "Resources",
     "Retrain",
     "Slice",
     "Trainer",

@@ -91,6 +91,32 @@ def part(cls: _Part) -> _Part:
 
 
 @part
+class Resources:
+    """Where and how Airflow runs the tasks of a stage, in Airflow's own words; what is left out stays as it is.
+
+    :param queue: Queue of the executor, such as one whose workers have a GPU.
+    :param pool: Pool that limits how many run at once.
+    :param pool_slots: How many slots of the pool one takes.
+    :param priority_weight: Which task goes first when slots are scarce.
+    :param retries: How often a task is tried again after an error that may pass.
+    :param executor: Executor, where several are configured.
+    :param executor_config: For the executor, such as ``{"pod_override": V1Pod(...)}``.
+    """
+
+    queue: str | None = None
+    pool: str | None = None
+    pool_slots: Annotated[int, Field(gt=0)] | None = None
+    priority_weight: int | None = None
+    retries: Annotated[int, Field(ge=0)] | None = None
+    executor: str | None = None
+    executor_config: Mapping[str, Any] | None = None
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Return what was given, as arguments of an operator."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@part
 class Checks:
     """What a day is held against besides its suite: its own history of valid days, and rules across columns.
 
@@ -127,6 +153,7 @@ class Partitions:
     :param dataset: Name of the sealed dataset; default is the last part of ``uri``.
     :param lands_within: The source's promise: how long after the end of its day a partition may still land.
     :param checks: What a day is held against besides its suite.
+    :param resources: Where its ``validate``, ``check`` and ``seal`` run.
     """
 
     uri: str
@@ -137,6 +164,7 @@ class Partitions:
     dataset: Name = ""
     lands_within: Duration | None = None
     checks: Checks = Field(default_factory=Checks)
+    resources: Resources = Field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         if not self.dataset:
@@ -177,6 +205,7 @@ class FeatureService:
     :param max_age: How old the newest feature readable online may be; a view's tag ``max_age`` says it for the view.
     :param parity_sample: Of how many entities, before a promotion, what is served is held against what training reads.
     :param conn_id: Airflow connection of type ``feast``.
+    :param resources: Where ``compute_features``, ``materialize`` and the ``snapshot`` of a training run.
     """
 
     name: Name
@@ -188,6 +217,7 @@ class FeatureService:
     max_age: Duration = "26h"
     parity_sample: Annotated[int, Field(gt=0)] = 200
     conn_id: str = "feast_default"
+    resources: Resources = Field(default_factory=Resources)
 
 
 @part
@@ -209,6 +239,7 @@ class Trainer:
     :param golden: ``module:function`` of rows that may leave the data, to be predicted and packed into the model as its
         golden predictions; it is given the test split's inputs and returns such columns. By default they are made up
         from the profile of the training split, and are nobody's.
+    :param resources: Where ``train`` and ``evaluate`` run.
     """
 
     entrypoint: Entrypoint
@@ -223,6 +254,7 @@ class Trainer:
     timeout: Duration = "2h"
     params: dict[str, Any] = Field(default_factory=dict)
     golden: Entrypoint | None = None
+    resources: Resources = Field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         if parse_duration(self.validation) + parse_duration(self.test) >= parse_duration(self.window):
@@ -306,11 +338,13 @@ class Deploy:
     :param tolerance: Largest absolute difference between a golden prediction made at training time and the
         server's answer.
     :param timeout: How long a server may take to load a version.
+    :param resources: Where ``publish`` runs, which loads the model.
     """
 
     server: str = "tf_serving_default"
     tolerance: Annotated[float, Field(ge=0)] = 1e-5
     timeout: Duration = "10m"
+    resources: Resources = Field(default_factory=Resources)
 
 
 @part

@@ -6,13 +6,24 @@ Nothing here imports Airflow or a machine-learning library: building a pipeline 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Name, Partitions, Retrain, Trainer, part
+from airflow_mlops.parts import (
+    Deploy,
+    Duration,
+    FeatureService,
+    Gate,
+    Label,
+    Name,
+    Partitions,
+    Retrain,
+    Trainer,
+    part,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -34,6 +45,12 @@ class ModelPipeline:
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     :param tags: Extra tags of the DAGs.
+    :param owner: Who answers for the model: owner of the DAGs, in the extra of the model's assets, and tag
+        ``mlops.owner`` of its experiment, runs and registered model in MLflow.
+    :param notify: Airflow notifiers, or functions that take a context: told of a task that failed, a partition that was
+        blocked, a challenger that was rejected and a deadline that was missed; see
+        :mod:`airflow_mlops.notifications`.
+    :param deadlines: DAG → how long after it was queued a run may take before that is told: ``{"features": "5h"}``.
     """
 
     model: Name
@@ -48,6 +65,11 @@ class ModelPipeline:
     mlflow_conn_id: str = "mlflow_default"
     ledger_conn_id: str = "mlops_ledger_default"
     tags: Sequence[str] = ()
+    owner: str = ""
+    notify: Sequence[Callable[..., Any]] = ()
+    deadlines: Mapping[Literal["features", "train", "deploy", "runbook", "sources"], Duration] = Field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if not self.gates:
@@ -67,6 +89,13 @@ class ModelPipeline:
                 detail=f"source, label and FeatureService(sources=...) are: {', '.join(datasets)}",
                 hint="Leave out of sources what is the source or the label's feed already, or name the other one with "
                 "Partitions(..., dataset=...).",
+            )
+
+        if self.deadlines and not self.notify:
+            raise ConfigError(
+                f"Model {self.model!r} has deadlines, and nobody is told when one is missed.",
+                detail=f"deadlines={dict(self.deadlines)}",
+                hint="Name a notifier in notify=[...], or leave deadlines out.",
             )
 
     @property

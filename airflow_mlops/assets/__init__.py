@@ -6,11 +6,21 @@ the ledger for what there is to do.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from airflow.sdk import Asset
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 # Airflow looks up a normaliser for every other scheme, and that imports the handlers of all installed providers:
 # with amazon's, boto3, 0.9 s at every parse and in every task.
 SCHEME = "x-mlops"
+
+
+def _owned(owner: str) -> dict[str, JsonValue]:
+    """Return the extra of a model's asset: who answers for the model. Consumers say ``Asset.ref(name=...)``."""
+    return {"owner": owner} if owner else {}
 
 
 def partitions_asset(dataset: str) -> Asset:
@@ -18,19 +28,23 @@ def partitions_asset(dataset: str) -> Asset:
     return Asset(name=f"{dataset}.partitions", uri=f"{SCHEME}://partitions/{dataset}", group="mlops")
 
 
-def features_asset(model: str) -> Asset:
+def features_asset(model: str, owner: str = "") -> Asset:
     """Features of a model, fresh in the online store; its events carry the partition key."""
-    return Asset(name=f"{model}.features", uri=f"{SCHEME}://features/{model}", group="mlops")
+    return Asset(name=f"{model}.features", uri=f"{SCHEME}://features/{model}", group="mlops", extra=_owned(owner))
 
 
-def challenger_asset(model: str) -> Asset:
+def challenger_asset(model: str, owner: str = "") -> Asset:
     """A newly registered version of a model that passed its gates."""
-    return Asset(name=f"{model}.challenger", uri=f"{SCHEME}://models/{model}/challenger", group="mlops")
+    return Asset(
+        name=f"{model}.challenger", uri=f"{SCHEME}://models/{model}/challenger", group="mlops", extra=_owned(owner)
+    )
 
 
-def champion_asset(model: str) -> Asset:
+def champion_asset(model: str, owner: str = "") -> Asset:
     """The version of a model that serves."""
-    return Asset(name=f"{model}.champion", uri=f"{SCHEME}://models/{model}/champion", group="mlops")
+    return Asset(
+        name=f"{model}.champion", uri=f"{SCHEME}://models/{model}/champion", group="mlops", extra=_owned(owner)
+    )
 
 
 def announcements_asset(dataset: str) -> Asset:

@@ -16,7 +16,7 @@ from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowModelVersionLink, MLflowRunLink
 from airflow_mlops.operators.base import MlopsOperator, require, whole_version
-from airflow_mlops.operators.tensorflow import registry_cache, run_tags
+from airflow_mlops.operators.tensorflow import owner_of, registry_cache, run_tags
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -124,9 +124,11 @@ class MLflowRegisterModelOperator(MlopsOperator):
         )
         hook = MLflowHook(self.mlflow_conn_id)
         registry = hook.get_conn()
-        run = registry.open_run(spec, run_tags(context))
+        run = registry.open_run(spec, run_tags(context, self))
         MLflowRunLink.persist(context, hook.run_url(run.experiment_id, run.run_id))
         registered = registry.register(run, result, manifest, evaluation)
+        if owner := owner_of(self):
+            registry.set_owner(self.model, owner)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, registered.version))
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         record_model(ledger, self.model, int(registered.version), spec.snapshot)

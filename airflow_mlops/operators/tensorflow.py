@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from airflow.sdk import conf
+
 from airflow_mlops.exceptions import ConfigError, MlopsError, TrainingError
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
 from airflow_mlops.operators.base import MlopsOperator, require
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context, XComArg
+    from airflow.sdk import BaseOperator, Context, XComArg
 
     from airflow_mlops.contracts import TrainingSpec
     from airflow_mlops.engine.training.launch import TrainingProcess
@@ -196,7 +198,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         hook = MLflowHook(self.mlflow_conn_id)
         try:
             registry = hook.get_conn()
-            run = registry.open_run(spec, run_tags(context))
+            run = registry.open_run(spec, run_tags(context, self))
             MLflowRunLink.persist(context, hook.run_url(run.experiment_id, run.run_id))
             registry.log_failure(run, error)
         except MlopsError as problem:
@@ -267,7 +269,14 @@ def registry_cache(home: Path, model: str, version: int | str) -> Path:
     return home / "registry" / model / str(version)
 
 
-def run_tags(context: Context) -> dict[str, str]:
-    """Return the tags that lead from an MLflow run to its Airflow run."""
-    ti = context["ti"]
-    return {"airflow.dag_id": ti.dag_id, "airflow.run_id": ti.run_id}
+def run_tags(context: Context, task: BaseOperator) -> dict[str, str]:
+    """Return the tags that lead from an MLflow run to its Airflow run, and to who answers for it."""
+    from airflow_mlops.engine.registry.registry import OWNER
+
+    ti, owner = context["ti"], owner_of(task)
+    return {"airflow.dag_id": ti.dag_id, "airflow.run_id": ti.run_id, **({OWNER: owner} if owner else {})}
+
+
+def owner_of(task: BaseOperator) -> str:
+    """Return who answers for a task; nobody has the owner that Airflow gives to all."""
+    return "" if task.owner == conf.get("operators", "default_owner", fallback="airflow") else task.owner

@@ -13,6 +13,7 @@ from airflow.sdk.definitions.param import ParamsDict
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
+    from airflow_mlops.notifications import Event
     from airflow_mlops.pipeline import ModelPipeline
 
 # Everything these tasks do is idempotent, so retrying is safe; errors that a retry cannot cure fail at once.
@@ -34,6 +35,15 @@ def result(task: BaseOperator, key: str) -> Any:
     return output[key]
 
 
+def refused_as(pipeline: ModelPipeline, event: Event) -> dict[str, Any]:
+    """Return the argument of a task that refuses what it is given, so that this is told as what it is."""
+    if not pipeline.notify:
+        return {}
+    from airflow_mlops.notifications import on_failure
+
+    return on_failure(pipeline, event)
+
+
 @contextmanager
 def pipeline_dag(
     pipeline: ModelPipeline, name: str, doc: str | None, *, params: Mapping[str, Param] | None = None, **kwargs: Any
@@ -45,12 +55,19 @@ def pipeline_dag(
     :param params: Its trigger form. The DAG gets it last: every task made before would carry a copy of it, that
         Airflow validates, compares and stores each time the file is parsed. A run has the DAG's params anyway.
     """
+    defaults = {**TASK_DEFAULTS, **({"owner": pipeline.owner} if pipeline.owner else {})}
+    if pipeline.notify:
+        from airflow_mlops.notifications import deadline_alert, on_failure
+
+        defaults |= on_failure(pipeline)
+        if name in pipeline.deadlines:
+            kwargs["deadline"] = deadline_alert(pipeline, name)
     dag = DAG(
         dag_id=f"{pipeline.model}.{name}",
         doc_md=doc,
         catchup=False,
         max_active_runs=1,
-        default_args=TASK_DEFAULTS,
+        default_args=defaults,
         tags={"mlops", pipeline.model, *pipeline.tags},
         **kwargs,
     )

@@ -38,7 +38,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
         pipeline,
         "deploy",
         __doc__,
-        schedule=[challenger_asset(pipeline.model)],
+        schedule=[challenger_asset(pipeline.model, pipeline.owner)],
         start_date=midnight(pipeline.source.start),
         params={
             "version": Param(
@@ -69,6 +69,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             source=result(fetch, "saved_model"),
             tolerance=deploy.tolerance,
             **serving,
+            **deploy.resources.as_arguments(),
         )
         load = TFServingLoadVersionOperator(task_id="load", **serving)
         available = TFServingVersionSensor(
@@ -96,7 +97,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             version=version,
             alias="champion",
             mlflow_conn_id=pipeline.mlflow_conn_id,
-            outlets=[champion_asset(pipeline.model)],
+            outlets=[champion_asset(pipeline.model, pipeline.owner)],
         )
         fetch >> publish >> load >> available >> verify >> parity >> promote >> alias
     return dag

@@ -23,7 +23,7 @@ from airflow_mlops.operators.feast import (
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
-from airflow_mlops.templates.base import midnight, pipeline_dag, result
+from airflow_mlops.templates.base import midnight, pipeline_dag, refused_as, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -55,9 +55,12 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             history=features.history,
             start=source.start.isoformat(),
             **conns,
+            **features.resources.as_arguments(),
         )
         plan = FeastPlanMaterializationOperator(task_id="plan_materialization", service=features.name, **conns)
-        materialize = FeastMaterializeOperator.partial(task_id="materialize", **conns).expand(chunk=plan.output)
+        materialize = FeastMaterializeOperator.partial(
+            task_id="materialize", **conns, **features.resources.as_arguments()
+        ).expand(chunk=plan.output)
         fresh = FeastFeatureFreshnessSensor(
             task_id="check_freshness",
             service=features.name,
@@ -66,7 +69,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             deferrable=True,
             poll_interval=10,
             timeout=600,
-            outlets=[features_asset(pipeline.model)],
+            outlets=[features_asset(pipeline.model, pipeline.owner)],
             # An empty plan skips `materialize`: then `plan_materialization` is the one that succeeded.
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         )
@@ -80,6 +83,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
 
 def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) -> SealPartitionOperator:
     """Add the tasks that take one feed's day from landing to a sealed partition; return the last one."""
+    told = {**refused_as(pipeline, "partition_blocked"), **feed.resources.as_arguments()}
     with TaskGroup(feed.dataset):
         wait = PartitionArrivalSensor(
             task_id="wait",
@@ -98,6 +102,7 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             dataset=feed.dataset,
             key=PARTITION_KEY,
             ledger_conn_id=pipeline.ledger_conn_id,
+            **told,
         )
         check = CheckPartitionOperator(
             task_id="check",
@@ -111,6 +116,7 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             columns_used=columns_used,
             feast_conn_id=pipeline.features.conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
+            **told,
         )
         seal = SealPartitionOperator(
             task_id="seal",
@@ -120,6 +126,7 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             validation=validate.output,
             ledger_conn_id=pipeline.ledger_conn_id,
             outlets=[partitions_asset(feed.dataset)],
+            **told,
         )
         wait >> validate >> check >> seal
     return seal

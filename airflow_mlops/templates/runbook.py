@@ -56,7 +56,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
             version=result(rollback, "version"),
             alias="champion",
             mlflow_conn_id=pipeline.mlflow_conn_id,
-            outlets=[champion_asset(pipeline.model)],
+            outlets=[champion_asset(pipeline.model, pipeline.owner)],
         )
         rollback >> alias
     return dag

@@ -20,7 +20,7 @@ from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
 from airflow_mlops.sensors.readiness import TrainingDataSensor
-from airflow_mlops.templates.base import midnight, pipeline_dag, result
+from airflow_mlops.templates.base import midnight, pipeline_dag, refused_as, result
 from airflow_mlops.templates.slack import warn_of_missing_slack
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             transform=features.transform,
             feast_conn_id=features.conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
+            **features.resources.as_arguments(),
         )
         validate = GXValidateDataOperator(
             task_id="validate",
@@ -115,6 +116,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             timeout=timeout.total_seconds(),
             execution_timeout=timeout + timedelta(minutes=5),
             mlflow_conn_id=pipeline.mlflow_conn_id,
+            **train.resources.as_arguments(),
         )
         evaluate = TensorFlowEvaluateModelOperator(
             task_id="evaluate",
@@ -122,6 +124,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             training=result(fit, "training"),
             slices=sorted({gate.by.column for gate in pipeline.gates if gate.by}),
             mlflow_conn_id=pipeline.mlflow_conn_id,
+            **train.resources.as_arguments(),
         )
         register = MLflowRegisterModelOperator(
             task_id="register",
@@ -139,7 +142,8 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             gates=[asdict(gate) for gate in pipeline.gates],
             mlflow_conn_id=pipeline.mlflow_conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
-            outlets=[challenger_asset(pipeline.model)],
+            outlets=[challenger_asset(pipeline.model, pipeline.owner)],
+            **refused_as(pipeline, "challenger_rejected"),
         )
         ready >> snapshot >> validate >> fit >> evaluate >> register >> judge
     return dag

@@ -13,7 +13,9 @@ import time
 from datetime import date
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 
 from airflow_mlops.demo import example
 from airflow_mlops.demo import run as demo
@@ -25,10 +27,13 @@ from airflow_mlops.demo.summary import champion
 from airflow_mlops.demo.watch import TaskFailedError, Watcher
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.exceptions import TransientError
+from tests.e2e.conftest import SECRET
+from tests.planted import OF_THE_DATA, databases, files, found
 
 pytestmark = pytest.mark.e2e
 
 HISTORY = (date(2013, 1, 1), date(2013, 1, 29))
+OWNER = "flights@example.com"
 DAY_1, DAY_2, DAY_3 = "2013-01-30", "2013-01-31", "2013-02-01"
 
 
@@ -106,6 +111,10 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     watcher.finish(example.RUNBOOK, rollback)
     assert_serves(stack, server, first.version)
     assert golden_difference(stack, server, second.version, f"versions/{second.version}") < 1e-5
+
+    assert_somebody_was_told(watcher, stack)
+    assert_owned(airflow, stack)
+    assert_no_row_and_no_secret_left_the_data(stack)
 
 
 # --- steps ------------------------------------------------------------------------------------------------
@@ -189,6 +198,41 @@ def assert_words_of_a_dead_server(airflow: AirflowApi, run_id: str) -> None:
     log = "\n".join(airflow.log(example.RUNBOOK, run_id, "rollback", 1))
     assert "where:" in log
     assert "fix:" in log
+
+
+def assert_somebody_was_told(watcher: Watcher, stack: Stack) -> None:
+    """The pipeline's notifier was called by the task that failed, and by the triggerer for the run that was late."""
+
+    def told() -> dict[str, dict[str, str]]:
+        lines = (stack.layout.home / "told.jsonl").read_text().splitlines()
+        return {notice["event"]: notice for notice in map(json.loads, lines)}
+
+    watcher.until(lambda: {"task_failed", "deadline_missed"} <= told().keys())
+    failed, missed = told()["task_failed"], told()["deadline_missed"]
+    assert f"task {example.FEATURES}.compute_features, run " in failed["detail"]
+    assert DAY_1 in failed["text"] + failed["detail"]
+    assert missed["headline"] == f"{example.RUNBOOK} is not done 1s after it was queued."
+    assert missed["headline"] in missed["text"], "its template was rendered"
+    assert "run manual__" in missed["detail"]
+
+
+def assert_owned(airflow: AirflowApi, stack: Stack) -> None:
+    """Everyone sees who answers for the model: in Airflow, and in MLflow."""
+    assert airflow._call("GET", f"/dags/{example.TRAIN}")["owners"] == [OWNER]
+    asset = next(one for one in airflow._all("/assets", "assets") if one["name"] == f"{example.MODEL}.champion")
+    assert asset["extra"] == {"owner": OWNER}
+    client = MlflowClient(stack.mlflow_url)
+    assert client.get_registered_model(example.MODEL).tags["mlops.owner"] == OWNER
+
+
+def assert_no_row_and_no_secret_left_the_data(stack: Stack) -> None:
+    """In no XCom, rendered field or log, not in MLflow, the ledger, reports and the model store."""
+    landed = pq.read_table(stack.layout.home / "lake" / "arrivals" / DAY_2)
+    planted = [SECRET, *landed["flight_id"].to_pylist()[:200], *landed["tailnum"].to_pylist()[:200]]
+    said = [*databases(stack.database.url("postgres")), *files(stack.layout.home, {*OF_THE_DATA, "postgres", "run"})]
+    assert {"airflow.xcom", "airflow.rendered_task_instance_fields", "mlflow.tags"} <= {name for name, _ in said}
+    assert any(content and "/airflow/logs/" in name for name, content in said)
+    assert found(filter(None, planted), said) == []
 
 
 def sealed(stack: Stack, dataset: str) -> list[str]:

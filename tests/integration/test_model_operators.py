@@ -113,7 +113,12 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
     assert evaluated["champion_version"] is None
 
     def register() -> Any:
-        return pipeline.run(MLflowRegisterModelOperator, training=training["training"], evaluation=evaluated["uri"])
+        return pipeline.run(
+            MLflowRegisterModelOperator,
+            training=training["training"],
+            evaluation=evaluated["uri"],
+            owner="me@example.com",
+        )
 
     registered = register()
     assert register() == registered
@@ -124,6 +129,11 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
         "mlflow_run_link": f"{tracking_uri}/#/experiments/{registered['experiment_id']}/runs/{registered['run_id']}",
         "mlflow_model_version_link": f"{tracking_uri}/#/models/whole_way/versions/1",
     }
+
+    client = MlflowClient(tracking_uri)
+    assert client.get_run(registered["run_id"]).data.tags["mlops.owner"] == "me@example.com"
+    assert client.get_experiment(registered["experiment_id"]).tags["mlops.owner"] == "me@example.com"
+    assert client.get_registered_model("whole_way").tags["mlops.owner"] == "me@example.com"
 
     judged = pipeline.judge(1, evaluated["uri"], GATES)
     assert pipeline.judge(1, evaluated["uri"], GATES) == judged

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import struct
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ from airflow_mlops.operators.mlflow import (
 )
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
 from tests.data_fixtures import EVENT_TIMES, KEY, landed, spoil
+from tests.planted import files, found
 from tests.training_fixtures import DAGS, FEATURES, PLANTED, copy_of, mlflow_folder, mlflow_server, trained
 
 SECRET = "planted-secret-3f9c"
@@ -163,23 +163,6 @@ def model_of_a_snapshot(story: Story) -> list[str]:
 
 
 def left_outside_the_data(home: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of every file that is not of the data layer, and of all that MLflow has."""
-    of_the_data = {"lake", "partitions", "snapshots", "quarantine"}
-    for root in (home, mlflow_folder()):
-        for file in sorted(root.rglob("*")):
-            if file.is_file() and file.relative_to(root).parts[0] not in of_the_data:
-                yield str(file), file.read_bytes()
-
-
-def found(planted: list[str], where: Any) -> list[tuple[str, str]]:
-    """Return file and value of everything planted that is there, as text or as the bytes of a number."""
-    needles = {value: [value.encode()] for value in planted}
-    for value, forms in needles.items():
-        if value.replace(".", "").isdecimal():
-            forms.append(struct.pack("<d", float(value)))
-    return [
-        (name, value)
-        for name, content in where
-        for value, forms in needles.items()
-        if any(form in content for form in forms)
-    ]
+    """Yield every file that is not of the data layer, and all that MLflow has."""
+    yield from files(home)
+    yield from files(mlflow_folder())

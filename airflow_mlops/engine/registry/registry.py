@@ -42,6 +42,7 @@ PREVIOUS = "previous"
 TRAINING_ID = "mlops.training_id"
 VERDICT = "mlops.verdict"
 ERROR = "mlops.error"
+OWNER = "mlops.owner"
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,12 @@ class Registry:
     def _point(self, model: str, alias: str, version: str) -> None:
         with talking_to(self.tracking_uri):
             self._client.set_registered_model_alias(model, alias, version)
+
+    def set_owner(self, model: str, owner: str) -> None:
+        """Say on a registered model and on its experiment who answers for it."""
+        with talking_to(self.tracking_uri):
+            self._client.set_experiment_tag(self._experiment(model), OWNER, owner)
+            self._client.set_registered_model_tag(model, OWNER, owner)
 
     # --- files -----------------------------------------------------------------------------------------
 

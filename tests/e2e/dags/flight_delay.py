@@ -1,7 +1,10 @@
 """The example's pipeline over a month: short validation and test, gates that such a small model can pass."""
 
+import os
 from datetime import date
 from typing import Any
+
+from file_notifier import FileNotifier
 
 from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer
 
@@ -40,5 +43,8 @@ flight_delay = ModelPipeline(
     ),
     train=Trainer("flights.model:build", window="60d", validation="4d", test="4d", epochs=3, seed=7),
     gates=[Gate("auc", min=0.55), Gate("log_loss", max=1.5), Gate("auc", vs="champion", max_drop=0.1)],
+    owner="flights@example.com",
+    notify=[FileNotifier(f"{os.environ['AIRFLOW__MLOPS__HOME']}/told.jsonl")],
+    deadlines={"runbook": "1s"},
 )
 globals().update(flight_delay.dags())
