@@ -184,11 +184,16 @@ class Label:
     :param column: Boolean column of ``source``; null means unknown, which is never read as negative.
     :param source: The feed that carries it. It must have the pipeline's ``entity`` column.
     :param matures_after: How long after the prediction time a label can still come.
+    :param min_joined: Smallest share of the matured rows that must find their label; None: only the change is judged.
+    :param max_join_drop: Share of the model's usual joins that may be missing, in all, in every seven days, and in each
+        value of the ``checks.slices`` of the pipeline's source.
     """
 
     column: str
     source: Partitions
     matures_after: Duration
+    min_joined: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_join_drop: Annotated[float, Field(ge=0, le=1)] = 0.4
 
 
 @part

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from airflow_mlops.contracts import Snapshot, SplitRule, Verdict, VerdictStatus
+from airflow_mlops.contracts import Snapshot, SplitRule, ValidationResult, Verdict, VerdictStatus
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.evaluation.evaluate import evaluate, score
@@ -206,6 +206,28 @@ def test_fault_guard_on_an_unknown_label_is_not_negative(before, tmp_path, monke
     assert max(read_split(snapshot, "test")["sched_dep_utc"].to_pylist()).date() < WEDNESDAY
 
 
+def half_renumbered(frame: pd.DataFrame) -> pd.DataFrame:
+    """An upstream that gives half of its rows, and all of one carrier, a key that nobody knows."""
+    lost = (np.arange(len(frame)) % 2 == 0) | (frame["carrier"] == "US")
+    return frame.assign(flight_id=frame["flight_id"].where(~lost, "v2-" + frame["flight_id"]))
+
+
+def test_fault_guard_on_half_of_the_labels_find_no_row(before, tmp_path):
+    """Each label is true and their rate is as ever; half of a week's flights would be left out in silence."""
+    home = after(before, tmp_path)
+    end = WEDNESDAY + 8 * DAY
+    run_days(home, days(WEDNESDAY, end), half_renumbered)
+    reports: list[ValidationResult] = []
+    with pytest.raises(DataError, match="expectations of 'label_joins' do not hold") as refused:
+        retrain(home, end, slices=["carrier", "origin"], report=reports.append)
+    assert "all rows, 2013-04-17 to 2013-04-23" in refused.value.detail, reports[0].outcomes
+    assert "slice 'US' of 'carrier'" in refused.value.detail
+    [recorded] = ledger_of(home).facts("validation", "flight_delay.labels", key=str(end))
+    assert recorded.payload == reports[0].model_dump(mode="json")
+    unguarded = retrain(home, end, max_join_drop=1.0)
+    assert unguarded.unlabelled_rows > 0.1 * sum(split.rows for split in unguarded.splits.values())
+
+
 # --- without them -----------------------------------------------------------------------------------------
 
 
@@ -228,4 +250,4 @@ def test_no_fault_mondays_retraining_passes(honest):
 @pytest.mark.slow
 def test_no_fault_a_retraining_every_morning(normal):
     for morning in days(date(2013, 4, 12), MONDAY + DAY):
-        assert retrain(normal, morning).label_cut.date() == morning - DAY
+        assert retrain(normal, morning, slices=["carrier", "origin"]).label_cut.date() == morning - DAY

@@ -7,7 +7,7 @@ training set holds what was replaced. A taint is for ever; a retraining makes a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -74,15 +74,20 @@ def mark_late(
     return LateArrival(dataset, key, old, new, tuple((fact.subject, fact.key) for fact in reversed(seen)))
 
 
-def record_snapshot(ledger: Ledger, snapshot: Snapshot) -> None:
+def record_snapshot(
+    ledger: Ledger, snapshot: Snapshot, *, label_joins: Mapping[str, Mapping[str, Sequence[int]]] | None = None
+) -> None:
     """Write down once what a snapshot was made of, so that late data finds it.
 
     It is tainted at once by what was replaced while it was being built.
 
+    :param label_joins: How many rows found their label: the next snapshots are held against it.
     :raises TransientError: when the ledger's database does not answer.
     """
     if not ledger.facts(SNAPSHOT, snapshot.model, key=snapshot.id, limit=1):
         made = snapshot.model_dump(mode="json", include={"partitions", "as_of", "label_cut", "exclusions"})
+        if label_joins is not None:
+            made["label_joins"] = label_joins
         ledger.record(SNAPSHOT, snapshot.model, made, key=snapshot.id)
     for dataset, revisions in snapshot.partitions.items():
         replaced: dict[str, Fact] = {}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.moments import parse_day, parse_moment
 from airflow_mlops.operators.base import MlopsOperator
+from airflow_mlops.operators.reports import publish_report
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -57,6 +60,9 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param split_column: Column of ``source_dataset`` of which no value may be in two splits, for ``split="entity"``.
     :param transform: ``module:function`` that computes the features: those that other code computed are refused. None
         refuses only features of which some days were computed by other code than the rest.
+    :param slices: Columns of ``source_dataset`` in whose every value rows must find their label as usual.
+    :param min_joined: Smallest share of the rows that must find their label; None: only the change is judged.
+    :param max_join_drop: Share of the usual joins that may be missing, in all and in each slice.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -80,9 +86,14 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         "split",
         "split_column",
         "transform",
+        "slices",
+        "min_joined",
+        "max_join_drop",
         "feast_conn_id",
         "ledger_conn_id",
     )
+
+    operator_extra_links = (GXValidationReportLink(),)
 
     def __init__(
         self,
@@ -104,6 +115,9 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         split: str = "time",
         split_column: str | None = None,
         transform: str | None = None,
+        slices: Sequence[str] = (),
+        min_joined: float | None = None,
+        max_join_drop: float = 0.4,
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -126,6 +140,9 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         self.split = split
         self.split_column = split_column
         self.transform = transform
+        self.slices = slices
+        self.min_joined = min_joined
+        self.max_join_drop = max_join_drop
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -158,6 +175,10 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             start=parse_day(self.start, "start"),
             split_rule=_split_rule(self.split, self.split_column),
             code=code,
+            slices=self.slices,
+            min_joined=self.min_joined,
+            max_join_drop=self.max_join_drop,
+            report=partial(publish_report, self, context),
         )
         return {
             "id": snapshot.id,

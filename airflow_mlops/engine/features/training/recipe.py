@@ -33,6 +33,7 @@ class Recipe:
     validation: timedelta
     test: timedelta
     excluded: Mapping[str, list[Exclusion]]
+    slices: tuple[str, ...] = ()
 
     @property
     def days(self) -> tuple[date, date]:

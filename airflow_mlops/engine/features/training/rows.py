@@ -36,11 +36,15 @@ CHUNK_ROWS = 16_384
 
 
 class Rows(NamedTuple):
-    """Labelled rows with their features, in the order of time; and how many were left out, by why."""
+    """Labelled rows with their features, in the order of time; how many were left out, by why; and the times and slices
+    of all that were not excluded, with whether they found their label.
+    """
 
     table: pa.Table
     unlabelled: int
     excluded: int
+    asked: pa.Table
+    joined: pa.Array
 
 
 def read_chunks(
@@ -68,19 +72,27 @@ def read_chunks(
     asked = _Asked(repo, schema, recipe)
     _check_columns(sources, asked.columns, "entity, event time, keys, split column, join keys and request columns")
     asked.check(sources[0].columns)
+    _check_columns(sources, recipe.slices, "slices")
     _check_columns(labels, [recipe.entity, recipe.label], "entity and label")
     _check_entities(store, sources, recipe, chunk_rows)
     known = _labels(store, labels, recipe, chunk_rows)
     pa.default_memory_pool().release_unused()
     for days in _chunks(sources, chunk_rows):
-        present = _of_window(store.read(days, asked.columns), recipe)
+        present = _of_window(store.read(days, list(dict.fromkeys([*asked.columns, *recipe.slices]))), recipe)
         entities = without(present, recipe.event_time, recipe.left_out)
         theirs = known.filter(pc.is_in(known[recipe.entity], value_set=entities[recipe.entity].combine_chunks()))
-        labelled = entities.join(theirs, recipe.entity, join_type="inner")
+        labelled = entities.select(asked.columns).join(theirs, recipe.entity, join_type="inner")
+        joined = pc.is_in(entities[recipe.entity], value_set=theirs[recipe.entity].combine_chunks())
         seen = {view: _seen(repo, view, by_day, days, recipe) for view, by_day in files.items()}
         with reading_files(seen):
             table = _with_features(feast, recipe, asked, labelled)
-        yield Rows(table, entities.num_rows - labelled.num_rows, present.num_rows - entities.num_rows)
+        yield Rows(
+            table,
+            entities.num_rows - labelled.num_rows,
+            present.num_rows - entities.num_rows,
+            entities.select(list(dict.fromkeys([recipe.event_time, *recipe.slices]))),
+            joined,
+        )
         del table, present, entities, theirs, labelled
         pa.default_memory_pool().release_unused()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from airflow_mlops.contracts import Exclusion, Partition, Snapshot, SplitRule
+from airflow_mlops.contracts import Exclusion, Partition, Snapshot, SplitRule, ValidationResult
 from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
 from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_rates, check_watermark
 from airflow_mlops.engine.data.lateness import record_snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshot_writer import Columns, SnapshotWriter
 from airflow_mlops.engine.data.splits import BY_TIME, by_entity, by_time
+from airflow_mlops.engine.data.validation import enforce
 from airflow_mlops.engine.features.computing import provenance
 from airflow_mlops.engine.features.computing.code import Code
 from airflow_mlops.engine.features.computing.compute import every_day
@@ -27,6 +28,7 @@ from airflow_mlops.engine.features.governance.lint import check_training_use
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.schema import FeatureRepo, describe
 from airflow_mlops.engine.features.project.store import open_store
+from airflow_mlops.engine.features.training.joins import MAX_JOIN_DROP, Joins, as_result, earlier_joins
 from airflow_mlops.engine.features.training.recipe import Recipe
 from airflow_mlops.engine.features.training.rows import CHUNK_ROWS, Rows, count_unread, read_chunks
 from airflow_mlops.engine.ledger import Ledger
@@ -55,6 +57,10 @@ def build_training_snapshot(
     split_rule: SplitRule = BY_TIME,
     label_shift: float = LABEL_SHIFT,
     code: Code | None = None,
+    slices: Sequence[str] = (),
+    min_joined: float | None = None,
+    max_join_drop: float = MAX_JOIN_DROP,
+    report: Callable[[ValidationResult], None] | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Snapshot:
     """Build the snapshot of a window that ends where labels have matured, and freeze it.
@@ -86,12 +92,16 @@ def build_training_snapshot(
     :param code: Identity of the transform of now, by
         :func:`~airflow_mlops.engine.features.computing.code.code_identity`: what other code computed is
         refused. None compares the days with each other only.
+    :param slices: Columns of ``source_dataset`` in whose every value rows must find their label as usual.
+    :param min_joined, max_join_drop: See :meth:`~airflow_mlops.engine.features.training.joins.Joins.check`.
+    :param report: Called with what that check said, before it refuses anything.
     :param chunk_rows: Rows that are read and joined at a time, whole days at least. Memory depends on it, the snapshot
         does not.
     :raises ConfigError: when the service or a column is unknown, ``as_of`` lies in the future, or the features must
         not be used for this model or window.
     :raises DataError: when labels have not come far enough, a day is missing or all are excluded, its features are
-        missing, stale or of other code, an entity is there twice, the label's rate is not believable, or a split
+        missing, stale or of other code, an entity is there twice, too few rows
+        found their label, the label's rate is not believable, or a split
         cannot be learned from.
     :raises TransientError: when Feast's registry or the ledger does not answer, or features were computed again while
         they were read.
@@ -116,6 +126,7 @@ def build_training_snapshot(
         validation=validation,
         test=test,
         excluded={},
+        slices=tuple(slices),
     )
     check_training_use(repo, service, model, begin, label_cut)
     ours = stored_here(feast, home, repo.service(service).views)
@@ -152,6 +163,15 @@ def build_training_snapshot(
     skipped &= set(provenance.days_between(*recipe.days))
     with _writer(home, repo, recipe) as writer:
         written = _write(writer, recipe, chunks)
+        earlier = earlier_joins(ledger, model, recipe) if ledger else []
+        bounds = {"min_joined": min_joined, "max_join_drop": max_join_drop}
+        outcomes = written.joins.check(earlier, min_joined=min_joined, max_join_drop=max_join_drop)
+        joins = as_result(outcomes, recipe, model, len(written.labels) + written.unlabelled, bounds)
+        if ledger is not None:
+            ledger.record("validation", f"{model}.labels", joins.model_dump(mode="json"), key=str(midnight.date()))
+        if report is not None:
+            report(joins)
+        enforce(joins)
         check_rates(written.labels, event_time, label, label_shift)
         check_unchanged(home, pins)
         snapshot = writer.publish(
@@ -164,7 +184,7 @@ def build_training_snapshot(
             exclusions=recipe.exclusions(since),
         )
     if ledger is not None:
-        record_snapshot(ledger, snapshot)
+        record_snapshot(ledger, snapshot, label_joins=written.joins.whole)
     return snapshot
 
 
@@ -243,6 +263,7 @@ class _Written(NamedTuple):
     unlabelled: int
     excluded: int
     labels: pa.Table
+    joins: Joins
 
 
 def _writer(home: Path, repo: FeatureRepo, recipe: Recipe) -> SnapshotWriter:
@@ -255,7 +276,7 @@ def _write(writer: SnapshotWriter, recipe: Recipe, chunks: Iterable[Rows]) -> _W
     """Divide rows into splits as they come."""
     begin, end, rule = recipe.begin, recipe.label_cut, recipe.split_rule
     unlabelled = excluded = 0
-    labels = []
+    labels, joins = [], Joins(recipe)
     for rows in chunks:
         if rule.kind == "entity":
             splits = by_entity(rows.table, rule, begin, end)
@@ -264,8 +285,9 @@ def _write(writer: SnapshotWriter, recipe: Recipe, chunks: Iterable[Rows]) -> _W
         writer.add(splits)
         unlabelled += rows.unlabelled
         excluded += rows.excluded
+        joins.add(rows.asked, rows.joined)
         labels.append(rows.table.select([recipe.event_time, recipe.label]))
-    return _Written(unlabelled, excluded, pa.concat_tables(labels))
+    return _Written(unlabelled, excluded, pa.concat_tables(labels), joins)
 
 
 def _contents(repo: FeatureRepo, recipe: Recipe, written: _Written) -> dict[str, Any]:
