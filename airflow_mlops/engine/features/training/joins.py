@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import ExpectationOutcome, ValidationResult, content_hash
-from airflow_mlops.engine.data.checks.robust import FAR, Share, outcome, rate_shift, rounded
+from airflow_mlops.engine.data.checks.robust import Share, outcome, rate_shift, rounded
 from airflow_mlops.engine.data.lateness import SNAPSHOT
 from airflow_mlops.engine.features.training.recipe import Recipe
 from airflow_mlops.engine.ledger import Ledger
@@ -27,7 +27,7 @@ MAX_JOIN_DROP = 0.4
 """Share of the usual joins that may be missing. Half of the labels lost are refused, no week of 2013 is."""
 
 ENOUGH_ROWS = 30
-"""Rows of the window below which a slice is not looked at."""
+"""Rows below which a slice, or seven days of it, is not looked at."""
 
 _WEEK = 7 * 86_400_000_000
 _EARLIER = 8
@@ -129,7 +129,10 @@ class Joins:
         found = []
         for name, share in spans.items():
             shift = rate_shift(share, known or list(weeks.values()))
-            if shift is not None and shift.distance <= -FAR and shift.rate < (1 - max_drop) * shift.usual:
+            if shift is None or share.rows < ENOUGH_ROWS:
+                continue
+            # Not by the scatter of the weeks: among three, the bad one makes it wide. Below zero is significant.
+            if shift.distance < 0 and shift.rate < (1 - max_drop) * shift.usual:
                 where = f"slice {value!r} of {column!r}" if column else "all rows"
                 found.append(
                     outcome(
