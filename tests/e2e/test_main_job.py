@@ -230,8 +230,10 @@ def assert_no_row_and_no_secret_left_the_data(stack: Stack) -> None:
     landed = pq.read_table(stack.layout.home / "lake" / "arrivals" / DAY_2)
     planted = [SECRET, *landed["flight_id"].to_pylist()[:200], *landed["tailnum"].to_pylist()[:200]]
     said = [*databases(stack.database.url("postgres")), *files(stack.layout.home, {*OF_THE_DATA, "postgres", "run"})]
-    assert {"airflow.xcom", "airflow.rendered_task_instance_fields", "mlflow.tags"} <= {name for name, _ in said}
-    assert any(content and "/airflow/logs/" in name for name, content in said)
+    searched = {name for name, _ in found([DAY_2], said)}  # the day itself is everywhere
+    assert {"airflow.xcom", "airflow.rendered_task_instance_fields", "mlops_ledger.mlops_fact"} <= searched
+    assert any("/airflow/logs/" in name for name in searched)
+    assert any("/mlflow/artifacts/" in name for name, _ in said)
     assert found(filter(None, planted), said) == []
 
 

@@ -51,10 +51,20 @@ def test_numbers_cover_where_the_rows_are_and_are_no_rows_own():
     made = golden(income=income, rare=rare, flag=[n % 100 == 0 for n in range(N)])
     assert not set(made["income"]) & set(income.tolist())
     low, high = np.quantile(income, [0.05, 0.95])
-    assert low * 0.5 < min(made["income"]) < np.median(income) < max(made["income"]) < high * 1.1
+    assert low * 0.99 <= min(made["income"]) < np.median(income) < max(made["income"]) <= high * 1.01
     assert len(set(made["income"])) > 15
     assert sum(value < np.median(income) for value in made["income"]) == pytest.approx(ROWS / 2, abs=3)
     assert set(made["flag"]) == {True, False}
+
+
+def test_no_number_is_beyond_those_of_the_rows():
+    """The index of an embedding, most often its largest one."""
+    indices = pa.array([*RNG.integers(0, 368, N - 600).tolist(), *[367] * 600], pa.int64())
+    below = pa.array([-value - 1 for value in indices.to_pylist()], pa.int64())
+    made = golden(index=indices, below=below)
+    assert max(made["index"]) <= 367
+    assert min(made["below"]) >= -368
+    assert len(set(made["index"])) > 15
 
 
 def test_whole_numbers_of_few_values_are_values_that_rows_have():

@@ -114,5 +114,8 @@ def _numbers(column: ColumnProfile, known: int, rng: np.random.Generator) -> lis
     if not width:  # half of the rows share it
         return [float(at[0])] * ROWS
     digits = -math.floor(math.log10(width / _STEPS))
-    values = np.interp(ranks, anchors, [round(float(value), digits) for value in at])
+    step = 10.0**-digits
+    # Never beyond what the rows have: a model may know no number above them, such as an index of an embedding.
+    grid = np.clip(np.round(at / step) * step, np.ceil(at[0] / step) * step, np.floor(at[-1] / step) * step)
+    values = np.interp(ranks, anchors, grid)
     return [round(float(value), digits) for value in values]
