@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from airflow_mlops.commands.data import add_data
 from airflow_mlops.commands.demo import add_demo
+from airflow_mlops.commands.deployments import add_deployments
 from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.sources import add_sources
 from airflow_mlops.exceptions import MlopsError
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add_sources(commands)
     add_data(commands)
     add_features(commands)
+    add_deployments(commands)
     return parser
 
 

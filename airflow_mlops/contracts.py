@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Severity = Literal["info", "warn", "block"]
 SplitName = Literal["train", "validation", "test"]
@@ -444,13 +444,47 @@ class RegisteredModel(Record):
     alias: str | None = None
 
 
+class Pin(Record):
+    """A version that goes on serving, whatever else passes its gates: who said so, why, and until when."""
+
+    version: int
+    who: str
+    reason: str
+    at: datetime
+    until: datetime | None = Field(default=None, description="None: until it is lifted")
+
+    def holds(self, now: datetime) -> bool:
+        """Whether the pin has not run out."""
+        return self.until is None or now < self.until
+
+    def __str__(self) -> str:
+        until = "until it is lifted" if self.until is None else f"until {self.until:%Y-%m-%d %H:%M} UTC"
+        return f"version {self.version} is pinned by {self.who} {until}: {self.reason}"
+
+
 class Deployment(Record):
-    """Desired state of one model on one server: what is loaded, and where the label ``stable`` points."""
+    """Desired state of one model on one server: what is loaded, where the label ``stable`` points, what is pinned."""
 
     server: str
     model: str
     stable: int | None = None
-    previous: int | None = None
+    previous: int | None = Field(default=None, description="version that the label pointed to before")
+    good: tuple[int, ...] = Field(
+        default=(), description="other versions that served and were not rolled back, the last one first"
+    )
     loaded: tuple[int, ...] = ()
-    rolled_back: int | None = Field(default=None, description="version that the last rollback took out of service")
+    rolled_back: tuple[int, ...] = Field(
+        default=(), description="versions that rollbacks took out: they stay out until one is asked for by number"
+    )
+    pin: Pin | None = None
     reason: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_once_written(cls, value: Any) -> Any:
+        """Read what was written when only the last rollback was kept, and only one version to go back to."""
+        if isinstance(value, dict) and not isinstance(value.get("rolled_back", ()), (list, tuple)):
+            out, previous = value["rolled_back"], value.get("previous")
+            good = [] if previous in (None, out) else [previous]
+            return {"good": good, **value, "rolled_back": [] if out is None else [out]}
+        return value

@@ -34,3 +34,16 @@ def parse_moment(text: str, name: str) -> datetime:
             f"{name}={text!r} is not a moment.", hint="Write it with its time zone, as 2013-06-01T00:00:00+00:00."
         )
     return moment.astimezone(UTC)
+
+
+def parse_day_or_moment(text: str, name: str) -> datetime:
+    """Return the moment that ``text`` says, in UTC; a day means its UTC midnight.
+
+    :raises ConfigError: when it is neither.
+    """
+    return parse_moment(f"{text}T00:00:00+00:00" if is_day(text) else text, name)
+
+
+def is_day(text: str) -> bool:
+    """Whether ``text`` is written as a day and not as a moment."""
+    return "T" not in text and " " not in text.strip()

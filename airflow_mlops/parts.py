@@ -344,12 +344,14 @@ class Deploy:
         server's answer.
     :param timeout: How long a server may take to load a version.
     :param resources: Where ``publish`` runs, which loads the model.
+    :param keep: How many other versions that served well stay in the model store and can be gone back to.
     """
 
     server: str = "tf_serving_default"
     tolerance: Annotated[float, Field(ge=0)] = 1e-5
     timeout: Duration = "10m"
     resources: Resources = Field(default_factory=Resources)
+    keep: Annotated[int, Field(gt=0)] = 3
 
 
 @part

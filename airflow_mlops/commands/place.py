@@ -76,6 +76,23 @@ def open_ledger(options: argparse.Namespace) -> Ledger:
     return Ledger(options.ledger or _url_of_the_laptop(open_home(options)) or _url_of_the_connection())
 
 
+def use_laptop_connections(home: Path) -> None:
+    """Let Airflow's hooks find what the laptop stack below a home folder runs, if one does."""
+    # As Airflow's own `airflow connections` does: without it, connections in Airflow's database are not looked for.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    if not (home / "postgres").is_dir():
+        return
+    from airflow_mlops.demo.stack import Stack
+
+    ports = Stack.running_ports(home)
+    if ports is None:
+        return
+    environment = Stack(home, ports, dags=Path("dags"), feature_repo=LAPTOP_REPO).environment
+    for name, value in environment.items():
+        if name.startswith("AIRFLOW_CONN_"):
+            os.environ.setdefault(name, value)
+
+
 def open_store(options: argparse.Namespace, ledger: Ledger | None = None) -> PartitionStore:
     """Return the store of partitions."""
     home = open_home(options)

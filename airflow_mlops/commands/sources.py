@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import argparse
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_mlops.commands.place import open_ledger, open_store, place_options, who
-from airflow_mlops.moments import parse_moment
+from airflow_mlops.moments import parse_day_or_moment
 
 if TYPE_CHECKING:
     from airflow_mlops.contracts import Exclusion
@@ -77,7 +77,7 @@ def _exclude(options: argparse.Namespace) -> None:
 
     ledger = open_ledger(options)
     require_dataset(ledger, options.dataset)
-    start, end = _bound(options.start, "--from"), _bound(options.end, "--to")
+    start, end = parse_day_or_moment(options.start, "--from"), parse_day_or_moment(options.end, "--to")
     made = exclude(ledger, options.dataset, start, end, options.reason, who())
     print(f"{_line(made)}\n{_next(made)}")
 
@@ -141,12 +141,6 @@ def _sources(options: argparse.Namespace) -> None:
             print(f"  {said.state} since {said.at:%Y-%m-%d %H:%M} UTC, by {said.who}: {said.reason}")
         for exclusion in exclusions(ledger, dataset):
             print(f"  excluded: {_line(exclusion)}")
-
-
-def _bound(text: str, name: str) -> datetime:
-    """Read a day, which means its UTC midnight, or a moment."""
-    is_day = "T" not in text and " " not in text.strip()
-    return parse_moment(f"{text}T00:00:00+00:00" if is_day else text, name)
 
 
 def _line(exclusion: Exclusion) -> str:

@@ -91,6 +91,12 @@ def require(value: str | None, name: str, hint: str) -> str:
     return value
 
 
+def said(value: object) -> str:
+    """Return a rendered value as text; nothing when a form left it empty."""
+    text = "" if value is None else str(value).strip()
+    return "" if text == "None" else text
+
+
 def required_key(key: str | None) -> str:
     """Return a rendered partition key.
 

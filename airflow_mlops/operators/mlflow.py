@@ -44,11 +44,14 @@ class JudgedVersion(TypedDict):
 
 
 class FetchedVersion(TypedDict):
-    """An approved version, and where its SavedModel lies on this side of the registry."""
+    """An approved version, where its SavedModel lies on this side of the registry, and which guards were passed by
+    asking for it by number.
+    """
 
     model: str
     version: int
     saved_model: str
+    passed: list[str]
 
 
 class AliasedVersion(TypedDict):
@@ -199,9 +202,11 @@ class MLflowJudgeModelOperator(MlopsOperator):
 
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
-        registered = hook.get_conn().log_verdict(self.model, str(version), verdict)
+        registry = hook.get_conn()
+        registered = registry.log_verdict(self.model, str(version), verdict)
+        content = registry.content_hash(self.model, str(version))
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
-        record_verdict(ledger, registered, verdict, snapshot_id=evaluation.snapshot_id)
+        record_verdict(ledger, registered, verdict, snapshot_id=evaluation.snapshot_id, content=content)
         _demand_pass(verdict, version)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {
@@ -218,8 +223,9 @@ class MLflowJudgeModelOperator(MlopsOperator):
 class MLflowFetchApprovedModelOperator(MlopsOperator):
     """Fetch the SavedModel of the version to deploy: the newest approved one, or the one asked for.
 
-    What to deploy is read from the ledger. The newest version that was rolled back on this server is not
-    deployed again unless it is asked for by number; the task is skipped then.
+    What to deploy is read from the ledger. The task is skipped, and says why in its log and in the XCom ``held``, when
+    a version is pinned, when the newest was rolled back on this server, or when it was trained on older data than the
+    one that serves. Asked for by number, the last two are deployed nevertheless.
 
     :param model: Name of the model in the registry.
     :param version: Approved version; empty means the newest.
@@ -257,21 +263,23 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
 
     def perform(self, context: Context) -> FetchedVersion:
         """Choose, fetch, and return the version."""
-        from airflow_mlops.engine.evaluation.approvals import approved_version
+        from airflow_mlops.engine.evaluation.approvals import choose_version
 
         asked = whole_version(self.version) if self.version not in (None, "", "None") else None
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
-        version = approved_version(ledger, self.model, self.server, asked)
-        if version is None:
-            raise AirflowSkipException(
-                f"The newest approved version of {self.model!r} was rolled back on {self.server!r}. "
-                "Trigger this DAG with its number to deploy it again."
-            )
+        choice = choose_version(ledger, self.model, self.server, asked)
+        if choice.version is None:
+            held = f"Nothing is deployed: {choice.why}."
+            context["ti"].xcom_push("held", held)
+            raise AirflowSkipException(held)
+        version = choice.version
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
         cache = registry_cache(self.home_path, self.model, version)
         saved_model = hook.get_conn().download(self.model, str(version), cache)
-        return FetchedVersion(model=self.model, version=version, saved_model=str(saved_model))
+        return FetchedVersion(
+            model=self.model, version=version, saved_model=str(saved_model), passed=list(choice.overrides)
+        )
 
 
 class MLflowSetAliasOperator(MlopsOperator):

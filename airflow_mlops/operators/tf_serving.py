@@ -6,8 +6,9 @@ is kept in the ledger; see :mod:`airflow_mlops.engine.serving.rollout`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.links.tf_serving import TFServingModelLink
-from airflow_mlops.operators.base import MlopsOperator, require, whole_version
+from airflow_mlops.moments import parse_moment
+from airflow_mlops.operators.base import MlopsOperator, require, said, whole_version
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -57,11 +59,23 @@ class ServingVersion(TypedDict):
 
 
 class RolledBackVersion(TypedDict):
-    """The version that answers callers again, and the one it took over from."""
+    """The version that answers callers again and is pinned, the one it took over from, and until when it is pinned."""
+
+    model: str
+    version: int
+    from_version: int | None
+    until: str | None
+
+
+class PinnedVersion(TypedDict):
+    """The version that serves; whether it is pinned now, by whom, why and until when."""
 
     model: str
     version: int | None
-    from_version: int | None
+    pinned: bool
+    who: str
+    reason: str
+    until: str | None
 
 
 class OnModelServer:
@@ -114,22 +128,46 @@ class HeldAgainstFeatures:
     """Mixin for tasks that bring a version into service: its features must still be what it was trained on."""
 
     ledger_conn_id: str
-    override_by: str
-    override_reason: str
+    override_by: str | None
+    override_reason: str | None
 
     def check_features(self, model: str, version: int) -> None:
         """Refuse a version whose features have moved on, unless somebody answers for it; from the ledger alone."""
         from airflow_mlops.engine.features.governance.consumers import Override, check_features
 
-        override = Override.of(self.override_by, self.override_reason)
+        override = Override.of(said(self.override_by), said(self.override_reason))
         check_features(LedgerHook(self.ledger_conn_id).get_conn(), model, version, override)
 
 
-class TFServingPublishModelOperator(HeldAgainstFeatures, ModelVersionOperator):
+class HeldAgainstVerdict(ModelVersionOperator):
+    """Base of the operators that bring a version towards callers: the very bytes must have passed their gates.
+
+    :param require_verdict: Refuse bytes that no verdict PASS in the ledger is about. False, in a DAG of one's own, lets
+        them pass; that is written down with the deployment.
+    """
+
+    def __init__(self, *, require_verdict: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.require_verdict = require_verdict
+
+    def check_verdict(self, version: int, folder: Path) -> None:
+        """Refuse bytes without a verdict."""
+        from airflow_mlops.engine.evaluation.approvals import check_verdict
+
+        if self.require_verdict:
+            check_verdict(LedgerHook(self.ledger_conn_id).get_conn(), self.model, version, folder)
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The guards that this task leaves out, in words."""
+        return () if self.require_verdict else ("no verdict was required",)
+
+
+class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
     """Put a SavedModel into the model store, complete and proven, or not at all.
 
-    It is refused when it does not answer its golden predictions, when its signature is not that of the version which
-    serves now, or when its features are not what it was trained on any more.
+    It is refused when no verdict PASS is about its bytes, when it does not answer its golden predictions, when its
+    signature is not that of the version which serves now, or when its features are not what it was trained on any more.
 
     :param source: Folder of the SavedModel.
     :param tolerance: Largest absolute difference between a golden prediction and the answer now.
@@ -146,8 +184,8 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, ModelVersionOperator):
         source: str,
         tolerance: float = 1e-5,
         allow_signature_change: bool = False,
-        override_by: str = "",
-        override_reason: str = "",
+        override_by: str | None = None,
+        override_reason: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -166,21 +204,32 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, ModelVersionOperator):
         self.check_features(self.model, version)
         with self.rollout(context) as rollout:
             stable = None if self.allow_signature_change else rollout.deployment().stable
-            path = publish(Path(source), rollout.base, version, same_signature_as=stable, tolerance=self.tolerance)
+            path = publish(
+                Path(source),
+                rollout.base,
+                version,
+                same_signature_as=stable,
+                tolerance=self.tolerance,
+                check=partial(self.check_verdict, version),
+            )
         return PublishedVersion(model=self.model, version=version, path=str(path))
 
 
-class TFServingLoadVersionOperator(ModelVersionOperator):
+class TFServingLoadVersionOperator(HeldAgainstVerdict):
     """Tell the server to load a published version beside those in service.
 
-    Follow it with :class:`~airflow_mlops.sensors.tf_serving.TFServingVersionSensor`, which waits for it.
+    It is refused when no verdict PASS is about its bytes: callers who name no label get the highest version that is
+    loaded. Follow it with :class:`~airflow_mlops.sensors.tf_serving.TFServingVersionSensor`, which waits for it.
     """
 
     def perform(self, context: Context) -> LoadedVersion:
         """Ask for it and return what the server is to hold."""
         version = whole_version(self.version)
         with self.rollout(context) as rollout:
-            deployment = rollout.load(version)
+            folder = rollout.base / str(version)
+            deployment = rollout.load(
+                version, lambda number: self.check_verdict(number, folder), overrides=self.overrides
+            )
         return LoadedVersion(model=self.model, version=version, loaded=list(deployment.loaded))
 
 
@@ -211,20 +260,33 @@ class TFServingVerifyVersionOperator(ModelVersionOperator):
         )
 
 
-class TFServingPromoteVersionOperator(HeldAgainstFeatures, ModelVersionOperator):
+class TFServingPromoteVersionOperator(HeldAgainstFeatures, HeldAgainstVerdict):
     """Point the label ``stable`` to a version, and confirm that the server follows.
 
-    The version it pointed to stays loaded, so that a rollback is one more move of the label. It is refused when the
-    features are not what the version was trained on any more.
+    The version it pointed to stays loaded, so that a rollback is one more move of the label. It is refused when another
+    version is pinned, when no verdict PASS is about its bytes, or when the features are not what it was trained on any
+    more.
 
+    :param keep: How many other versions that served well can be gone back to.
+    :param passed: Guards that somebody passed by asking for this version, in words; kept with the deployment.
     :param override_by: Who answers for promoting it although its features have moved on; kept in the ledger.
     :param override_reason: Why; needed with ``override_by``.
     """
 
-    template_fields = (*ModelVersionOperator.template_fields, "override_by", "override_reason")
+    template_fields = (*ModelVersionOperator.template_fields, "passed", "override_by", "override_reason")
 
-    def __init__(self, *, override_by: str = "", override_reason: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        keep: int = 3,
+        passed: Sequence[str] = (),
+        override_by: str | None = None,
+        override_reason: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.keep = keep
+        self.passed = passed
         self.override_by = override_by
         self.override_reason = override_reason
 
@@ -232,58 +294,162 @@ class TFServingPromoteVersionOperator(HeldAgainstFeatures, ModelVersionOperator)
         """Move the label and return what serves."""
         version = whole_version(self.version)
         with self.rollout(context) as rollout:
-            deployment = rollout.promote(version, partial(self.check_features, self.model))
+            folder = rollout.base / str(version)
+
+            def check(number: int) -> None:
+                self.check_features(self.model, number)
+                self.check_verdict(number, folder)
+
+            overrides = (*self.overrides, *self.passed)
+            deployment = rollout.promote(version, check, keep=self.keep, overrides=overrides)
         return ServingVersion(model=self.model, version=version, previous=deployment.previous)
 
 
-class TFServingRollbackOperator(HeldAgainstFeatures, OnModelServer, MlopsOperator):
-    """Let the previous version answer again. Needs the ledger and the server, and nothing else.
-
-    A retry of the same run goes back once, not twice. It is refused when the features of the previous version are
-    not what it was trained on any more: it would answer, and wrongly.
+class ByPerson(OnModelServer, MlopsOperator):
+    """Base of the operators by which somebody on call intervenes.
 
     :param model: Name of the model on the server.
-    :param reason: Why; kept in the ledger.
-    :param override_by: Who answers for going back although the features have moved on; kept in the ledger.
-    :param override_reason: Why; needed with ``override_by``.
+    :param who: Who answers for it; default is the user who triggered the run.
+    :param reason: Why; kept in the ledger, and shown to whoever asks.
     :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
-    template_fields = (
-        *MlopsOperator.template_fields,
-        "model",
-        "reason",
-        "override_by",
-        "override_reason",
-        "tf_serving_conn_id",
-        "ledger_conn_id",
-    )
+    template_fields = (*MlopsOperator.template_fields, "model", "who", "reason", "tf_serving_conn_id", "ledger_conn_id")
 
     def __init__(
         self,
         *,
         model: str,
-        reason: str = "",
-        override_by: str = "",
-        override_reason: str = "",
+        who: str | None = None,
+        reason: str | None = None,
         tf_serving_conn_id: str = TFServingHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.model = model
+        self.who = who
         self.reason = reason
-        self.override_by = override_by
-        self.override_reason = override_reason
         self.tf_serving_conn_id = tf_serving_conn_id
         self.ledger_conn_id = ledger_conn_id
 
+    def answered_for(self, context: Context) -> tuple[str, str]:
+        """Return who answers for it, and why."""
+        run = context["dag_run"]
+        user = getattr(run, "triggering_user_name", None) or f"whoever triggered {run.run_id}"
+        return said(self.who) or user, said(self.reason) or "no reason was given"
+
+
+class HoldsUntil:
+    """Mixin for what holds until a moment, or until somebody lifts it."""
+
+    until: str | None
+
+    def ends(self) -> datetime | None:
+        """Return when it ends; None when a person has to end it."""
+        text = said(self.until)
+        return parse_moment(text, "until") if text else None
+
+
+class TFServingRollbackOperator(HoldsUntil, HeldAgainstFeatures, ByPerson):
+    """Let an earlier version answer again, and pin it. Needs the ledger and the server, and nothing else.
+
+    A retry of the same run goes back once, not twice. It is refused when the features of that version are not what it
+    was trained on any more: it would answer, and wrongly.
+
+    :param to: The version to go back to, any that is kept; empty means the last one that served well.
+    :param served_on: Instead of a number: the version that served at this moment, or at the end of this day.
+    :param until: When the pin runs out; empty means that it holds until it is lifted.
+    :param override_by: Who answers for going back although the features have moved on; kept in the ledger.
+    :param override_reason: Why; needed with ``override_by``.
+    """
+
+    template_fields = (*ByPerson.template_fields, "to", "served_on", "until", "override_by", "override_reason")
+
+    def __init__(
+        self,
+        *,
+        to: int | str | None = None,
+        served_on: str | None = None,
+        until: str | None = None,
+        override_by: str | None = None,
+        override_reason: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.to = to
+        self.served_on = served_on
+        self.until = until
+        self.override_by = override_by
+        self.override_reason = override_reason
+
     def perform(self, context: Context) -> RolledBackVersion:
         """Roll back and return from where to where."""
+        from airflow_mlops.engine.serving.deployments import version_to_go_back_to
+
         ti = context["ti"]
-        request = f"rolled back by {ti.dag_id} {ti.run_id}"
+        who, reason = self.answered_for(context)
+        until = self.ends()
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        number = whole_version(said(self.to)) if said(self.to) else None
+        to = version_to_go_back_to(ledger, self.tf_serving_conn_id, self.model, number, said(self.served_on))
         with self.rollout(context) as rollout:
-            asked = f"{request}: {self.reason}" if self.reason else request
-            deployment = rollout.rollback(asked, partial(self.check_features, self.model))
-        return RolledBackVersion(model=self.model, version=deployment.stable, from_version=deployment.previous)
+            deployment = rollout.rollback(
+                who,
+                reason,
+                to,
+                until,
+                partial(self.check_features, self.model),
+                request=f"rolled back by {ti.dag_id} {ti.run_id}",
+            )
+        assert deployment.stable is not None
+        ends = deployment.pin.until.isoformat() if deployment.pin and deployment.pin.until else None
+        return RolledBackVersion(
+            model=self.model, version=deployment.stable, from_version=deployment.previous, until=ends
+        )
+
+
+class TFServingPinVersionOperator(HoldsUntil, ByPerson):
+    """Keep the version that serves, whatever passes its gates. Needs the ledger, and nothing else.
+
+    Trainings go on and register; ``<model>.deploy`` ends with the words of the pin.
+
+    :param until: When the pin runs out; empty means that it holds until it is lifted.
+    """
+
+    template_fields = (*ByPerson.template_fields, "until")
+
+    def __init__(self, *, until: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.until = until
+
+    def perform(self, context: Context) -> PinnedVersion:
+        """Pin, and return what is pinned."""
+        from airflow_mlops.engine.serving.deployments import pin
+
+        who, reason = self.answered_for(context)
+        until = self.ends()
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        state = pin(ledger, self.tf_serving_conn_id, self.model, who, reason, until)
+        self.log.info("%s", state.pin)
+        return PinnedVersion(
+            model=self.model,
+            version=state.stable,
+            pinned=True,
+            who=who,
+            reason=reason,
+            until=until.isoformat() if until else None,
+        )
+
+
+class TFServingUnpinVersionOperator(ByPerson):
+    """Lift the pin: the next version that passes its gates is deployed again. Needs the ledger, and nothing else."""
+
+    def perform(self, context: Context) -> PinnedVersion:
+        """Lift it, and return what serves."""
+        from airflow_mlops.engine.serving.deployments import unpin
+
+        who, reason = self.answered_for(context)
+        state = unpin(LedgerHook(self.ledger_conn_id).get_conn(), self.tf_serving_conn_id, self.model, who, reason)
+        return PinnedVersion(model=self.model, version=state.stable, pinned=False, who=who, reason=reason, until=None)

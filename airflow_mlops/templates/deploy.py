@@ -1,7 +1,8 @@
 """``<model>.deploy``: load the approved challenger beside the champion, prove it and its features, move the label,
 then the alias.
 
-Woken by the challenger's asset event; what to deploy is read from the ledger. Trigger by hand with a
+Woken by the challenger's asset event; what to deploy is read from the ledger. While a version is pinned, or when the
+newest knows older data than the one that serves, `fetch` is skipped and its log says so. Trigger by hand with a
 `version` to deploy another approved one.
 """
 
@@ -90,7 +91,9 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             feast_conn_id=pipeline.features.conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
         )
-        promote = TFServingPromoteVersionOperator(task_id="promote", **serving)
+        promote = TFServingPromoteVersionOperator(
+            task_id="promote", keep=deploy.keep, passed=result(fetch, "passed"), **serving
+        )
         alias = MLflowSetAliasOperator(
             task_id="set_champion",
             model=pipeline.model,

@@ -1,6 +1,10 @@
-"""``<model>.runbook``: what a person on call does by one trigger. Roll back: the previous version answers again.
+"""``<model>.runbook``: what a person on call does by one trigger.
 
-The rollback itself needs only the ledger and the model server; the registry follows when it can.
+- `rollback`: an earlier version answers again, and is pinned.
+- `pin`: the version that serves stays, whatever passes its gates.
+- `unpin`: the next version that passes its gates is deployed again.
+
+Who did it is the user who triggers it. None of them needs the registry: its aliases follow when it can.
 """
 
 from __future__ import annotations
@@ -10,14 +14,24 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Param
 
 from airflow_mlops.assets import champion_asset
+from airflow_mlops.operators.choose import ChooseOperator
 from airflow_mlops.operators.mlflow import MLflowSetAliasOperator
-from airflow_mlops.operators.tf_serving import TFServingRollbackOperator
+from airflow_mlops.operators.tf_serving import (
+    TFServingPinVersionOperator,
+    TFServingRollbackOperator,
+    TFServingUnpinVersionOperator,
+)
 from airflow_mlops.templates.base import midnight, pipeline_dag, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
     from airflow_mlops.pipeline import ModelPipeline
+
+
+ACTIONS = ("rollback", "pin", "unpin")
+# Airflow's form does not let itself be sent while a text that may not be null is empty.
+TEXT = ["null", "string"]
 
 
 def runbook_dag(pipeline: ModelPipeline) -> DAG:
@@ -29,26 +43,57 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         schedule=None,
         start_date=midnight(pipeline.source.start),
         params={
-            "action": Param("rollback", enum=["rollback"], title="Action"),
-            "reason": Param("", type="string", title="Why", description="Kept in the ledger with the decision."),
+            "action": Param("rollback", enum=list(ACTIONS), title="Action"),
+            "reason": Param(
+                None,
+                type=TEXT,
+                title="Why",
+                description="Kept in the ledger with your name, and shown to whoever asks.",
+            ),
+            "to_version": Param(
+                None,
+                type=["null", "integer"],
+                title="Roll back to version",
+                description="Any that is kept. Empty: the last one that served well.",
+            ),
+            "served_on": Param(
+                None,
+                type=TEXT,
+                title="Roll back to what served on",
+                description="Instead of a number: a day such as 2026-01-31, or a moment with its time zone.",
+            ),
+            "until": Param(
+                None,
+                type=TEXT,
+                format="date-time",
+                title="Pinned until",
+                description="Of rollback and pin. Empty: until somebody unpins.",
+            ),
             "override_by": Param(
-                "",
-                type="string",
+                None,
+                type=TEXT,
                 title="Override by",
                 description="Who answers for going back to a version whose features have moved on. Empty: it is "
                 "refused.",
             ),
-            "override_reason": Param("", type="string", title="Override because"),
+            "override_reason": Param(None, type=TEXT, title="Override because"),
         },
     ) as dag:
+        common = {
+            "model": pipeline.model,
+            "reason": "{{ params.reason or '' }}",
+            "tf_serving_conn_id": pipeline.deploy.server,
+            "ledger_conn_id": pipeline.ledger_conn_id,
+        }
+        until = "{{ params.until or '' }}"
         rollback = TFServingRollbackOperator(
             task_id="rollback",
-            model=pipeline.model,
-            reason="{{ params.reason }}",
-            override_by="{{ params.override_by }}",
-            override_reason="{{ params.override_reason }}",
-            tf_serving_conn_id=pipeline.deploy.server,
-            ledger_conn_id=pipeline.ledger_conn_id,
+            to="{{ params.to_version or '' }}",
+            served_on="{{ params.served_on or '' }}",
+            until=until,
+            override_by="{{ params.override_by or '' }}",
+            override_reason="{{ params.override_reason or '' }}",
+            **common,
         )
         alias = MLflowSetAliasOperator(
             task_id="set_champion",
@@ -58,5 +103,8 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
             mlflow_conn_id=pipeline.mlflow_conn_id,
             outlets=[champion_asset(pipeline.model, pipeline.owner)],
         )
+        pin = TFServingPinVersionOperator(task_id="pin", until=until, **common)
+        unpin = TFServingUnpinVersionOperator(task_id="unpin", **common)
+        ChooseOperator(task_id="choose", chosen="{{ params.action }}") >> [rollback, pin, unpin]
         rollback >> alias
     return dag

@@ -25,6 +25,8 @@ NOT_TEMPLATED = {
         "deferrable",
         "tolerance",
         "allow_signature_change",
+        "require_verdict",
+        "keep",
         "on_failure",
         "engine",
         "plan_only",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from airflow_mlops.contracts import RegisteredModel, Snapshot, Verdict, VerdictStatus
-from airflow_mlops.engine.evaluation.approvals import approved_version, record_verdict
+from airflow_mlops.engine.evaluation.approvals import choose_version, record_verdict
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.evaluation.gates import judge
 from airflow_mlops.engine.evaluation.rejudge import rejudge
@@ -125,9 +125,9 @@ def test_fault_guard_on(own, model, service):
     )
     assert on_pinned.verdict.status == VerdictStatus.FAIL
     record(own, 2, other._replace(verdict=on_pinned.verdict))
-    assert approved_version(own.ledger, MODEL, "server") == 1
+    assert choose_version(own.ledger, MODEL, "server").version == 1
     with pytest.raises(GateError, match="Version 2 of 'ride_delay' is not approved"):
-        approved_version(own.ledger, MODEL, "server", 2)
+        choose_version(own.ledger, MODEL, "server", 2)
     assert service.answers(golden(model.saved_model)) == right
 
 
@@ -152,7 +152,7 @@ def test_fault_guard_off(own, model, service):
     assert judge(MODEL, GATES, evaluate(now, model.saved_model)).status == VerdictStatus.FAIL
     other = judged(own, now)
     record(own, 2, other)
-    assert approved_version(own.ledger, MODEL, "server") == 2
+    assert choose_version(own.ledger, MODEL, "server").version == 2
     service.put(other.saved_model)
     wrong = np.array(service.answers(requests))
     service.put(model.saved_model)

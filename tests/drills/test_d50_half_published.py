@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
-from airflow_mlops.engine.serving.model_store import publish, tree_hash
+from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
 from airflow_mlops.exceptions import MlopsError
 from tests.serving_fixtures import (

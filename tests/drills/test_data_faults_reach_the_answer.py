@@ -28,6 +28,7 @@ from airflow_mlops.engine.data.validation import enforce, evaluate, validate
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.training.training_data import build_training_snapshot
+from airflow_mlops.engine.serving.deployments import unpin
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
@@ -239,7 +240,8 @@ def rollout(service, right, requests, request) -> Iterator[Rollout]:
     """The service, which must answer right again when the test is over and its model rolled back."""
     yield service
     if service.deployment().stable != CHAMPION:
-        service.rollback(request.node.name)
+        service.rollback("ann", "a drill", request=request.node.name)
+        unpin(service.ledger, service.server, service.model, "ann", "the drill is over")
     assert served(service, requests) == right
 
 

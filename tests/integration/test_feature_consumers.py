@@ -246,6 +246,14 @@ class TaskInstance:
         self.xcoms[key] = value
 
 
+@dataclass
+class Run:
+    """As much of a DAG run as the operators look at."""
+
+    run_id: str = "manual__1"
+    triggering_user_name: str = "ann"
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("models")
@@ -273,17 +281,19 @@ def deployed(location, ledger, server, models, monkeypatch, request) -> str:  # 
 
 
 def put_into_service(model: str, version: int, source: Path, **override: str) -> None:
-    target = {"model": model, "version": version}
-    context = {"ti": TaskInstance()}
+    target = {"model": model, "version": version, "require_verdict": False}
+    context = {"ti": TaskInstance(), "dag_run": Run()}
     TFServingPublishModelOperator(task_id="publish", source=str(source), **target, **override).execute(context)
     TFServingLoadVersionOperator(task_id="load", **target).execute(context)
-    TFServingVersionSensor(task_id="wait", poll_interval=0.05, timeout=30, deferrable=False, **target).execute(context)
+    TFServingVersionSensor(
+        task_id="wait", model=model, version=version, poll_interval=0.05, timeout=30, deferrable=False
+    ).execute(context)
     TFServingPromoteVersionOperator(task_id="promote", **target, **override).execute(context)
 
 
 def roll_back(model: str, run_id: str = "manual__1", **arguments: str) -> dict[str, Any]:
     rollback = TFServingRollbackOperator(task_id="rollback", model=model, **arguments)
-    return rollback.execute({"ti": TaskInstance(run_id=run_id)})
+    return rollback.execute({"ti": TaskInstance(run_id=run_id), "dag_run": Run()})
 
 
 def answers_as(model: str, golden: Golden) -> bool:
@@ -300,7 +310,7 @@ def answers_as(model: str, golden: Golden) -> bool:
 def test_rollback_with_feast_down_and_unchanged_features(deployed, location, models):
     shutil.rmtree(location.repo)
     shutil.rmtree(location.home / "feast")
-    assert roll_back(deployed) == {"model": deployed, "version": 1, "from_version": 2}
+    assert roll_back(deployed) == {"model": deployed, "version": 1, "from_version": 2, "until": None}
     assert answers_as(deployed, Golden.read(models[1]))
 
 
@@ -318,7 +328,7 @@ def test_rollback_to_features_that_have_moved_on_is_refused_and_can_be_overridde
         roll_back(deployed, override_by="kim")
 
     override = {"override_by": "kim", "override_reason": "version 2 is worse"}
-    back = {"model": deployed, "version": 1, "from_version": 2}
+    back = {"model": deployed, "version": 1, "from_version": 2, "until": None}
     assert roll_back(deployed, **override) == back
     assert roll_back(deployed, **override) == back, "a retry went back twice"
     assert answers_as(deployed, Golden.read(models[1]))

@@ -16,6 +16,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from mlflow import MlflowClient
 
 from airflow_mlops.contracts import Deployment
+from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.operators.mlflow import (
     MLflowFetchApprovedModelOperator,
@@ -155,7 +156,9 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
         "model": "whole_way",
         "version": 1,
         "saved_model": str(home / "registry" / "whole_way" / "1"),
+        "passed": [],
     }
+    assert fact.payload["content"] == tree_hash(Path(fetched["saved_model"])), "the verdict is about these bytes"
     assert (Path(fetched["saved_model"]) / "assets.extra" / "manifest.json").exists()
     assert pipeline.run(MLflowSetAliasOperator, version="1", alias="champion")["version"] == 1
     assert MlflowClient(tracking_uri).get_model_version_by_alias("whole_way", "champion").version == "1"
@@ -178,11 +181,13 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
 
     # Approved, but rolled back on this server: not deployed again unless asked for.
     pipeline.judge(1, evaluated["uri"], GATES)
-    rolled_back = Deployment(server="s", model="whole_way", stable=9, previous=1)
+    rolled_back = Deployment(server="s", model="whole_way", stable=9, rolled_back=(1,))
     assert ledger.swap("deployment:s:whole_way", rolled_back.model_dump(mode="json"), None)
-    with pytest.raises(AirflowSkipException, match="was rolled back on 's'"):
+    with pytest.raises(AirflowSkipException, match="was rolled back on s"):
         pipeline.run(MLflowFetchApprovedModelOperator, server="s")
-    assert pipeline.run(MLflowFetchApprovedModelOperator, server="s", version="1") == fetched
+    assert "was rolled back on s" in pipeline.context["ti"].pushed["held"]
+    asked = pipeline.run(MLflowFetchApprovedModelOperator, server="s", version="1")
+    assert asked == {**fetched, "passed": ["it had been rolled back: asked for by number"]}
 
 
 def test_failed_training_is_a_failed_run_in_mlflow(home: Path, ledger: Ledger, tracking_uri: str):

@@ -18,9 +18,10 @@ from airflow_mlops.contracts import (
     Verdict,
     VerdictStatus,
 )
+from airflow_mlops.engine.data.files import checksums
 from airflow_mlops.engine.registry.manifest import pack_manifest
 from airflow_mlops.engine.registry.registry import Registry, TrainingRun
-from airflow_mlops.engine.training.workdir import Workdir, checksums, finished_training
+from airflow_mlops.engine.training.workdir import Workdir, finished_training
 from airflow_mlops.exceptions import ConfigError, DataError, TrainingError, TransientError
 from tests.training_fixtures import copy_of, golden_of, mlflow_server, trained
 

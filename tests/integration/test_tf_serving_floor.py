@@ -13,14 +13,21 @@ import numpy as np
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 
+from airflow_mlops.contracts import RegisteredModel, Verdict, VerdictStatus
+from airflow_mlops.engine.data.files import tree_hash
+from airflow_mlops.engine.evaluation.approvals import record_verdict
+from airflow_mlops.engine.serving.deployments import deployments, moves
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.exceptions import TransientError
+from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.operators.tf_serving import (
     TFServingLoadVersionOperator,
+    TFServingPinVersionOperator,
     TFServingPromoteVersionOperator,
     TFServingPublishModelOperator,
     TFServingRollbackOperator,
+    TFServingUnpinVersionOperator,
     TFServingVerifyVersionOperator,
 )
 from airflow_mlops.sensors.tf_serving import TFServingVersionSensor
@@ -38,6 +45,14 @@ class TaskInstance:
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
+
+
+@dataclass
+class Run:
+    """As much of a DAG run as the operators look at."""
+
+    run_id: str = "manual__1"
+    triggering_user_name: str | None = "ann"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +81,7 @@ def ti() -> TaskInstance:
 
 @pytest.fixture
 def context(ti) -> dict[str, Any]:
-    return {"ti": ti}
+    return {"ti": ti, "dag_run": Run()}
 
 
 def answer(model: str, rows: dict[str, list[Any]]) -> list[float]:
@@ -90,9 +105,17 @@ async def wait(sensor: TFServingVersionSensor, context: dict[str, Any]) -> Any:
         return sensor.execute_complete(context, json.loads(json.dumps(event.payload)))
 
 
+def passed(model: str, version: int, content: str) -> None:
+    """Let a version have passed its gates."""
+    registered = RegisteredModel(model=model, version=str(version), run_id="r", experiment_id="1", source="s")
+    verdict = Verdict(model=model, status=VerdictStatus.PASS, checks=(), inputs_hash="h")
+    record_verdict(LedgerHook().get_conn(), registered, verdict, snapshot_id="s", content=content)
+
+
 async def deploy(model: str, version: int, source: Path, context: dict[str, Any]) -> list[dict[str, Any]]:
     """Run the tasks of a deploy DAG and return their manifests, as they come back from XCom."""
     target = {"model": model, "version": str(version)}
+    passed(model, version, tree_hash(source))
     sensor = TFServingVersionSensor(task_id="wait", deferrable=True, poll_interval=0.05, timeout=30, **target)
     manifests = [
         TFServingPublishModelOperator(task_id="publish", source=str(source), **target).execute(context),
@@ -118,17 +141,70 @@ async def test_deploy_twice_and_roll_back(connections, server, models, context, 
     assert answer("flights", golden[1].inputs) == pytest.approx(golden[2].outputs["probability"])
 
     rollback = TFServingRollbackOperator(task_id="rollback", model="flights", reason="late flights")
-    manifest = {"model": "flights", "version": 1, "from_version": 2}
+    manifest = {"model": "flights", "version": 1, "from_version": 2, "until": None}
     assert rollback.execute(context) == manifest
     assert rollback.execute(context) == manifest, "a retry went back twice"
     assert answer("flights", golden[1].inputs) == pytest.approx(golden[1].outputs["probability"])
+    [state] = deployments(LedgerHook().get_conn(), "flights")
+    assert str(state.pin) == "version 1 is pinned by ann until it is lifted: late flights"
     assert ti.xcoms["tf_serving_model_link"] == f"http://127.0.0.1:{server.rest_port}/v1/models/flights"
+
+
+def test_no_way_around_the_gate(connections, server, models, context, tmp_path):
+    """Neither an unjudged version nor other bytes than those that were judged get near callers, whichever the task."""
+    target = {"model": "gated", "version": 1}
+    publish = {"task_id": "publish", "source": str(models[1]), **target}
+    with pytest.raises(AirflowFailException, match=r"has not passed its gates(.|\n)*never judged"):
+        TFServingPublishModelOperator(**publish).execute(context)
+    passed("gated", 1, tree_hash(models[2]))
+    with pytest.raises(AirflowFailException, match="is not what passed its gates"):
+        TFServingPublishModelOperator(**publish).execute(context)
+    assert not (server.base / "gated" / "1").exists()
+
+    TFServingPublishModelOperator(**publish, require_verdict=False).execute(context)
+    for task in (TFServingLoadVersionOperator, TFServingPromoteVersionOperator):
+        with pytest.raises(AirflowFailException, match="is not what passed its gates"):
+            task(task_id="t", **target).execute(context)
+        if task is TFServingLoadVersionOperator:
+            task(task_id="t", **target, require_verdict=False).execute(context)
+    TFServingPromoteVersionOperator(task_id="promote", **target, require_verdict=False, passed=["a drill"]).execute(
+        context
+    )
+    assert moves(LedgerHook().get_conn(), "tf_serving_default", "gated")[0].overrides == (
+        "no verdict was required",
+        "a drill",
+    )
+
+
+def test_pin_and_unpin(connections, server, context, ti):
+    ledger = LedgerHook().get_conn()
+    value = {"server": "tf_serving_default", "model": "pinned", "stable": 3}
+    assert ledger.swap("deployment:tf_serving_default:pinned", value, None)
+    pin = TFServingPinVersionOperator(task_id="pin", model="pinned", until="2999-01-01T00:00:00Z")
+    assert pin.execute(context) == {
+        "model": "pinned",
+        "version": 3,
+        "pinned": True,
+        "who": "ann",
+        "reason": "no reason was given",
+        "until": "2999-01-01T00:00:00+00:00",
+    }
+    unpin = TFServingUnpinVersionOperator(task_id="unpin", model="pinned", who="bob", reason="repaired")
+    assert unpin.execute(context)["pinned"] is False
+    assert [(move.action, move.why) for move in moves(ledger, "tf_serving_default", "pinned")] == [
+        ("unpin", "bob: repaired"),
+        ("pin", "ann: no reason was given"),
+    ]
 
 
 async def test_a_version_given_up_fails_at_once_with_the_servers_words(connections, server, models, context):
     await deploy("fragile", 1, models[1], context)
     (server.base / "fragile" / "2").mkdir()
-    TFServingLoadVersionOperator(task_id="load", model="fragile", version=2).execute(context)
+    load = {"task_id": "load", "model": "fragile", "version": 2}
+    with pytest.raises(AirflowFailException, match="has not passed its gates"):
+        TFServingLoadVersionOperator(**load).execute(context)
+    TFServingLoadVersionOperator(**load, require_verdict=False).execute(context)
+    assert moves(LedgerHook().get_conn(), "tf_serving_default", "fragile")[0].overrides == ("no verdict was required",)
     sensor = TFServingVersionSensor(
         task_id="wait", model="fragile", version=2, deferrable=True, poll_interval=0.05, timeout=30
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops.contracts import Signature, TensorSpec
+from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
-from airflow_mlops.engine.serving.model_store import check_same_signature, publish, tree_hash
+from airflow_mlops.engine.serving.model_store import check_same_signature, publish
 from airflow_mlops.exceptions import DataError, GateError, MlopsError, TransientError
 from tests.serving_fixtures import INPUTS, make_saved_model
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,10 +18,11 @@ from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.client import ServingClient
 from airflow_mlops.engine.serving.config import ServerConfig
+from airflow_mlops.engine.serving.deployments import kept_versions, pin, unpin, version_to_go_back_to
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
-from airflow_mlops.exceptions import ConfigError, GateError, TransientError
+from airflow_mlops.exceptions import ConfigError, DataError, GateError, TransientError
 from tests.serving_fixtures import (
     RunningServer,
     free_port,
@@ -105,7 +109,7 @@ def test_next_version_loads_beside_the_one_that_serves(rollout):
     assert configured(rollout) == ((1, 2), {"stable": 2})
 
 
-def test_the_version_before_the_previous_retires_only_when_the_label_has_moved(rollout):
+def test_the_last_good_version_stays_loaded_and_older_ones_retire_when_the_label_has_moved(rollout):
     put_into_service(rollout, 1)
     put_into_service(rollout, 2)
     rollout.load(3)
@@ -113,7 +117,17 @@ def test_the_version_before_the_previous_retires_only_when_the_label_has_moved(r
     assert rollout.deployment().loaded == (1, 2, 3)
     rollout.promote(3)
     assert rollout.deployment().loaded == (2, 3)
+    assert rollout.deployment().good == (2, 1)
     assert configured(rollout) == ((2, 3), {"stable": 3})
+
+
+def test_only_so_many_can_be_gone_back_to_as_were_asked_for(rollout):
+    for version in (1, 2, 3, 4):
+        rollout.load(version)
+        settle(rollout, version)
+        rollout.promote(version, keep=2)
+    assert rollout.deployment().good == (3, 2)
+    assert set(kept_versions(rollout.ledger, rollout.model)) == {4, 3, 2}
 
 
 def test_every_step_can_be_repeated(rollout):
@@ -126,41 +140,127 @@ def test_every_step_can_be_repeated(rollout):
     assert serves(rollout, 2)
 
 
-def test_rollback_once_and_not_back_again(rollout):
+def back(rollout: Rollout, request: str, **how: object) -> Deployment:
+    return rollout.rollback("ann", "incident 12", request=request, **how)
+
+
+def test_a_rollback_pins_and_what_it_took_out_stays_out(rollout):
     put_into_service(rollout, 1)
     put_into_service(rollout, 2)
-    rollout.rollback("night shift, run 1")
+    back(rollout, "night shift, run 1")
     assert serves(rollout, 1)
-    rollout.rollback("night shift, run 1")  # a retry of the same task
+    back(rollout, "night shift, run 1")  # a retry of the same task
     assert serves(rollout, 1)
-    assert rollout.deployment() == desired(
-        rollout, stable=1, previous=2, loaded=(1, 2), rolled_back=2, reason="night shift, run 1"
-    )
-    with pytest.raises(GateError, match=r"Version 2 of .* was itself rolled back(.|\n)*by its number"):
-        rollout.rollback("day shift, run 2")
+    state = rollout.deployment()
+    assert (state.stable, state.previous, state.loaded, state.good, state.rolled_back) == (1, 2, (1, 2), (), (2,))
+    assert state.pin is not None
+    assert str(state.pin) == "version 1 is pinned by ann until it is lifted: incident 12"
+    with pytest.raises(GateError, match=r"no earlier version(.|\n)*rolled back: 2"):
+        back(rollout, "day shift, run 2")
+    with pytest.raises(GateError, match=r"cannot replace what is pinned(.|\n)*by ann"):
+        put_into_service(rollout, 3)
     assert serves(rollout, 1)
+    unpin(rollout.ledger, rollout.server, rollout.model, "bob", "repaired")
     put_into_service(rollout, 2)  # somebody wants it after all
     assert serves(rollout, 2)
-    rollout.rollback("run 3")
+    assert rollout.deployment().rolled_back == ()
+    back(rollout, "run 3")
     assert serves(rollout, 1)
+
+
+def test_after_two_bad_deployments_the_last_good_version_answers_again(rollout):
+    for version in (1, 2, 3):
+        put_into_service(rollout, version)
+    back(rollout, "run 1")
+    assert serves(rollout, 2)
+    back(rollout, "run 2")
+    assert serves(rollout, 1)
+    state = rollout.deployment()
+    assert state.rolled_back == (2, 3)
+    assert state.pin is not None
+    assert state.pin.version == 1
+
+
+def test_back_to_any_version_that_is_kept_by_its_number(rollout):
+    """It was unloaded long ago, and proves itself before callers get it."""
+    for version in (1, 2, 3, 4):
+        put_into_service(rollout, version)
+    assert 1 not in rollout.deployment().loaded
+    back(rollout, "run 1", to=1)
+    assert serves(rollout, 1)
+    assert rollout.deployment().good == (3, 2)
+    with pytest.raises(GateError, match=r"Version 9 of .* is not kept any more(.|\n)*1, 2, 3, 4"):
+        back(rollout, "run 2", to=9)
+    assert serves(rollout, 1)
+
+
+def test_a_version_that_was_damaged_meanwhile_is_not_gone_back_to(rollout):
+    for version in (1, 2, 3, 4):
+        put_into_service(rollout, version)
+    shutil.copy(rollout.base / "3" / "assets.extra" / "golden.json", rollout.base / "1" / "assets.extra")
+    with pytest.raises(GateError, match=r"not fit to serve(.|\n)*Version 4 keeps serving"):
+        back(rollout, "run 1", to=1)
+    assert serves(rollout, 4)
+    assert rollout.deployment().pin is None
+
+
+def test_back_to_what_served_at_a_moment(rollout):
+    put_into_service(rollout, 1)
+    put_into_service(rollout, 2)
+    moment = rollout.ledger.facts("deployment", rollout.model, limit=1)[0].at
+    put_into_service(rollout, 3)
+    served_then = partial(version_to_go_back_to, rollout.ledger, rollout.server, rollout.model)
+    assert served_then(None, moment.isoformat()) == 2
+    assert served_then(None, str(moment.date())) == 3, "a day: what served at its end"
+    with pytest.raises(DataError, match=r"No version of .* served"):
+        served_then(None, "2026-01-31")
+    with pytest.raises(ConfigError, match="not both"):
+        served_then(1, "2026-01-31")
+
+
+def test_a_pin_needs_a_name_a_reason_and_a_future(rollout):
+    ours = (rollout.ledger, rollout.server, rollout.model)
+    with pytest.raises(GateError, match="nothing to pin"):
+        pin(*ours, "ann", "why")
+    put_into_service(rollout, 1)
+    for who, reason in (("", "why"), ("ann", " ")):
+        with pytest.raises(ConfigError, match="Somebody must answer for this"):
+            pin(*ours, who, reason)
+    with pytest.raises(ConfigError, match="would have run out"):
+        pin(*ours, "ann", "why", datetime.now(UTC) - timedelta(hours=1))
+    pin(*ours, "ann", "why", datetime.now(UTC) + timedelta(seconds=1))
+    rollout.load(2)
+    assert settle(rollout, 2).state == "AVAILABLE"
+    while (held := rollout.deployment().pin) is not None and held.holds(datetime.now(UTC)):
+        time.sleep(0.05)
+    rollout.promote(2)
+    assert serves(rollout, 2)
+    assert actions(rollout) == ["load", "promote", "pin", "load", "promote"]
 
 
 def test_a_retried_rollback_goes_back_once_even_if_a_candidate_came_in_between(rollout):
+    for version in (1, 2, 3):
+        put_into_service(rollout, version)
+    back(rollout, "run 1")
+    rollout.load(4)
+    back(rollout, "run 1")
+    assert serves(rollout, 2)
+
+
+def test_no_rollback_without_an_earlier_version(rollout):
+    with pytest.raises(GateError, match=r"no earlier version(.|\n)*stable: none"):
+        back(rollout, "run 1")
     put_into_service(rollout, 1)
-    put_into_service(rollout, 2)
-    rollout.rollback("run 1")
-    rollout.load(3)
-    rollout.rollback("run 1")
+    with pytest.raises(GateError, match=r"no earlier version(.|\n)*stable: 1"):
+        back(rollout, "run 1")
     assert serves(rollout, 1)
 
 
-def test_no_rollback_without_a_previous_version(rollout):
-    with pytest.raises(GateError, match=r"no previous version(.|\n)*stable: none"):
-        rollout.rollback("run 1")
-    put_into_service(rollout, 1)
-    with pytest.raises(GateError, match=r"no previous version(.|\n)*stable: 1"):
-        rollout.rollback("run 1")
-    assert serves(rollout, 1)
+def test_a_deployment_of_the_release_before_is_read(ledger):
+    old = {"server": "s", "model": "m", "stable": 3, "previous": 2, "loaded": [2, 3], "rolled_back": None, "reason": ""}
+    assert Deployment.model_validate(old).good == (2,)
+    assert Deployment.model_validate({**old, "rolled_back": 2}).rolled_back == (2,)
+    assert Deployment.model_validate({**old, "rolled_back": 2}).good == ()
 
 
 # --- versions that fail -----------------------------------------------------------------------------------
@@ -239,7 +339,7 @@ def test_server_down_changes_nothing(rollout, server):
     before, text = rollout.deployment(), server.config_file.read_text()
     with ServingClient("127.0.0.1", free_port(), timeout=2) as nobody:
         cut_off = replace(rollout, client=nobody)
-        for step in (lambda: cut_off.load(3), lambda: cut_off.promote(3), lambda: cut_off.rollback("run 1")):
+        for step in (lambda: cut_off.load(3), lambda: cut_off.promote(3), lambda: back(cut_off, "run 1")):
             with pytest.raises(TransientError, match="does not answer"):
                 step()
     assert rollout.deployment() == before
@@ -292,11 +392,12 @@ def test_killed_between_the_decision_and_the_server(rollout, step):
     if step == "rollback":
         rollout.promote(2)
     stable, previous = (2, 1) if step == "promote" else (1, 2)
-    decided = desired(rollout, stable=stable, previous=previous, loaded=(1, 2), reason="run 1")
+    reason = "run 1: incident 12"
+    decided = desired(rollout, stable=stable, previous=previous, loaded=(1, 2), reason=reason)
     name = f"deployment:tf_serving_default:{rollout.model}"
     assert rollout.ledger.swap(name, decided.model_dump(mode="json"), rollout.ledger.pointer(name))
     assert not serves(rollout, stable)
-    assert (rollout.promote(2) if step == "promote" else rollout.rollback("run 1")) == decided
+    assert (rollout.promote(2) if step == "promote" else back(rollout, "run 1")) == decided
     assert serves(rollout, stable)
 
 

@@ -30,6 +30,16 @@ def identity(digests: Mapping[str, str]) -> str:
     return content_hash(sorted(digests.items()))
 
 
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file under ``folder``, by relative path."""
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def tree_hash(folder: Path) -> str:
+    """Return the hash of a folder's files: their relative paths and contents."""
+    return identity(checksums(folder))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling to write to; when the block ends well, it becomes ``path`` in one rename."""

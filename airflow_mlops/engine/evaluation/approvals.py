@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from airflow_mlops.contracts import Deployment, RegisteredModel, Verdict, VerdictStatus
+from airflow_mlops.engine.data.files import tree_hash
+from airflow_mlops.engine.features.governance.consumers import data_cut
 from airflow_mlops.engine.ledger import Ledger, as_json
+from airflow_mlops.engine.serving.deployments import check_pin, deployment
 from airflow_mlops.exceptions import GateError
 
 FACT = "verdict"
 
+_log = logging.getLogger(__name__)
 
-def record_verdict(ledger: Ledger, registered: RegisteredModel, verdict: Verdict, *, snapshot_id: str) -> None:
+
+def record_verdict(
+    ledger: Ledger, registered: RegisteredModel, verdict: Verdict, *, snapshot_id: str, content: str = ""
+) -> None:
     """Append a verdict, unless it is the last one on this version already.
 
     :param snapshot_id: What the version was trained on: tells, when late data replaces some of it, which version
         has seen the old.
+    :param content: Hash of the files of the SavedModel that was judged, as
+        :func:`~airflow_mlops.engine.data.files.tree_hash` gives it: only these bytes may serve as this version.
     :raises TransientError: when the ledger's database does not answer.
     """
     version = int(registered.version)
@@ -27,30 +41,36 @@ def record_verdict(ledger: Ledger, registered: RegisteredModel, verdict: Verdict
         "run_id": registered.run_id,
         "inputs_hash": verdict.inputs_hash,
         "snapshot_id": snapshot_id,
+        "content": content,
         "checks": [as_json(check.model_dump()) for check in verdict.checks],
     }
     if _last_verdicts(ledger, registered.model).get(version) != payload:
         ledger.record(FACT, registered.model, payload)
 
 
-def approved_version(ledger: Ledger, model: str, server: str, version: int | None = None) -> int | None:
-    """Return the version to deploy: the given one, or the newest whose last verdict is PASS.
+@dataclass(frozen=True)
+class Choice:
+    """What to deploy: a version, or none and why. ``overrides`` are the guards that asking by number has passed."""
 
-    :param server: Where it is to be deployed. What was rolled back there is not taken up again unasked: the
-        answer is None then.
-    :param version: The one that somebody asked for.
-    :raises GateError: when that one, or any, has not passed.
+    version: int | None
+    why: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+def choose_version(ledger: Ledger, model: str, server: str, asked: int | None = None) -> Choice:
+    """Decide which version to deploy on a server: the one that was asked for, or the newest that passed its gates.
+
+    Unasked, nothing replaces what is pinned; a version that a rollback took out stays out; and a version that was
+    trained on older data than the one that serves does not replace it, whatever its number. How far the data of a
+    version goes is the ``label_cut`` of its snapshot; a version of which it is not known is not taken for older.
+
+    :param asked: The number that somebody asked for: deployed though its data is older, or it was rolled back.
+    :raises GateError: when what is asked for, or any version, has not passed; or when it is asked for against a pin.
     """
+    state = deployment(ledger, server, model)[0]
     verdicts = _last_verdicts(ledger, model)
-    if version is not None:
-        status = verdicts[version]["status"] if version in verdicts else "never judged"
-        if status != VerdictStatus.PASS:
-            raise GateError(
-                f"Version {version} of {model!r} is not approved.",
-                detail=f"its verdict: {status}",
-                hint="Only a version that passed its gates is deployed.",
-            )
-        return version
+    if asked is not None:
+        return _asked(ledger, state, verdicts, asked)
     passed = [number for number, verdict in verdicts.items() if verdict["status"] == VerdictStatus.PASS]
     if not passed:
         raise GateError(
@@ -58,10 +78,89 @@ def approved_version(ledger: Ledger, model: str, server: str, version: int | Non
             detail=f"{len(verdicts)} versions were judged",
             hint="Train one that passes its gates.",
         )
-    newest = max(passed)
-    pointer = ledger.pointer(f"deployment:{server}:{model}")
-    serving = None if pointer is None else Deployment.model_validate(pointer.value)
-    return None if serving is not None and newest == serving.previous else newest
+    pin = state.pin
+    if pin is not None and pin.holds(datetime.now(UTC)):
+        return Choice(None, f"{pin}. Lift it with `airflow-mlops unpin {model}` or {model}.runbook")
+    new = [number for number in passed if number > max([state.stable or 0, *state.rolled_back])]
+    older = {number: _older(ledger, state, number) for number in new}
+    fresh = [number for number in new if not older[number]]
+    by_number = f"Trigger {model}.deploy with its number to deploy it"
+    if fresh:
+        return Choice(_newest(ledger, model, fresh))
+    if new:
+        return Choice(None, f"{older[max(new)]}. {by_number} all the same")
+    if max(passed) in state.rolled_back:
+        return Choice(None, f"version {max(passed)} was rolled back on {server}. {by_number} again")
+    if state.stable in passed:
+        return Choice(state.stable)
+    return Choice(None, f"no version after {state.stable}, which serves, has passed its gates")
+
+
+def _newest(ledger: Ledger, model: str, versions: Sequence[int]) -> int:
+    """Return the version with the newest data; of those alike, or where it is not known, the highest number."""
+    best = max(versions)
+    for version in sorted(versions, reverse=True):
+        cut, best_cut = data_cut(ledger, model, version), data_cut(ledger, model, best)
+        if cut is not None and best_cut is not None and cut > best_cut:
+            best = version
+    return best
+
+
+def _asked(ledger: Ledger, state: Deployment, verdicts: Mapping[int, dict[str, Any]], version: int) -> Choice:
+    status = verdicts[version]["status"] if version in verdicts else "never judged"
+    if status != VerdictStatus.PASS:
+        raise GateError(
+            f"Version {version} of {state.model!r} is not approved.",
+            detail=f"its verdict: {status}",
+            hint="Only a version that passed its gates is deployed.",
+        )
+    check_pin(state, version)
+    older = _older(ledger, state, version)
+    overrides = [f"{older}: asked for by number"] * bool(older)
+    overrides += ["it had been rolled back: asked for by number"] * (version in state.rolled_back)
+    return Choice(version, overrides=tuple(overrides))
+
+
+def check_verdict(ledger: Ledger, model: str, version: int, folder: Path) -> None:
+    """Refuse bytes that no verdict PASS is about.
+
+    :param folder: The SavedModel that is to be published or to serve.
+    :raises GateError: when the version's last verdict is not PASS, or was passed on other bytes.
+    """
+    verdict = _last_verdicts(ledger, model).get(version)
+    status = "never judged" if verdict is None else verdict["status"]
+    if verdict is None or status != VerdictStatus.PASS:
+        raise GateError(
+            f"Version {version} of {model!r} has not passed its gates, so it cannot serve.",
+            detail=f"its verdict in the ledger: {status}",
+            hint="Let MLflowJudgeModelOperator judge it. In a DAG of your own, require_verdict=False serves it without "
+            "one; that is written down with the deployment.",
+        )
+    if not verdict.get("content"):
+        _log.warning(
+            "Version %s of %r was judged before verdicts named the bytes that they are about: its number has to do.",
+            version,
+            model,
+        )
+    elif verdict["content"] != tree_hash(folder):
+        raise GateError(
+            f"What is to serve as version {version} of {model!r} is not what passed its gates.",
+            detail=f"{folder} has other bytes than the registered version that was judged",
+            hint="Fetch it from the registry again. In a DAG of your own, require_verdict=False serves it anyway.",
+        )
+
+
+def _older(ledger: Ledger, state: Deployment, version: int) -> str:
+    """Say by how much a version's data is older than that of the one that serves; nothing when it is not."""
+    if state.stable is None or state.stable == version:
+        return ""
+    cut, serving = data_cut(ledger, state.model, version), data_cut(ledger, state.model, state.stable)
+    if cut is None or serving is None or cut >= serving:
+        return ""
+    return (
+        f"version {version} knows data up to {cut:%Y-%m-%d %H:%M} UTC only, and version {state.stable}, which serves, "
+        f"up to {serving:%Y-%m-%d %H:%M} UTC"
+    )
 
 
 def _last_verdicts(ledger: Ledger, model: str) -> dict[int, dict[str, Any]]:

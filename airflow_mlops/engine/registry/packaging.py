@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from airflow_mlops.contracts import ModelManifest, Signature, TensorSpec
-from airflow_mlops.engine.training.workdir import checksums
+from airflow_mlops.engine.data.files import checksums
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature

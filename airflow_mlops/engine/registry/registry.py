@@ -23,12 +23,11 @@ from airflow_mlops.contracts import (
     TrainingSpec,
     Verdict,
 )
-from airflow_mlops.engine.data.files import temporary_sibling
+from airflow_mlops.engine.data.files import checksums, identity, temporary_sibling
 from airflow_mlops.engine.registry.connection import make_client, talking_to, without_credentials
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.registry.packaging import CHECKSUMS_FILE, SAVED_MODEL, write_mlmodel
 from airflow_mlops.engine.registry.records import data_of, metric_batches, params_of, tags_of
-from airflow_mlops.engine.training.workdir import checksums
 from airflow_mlops.exceptions import DataError, MlopsError, TransientError
 
 if TYPE_CHECKING:
@@ -225,6 +224,15 @@ class Registry:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         return destination
+
+    def content_hash(self, model: str, version: str) -> str:
+        """Return the hash of a version's SavedModel, as :func:`~airflow_mlops.engine.data.files.tree_hash` gives it.
+
+        :raises DataError: when there is no such version.
+        """
+        with talking_to(self.tracking_uri), tempfile.TemporaryDirectory() as folder:
+            uri = self._client.get_model_version_download_uri(model, version)
+            return identity(self._fetch_json(f"{uri}/{CHECKSUMS_FILE}", Path(folder)))
 
     def _fetch_json(self, uri: str, folder: Path) -> Any:
         from mlflow.artifacts import download_artifacts

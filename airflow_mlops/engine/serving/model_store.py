@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from airflow_mlops.contracts import Signature, TensorSpec, content_hash
-from airflow_mlops.engine.data.files import TEMPORARY, sha256, sync, temporary_sibling
+from airflow_mlops.contracts import Signature, TensorSpec
+from airflow_mlops.engine.data.files import TEMPORARY, sync, temporary_sibling, tree_hash
 from airflow_mlops.engine.locks import locked
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.saved_model import SavedModel
@@ -23,7 +24,13 @@ _LOCK_FILE = ".publish.lock"
 
 
 def publish(
-    source: Path, base: Path, version: int, *, same_signature_as: int | None = None, tolerance: float = 1e-5
+    source: Path,
+    base: Path,
+    version: int,
+    *,
+    same_signature_as: int | None = None,
+    tolerance: float = 1e-5,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Copy a SavedModel into the store and return its folder there.
 
@@ -35,6 +42,7 @@ def publish(
     :param version: Number to publish it under.
     :param same_signature_as: Version in the store whose callers are to be served by this one, unchanged.
     :param tolerance: Largest absolute difference to the golden predictions.
+    :param check: Called with the source, to refuse it by an error.
     :raises DataError: when the source is not a SavedModel that loads and answers.
     :raises GateError: when the number is taken by another model, the signature differs, or the predictions do.
     :raises TransientError: when the store cannot be written.
@@ -47,6 +55,8 @@ def publish(
             detail=f"{source} has no saved_model.pb",
             hint="Check the task that trained or downloaded it.",
         )
+    if check is not None:
+        check(source)
     with locked(base / _LOCK_FILE):
         _sweep(base)
         if published.exists():
@@ -62,12 +72,6 @@ def publish(
         finally:
             shutil.rmtree(staged, ignore_errors=True)
     return published
-
-
-def tree_hash(folder: Path) -> str:
-    """Return the hash of a folder's files: their relative paths and contents."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return content_hash({path.relative_to(folder).as_posix(): sha256(path) for path in files})
 
 
 def check_same_signature(candidate: Signature, current: Signature) -> None:

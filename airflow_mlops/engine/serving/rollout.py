@@ -15,20 +15,25 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import grpc
 
-from airflow_mlops.contracts import Deployment
+from airflow_mlops.contracts import Deployment, Pin
 from airflow_mlops.engine.ledger import Ledger, Pointer
 from airflow_mlops.engine.locks import locked
 from airflow_mlops.engine.serving.client import ServingClient, VersionState
 from airflow_mlops.engine.serving.config import ModelConfig, ServerConfig
+from airflow_mlops.engine.serving.deployments import check_pin, deployment, make_pin, pointer_name, record
 from airflow_mlops.engine.serving.golden import Golden, GoldenCheck
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, MlopsError, TransientError
 
 STABLE = "stable"
 """The label that callers use."""
+
+KEEP = 3
+"""How many versions that served well can be gone back to, beside the one that serves."""
 
 _NOTICED_WITHIN = 15.0  # seconds; a server looks at its configuration and its folders about once a second
 
@@ -64,19 +69,27 @@ class Rollout:
         """Return the desired state; an empty one when the model was never deployed on this server."""
         return self._desired()[0]
 
-    def load(self, version: int) -> Deployment:
+    def load(
+        self, version: int, check: Callable[[int], None] = _no_check, *, overrides: tuple[str, ...] = ()
+    ) -> Deployment:
         """Have the server load a version beside those in service. It goes on after this returns.
 
+        :param check: Called with the version when it would be loaded, to refuse that by an error: callers who name no
+            label get the highest version that is loaded.
+        :param overrides: The guards that somebody passed by asking for it, in words; kept with the deployment.
         :raises GateError: when the server could not load the first version of a model.
         :raises MlopsError: when the server refuses or does not answer. Nothing has changed then.
         """
         before = version_state(self.client, self.model, version)
 
         def decide(current: Deployment) -> Deployment:
-            return current if version in current.loaded else _with_candidate(current, version)
+            if version in current.loaded:
+                return current
+            check(version)
+            return _with_candidate(current, version)
 
         try:
-            deployment = self._change("load", f"version {version}", decide)
+            state_now = self._change("load", f"version {version}", decide, overrides)
         except ConfigError as error:
             # For a model it did not have before, the server answers only when the load has ended.
             state = version_state(self.client, self.model, version)
@@ -85,13 +98,13 @@ class Rollout:
             raise
         if before is not None and before.state == "END":
             self._wait_until_noticed(version, before)
-        return deployment
+        return state_now
 
     def reject(self, version: int, why: str) -> GateError:
         """Unload a version that failed, unless callers depend on it, and return the error to raise."""
 
         def decide(current: Deployment) -> Deployment:
-            if version in (current.stable, current.previous):
+            if version in (current.stable, current.previous, *current.good[:1]):
                 return current
             return _with_candidate(current, None)
 
@@ -114,65 +127,123 @@ class Rollout:
                 raise
             raise self.reject(version, f"{error.headline} {error.detail}") from error
 
-    def promote(self, version: int, check: Callable[[int], None] = _no_check) -> Deployment:
+    def promote(
+        self,
+        version: int,
+        check: Callable[[int], None] = _no_check,
+        *,
+        keep: int = KEEP,
+        overrides: tuple[str, ...] = (),
+    ) -> Deployment:
         """Point the label ``stable`` to a version; the one it pointed to stays loaded for a rollback.
 
         :param check: Called with the version when the label would move to it, to refuse that by an error.
-        :raises GateError: when the version is not AVAILABLE, or the label does not follow.
+        :param keep: How many other versions that served well can be gone back to.
+        :param overrides: The guards that somebody passed by asking for it, in words; kept with the deployment.
+        :raises GateError: when another version is pinned, this one is not AVAILABLE, or the label does not follow.
         """
 
         def decide(current: Deployment) -> Deployment:
             if current.stable == version:
                 return current
+            check_pin(current, version)
             check(version)
             self._check_available(version)
-            return _serving(current, version, current.stable, f"promoted version {version}")
+            return _promoted(current, version, keep)
 
-        return self._change("promote", f"version {version}", decide)
+        return self._change("promote", f"version {version}", decide, overrides)
 
-    def rollback(self, reason: str, check: Callable[[int], None] = _no_check) -> Deployment:
-        """Let the previous version answer again; the one it replaces becomes the previous.
+    def rollback(  # noqa: PLR0917
+        self,
+        who: str,
+        reason: str,
+        to: int | None = None,
+        until: datetime | None = None,
+        check: Callable[[int], None] = _no_check,
+        request: str = "",
+    ) -> Deployment:
+        """Let an earlier version answer again, and pin it: nothing replaces it until the pin is lifted or runs out.
 
-        A second rollback does not bring back what the first took out: only a deployment by number does.
+        The version it replaces stays out until somebody deploys it by number. The other is loaded first if it is not,
+        and proves itself by its golden predictions.
 
-        :param reason: Who asked, and why. The same reason again is the same request again, and only makes sure.
+        :param to: The version to go back to, any that is kept; default is the last one that served well.
+        :param until: When the pin runs out; None: when it is lifted.
         :param check: Called with the version that would answer again, to refuse that by an error.
-        :raises GateError: when there is no previous version, or it was itself rolled back.
+        :param request: Who asks, such as a run: the same one again is the same rollback, and only makes sure.
+        :raises ConfigError: without a name and a reason, or when ``until`` is over.
+        :raises GateError: when there is nothing to go back to, or it does not answer as it did.
         """
+        current = self.deployment()
+        asked = f"{request}: {reason}" if request else reason
+        if request and current.reason == asked:
+            return self._change("rollback", asked, lambda state: state)
+        target = self._target(current) if to is None else to
+        pin = make_pin(target, who, reason, until)
+        check(target)
+        self._bring_back(target)
+        return self._change("rollback", f"{pin.who}: {asked}", lambda state: self._rolled_back(state, pin, asked))
 
-        def decide(current: Deployment) -> Deployment:
-            if current.reason == reason:
-                return current
-            if current.previous is None:
-                raise GateError(
-                    f"There is no previous version of {self.model!r} to roll back to.",
-                    detail=f"server {self.server!r}, stable: {current.stable or 'none'}",
-                    hint="Deploy another version.",
-                )
-            if current.previous == current.rolled_back:
-                raise GateError(
-                    f"Version {current.previous} of {self.model!r} was itself rolled back; it stays out.",
-                    detail=f"server {self.server!r}, stable: {current.stable}; {current.reason}",
-                    hint=f"Deploy the version that should serve by its number, {current.previous} too if it is wanted.",
-                )
-            check(current.previous)
-            return _serving(current, current.previous, current.stable, reason, rolled_back=current.stable)
+    def _target(self, current: Deployment) -> int:
+        """Return the last version that served well."""
+        if not current.good:
+            out = f"; rolled back: {', '.join(map(str, current.rolled_back))}" if current.rolled_back else ""
+            raise GateError(
+                f"There is no earlier version of {self.model!r} to roll back to.",
+                detail=f"server {self.server!r}, stable: {current.stable or 'none'}{out}",
+                hint="Name one that is kept: rollback to its number. Or deploy another version.",
+            )
+        return current.good[0]
 
-        return self._change("rollback", reason, decide)
+    def _bring_back(self, version: int) -> None:
+        """Have a version loaded, and let it prove itself."""
+        if not (self.base / str(version)).is_dir():
+            kept = sorted(int(folder.name) for folder in self.base.glob("*") if folder.name.isdecimal())
+            raise GateError(
+                f"Version {version} of {self.model!r} is not kept any more.",
+                detail=f"{self.base} has {', '.join(map(str, kept)) or 'no version'}",
+                hint="Go back to one of these, or deploy the version by its number: that fetches it again.",
+            )
+        self.load(version)
+        deadline = time.monotonic() + _FIRST_LOAD_WITHIN
+        while (state := version_state(self.client, self.model, version)) is None or state.state != "AVAILABLE":
+            if state is not None and state.state == "END":
+                raise self.reject(version, describe(state))
+            if time.monotonic() > deadline:
+                raise TransientError(
+                    f"Version {version} of {self.model!r} is still not loaded.",
+                    detail=f"server {self.server!r} says: {describe(state)}",
+                    hint="Try again: it goes on where it is.",
+                )
+            time.sleep(0.1)
+        self.verify(version)
+
+    def _rolled_back(self, current: Deployment, pin: Pin, asked: str) -> Deployment:
+        self._check_available(pin.version)
+        if current.stable == pin.version:
+            return current.model_copy(update={"pin": pin})
+        taken_out = () if current.stable is None else (current.stable,)
+        good = tuple(number for number in current.good if number != pin.version)
+        return current.model_copy(
+            update={
+                "stable": pin.version,
+                "previous": current.stable,
+                "good": good,
+                "loaded": _versions(pin.version, current.stable, *good[:1]),
+                "rolled_back": tuple(sorted({*current.rolled_back, *taken_out} - {pin.version})),
+                "pin": pin,
+                "reason": asked,
+            }
+        )
 
     # --- the desired state and the server ---------------------------------------------------------------
 
-    @property
-    def _pointer_name(self) -> str:
-        return f"deployment:{self.server}:{self.model}"
-
     def _desired(self) -> tuple[Deployment, Pointer | None]:
-        pointer = self.ledger.pointer(self._pointer_name)
-        if pointer is None:
-            return Deployment(server=self.server, model=self.model), None
-        return Deployment.model_validate(pointer.value), pointer
+        return deployment(self.ledger, self.server, self.model)
 
-    def _change(self, action: str, why: str, decide: Callable[[Deployment], Deployment]) -> Deployment:
+    def _change(
+        self, action: str, why: str, decide: Callable[[Deployment], Deployment], overrides: tuple[str, ...] = ()
+    ) -> Deployment:
         """Move the desired state, then the server; put both back if the server does not follow.
 
         The lock is for the config file, which other models share; the ledger guards against writers elsewhere.
@@ -180,7 +251,7 @@ class Rollout:
         with locked(self.config_file.with_name(f"{self.config_file.name}.lock")):
             before, pointer = self._desired()
             after = decide(before)
-            self._move(pointer, before, after, action, why)
+            self._move(pointer, before, after, action, why, overrides)
             try:
                 self._apply(after)
                 self._confirm(after)
@@ -193,17 +264,25 @@ class Rollout:
                 raise
         return after
 
-    def _move(self, pointer: Pointer | None, before: Deployment, after: Deployment, action: str, why: str) -> None:
+    def _move(  # noqa: PLR0917
+        self,
+        pointer: Pointer | None,
+        before: Deployment,
+        after: Deployment,
+        action: str,
+        why: str,
+        overrides: tuple[str, ...] = (),
+    ) -> None:
         if after == before:
             return
-        value = after.model_dump(mode="json")
-        if not self.ledger.swap(self._pointer_name, value, pointer):
+        name = pointer_name(self.server, self.model)
+        if not self.ledger.swap(name, after.model_dump(mode="json"), pointer):
             raise TransientError(
                 f"The deployment of {self.model!r} was changed by somebody else at the same moment.",
                 detail=f"server {self.server!r}, {action}: {why}",
                 hint="Run the task again: it decides on the new state.",
             )
-        self.ledger.record("deployment", self.model, {"action": action, "why": why, **value})
+        record(self.ledger, after, action, why, overrides)
 
     def _apply(self, deployment: Deployment) -> None:
         """Write the server's complete configuration and have it reloaded."""
@@ -280,21 +359,26 @@ def describe(state: VersionState | None) -> str:
 
 def _with_candidate(current: Deployment, candidate: int | None) -> Deployment:
     """Hold the versions in service and one candidate."""
-    return current.model_copy(update={"loaded": _versions(current.stable, current.previous, candidate)})
+    held = _versions(current.stable, current.previous, *current.good[:1], candidate)
+    return current.model_copy(update={"loaded": held})
 
 
-def _serving(
-    current: Deployment, stable: int, previous: int | None, reason: str, rolled_back: int | None = None
-) -> Deployment:
-    """Hold the versions in service only; older ones and candidates retire."""
-    update = {
-        "stable": stable,
-        "previous": previous,
-        "loaded": _versions(stable, previous),
-        "rolled_back": rolled_back,
-        "reason": reason,
-    }
-    return current.model_copy(update=update)
+def _promoted(current: Deployment, version: int, keep: int) -> Deployment:
+    """Hold the versions in service only; candidates retire. What served until now, and well, can be gone back to."""
+    served = (current.stable, *current.good)
+    good = tuple(number for number in served if number is not None and number not in (version, *current.rolled_back))[
+        :keep
+    ]
+    return current.model_copy(
+        update={
+            "stable": version,
+            "previous": current.stable,
+            "good": good,
+            "loaded": _versions(version, current.stable, *good[:1]),
+            "rolled_back": tuple(number for number in current.rolled_back if number != version),
+            "reason": f"promoted version {version}",
+        }
+    )
 
 
 def _versions(*versions: int | None) -> tuple[int, ...]:

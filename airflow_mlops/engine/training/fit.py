@@ -22,12 +22,12 @@ import pyarrow.compute as pc
 import tensorflow as tf
 
 from airflow_mlops.contracts import Signature, SplitName, TensorSpec, TrainingResult, TrainingSpec
-from airflow_mlops.engine.data.files import temporary_sibling
+from airflow_mlops.engine.data.files import checksums, temporary_sibling
 from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
 from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_labels
-from airflow_mlops.engine.training.workdir import Workdir, checksums, write_text
+from airflow_mlops.engine.training.workdir import Workdir, write_text
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
 from airflow_mlops.exceptions import MlopsError, TrainingError, TransientError
 

@@ -107,8 +107,3 @@ def write_text(path: Path, text: str) -> None:
 def read_spec(workdir: Path) -> TrainingSpec:
     """Return the spec of the training in ``workdir``."""
     return TrainingSpec.from_json(Workdir(workdir).spec.read_bytes())
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file under ``folder``, by relative path."""
-    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
-from airflow_mlops.contracts import Deployment, Record, Snapshot
+from airflow_mlops.contracts import Record, Snapshot
 from airflow_mlops.engine.features.materialization.watermarks import Watermark, pointer_name
 from airflow_mlops.engine.features.project.schema import FeatureRepo, OnDemandSchema, ViewSchema
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.serving.deployments import deployments
 from airflow_mlops.exceptions import ConfigError, GateError
 
 KIND = "model_features"
@@ -26,7 +28,7 @@ class ModelFeatures(Record):
     """What a model version reads.
 
     ``definition`` and ``code`` are those of its snapshot; ``features`` are ``view:feature``, or, when the service
-    was gone already at registration, the names of all inputs of the model.
+    was gone already at registration, the names of all inputs of the model. ``label_cut`` says how far its data goes.
     """
 
     model: str
@@ -37,6 +39,7 @@ class ModelFeatures(Record):
     code: dict[str, str]
     features: tuple[str, ...]
     snapshot: str
+    label_cut: datetime | None = None
 
 
 class Consumer(Record):
@@ -109,6 +112,7 @@ def record_model(ledger: Ledger, model: str, version: int, snapshot: Snapshot) -
         code=snapshot.feature_code,
         features=features,
         snapshot=snapshot.id,
+        label_cut=snapshot.label_cut,
     )
     if read_by(ledger, model, version) is None:
         ledger.record(KIND, model, read.model_dump(mode="json"), key=str(version))
@@ -118,6 +122,12 @@ def read_by(ledger: Ledger, model: str, version: int) -> ModelFeatures | None:
     """Return what a version reads; None when it was registered before this was recorded."""
     found = ledger.facts(KIND, model, key=str(version), limit=1)
     return ModelFeatures.model_validate(found[0].payload) if found else None
+
+
+def data_cut(ledger: Ledger, model: str, version: int) -> datetime | None:
+    """Return up to when a version knows labels, the ``label_cut`` of its snapshot; None when that is not recorded."""
+    read = read_by(ledger, model, version)
+    return None if read is None else read.label_cut
 
 
 def model_versions(ledger: Ledger, project: str) -> list[tuple[ModelFeatures, Consumer]]:
@@ -137,8 +147,7 @@ def model_versions(ledger: Ledger, project: str) -> list[tuple[ModelFeatures, Co
 def in_service(ledger: Ledger) -> dict[tuple[str, int], tuple[str, ...]]:
     """Return (model, version) → where it is loaded, and as what: ``tf_serving_default: stable``."""
     found: dict[tuple[str, int], list[str]] = {}
-    for pointer in ledger.pointers("deployment:").values():
-        state = Deployment.model_validate(pointer.value)
+    for state in deployments(ledger):
         roles = dict.fromkeys(state.loaded, "loaded")
         roles |= {state.previous: "previous"} if state.previous is not None else {}
         roles |= {state.stable: "stable"} if state.stable is not None else {}

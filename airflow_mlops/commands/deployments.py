@@ -1,0 +1,125 @@
+# ruff: noqa: T201  a command talks on standard output
+"""What people on call do to what serves: look, roll back, pin, unpin."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from airflow_mlops.commands.place import open_home, open_ledger, place_options, use_laptop_connections, who
+from airflow_mlops.exceptions import MlopsError
+from airflow_mlops.moments import parse_day_or_moment
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from airflow_mlops.contracts import Deployment
+
+
+def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands about what serves."""
+    place = place_options()
+    of_model = argparse.ArgumentParser(add_help=False)
+    of_model.add_argument("model", metavar="MODEL")
+    of_model.add_argument(
+        "--server",
+        default="tf_serving_default",
+        metavar="CONNECTION",
+        help="Airflow connection of the model server (default: %(default)s)",
+    )
+    said = argparse.ArgumentParser(add_help=False)
+    said.add_argument("--reason", required=True, help="why, in words; kept in the ledger with your name")
+    until = argparse.ArgumentParser(add_help=False)
+    until.add_argument("--until", metavar="ISO", help="when the pin runs out (default: when somebody unpins)")
+
+    rollback = commands.add_parser(
+        "rollback", parents=[place, of_model, said, until], help="let an earlier version answer again, and pin it"
+    )
+    target = rollback.add_mutually_exclusive_group()
+    target.add_argument(
+        "--to", type=int, metavar="VERSION", help="any that is kept (default: the last that served well)"
+    )
+    target.add_argument("--served-on", default="", metavar="ISO", help="what served on a day, or at a moment")
+    rollback.set_defaults(run=_rollback)
+
+    pin = commands.add_parser(
+        "pin", parents=[place, of_model, said, until], help="keep the version that serves, whatever passes its gates"
+    )
+    pin.set_defaults(run=_pin)
+
+    unpin = commands.add_parser(
+        "unpin", parents=[place, of_model, said], help="let the next version that passes its gates be deployed again"
+    )
+    unpin.set_defaults(run=_unpin)
+
+    listing = commands.add_parser(
+        "deployments", parents=[place, of_model], help="what serves, what can be gone back to, what served when"
+    )
+    listing.set_defaults(run=_deployments)
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.features.governance.consumers import check_features
+    from airflow_mlops.engine.serving.deployments import version_to_go_back_to
+    from airflow_mlops.hooks.tf_serving import TFServingHook
+
+    ledger = open_ledger(options)
+    use_laptop_connections(open_home(options))
+    to = version_to_go_back_to(ledger, options.server, options.model, options.to, options.served_on)
+    with TFServingHook(options.server).rollout(options.model, ledger) as rollout:
+        state = rollout.rollback(
+            who(), options.reason, to, _until(options), lambda version: check_features(ledger, options.model, version)
+        )
+    print(f"Version {state.stable} of {options.model} answers again, in place of {state.previous}. {_pinned(state)}")
+    _set_champion(options.model, state)
+
+
+def _set_champion(model: str, state: Deployment) -> None:
+    """Let the registry follow what serves; it may be down, and nothing waits for it."""
+    from airflow_mlops.hooks.mlflow import MLflowHook
+
+    try:
+        MLflowHook().get_conn().set_alias(model, str(state.stable), "champion")
+    except MlopsError as error:
+        print(f"MLflow's alias champion could not follow: {error.headline} Run this again once it answers.")
+
+
+def _pin(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.serving.deployments import pin
+
+    state = pin(open_ledger(options), options.server, options.model, who(), options.reason, _until(options))
+    print(_pinned(state))
+
+
+def _unpin(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.serving.deployments import unpin
+
+    state = unpin(open_ledger(options), options.server, options.model, who(), options.reason)
+    print(f"Version {state.stable} of {options.model} serves, and the next one that passes its gates is deployed.")
+
+
+def _deployments(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.serving.deployments import deployment, moves
+
+    ledger = open_ledger(options)
+    state = deployment(ledger, options.server, options.model)[0]
+    if state.stable is None:
+        print(f"No version of {options.model} serves on {options.server}.")
+    else:
+        back = ", ".join(map(str, state.good)) or "none"
+        print(f"version {state.stable} serves on {options.server}; can be gone back to: {back}")
+    if state.pin is not None:
+        print(_pinned(state))
+    for move in moves(ledger, options.server, options.model):
+        over = f"  [{'; '.join(move.overrides)}]" if move.overrides else ""
+        serves = "nothing" if move.state.stable is None else f"version {move.state.stable}"
+        print(f"{move.at:%Y-%m-%d %H:%M:%S} UTC  {move.action:13} {serves:12} {move.why}{over}")
+
+
+def _pinned(state: Deployment) -> str:
+    said = str(state.pin)
+    return f"{said[0].upper()}{said[1:]}"
+
+
+def _until(options: argparse.Namespace) -> datetime | None:
+    return parse_day_or_moment(options.until, "--until") if options.until else None

@@ -1,0 +1,203 @@
+"""What serves, what served when, what is pinned and what is kept: from the ledger alone, without a model server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from airflow_mlops.contracts import Deployment, Pin
+from airflow_mlops.engine.ledger import Ledger, Pointer
+from airflow_mlops.exceptions import ConfigError, DataError, GateError
+from airflow_mlops.moments import is_day, parse_day_or_moment
+
+FACT = "deployment"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One change of a deployment: what was done, why, and the state that it left. ``at`` is UTC."""
+
+    at: datetime
+    action: str
+    why: str
+    state: Deployment
+    overrides: tuple[str, ...] = ()
+
+
+def pointer_name(server: str, model: str) -> str:
+    """Return the name of the ledger's pointer to the desired state."""
+    return f"deployment:{server}:{model}"
+
+
+def deployment(ledger: Ledger, server: str, model: str) -> tuple[Deployment, Pointer | None]:
+    """Return the desired state of a model on a server; an empty one, and None, when it was never deployed there."""
+    pointer = ledger.pointer(pointer_name(server, model))
+    if pointer is None:
+        return Deployment(server=server, model=model), None
+    return Deployment.model_validate(pointer.value), pointer
+
+
+def deployments(ledger: Ledger, model: str | None = None) -> list[Deployment]:
+    """Return the desired state of a model, or of all, on every server, in order of the servers' names."""
+    states = [Deployment.model_validate(pointer.value) for pointer in ledger.pointers("deployment:").values()]
+    return [state for state in states if model is None or state.model == model]
+
+
+def kept_versions(ledger: Ledger, model: str) -> dict[int, str]:
+    """Return version → why it must stay in the store and rebuildable, in words, on whichever server.
+
+    That is: what serves or is loaded, what is pinned, and the last good versions that can be gone back to.
+    """
+    kept: dict[int, str] = {}
+    for state in deployments(ledger, model):
+        roles: dict[int, str] = dict.fromkeys(state.good, "can be gone back to")
+        roles |= dict.fromkeys(state.loaded, "is loaded")
+        roles |= {} if state.pin is None else {state.pin.version: "is pinned"}
+        roles |= {} if state.stable is None else {state.stable: "serves"}
+        for version, role in roles.items():
+            kept.setdefault(version, f"{role} on {state.server}")
+    return kept
+
+
+def moves(ledger: Ledger, server: str, model: str) -> list[Moved]:
+    """Return all changes of a model's deployment on a server, newest first."""
+    found = []
+    for fact in ledger.facts(FACT, model, limit=None):
+        payload = dict(fact.payload)
+        action, why = payload.pop("action"), payload.pop("why")
+        overrides = tuple(payload.pop("overrides", ()))
+        if payload["server"] == server:
+            found.append(Moved(fact.at, action, why, Deployment.model_validate(payload), overrides))
+    return found
+
+
+def served_at(ledger: Ledger, server: str, model: str, moment: datetime) -> int:
+    """Return the version that answered callers at a moment.
+
+    :raises DataError: when none did.
+    """
+    for move in moves(ledger, server, model):
+        if move.at <= moment and move.state.stable is not None:
+            return move.state.stable
+    raise DataError(
+        f"No version of {model!r} served on {server!r} at {moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC.",
+        detail="the ledger has no deployment from before",
+        hint=f"`airflow-mlops deployments {model}` lists what served when.",
+    )
+
+
+def version_to_go_back_to(ledger: Ledger, server: str, model: str, number: int | None, served_on: str) -> int | None:
+    """Return the version that a rollback is asked to go back to; None for the last one that served well.
+
+    :param served_on: A moment with its zone, or a day: what served at its end.
+    :raises ConfigError: when it is neither, or a number is given too.
+    :raises DataError: when nothing served then.
+    """
+    if not served_on:
+        return number
+    if number is not None:
+        raise ConfigError(
+            "A rollback goes back to a number or to what served at a moment, not both.",
+            detail=f"version {number}, and what served on {served_on}",
+            hint="Leave one of them out.",
+        )
+    moment = parse_day_or_moment(served_on, "served_on")
+    return served_at(ledger, server, model, moment + timedelta(days=1) if is_day(served_on) else moment)
+
+
+def pin(  # noqa: PLR0917
+    ledger: Ledger, server: str, model: str, who: str, reason: str, until: datetime | None = None
+) -> Deployment:
+    """Keep the version that serves, whatever passes its gates, until ``until`` or until it is lifted.
+
+    :raises ConfigError: without a name and a reason, or when ``until`` is over.
+    :raises GateError: when nothing serves.
+    """
+
+    def change(state: Deployment) -> Deployment:
+        if state.stable is None:
+            raise GateError(
+                f"No version of {model!r} serves on {server!r}, so there is nothing to pin.",
+                detail="the ledger has no deployment of it",
+                hint=f"`airflow-mlops deployments {model}` says what serves where.",
+            )
+        return state.model_copy(update={"pin": make_pin(state.stable, who, reason, until)})
+
+    return _move(ledger, server, model, "pin", f"{who}: {reason}", change)
+
+
+def unpin(ledger: Ledger, server: str, model: str, who: str, reason: str) -> Deployment:
+    """Lift the pin: the next version that passes its gates is deployed again. Without a pin nothing changes.
+
+    :raises ConfigError: without a name and a reason.
+    """
+    check_said(who, reason)
+    return _move(
+        ledger, server, model, "unpin", f"{who}: {reason}", lambda state: state.model_copy(update={"pin": None})
+    )
+
+
+def check_pin(state: Deployment, version: int) -> None:
+    """Refuse to replace what is pinned.
+
+    :raises GateError: when another version is.
+    """
+    pin = state.pin
+    if pin is not None and pin.version != version and pin.holds(datetime.now(UTC)):
+        raise GateError(
+            f"Version {version} of {state.model!r} cannot replace what is pinned on {state.server!r}.",
+            detail=str(pin),
+            hint=f"Lift the pin first: `airflow-mlops unpin {state.model}`, or action unpin of {state.model}.runbook.",
+        )
+
+
+def make_pin(version: int, who: str, reason: str, until: datetime | None) -> Pin:
+    """Return a pin that begins now.
+
+    :raises ConfigError: without a name and a reason, or when ``until`` is over.
+    """
+    check_said(who, reason)
+    now = datetime.now(UTC)
+    if until is not None and until <= now:
+        raise ConfigError(
+            "The pin would have run out already.",
+            detail=f"until {until.isoformat()}, now {now.isoformat(timespec='seconds')}",
+            hint="Name a moment that is still to come, or none: then it holds until it is lifted.",
+        )
+    return Pin(version=version, who=who.strip(), reason=reason.strip(), at=now, until=until)
+
+
+def check_said(who: str, reason: str) -> None:
+    """Refuse what nobody answers for.
+
+    :raises ConfigError: without a name or a reason.
+    """
+    if not who.strip() or not reason.strip():
+        raise ConfigError(
+            "Somebody must answer for this, and say why.",
+            detail=f"by {who!r}, because {reason!r}",
+            hint="Give both: they are kept in the ledger, and shown to whoever asks.",
+        )
+
+
+def record(ledger: Ledger, state: Deployment, action: str, why: str, overrides: tuple[str, ...] = ()) -> None:
+    """Append what was done, why, over which guards, and the state that it left."""
+    payload = {"action": action, "why": why, **state.model_dump(mode="json")}
+    ledger.record(FACT, state.model, {**payload, **({"overrides": list(overrides)} if overrides else {})})
+
+
+def _move(  # noqa: PLR0917
+    ledger: Ledger, server: str, model: str, action: str, why: str, change: Callable[[Deployment], Deployment]
+) -> Deployment:
+    before, _ = deployment(ledger, server, model)
+    after = ledger.move(
+        pointer_name(server, model),
+        lambda value: change(
+            Deployment(server=server, model=model) if value is None else Deployment.model_validate(value)
+        ).model_dump(mode="json"),
+    )
+    state = before if after is None else Deployment.model_validate(after.value)
+    if state != before:
+        record(ledger, state, action, why)
+    return state
