@@ -179,6 +179,20 @@ class Announcement(Record):
     at: datetime
 
 
+class Halt(Record):
+    """Nothing new comes of a model until ``until``, or until somebody resumes: who said so, and why."""
+
+    model: str
+    who: str
+    reason: str
+    at: datetime
+    until: datetime | None = None
+
+    def __str__(self) -> str:
+        until = "until somebody resumes" if self.until is None else f"until {self.until:%Y-%m-%d %H:%M} UTC"
+        return f"{self.model} is halted by {self.who} {until}: {self.reason}"
+
+
 class Exclusion(Record):
     """Rows of a dataset with event times in ``[start, end)`` that no training set may contain, and why."""
 

@@ -6,16 +6,17 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator, conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
-from airflow_mlops.exceptions import ConfigError, MlopsError
+from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
 
+    from airflow_mlops.contracts import Halt
     from airflow_mlops.engine.data.partitions import PartitionStore
     from airflow_mlops.engine.ledger import Ledger
 
@@ -97,6 +98,21 @@ def said(value: object) -> str:
     return "" if text == "None" else text
 
 
+def halt_of(model: str, ledger_conn_id: str) -> Halt | None:
+    """Return the halt of a model; None when there is none, or no connection to a ledger in which it could be.
+
+    :raises TransientError: when the ledger does not answer.
+    """
+    from airflow_mlops.engine.halts import halted
+    from airflow_mlops.hooks.ledger import LedgerHook
+
+    try:
+        ledger = LedgerHook(ledger_conn_id).get_conn()
+    except (ConfigError, AirflowNotFoundException):
+        return None  # whoever needs it says so
+    return halted(ledger, model)
+
+
 def required_key(key: str | None) -> str:
     """Return a rendered partition key.
 
@@ -137,6 +153,9 @@ class MlopsOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("home",)
     ui_color = "#e8f0fe"
+    stopped_by_halt: Literal["", "surely", "if known"] = ""
+    """Whether this task is skipped while its model is halted; the others only say so in their logs. ``surely`` waits
+    for a ledger that does not answer, ``if known`` goes on without it."""
 
     def __init__(self, *, home: str | None = None, **kwargs: Any) -> None:
         # Each key of the manifest is an XCom of its own too, so that `task.output["key"]` can be handed on.
@@ -151,7 +170,27 @@ class MlopsOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         """Run :meth:`perform`; errors that a retry cannot cure fail the task at once."""
         with failing_clearly():
+            self._mind_halt(context)
             return self.perform(context)
+
+    def _mind_halt(self, context: Context) -> None:
+        """Remind whoever reads the log that the model is halted; end here if this task may not go on then."""
+        model, ledger_conn_id = getattr(self, "model", None), getattr(self, "ledger_conn_id", None)
+        if not model or not ledger_conn_id:
+            return
+        try:
+            halt = halt_of(model, ledger_conn_id)
+        except TransientError:
+            if self.stopped_by_halt == "surely":
+                raise
+            return
+        if halt is None:
+            return
+        if self.stopped_by_halt:
+            held = f"{halt}. Once it is resumed, clear this task: what was done before it is kept."
+            context["ti"].xcom_push("held", held)
+            raise AirflowSkipException(held)
+        self.log.warning("%s. This task goes on.", halt)
 
     def partition_store(self, ledger: Ledger | None = None) -> PartitionStore:
         """The store of sealed partitions."""

@@ -75,6 +75,7 @@ class MLflowRegisterModelOperator(MlopsOperator):
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
+    stopped_by_halt = "surely"
     template_fields = (
         *MlopsOperator.template_fields,
         "model",
@@ -157,6 +158,7 @@ class MLflowJudgeModelOperator(MlopsOperator):
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
+    stopped_by_halt = "surely"
     template_fields = (
         *MlopsOperator.template_fields,
         "model",
@@ -234,6 +236,7 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
+    stopped_by_halt = "surely"
     template_fields = (
         *MlopsOperator.template_fields,
         "model",

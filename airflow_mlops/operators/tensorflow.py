@@ -63,8 +63,11 @@ class TensorFlowTrainOperator(MlopsOperator):
         None makes them up from the profile of the training split.
     :param timeout: Seconds until the training is stopped.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``; None keeps no record of a failed training.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``: while the model is halted there, this is
+        skipped. None minds no halt.
     """
 
+    stopped_by_halt = "if known"  # a training survives an outage of the ledger
     template_fields = (
         *MlopsOperator.template_fields,
         "model",
@@ -77,6 +80,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         "model_params",
         "golden",
         "mlflow_conn_id",
+        "ledger_conn_id",
     )
     operator_extra_links = (MLflowRunLink(),)
 
@@ -96,6 +100,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         golden: str | None = None,
         timeout: float = 2 * 3600,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
+        ledger_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -110,6 +115,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.golden = golden
         self.timeout = timeout
         self.mlflow_conn_id = mlflow_conn_id
+        self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> Training:
         """Train and return what came out."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.links.tf_serving import TFServingModelLink
-from airflow_mlops.moments import parse_moment
 from airflow_mlops.operators.base import MlopsOperator, require, said, whole_version
+from airflow_mlops.operators.runbook import HoldsUntil, PersonOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -142,9 +141,13 @@ class HeldAgainstFeatures:
 class HeldAgainstVerdict(ModelVersionOperator):
     """Base of the operators that bring a version towards callers: the very bytes must have passed their gates.
 
+    While the model is halted it is skipped.
+
     :param require_verdict: Refuse bytes that no verdict PASS in the ledger is about. False, in a DAG of one's own, lets
         them pass; that is written down with the deployment.
     """
+
+    stopped_by_halt = "surely"
 
     def __init__(self, *, require_verdict: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -305,51 +308,17 @@ class TFServingPromoteVersionOperator(HeldAgainstFeatures, HeldAgainstVerdict):
         return ServingVersion(model=self.model, version=version, previous=deployment.previous)
 
 
-class ByPerson(OnModelServer, MlopsOperator):
-    """Base of the operators by which somebody on call intervenes.
+class ByPerson(OnModelServer, PersonOperator):
+    """Base of what a person does to what serves.
 
-    :param model: Name of the model on the server.
-    :param who: Who answers for it; default is the user who triggered the run.
-    :param reason: Why; kept in the ledger, and shown to whoever asks.
     :param tf_serving_conn_id: Airflow connection of type ``tf_serving``.
-    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "model", "who", "reason", "tf_serving_conn_id", "ledger_conn_id")
+    template_fields = (*PersonOperator.template_fields, "tf_serving_conn_id")
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        who: str | None = None,
-        reason: str | None = None,
-        tf_serving_conn_id: str = TFServingHook.default_conn_name,
-        ledger_conn_id: str = LedgerHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, tf_serving_conn_id: str = TFServingHook.default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.model = model
-        self.who = who
-        self.reason = reason
         self.tf_serving_conn_id = tf_serving_conn_id
-        self.ledger_conn_id = ledger_conn_id
-
-    def answered_for(self, context: Context) -> tuple[str, str]:
-        """Return who answers for it, and why."""
-        run = context["dag_run"]
-        user = getattr(run, "triggering_user_name", None) or f"whoever triggered {run.run_id}"
-        return said(self.who) or user, said(self.reason) or "no reason was given"
-
-
-class HoldsUntil:
-    """Mixin for what holds until a moment, or until somebody lifts it."""
-
-    until: str | None
-
-    def ends(self) -> datetime | None:
-        """Return when it ends; None when a person has to end it."""
-        text = said(self.until)
-        return parse_moment(text, "until") if text else None
 
 
 class TFServingRollbackOperator(HoldsUntil, HeldAgainstFeatures, ByPerson):

@@ -24,10 +24,11 @@ class TrainingDataSensor(MlopsSensor):
     :param sources: For each dataset its name and first day: ``{"dataset": "departures", "start": "2013-01-01"}``; and
         its last day as ``end``, for a source that has ended.
     :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to the UTC midnight before it.
+    :param model: The model that is to be trained: while it is halted, the training holds. None holds for none.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
-    template_fields = (*MlopsSensor.template_fields, "sources", "as_of", "ledger_conn_id")
+    template_fields = (*MlopsSensor.template_fields, "sources", "as_of", "model", "ledger_conn_id")
     _reasons: Sequence[str] = ()
 
     def __init__(
@@ -35,12 +36,14 @@ class TrainingDataSensor(MlopsSensor):
         *,
         sources: Sequence[Mapping[str, str]],
         as_of: str,
+        model: str | None = None,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.sources = sources
         self.as_of = as_of
+        self.model = model
         self.ledger_conn_id = ledger_conn_id
 
     def look(self, context: Context) -> ReadyData | None:
@@ -48,7 +51,7 @@ class TrainingDataSensor(MlopsSensor):
         from airflow_mlops.triggers.readiness import look
 
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
-        reasons, ready = look(ledger, self.home_path, self.sources, self.as_of)
+        reasons, ready = look(ledger, self.home_path, self.sources, self.as_of, self.model)
         if reasons != list(self._reasons):
             self._reasons = reasons
             self.log.warning("Training holds: %s", "; ".join(reasons) or "no longer")
@@ -63,6 +66,7 @@ class TrainingDataSensor(MlopsSensor):
             home=str(self.home_path),
             sources=self.sources,
             as_of=self.as_of,
+            model=self.model,
             ledger_conn_id=self.ledger_conn_id,
             poll_interval=self.poll_interval,
             deadline=deadline,

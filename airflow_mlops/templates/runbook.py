@@ -3,6 +3,8 @@
 - `rollback`: an earlier version answers again, and is pinned.
 - `pin`: the version that serves stays, whatever passes its gates.
 - `unpin`: the next version that passes its gates is deployed again.
+- `halt`: the red button. No training starts, a running one registers nothing, nothing is deployed; what serves stays.
+- `resume`: the halt is over. A training that waited goes on; of what was skipped, clear the tasks.
 
 Who did it is the user who triggers it. None of them needs the registry: its aliases follow when it can.
 """
@@ -14,8 +16,8 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Param
 
 from airflow_mlops.assets import champion_asset
-from airflow_mlops.operators.choose import ChooseOperator
 from airflow_mlops.operators.mlflow import MLflowSetAliasOperator
+from airflow_mlops.operators.runbook import ChooseOperator, HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tf_serving import (
     TFServingPinVersionOperator,
     TFServingRollbackOperator,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_mlops.pipeline import ModelPipeline
 
 
-ACTIONS = ("rollback", "pin", "unpin")
+ACTIONS = ("rollback", "pin", "unpin", "halt", "resume")
 # Airflow's form does not let itself be sent while a text that may not be null is empty.
 TEXT = ["null", "string"]
 
@@ -66,8 +68,8 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
                 None,
                 type=TEXT,
                 format="date-time",
-                title="Pinned until",
-                description="Of rollback and pin. Empty: until somebody unpins.",
+                title="Until",
+                description="When the pin of rollback and pin, or the halt, runs out. Empty: until somebody ends it.",
             ),
             "override_by": Param(
                 None,
@@ -79,12 +81,12 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
             "override_reason": Param(None, type=TEXT, title="Override because"),
         },
     ) as dag:
-        common = {
+        person = {
             "model": pipeline.model,
             "reason": "{{ params.reason or '' }}",
-            "tf_serving_conn_id": pipeline.deploy.server,
             "ledger_conn_id": pipeline.ledger_conn_id,
         }
+        common = {**person, "tf_serving_conn_id": pipeline.deploy.server}
         until = "{{ params.until or '' }}"
         rollback = TFServingRollbackOperator(
             task_id="rollback",
@@ -105,6 +107,8 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         )
         pin = TFServingPinVersionOperator(task_id="pin", until=until, **common)
         unpin = TFServingUnpinVersionOperator(task_id="unpin", **common)
-        ChooseOperator(task_id="choose", chosen="{{ params.action }}") >> [rollback, pin, unpin]
+        halt = HaltModelOperator(task_id="halt", until=until, **person)
+        resume = ResumeModelOperator(task_id="resume", **person)
+        ChooseOperator(task_id="choose", chosen="{{ params.action }}") >> [rollback, pin, unpin, halt, resume]
         rollback >> alias
     return dag

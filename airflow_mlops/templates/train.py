@@ -67,6 +67,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
                 for feed in pipeline.feeds
             ],
             as_of=AS_OF,
+            model=pipeline.model,
             deferrable=True,
             poll_interval=30,
             ledger_conn_id=pipeline.ledger_conn_id,
@@ -119,6 +120,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             timeout=timeout.total_seconds(),
             execution_timeout=timeout + timedelta(minutes=5),
             mlflow_conn_id=pipeline.mlflow_conn_id,
+            ledger_conn_id=pipeline.ledger_conn_id,
             **train.resources.as_arguments(),
         )
         evaluate = TensorFlowEvaluateModelOperator(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
+from airflow_mlops.exceptions import TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day, parse_moment
 from airflow_mlops.operators.base import partition_store
@@ -34,11 +35,14 @@ class Look(NamedTuple):
     ready: ReadyData | None
 
 
-def look(ledger: Ledger, home: Path, sources: Sequence[Mapping[str, str]], as_of: str) -> Look:
+def look(
+    ledger: Ledger, home: Path, sources: Sequence[Mapping[str, str]], as_of: str, model: str | None = None
+) -> Look:
     """Look once whether the data known at a moment is all there and healthy.
 
     :param sources: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
     :param as_of: Moment (ISO, with time zone), cut to the UTC midnight before it, as a snapshot is.
+    :param model: A model whose halt is a reason to hold.
     :raises ConfigError: when a value cannot be read.
     """
     from airflow_mlops.engine.data.readiness import readiness, watermark
@@ -46,11 +50,24 @@ def look(ledger: Ledger, home: Path, sources: Sequence[Mapping[str, str]], as_of
     cut = parse_moment(as_of, "as_of").replace(hour=0, minute=0, second=0, microsecond=0)
     needs = [_need(source, cut) for source in sources]
     store = partition_store(home, ledger)
-    reasons = readiness(store, ledger, needs)
+    reasons = [*_halt(ledger, model), *readiness(store, ledger, needs)]
     if reasons:
         return Look(reasons, None)
     watermarks = {need.dataset: watermark(store, ledger, need.dataset, need.start).isoformat() for need in needs}
     return Look([], ReadyData(as_of=cut.isoformat(), watermarks=watermarks))
+
+
+def _halt(ledger: Ledger, model: str | None) -> list[str]:
+    """Return the halt of the model in words. A ledger that does not answer is told of as of the data."""
+    from airflow_mlops.engine.halts import halted
+
+    if model is None:
+        return []
+    try:
+        halt = halted(ledger, model)
+    except TransientError as error:
+        return [f"{model}: {error.headline}"]
+    return [] if halt is None else [str(halt)]
 
 
 def _need(source: Mapping[str, str], cut: datetime) -> Need:
@@ -69,6 +86,7 @@ class TrainingDataTrigger(PollTrigger):
     :param home: Folder under which partitions are kept.
     :param sources: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
     :param as_of: Moment (ISO, with time zone), cut to the UTC midnight before it.
+    :param model: A model whose halt is a reason to hold.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     :param poll_interval: Seconds between polls.
     :param deadline: Wall-clock time at which to give up.
@@ -80,6 +98,7 @@ class TrainingDataTrigger(PollTrigger):
         home: str,
         sources: Sequence[Mapping[str, str]],
         as_of: str,
+        model: str | None,
         ledger_conn_id: str,
         poll_interval: float,
         deadline: float,
@@ -90,12 +109,14 @@ class TrainingDataTrigger(PollTrigger):
             home=home,
             sources=sources,
             as_of=as_of,
+            model=model,
             ledger_conn_id=ledger_conn_id,
         )
         self._hook = LedgerHook(ledger_conn_id)
         self._home = Path(home)
         self._sources = sources
         self._as_of = as_of
+        self._model = model
         self._ledger: Ledger | None = None
         self._reasons: list[str] = []
 
@@ -107,7 +128,7 @@ class TrainingDataTrigger(PollTrigger):
         """Look once; what holds the training back is logged whenever it changes."""
         if self._ledger is None:
             self._ledger = self._hook.get_conn()
-        reasons, ready = look(self._ledger, self._home, self._sources, self._as_of)
+        reasons, ready = look(self._ledger, self._home, self._sources, self._as_of, self._model)
         if reasons != self._reasons:
             self._reasons = reasons
             log.info("Training holds: %s", "; ".join(reasons) or "no longer")

@@ -1,4 +1,4 @@
-"""The web application under ``/mlops``: the announcements of upstreams, and reports.
+"""The web application under ``/mlops``: the announcements of upstreams, halts, and reports.
 
 Airflow does not guard what a plugin mounts: every route here declares what its caller must be allowed to do.
 """
@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
 from airflow_mlops.exceptions import MlopsError
-from airflow_mlops.ui import announcements, reports
+from airflow_mlops.ui import announcements, halts, reports
 from airflow_mlops.ui.errors import explain, explain_body
 
 PREFIX = "/mlops"
@@ -24,6 +24,7 @@ def create_app() -> FastAPI:
     # Airflow's own dependencies look for the auth manager in the state of the root application.
     app.dependency_overrides[auth_manager_from_app] = get_auth_manager
     app.include_router(announcements.router, prefix="/api/v1")
+    app.include_router(halts.router, prefix="/api/v1")
     app.include_router(reports.router)
     app.add_exception_handler(MlopsError, explain)
     app.add_exception_handler(RequestValidationError, explain_body)

@@ -15,7 +15,15 @@ from tests.contract.classes import OPERATORS, SENSORS, example_arguments, parame
 BOTH = [*OPERATORS, *SENSORS]
 PREFIXES = (
     *("GX", "Feast", "TensorFlow", "MLflow", "TFServing"),
-    *("SealPartition", "CheckPartition", "PartitionArrival", "RecordAnnouncements", "TrainingData"),
+    *(
+        "SealPartition",
+        "HaltModel",
+        "ResumeModel",
+        "CheckPartition",
+        "PartitionArrival",
+        "RecordAnnouncements",
+        "TrainingData",
+    ),
 )
 # Behaviour of the task itself, known when the DAG is written.
 NOT_TEMPLATED = {

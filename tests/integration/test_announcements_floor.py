@@ -134,7 +134,7 @@ def test_what_cannot_work_fails_at_once_in_words(own: Path, changes: dict[str, A
 
 
 async def test_the_trigger_says_that_there_is_no_connection(own: Path):
-    arguments = {"home": str(own), "sources": SOURCES, "as_of": AS_OF, "ledger_conn_id": "nowhere"}
+    arguments = {"home": str(own), "sources": SOURCES, "as_of": AS_OF, "model": None, "ledger_conn_id": "nowhere"}
     trigger = TrainingDataTrigger(**arguments, poll_interval=1, deadline=time.time() + 60)
     [event] = [event.payload async for event in trigger.run()]
     assert (event["status"], event["headline"]) == ("error", "There is no Airflow connection 'nowhere'.")

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from airflow_mlops.engine.data.announcements import announced
+from airflow_mlops.engine.halts import halted
 from airflow_mlops.engine.ledger import Ledger
 
 SOURCE = "/mlops/api/v1/sources/departures/announcements"
@@ -153,10 +154,10 @@ def test_every_route_is_closed_to_the_anonymous(server: Server):
     from airflow_mlops.ui.app import PREFIX, create_app
 
     routes = [route for route in create_app().routes if isinstance(route, APIRoute)]
-    assert len(routes) == 3
+    assert len(routes) == 6
     with server.client(None) as anyone:
         for route in routes:
-            path = route.path.format(dataset="departures", name="departures-2013.01.15")
+            path = route.path.format(dataset="departures", name="departures-2013.01.15", model="flight_delay")
             for method in route.methods:
                 assert anyone.request(method, PREFIX + path, headers=CALLER).status_code == 401, (method, path)
         for page in ("/docs", "/redoc", "/openapi.json"):
@@ -221,3 +222,38 @@ def test_a_missing_report_is_explained_to_the_person_in_the_browser(server: Serv
     assert answer.headers["content-type"].startswith("text/plain")
     assert answer.text.startswith("There is no report 'departures'.\n  where: ")
     assert "  fix:   " in answer.text
+
+
+# --- halts ------------------------------------------------------------------------------------------------
+
+HALT = "/mlops/api/v1/models/flight_delay/halt"
+RESUME = "/mlops/api/v1/models/flight_delay/resume"
+WRONG = {"reason": "the labels are wrong"}
+
+
+def test_who_may_halt_a_model_and_let_it_go_on(server: Server):
+    server.ledger.record("verdict", "flight_delay", {})
+    for user, status in ((None, 401), ("vic", 403)):
+        with server.client(user) as client:
+            assert client.post(HALT, json=WRONG, headers=CALLER).status_code == status
+            assert client.post(RESUME, json=WRONG, headers=CALLER).status_code == status
+    assert halted(server.ledger, "flight_delay") is None
+    with server.client("otto") as otto, server.client("vic") as vic:
+        assert otto.post(HALT, json=WRONG).status_code == 400, "another site could have sent it"
+        answer = otto.post(HALT, json=WRONG, headers=CALLER)
+        assert answer.status_code == 201
+        assert answer.json() == {
+            "model": "flight_delay",
+            "halted": True,
+            "who": "otto",
+            "reason": "the labels are wrong",
+            "until": None,
+        }
+        assert vic.get(HALT).json() == answer.json()
+        assert otto.post(RESUME, json=WRONG, headers=CALLER).json()["halted"] is False
+        for wrong in ({}, {"reason": ""}, {"reason": "x", "until": "2001-01-01T00:00:00Z"}, {"reason": "x", "why": 1}):
+            assert otto.post(HALT, json=wrong, headers=CALLER).status_code in (400, 422)
+        unknown = otto.post(HALT.replace("delay", "dealy"), json=WRONG, headers=CALLER)
+        assert unknown.status_code == 400
+        assert "Did you mean 'flight_delay'?" in unknown.json()["headline"]
+    assert halted(server.ledger, "flight_delay") is None

@@ -67,6 +67,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
+    stopped_by_halt = "surely"
     template_fields = (
         *MlopsOperator.template_fields,
         "model",

@@ -1,0 +1,61 @@
+# ruff: noqa: T201  a command talks on standard output
+"""The red button: halt a model, let it go on, and what is halted."""
+
+from __future__ import annotations
+
+import argparse
+
+from airflow_mlops.commands.place import open_ledger, place_options, who
+from airflow_mlops.moments import parse_day_or_moment
+
+
+def add_halts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands about halts."""
+    place = place_options()
+    said = argparse.ArgumentParser(add_help=False)
+    said.add_argument("model", metavar="MODEL")
+    said.add_argument("--reason", required=True, help="why, in words; kept in the ledger with your name")
+
+    halt = commands.add_parser(
+        "halt", parents=[place, said], help="stop a model: nothing trains, registers or deploys; what serves stays"
+    )
+    halt.add_argument("--until", metavar="ISO", help="when it runs out (default: when somebody resumes)")
+    halt.set_defaults(run=_halt)
+
+    resume = commands.add_parser("resume", parents=[place, said], help="end the halt of a model")
+    resume.set_defaults(run=_resume)
+
+    listing = commands.add_parser("halts", parents=[place], help="list the models that are halted")
+    listing.set_defaults(run=_halts)
+
+
+def _halt(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.lateness import require_model
+    from airflow_mlops.engine.halts import halt
+
+    ledger = open_ledger(options)
+    require_model(ledger, options.model)
+    until = parse_day_or_moment(options.until, "--until") if options.until else None
+    print(
+        f"{halt(ledger, options.model, who(), options.reason, until)}. What serves stays; a rollback is still possible."
+    )
+
+
+def _resume(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.halts import resume
+
+    ended = resume(open_ledger(options), options.model, who(), options.reason)
+    if ended is None:
+        print(f"{options.model} was not halted.")
+    else:
+        print(f"{options.model} goes on: what waited by itself; of what was skipped, clear the tasks.")
+
+
+def _halts(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.halts import halts
+
+    found = halts(open_ledger(options))
+    for made in found:
+        print(f"{made}  (since {made.at:%Y-%m-%d %H:%M} UTC)")
+    if not found:
+        print("No model is halted.")

@@ -1,0 +1,68 @@
+"""The red button: while a model is halted nothing new comes of it, and what serves goes on serving."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from airflow_mlops.contracts import Halt
+from airflow_mlops.engine.data.announcements import require
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError
+
+FACT = "halt"
+
+
+def halt(ledger: Ledger, model: str, who: str, reason: str, until: datetime | None = None) -> Halt:
+    """Halt a model: no training starts, a running one registers nothing, nothing is deployed. What serves stays.
+
+    Somebody can still go back to an earlier version. Halting again replaces who, why and until.
+
+    :param until: When the halt runs out; None: when somebody resumes.
+    :raises ConfigError: without a name and a reason, or when ``until`` is over.
+    """
+    require(f"The halt of {model!r}", model=model, who=who, reason=reason)
+    now = datetime.now(UTC)
+    if until is not None and until <= now:
+        raise ConfigError(
+            "The halt would have run out already.",
+            detail=f"until {until.isoformat()}, now {now.isoformat(timespec='seconds')}",
+            hint="Name a moment that is still to come, or none: then it holds until somebody resumes.",
+        )
+    made = Halt(model=model, who=who.strip(), reason=reason.strip(), at=now, until=until)
+    _point(ledger, model, made.model_dump(mode="json"))
+    ledger.record(FACT, model, {"action": "halt", **made.model_dump(mode="json")})
+    return made
+
+
+def resume(ledger: Ledger, model: str, who: str, reason: str) -> Halt | None:
+    """End a halt, and return the one that was ended; None when there was none.
+
+    :raises ConfigError: without a name and a reason.
+    """
+    require(f"To resume {model!r}", model=model, who=who, reason=reason)
+    ended = halted(ledger, model)
+    if ended is not None:
+        _point(ledger, model, {})
+        ledger.record(FACT, model, {"action": "resume", "who": who.strip(), "reason": reason.strip()})
+    return ended
+
+
+def halted(ledger: Ledger, model: str) -> Halt | None:
+    """Return the halt of a model; None when it was resumed, has run out, or never was."""
+    pointer = ledger.pointer(_name(model))
+    made = Halt.model_validate(pointer.value) if pointer is not None and pointer.value else None
+    return made if made is not None and (made.until is None or datetime.now(UTC) < made.until) else None
+
+
+def halts(ledger: Ledger) -> list[Halt]:
+    """Return all halts that hold, by model."""
+    models = [name.removeprefix(_name("")) for name in ledger.pointers(_name(""))]
+    return [made for model in models if (made := halted(ledger, model)) is not None]
+
+
+def _point(ledger: Ledger, model: str, value: dict[str, object]) -> None:
+    ledger.move(_name(model), lambda _present: value)
+
+
+def _name(model: str) -> str:
+    return f"halt:{model}"

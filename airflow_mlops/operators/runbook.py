@@ -1,0 +1,123 @@
+"""Operators by which somebody on call intervenes: choose what to do, halt a model, let it go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from airflow.providers.standard.operators.branch import BaseBranchOperator
+
+from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.moments import parse_moment
+from airflow_mlops.operators.base import MlopsOperator, said
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ModelHalt(TypedDict):
+    """Whether a model is halted now, by whom, why and until when."""
+
+    model: str
+    halted: bool
+    who: str
+    reason: str
+    until: str | None
+
+
+class ChooseOperator(BaseBranchOperator):
+    """Go on with the task that is named; the others that follow are skipped.
+
+    :param chosen: Id of a task that follows.
+    """
+
+    template_fields: Sequence[str] = ("chosen",)
+    ui_color = "#e8f0fe"
+
+    def __init__(self, *, chosen: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.chosen = chosen
+
+    def choose_branch(self, context: Context) -> str:
+        """Return the id of the task."""
+        return self.chosen
+
+
+class PersonOperator(MlopsOperator):
+    """Base of what a person does: somebody answers for it, and says why.
+
+    :param model: Name of the model.
+    :param who: Who answers for it; default is the user who triggered the run.
+    :param reason: Why; kept in the ledger, and shown to whoever asks.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "model", "who", "reason", "ledger_conn_id")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        who: str | None = None,
+        reason: str | None = None,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.who = who
+        self.reason = reason
+        self.ledger_conn_id = ledger_conn_id
+
+    def answered_for(self, context: Context) -> tuple[str, str]:
+        """Return who answers for it, and why."""
+        run = context["dag_run"]
+        user = getattr(run, "triggering_user_name", None) or f"whoever triggered {run.run_id}"
+        return said(self.who) or user, said(self.reason) or "no reason was given"
+
+
+class HoldsUntil:
+    """Mixin for what holds until a moment, or until somebody lifts it."""
+
+    until: str | None
+
+    def ends(self) -> datetime | None:
+        """Return when it ends; None when a person has to end it."""
+        text = said(self.until)
+        return parse_moment(text, "until") if text else None
+
+
+class HaltModelOperator(HoldsUntil, PersonOperator):
+    """Halt a model: no training starts, a running one registers nothing, nothing is deployed. What serves stays.
+
+    :param until: When the halt runs out; empty means that it holds until somebody resumes.
+    """
+
+    template_fields = (*PersonOperator.template_fields, "until")
+
+    def __init__(self, *, until: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.until = until
+
+    def perform(self, context: Context) -> ModelHalt:
+        """Halt, and return what holds."""
+        from airflow_mlops.engine.halts import halt
+
+        who, reason = self.answered_for(context)
+        made = halt(LedgerHook(self.ledger_conn_id).get_conn(), self.model, who, reason, self.ends())
+        self.log.info("%s", made)
+        until = made.until.isoformat() if made.until else None
+        return ModelHalt(model=self.model, halted=True, who=who, reason=reason, until=until)
+
+
+class ResumeModelOperator(PersonOperator):
+    """End the halt of a model. A training that was held goes on; of what was skipped, clear the tasks."""
+
+    def perform(self, context: Context) -> ModelHalt:
+        """Resume, and say so."""
+        from airflow_mlops.engine.halts import resume
+
+        who, reason = self.answered_for(context)
+        resume(LedgerHook(self.ledger_conn_id).get_conn(), self.model, who, reason)
+        return ModelHalt(model=self.model, halted=False, who=who, reason=reason, until=None)
