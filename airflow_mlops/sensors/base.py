@@ -5,11 +5,18 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
-from airflow.sdk.exceptions import AirflowSensorTimeout
+from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue, conf
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferralError,
+    TaskDeferralTimeout,
+)
 
 from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
 from airflow_mlops.operators.base import default_home, failing_clearly
@@ -26,7 +33,7 @@ class MlopsSensor(BaseSensorOperator):
     Subclasses implement :meth:`look` (one look; None means not yet), :meth:`trigger` and :meth:`describe`.
 
     :param home: Folder for partitions, snapshots and models; default is option ``[mlops] home``.
-    :param poll_interval: Seconds between looks.
+    :param poke_interval: Seconds, or a timedelta, between looks; in the worker and in the triggerer.
     :param timeout: Seconds until the sensor gives up, counted by the wall clock from the first look.
     :param deferrable: Wait in the triggerer instead of holding a worker slot; default from option
         ``[operators] default_deferrable``.
@@ -40,21 +47,20 @@ class MlopsSensor(BaseSensorOperator):
         self,
         *,
         home: str | None = None,
-        poll_interval: float = 30,
+        poke_interval: timedelta | float = 30,
         timeout: float = 24 * 3600,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
-        if "poke_interval" in kwargs:
+        if "poll_interval" in kwargs:
             raise ConfigError(
-                f"{type(self).__name__} has no 'poke_interval'. Did you mean 'poll_interval'?",
-                detail=f"poke_interval={kwargs['poke_interval']!r}",
-                hint="Write poll_interval=<seconds>: it holds in the worker and in the triggerer.",
+                f"{type(self).__name__} has no 'poll_interval'. Did you mean 'poke_interval'?",
+                detail=f"poll_interval={kwargs['poll_interval']!r}",
+                hint="Write poke_interval=<seconds>, Airflow's word for sensors.",
             )
         # As for the operators: each key of the result is an XCom of its own too.
-        super().__init__(poke_interval=poll_interval, timeout=timeout, **{"multiple_outputs": True, **kwargs})
+        super().__init__(poke_interval=poke_interval, timeout=timeout, **{"multiple_outputs": True, **kwargs})
         self.home = home
-        self.poll_interval = poll_interval
         self.deferrable = deferrable
 
     @property
@@ -76,25 +82,43 @@ class MlopsSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once, for Airflow's own poke and reschedule modes."""
-        with failing_clearly():
-            result = self.look(context)
+        result = self.look(context)
         return PokeReturnValue(is_done=result is not None, xcom_value=result)
 
     def execute(self, context: Context) -> Any:
-        """Look once; if it is not there yet, defer (or poke on, when not deferrable)."""
+        """Look once; if it is not there yet, defer (or poke on, when not deferrable).
+
+        Errors that a retry cannot cure fail the task at once. They are made plain only here: inside, Airflow would take
+        them for a timeout, and skip the task when ``soft_fail`` is set.
+        """
         if not self.deferrable:
             try:
-                return super().execute(context)
+                with failing_clearly():
+                    return super().execute(context)
             except AirflowSensorTimeout:
                 raise self._timed_out(self.seen) from None
         deadline = time.time() + self.timeout
-        poked = self.poke(context)
+        with failing_clearly():
+            poked = self.poke(context)
         if poked.is_done:
             return poked.xcom_value
-        self.log.info("Not yet: %s. Deferring, looking every %s s.", self.describe(), self.poll_interval)
+        self.log.info("Not yet: %s. Deferring, looking every %s s.", self.describe(), self.poke_interval)
         with failing_clearly():
             trigger = self.trigger(deadline)
         return self.defer(trigger=trigger, method_name="execute_complete")
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral. ``soft_fail`` skips what timed out only: a wrong setting never looks like a skip."""
+        try:
+            return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
+        except (AirflowSensorTimeout, TaskDeferralTimeout) as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"Skipped: {error}") from error
+            raise AirflowSensorTimeout(*error.args) from error
+        except (AirflowException, TaskDeferralError) as error:
+            if self.never_fail:
+                raise AirflowSkipException(f"Skipped: {error}") from error
+            raise
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Turn the trigger's one event into a result or a clear failure."""

@@ -108,7 +108,7 @@ class PartitionArrivalSensor(MlopsSensor):
             settle=self.settle,
             late_after=self.late_after,
             since=time.time() if self._since is None else self._since,
-            poll_interval=self.poll_interval,
+            poll_interval=self.poke_interval,
             deadline=deadline,
         )
 

@@ -83,7 +83,7 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
             key=required_key(self.key),
             max_age=self.max_age,
             feast_conn_id=self.feast_conn_id,
-            poll_interval=self.poll_interval,
+            poll_interval=self.poke_interval,
             deadline=deadline,
         )
 

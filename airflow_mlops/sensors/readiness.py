@@ -68,7 +68,7 @@ class TrainingDataSensor(MlopsSensor):
             as_of=self.as_of,
             model=self.model,
             ledger_conn_id=self.ledger_conn_id,
-            poll_interval=self.poll_interval,
+            poll_interval=self.poke_interval,
             deadline=deadline,
         )
 

@@ -66,7 +66,7 @@ class TFServingVersionSensor(OnModelServer, MlopsSensor):
             model=self.model,
             version=whole_version(self.version),
             tf_serving_conn_id=self.tf_serving_conn_id,
-            poll_interval=self.poll_interval,
+            poll_interval=self.poke_interval,
             deadline=deadline,
         )
 

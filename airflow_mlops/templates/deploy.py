@@ -76,7 +76,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
         available = TFServingVersionSensor(
             task_id="wait_available",
             deferrable=True,
-            poll_interval=1,
+            poke_interval=1,
             timeout=parse_duration(deploy.timeout) / timedelta(seconds=1),
             **serving,
         )

@@ -67,7 +67,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             max_age=features.max_age,
             feast_conn_id=features.conn_id,
             deferrable=True,
-            poll_interval=10,
+            poke_interval=10,
             timeout=600,
             outlets=[features_asset(pipeline.model, pipeline.owner)],
             # An empty plan skips `materialize`: then `plan_materialization` is the one that succeeded.
@@ -92,7 +92,7 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             last=feed.end.isoformat() if feed.end else None,
             late_after=feed.lands_within,
             deferrable=True,
-            poll_interval=5,
+            poke_interval=5,
         )
         landed = result(wait, "uri")
         validate = GXValidateDataOperator(

@@ -69,7 +69,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             as_of=AS_OF,
             model=pipeline.model,
             deferrable=True,
-            poll_interval=30,
+            poke_interval=30,
             ledger_conn_id=pipeline.ledger_conn_id,
         )
         snapshot = FeastGetTrainingDataOperator(

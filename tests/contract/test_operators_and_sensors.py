@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from datetime import timedelta
 
 import pytest
-from airflow.sdk import BaseOperator
+from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_mlops.exceptions import ConfigError
 from tests.contract.classes import OPERATORS, SENSORS, example_arguments, parameters
@@ -29,6 +31,7 @@ PREFIXES = (
 NOT_TEMPLATED = {
     *(
         "poll_interval",
+        "poke_interval",
         "timeout",
         "deferrable",
         "tolerance",
@@ -40,7 +43,7 @@ NOT_TEMPLATED = {
         "plan_only",
     ),
 }
-FORBIDDEN_WORDS = {"conn_id", "poke_interval", "polling_interval", "polling_period", "wait", "check_interval"}
+FORBIDDEN_WORDS = {"conn_id", "polling_interval", "polling_period", "wait", "check_interval"}
 
 
 def made(cls: type, **more: object) -> BaseOperator:
@@ -112,7 +115,7 @@ def test_survives_serialization_into_a_dag(cls):
 def test_sensor_hands_its_settings_to_the_trigger(cls):
     """A deferral that loses configuration (apache/airflow#72144) waits for the wrong thing."""
     arguments = example_arguments(cls)
-    sensor = made(cls, home="/home", poll_interval=7)
+    sensor = made(cls, home="/home", poke_interval=7)
     for field in cls.template_fields:
         if isinstance(getattr(sensor, field), str) and "{{" in getattr(sensor, field):
             setattr(sensor, field, "2013-01-15")
@@ -126,9 +129,35 @@ def test_sensor_hands_its_settings_to_the_trigger(cls):
 
 
 @pytest.mark.parametrize("cls", SENSORS)
-def test_sensor_explains_airflows_word_for_its_own(cls):
-    with pytest.raises(ConfigError, match="Did you mean 'poll_interval'"):
-        made(cls, poke_interval=5)
+def test_sensor_has_airflows_word_for_the_time_between_looks(cls):
+    with pytest.raises(ConfigError, match="Did you mean 'poke_interval'"):
+        made(cls, poll_interval=5)
+    with DAG("d", schedule=None, default_args={"poke_interval": timedelta(minutes=2)}):
+        assert made(cls).poke_interval == 120
+
+
+@pytest.mark.parametrize("cls", SENSORS)
+def test_soft_fail_skips_on_a_timeout_only(cls, monkeypatch):
+    """A wrong setting that looks like a skip is never seen (apache/airflow#71255)."""
+
+    def broken(self: object, context: object) -> None:
+        raise ConfigError("There is no such thing.", hint="Correct it.")
+
+    monkeypatch.setattr(cls, "look", broken)
+    for deferrable in (False, True):
+        with pytest.raises(AirflowFailException, match="There is no such thing"):
+            made(cls, deferrable=deferrable, soft_fail=True).execute({"ti": None})
+    sensor = made(cls, deferrable=True, soft_fail=True)
+    event = {"status": "error", "headline": "No.", "detail": "", "hint": "", "retryable": False}
+    with pytest.raises(AirflowFailException, match="No"):
+        sensor.resume_execution("execute_complete", {"event": event}, {"ti": None})
+
+    monkeypatch.setattr(cls, "look", lambda self, context: None)
+    poking = made(cls, deferrable=False, poke_interval=0.01, timeout=0.02, soft_fail=True)
+    with pytest.raises(AirflowSkipException):
+        poking.execute({"ti": None})
+    with pytest.raises(AirflowSkipException, match="Gave up waiting"):
+        sensor.resume_execution("execute_complete", {"event": {"status": "timeout"}}, {"ti": None})
 
 
 @pytest.mark.parametrize("cls", SENSORS)

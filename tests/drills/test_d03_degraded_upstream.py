@@ -53,7 +53,7 @@ def gate(after: int) -> TrainingDataSensor:
         sources=[{"dataset": name, "start": START.isoformat()} for name in ("departures", "arrivals")],
         as_of=f"{START + timedelta(days=after)}T03:00:00+00:00",
         deferrable=True,
-        poll_interval=0.05,
+        poke_interval=0.05,
     )
 
 

@@ -115,7 +115,7 @@ async def test_a_ledger_that_is_down_keeps_it_waiting_until_the_timeout(own: Pat
     monkeypatch.setenv("AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", json.dumps(connection))
     task = Pushed()
     with pytest.raises(TaskDeferred) as deferred:
-        sensor(poll_interval=0.01, timeout=0.2).execute({"ti": task})
+        sensor(poke_interval=0.01, timeout=0.2).execute({"ti": task})
     assert "database does not answer" in task.xcoms["holding"][0]
     assert [event.payload async for event in deferred.value.trigger.run()] == [{"status": "timeout", "seen": ""}]
 

@@ -286,7 +286,7 @@ def put_into_service(model: str, version: int, source: Path, **override: str) ->
     TFServingPublishModelOperator(task_id="publish", source=str(source), **target, **override).execute(context)
     TFServingLoadVersionOperator(task_id="load", **target).execute(context)
     TFServingVersionSensor(
-        task_id="wait", model=model, version=version, poll_interval=0.05, timeout=30, deferrable=False
+        task_id="wait", model=model, version=version, poke_interval=0.05, timeout=30, deferrable=False
     ).execute(context)
     TFServingPromoteVersionOperator(task_id="promote", **target, **override).execute(context)
 

@@ -243,7 +243,7 @@ def test_a_sensor_that_gives_up_says_which_views_and_how_old(shopping):
     put_online(shopping, day(1))
     words = r"seen:  shop_sales: 1 day, 1:00:00 old, of 2024-03-01 23:00 UTC \(allowed 20:00:00\); item_price: 2 days"
     with pytest.raises(AirflowSensorTimeout, match=words):
-        sensor(deferrable=False, max_age="20h", timeout=0.1, poll_interval=0.05).execute(a_context())
+        sensor(deferrable=False, max_age="20h", timeout=0.1, poke_interval=0.05).execute(a_context())
 
 
 async def test_the_trigger_gives_up_with_the_same_words_and_one_event(shopping):

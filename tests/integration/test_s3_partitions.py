@@ -292,7 +292,7 @@ def test_a_server_that_is_down_is_asked_again_later(client):
 
 
 def sensor(**more: Any) -> PartitionArrivalSensor:
-    arguments = {"uri": "s3://aws_default@lake/landing", "key": KEY, "deferrable": True, "poll_interval": 0.05}
+    arguments = {"uri": "s3://aws_default@lake/landing", "key": KEY, "deferrable": True, "poke_interval": 0.05}
     return PartitionArrivalSensor(task_id="wait", **{**arguments, **more})
 
 

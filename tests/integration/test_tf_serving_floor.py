@@ -116,7 +116,7 @@ async def deploy(model: str, version: int, source: Path, context: dict[str, Any]
     """Run the tasks of a deploy DAG and return their manifests, as they come back from XCom."""
     target = {"model": model, "version": str(version)}
     passed(model, version, tree_hash(source))
-    sensor = TFServingVersionSensor(task_id="wait", deferrable=True, poll_interval=0.05, timeout=30, **target)
+    sensor = TFServingVersionSensor(task_id="wait", deferrable=True, poke_interval=0.05, timeout=30, **target)
     manifests = [
         TFServingPublishModelOperator(task_id="publish", source=str(source), **target).execute(context),
         TFServingLoadVersionOperator(task_id="load", **target).execute(context),
@@ -206,7 +206,7 @@ async def test_a_version_given_up_fails_at_once_with_the_servers_words(connectio
     TFServingLoadVersionOperator(**load, require_verdict=False).execute(context)
     assert moves(LedgerHook().get_conn(), "tf_serving_default", "fragile")[0].overrides == ("no verdict was required",)
     sensor = TFServingVersionSensor(
-        task_id="wait", model="fragile", version=2, deferrable=True, poll_interval=0.05, timeout=30
+        task_id="wait", model="fragile", version=2, deferrable=True, poke_interval=0.05, timeout=30
     )
     with pytest.raises(AirflowFailException, match=r"not fit to serve(.|\n)*NOT_FOUND(.|\n)*Version 1 keeps serving"):
         await wait(sensor, context)
@@ -216,7 +216,7 @@ async def test_a_version_given_up_fails_at_once_with_the_servers_words(connectio
 
 async def test_waiting_for_what_never_comes_ends(connections, context):
     sensor = TFServingVersionSensor(
-        task_id="wait", model="nothing", version=1, deferrable=True, poll_interval=0.05, timeout=0.2
+        task_id="wait", model="nothing", version=1, deferrable=True, poke_interval=0.05, timeout=0.2
     )
     started = time.monotonic()
     with pytest.raises(AirflowSensorTimeout, match="version 1 of 'nothing' AVAILABLE"):
@@ -225,7 +225,7 @@ async def test_waiting_for_what_never_comes_ends(connections, context):
 
 
 def test_the_sensor_also_waits_in_the_worker(connections, context):
-    sensor = TFServingVersionSensor(task_id="wait", model="nothing", version=1, poll_interval=0.05, timeout=0.2)
+    sensor = TFServingVersionSensor(task_id="wait", model="nothing", version=1, poke_interval=0.05, timeout=0.2)
     with pytest.raises(AirflowSensorTimeout):
         sensor.execute(context)
 

@@ -26,7 +26,7 @@ from tests.data_fixtures import KEY, landed, permission_lost
 
 def sensor(home: Path, **kwargs) -> PartitionArrivalSensor:
     """A sensor as it is after rendering."""
-    arguments = {"uri": "lake/departures", "key": KEY, "deferrable": True, "poll_interval": 0.05}
+    arguments = {"uri": "lake/departures", "key": KEY, "deferrable": True, "poke_interval": 0.05}
     return PartitionArrivalSensor(task_id="wait", home=str(home), **{**arguments, **kwargs})
 
 
@@ -87,7 +87,7 @@ def test_the_sensor_defers_and_the_trigger_sees_the_day_land(home):
 
 
 def test_the_sensor_gives_up_in_words(home):
-    trigger = sensor(home, poll_interval=0.01).trigger(deadline=time.time() + 0.05)
+    trigger = sensor(home, poke_interval=0.01).trigger(deadline=time.time() + 0.05)
 
     async def event() -> dict:
         return (await anext(trigger.run())).payload
@@ -260,11 +260,11 @@ class TaskInstance:
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
 def test_a_sensor_that_does_not_defer_says_the_same(mode, home):
-    waiting = sensor(home, mode=mode, deferrable=False, timeout=0.01, poll_interval=0.02)
+    waiting = sensor(home, mode=mode, deferrable=False, timeout=0.01, poke_interval=0.02)
     says = r"^Gave up waiting after 0 s\.\n  where: day 2013-01-15 complete in lake/departures: nothing .*\n  fix: "
     with pytest.raises(AirflowSensorTimeout, match=says):
         waiting.execute({"ti": TaskInstance()})
-    skipping = sensor(home, mode=mode, deferrable=False, timeout=0.01, poll_interval=0.02, soft_fail=True)
+    skipping = sensor(home, mode=mode, deferrable=False, timeout=0.01, poke_interval=0.02, soft_fail=True)
     with pytest.raises(AirflowSkipException):
         skipping.execute({"ti": TaskInstance()})
 
@@ -324,7 +324,7 @@ def test_a_promise_about_a_day_long_past_counts_from_the_first_look(home):
 def test_the_first_look_of_a_rescheduled_sensor_was_in_an_earlier_process(home):
     waiting = sensor(home, mode="reschedule", deferrable=False, late_after="2h")
     with pytest.raises(AirflowFailException, match="is late"):
-        waiting.poke({"ti": TaskInstance()})
+        waiting.execute({"ti": TaskInstance()})
 
 
 async def event_of(trigger: PartitionArrivalTrigger) -> dict:
