@@ -23,7 +23,8 @@ class TrainingDataSensor(MlopsSensor):
 
     :param sources: For each dataset its name and first day: ``{"dataset": "departures", "start": "2013-01-01"}``; and
         its last day as ``end``, for a source that has ended.
-    :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to the UTC midnight before it.
+    :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to the UTC midnight before it. Empty: the
+        latest moment for which all data is complete, so that there is nothing to wait for once there is any.
     :param model: The model that is to be trained: while it is halted, the training holds. None holds for none.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -75,7 +76,7 @@ class TrainingDataSensor(MlopsSensor):
     def describe(self) -> str:
         """Say what is waited for, and why, if that is known."""
         why = f": {'; '.join(self._reasons)}" if self._reasons else ""
-        return f"training data as of {self.as_of} complete and announced healthy{why}"
+        return f"training data as of {self.as_of or 'its latest complete day'} complete and announced healthy{why}"
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> ReadyData:
         """Take the trigger's result. Before giving up, look again: for the reasons, which the trigger had."""

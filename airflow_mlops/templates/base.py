@@ -46,14 +46,20 @@ def refused_as(pipeline: ModelPipeline, event: Event) -> dict[str, Any]:
 
 @contextmanager
 def pipeline_dag(
-    pipeline: ModelPipeline, name: str, doc: str | None, *, params: Mapping[str, Param] | None = None, **kwargs: Any
+    pipeline: ModelPipeline,
+    name: str,
+    doc: str | None,
+    *,
+    params: Mapping[str, Param] | None = None,
+    max_active_runs: int = 1,
+    **kwargs: Any,
 ) -> Iterator[DAG]:
     """Open the DAG ``<model>.<name>`` for its tasks, with the defaults that all of a pipeline's DAGs share.
 
-    One run at a time: the DAGs move watermarks, labels and aliases forward, in order.
-
+    :param doc: What it does. Its first sentence is what the list of DAGs shows.
     :param params: Its trigger form. The DAG gets it last: every task made before would carry a copy of it, that
         Airflow validates, compares and stores each time the file is parsed. A run has the DAG's params anyway.
+    :param max_active_runs: One at a time, where watermarks, labels and aliases move forward in order.
     """
     defaults = {**TASK_DEFAULTS, **({"owner": pipeline.owner} if pipeline.owner else {})}
     if pipeline.notify:
@@ -65,8 +71,9 @@ def pipeline_dag(
     dag = DAG(
         dag_id=f"{pipeline.model}.{name}",
         doc_md=doc,
+        description=_first_sentence(doc or ""),
         catchup=False,
-        max_active_runs=1,
+        max_active_runs=max_active_runs,
         default_args=defaults,
         tags={"mlops", pipeline.model, *pipeline.tags},
         **kwargs,
@@ -74,3 +81,9 @@ def pipeline_dag(
     with dag:
         yield dag
     dag.params = ParamsDict({**(params or {})})
+
+
+def _first_sentence(doc: str) -> str:
+    """Return the first sentence of a template's docstring, without the id of the DAG that it begins with."""
+    sentence = " ".join(doc.partition("``: ")[2].partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+    return f"{sentence[:1].upper()}{sentence[1:]}."

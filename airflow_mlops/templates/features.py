@@ -1,4 +1,4 @@
-"""``<model>.features``: one run a partition. Wait for the data, validate, check, seal; compute; bring online; check.
+"""``<model>.features``: wait for a day's data, validate, check and seal it, compute its features, bring them online.
 
 Trigger by hand with a partition key such as `2013-01-15`; backfill by partition date. `materialize` runs once for each
 feature view and span of time that is due; when nothing is, it is skipped, and freshness is checked all the same.

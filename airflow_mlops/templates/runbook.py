@@ -1,4 +1,4 @@
-"""``<model>.runbook``: what a person on call does by one trigger.
+"""``<model>.runbook``: what a person on call does by one trigger: roll back, pin, unpin, halt, resume.
 
 - `rollback`: an earlier version answers again, and is pinned.
 - `pin`: the version that serves stays, whatever passes its gates.

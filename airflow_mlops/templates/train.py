@@ -1,8 +1,9 @@
 """``<model>.train``: wait for data that is complete and announced healthy, snapshot, validate it, train, evaluate,
 register the challenger, judge it.
 
-A challenger that passes its gates wakes `<model>.deploy`. Trigger by hand with `as_of` to train on what was
-known at a past moment; the same `as_of` gives the same snapshot and the same model.
+A challenger that passes its gates wakes `<model>.deploy`. Triggered by hand as the form opens, it trains on the latest
+data that is complete; with `as_of`, on what was known at a past moment: the same `as_of` gives the same snapshot and
+the same model.
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ if TYPE_CHECKING:
 
     from airflow_mlops.pipeline import ModelPipeline
 
-# Scheduled and backfilled runs know the moment they stand for; runs by hand may have none and mean "now".
-AS_OF = "{{ params.as_of or (dag_run.logical_date or dag_run.run_after).isoformat() }}"
+# Scheduled and backfilled runs stand for a moment; a run by hand means the latest data that is complete.
+AS_OF = (
+    "{{ params.as_of or ('' if dag_run.run_type == 'manual' else "
+    "(dag_run.logical_date or dag_run.run_after).isoformat()) }}"
+)
+# One that waits for its data does not hold up another whose data is there.
+RUNS = 4
 
 
 def train_dag(pipeline: ModelPipeline) -> DAG:
@@ -46,13 +52,14 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
         schedule=CronTriggerTimetable(cron, timezone="UTC") if cron else None,
         start_date=midnight(source.start),
         end_date=midnight(source.end) + matured + timedelta(days=8) if source.end else None,
+        max_active_runs=RUNS,
         params={
             "as_of": Param(
                 None,
                 type=["null", "string"],
                 format="date-time",
                 title="As of",
-                description="Train on what was known at this moment; empty means the run's own date.",
+                description="Train on what was known at this moment. Empty: on the latest data that is complete.",
             )
         },
     ) as dag:
@@ -87,7 +94,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             validation=train.validation,
             test=train.test,
             start=source.start.isoformat(),
-            as_of=AS_OF,
+            as_of=result(ready, "as_of"),
             split=train.split,
             split_column=train.split_column,
             transform=features.transform,
@@ -119,6 +126,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             golden=train.golden,
             timeout=timeout.total_seconds(),
             execution_timeout=timeout + timedelta(minutes=5),
+            max_active_tis_per_dag=1,
             mlflow_conn_id=pipeline.mlflow_conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
             **train.resources.as_arguments(),

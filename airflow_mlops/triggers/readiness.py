@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -15,7 +15,6 @@ from airflow_mlops.operators.base import partition_store
 from airflow_mlops.triggers.base import PollTrigger
 
 if TYPE_CHECKING:
-    from airflow_mlops.engine.data.readiness import Need
     from airflow_mlops.engine.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -35,21 +34,25 @@ class Look(NamedTuple):
     ready: ReadyData | None
 
 
-def look(
-    ledger: Ledger, home: Path, sources: Sequence[Mapping[str, str]], as_of: str, model: str | None = None
-) -> Look:
+def look(ledger: Ledger, home: Path, feeds: Sequence[Mapping[str, str]], as_of: str, model: str | None = None) -> Look:
     """Look once whether the data known at a moment is all there and healthy.
 
-    :param sources: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
-    :param as_of: Moment (ISO, with time zone), cut to the UTC midnight before it, as a snapshot is.
+    :param feeds: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
+    :param as_of: Moment (ISO, with time zone), cut to the UTC midnight before it, as a snapshot is. Empty: the latest
+        one for which all data is complete.
     :param model: A model whose halt is a reason to hold.
     :raises ConfigError: when a value cannot be read.
     """
-    from airflow_mlops.engine.data.readiness import readiness, watermark
+    from airflow_mlops.engine.data.readiness import Source, latest_complete, readiness, watermark
 
-    cut = parse_moment(as_of, "as_of").replace(hour=0, minute=0, second=0, microsecond=0)
-    needs = [_need(source, cut) for source in sources]
     store = partition_store(home, ledger)
+    sources = [Source(each["dataset"], parse_day(each["start"], "start"), _end(each)) for each in feeds]
+    cut = parse_moment(as_of, "as_of").replace(hour=0, minute=0, second=0, microsecond=0) if as_of else None
+    try:
+        cut = cut or latest_complete(store, ledger, sources)
+    except TransientError as error:
+        return Look([*_halt(ledger, model), f"{error.headline} {error.detail.partition(chr(10))[0]}".rstrip()], None)
+    needs = [source.need(cut) for source in sources]
     reasons = [*_halt(ledger, model), *readiness(store, ledger, needs)]
     if reasons:
         return Look(reasons, None)
@@ -70,14 +73,8 @@ def _halt(ledger: Ledger, model: str | None) -> list[str]:
     return [] if halt is None else [str(halt)]
 
 
-def _need(source: Mapping[str, str], cut: datetime) -> Need:
-    """Return the days that a source must have: up to the cut, or to its own end if that is earlier."""
-    from airflow_mlops.engine.data.readiness import Need
-
-    until = cut
-    if source.get("end"):
-        until = min(cut, datetime.combine(parse_day(source["end"], "end"), time(), UTC) + timedelta(days=1))
-    return Need(source["dataset"], parse_day(source["start"], "start"), until)
+def _end(source: Mapping[str, str]) -> date | None:
+    return parse_day(source["end"], "end") if source.get("end") else None
 
 
 class TrainingDataTrigger(PollTrigger):

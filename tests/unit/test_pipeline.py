@@ -87,3 +87,28 @@ def test_error_reads_headline_where_fix():
         "  where: start=2013-01-01, end=2012-01-01",
         "  fix:   Swap them.",
     ]
+
+
+@pytest.fixture(scope="module")
+def example_dags():
+    import flight_delay
+
+    return flight_delay.flight_delay.dags()
+
+
+def test_every_form_can_be_sent_as_it_opens(example_dags):
+    """Airflow's form keeps its button disabled while a text that may not be null is empty."""
+    for dag in example_dags.values():
+        for name, param in dag.params.items():
+            value = param.resolve()
+            kinds = param.schema.get("type", [])
+            assert value != "", f"{dag.dag_id}: {name}"
+            assert value is not None or "null" in kinds, f"{dag.dag_id}: {name}"
+            assert param.schema.get("title"), f"{dag.dag_id}: {name}"
+
+
+def test_the_list_of_dags_says_what_each_does(example_dags):
+    for dag in example_dags.values():
+        assert 20 < len(dag.description or "") < 200, dag.dag_id
+        assert "<model>" not in dag.description
+        assert "\n" not in dag.description

@@ -10,7 +10,7 @@ import pytest
 from airflow_mlops.engine.data.announcements import announce
 from airflow_mlops.engine.data.exclusions import exclude, lift
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.data.readiness import Need, readiness, watermark
+from airflow_mlops.engine.data.readiness import Need, Source, latest_complete, readiness, watermark
 from airflow_mlops.engine.data.sources import require_dataset
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError
@@ -91,3 +91,24 @@ def test_unknown_datasets_are_named_with_the_nearest(five_days: Path):
     require_dataset(ledger_of(five_days), "departures")
     with pytest.raises(DataError, match="Did you mean 'departures'"):
         require_dataset(ledger_of(five_days), "departure")
+
+
+def test_the_latest_complete_data_is_that_of_the_source_that_lags_most(home: Path):
+    store, ledger = PartitionStore.under(home), ledger_of(home)
+    sources = [Source("departures", START), Source("arrivals", START)]
+    assert latest_complete(store, ledger, sources) == datetime(2013, 1, 2, tzinfo=UTC), "what it would wait for"
+    seal_days(home, "departures", 5)
+    seal_days(home, "arrivals", 3)
+    cut = latest_complete(store, ledger, sources)
+    assert cut == datetime(2013, 1, 4, tzinfo=UTC)
+    assert readiness(store, ledger, [source.need(cut) for source in sources]) == []
+
+
+def test_a_source_that_has_ended_does_not_hold_the_others_back(home: Path):
+    store, ledger = PartitionStore.under(home), ledger_of(home)
+    seal_days(home, "departures", 5)
+    seal_days(home, "arrivals", 3)
+    ended = Source("arrivals", START, date(2013, 1, 3))
+    assert latest_complete(store, ledger, [Source("departures", START), ended]) == datetime(2013, 1, 6, tzinfo=UTC)
+    all_ended = [Source("departures", START, date(2013, 1, 5)), ended]
+    assert latest_complete(store, ledger, all_ended) == datetime(2013, 1, 6, tzinfo=UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_mlops.engine.data.announcements import announced
@@ -27,6 +27,43 @@ class Need:
     dataset: str
     start: date
     until: datetime
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as a pipeline declares it.
+
+    :param start: First day.
+    :param end: Last day, of one that has ended.
+    """
+
+    dataset: str
+    start: date
+    end: date | None = None
+
+    def need(self, cut: datetime) -> Need:
+        """Return the days that a training as of ``cut`` needs: up to there, or to the source's own end before it."""
+        return Need(self.dataset, self.start, min(cut, _midnight_after(self.end)) if self.end else cut)
+
+
+def latest_complete(store: PartitionStore, ledger: Ledger, sources: Sequence[Source]) -> datetime:
+    """Return the latest UTC midnight up to which every source is complete, those that have ended up to their ends.
+
+    Where a source has nothing yet it is the end of its first day: what a training would have to wait for.
+
+    :raises TransientError: when the ledger or the storage does not answer.
+    """
+    complete = {source: watermark(store, ledger, source.dataset, source.start) for source in sources}
+    going_on = [
+        max(moment, _midnight_after(source.start))
+        for source, moment in complete.items()
+        if source.end is None or moment < _midnight_after(source.end)
+    ]
+    return min(going_on) if going_on else max(complete.values())
+
+
+def _midnight_after(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC) + timedelta(days=1)
 
 
 def readiness(store: PartitionStore, ledger: Ledger, needs: Sequence[Need]) -> list[str]:
