@@ -10,9 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk import BaseOperator
 
 import airflow_mlops.pipeline
 import airflow_mlops.templates  # noqa: F401
+
+# Worked out and kept here; else each of our operators' classes would do it for itself, in each of those children.
+BaseOperator.get_serialized_fields()
 
 
 class AirflowMlopsPlugin(AirflowPlugin):
