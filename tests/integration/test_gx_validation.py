@@ -423,3 +423,37 @@ def test_aggregates_do_leave(normal):
     assert latest.observed == table["sched_dep_utc"].max().isoformat()
     assert median.observed == {"0.5": table["distance"].median()}
     assert sorted(columns.observed) == sorted(table.columns)
+
+
+# --- lists, structs, maps ---------------------------------------------------------------------------------
+
+NESTED = {
+    "lists": pa.array([[1.0, 2.0]] * 4),
+    "structs": pa.array([{"a": 1}] * 4),
+    "maps": pa.array([[("a", 1)]] * 4, pa.map_(pa.string(), pa.int64())),
+}
+UNJUDGED = [
+    lambda column: gxe.ExpectColumnValuesToBeUnique(column=column),
+    lambda column: gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[[1.0, 2.0]]),
+    lambda column: gxe.ExpectColumnValuesToBeBetween(column=column, min_value=0, max_value=5),
+    lambda column: gxe.ExpectColumnDistinctValuesToBeInSet(column=column, value_set=[1]),
+    lambda column: gxe.ExpectColumnUniqueValueCountToBeBetween(column=column, max_value=9),
+    lambda column: gxe.ExpectCompoundColumnsToBeUnique(column_list=["id", column]),
+    lambda column: gxe.ExpectColumnMaxToBeBetween(column=column, max_value=9),
+]
+
+
+@pytest.mark.parametrize("engine", ["auto", "duckdb", "pandas"])
+def test_what_would_compare_lists_is_unknown_and_blocks(engine, tmp_path):
+    """Asked all the same, Great Expectations says that four equal lists are unique."""
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": pa.array([1, 2, 3, 4]), **NESTED}), file)
+    suite = [make(column) for column in NESTED for make in UNJUDGED]
+    result = validate([file], suite, suite_name="nested", batch="nested", engine=engine)
+    assert result.blocked
+    for outcome in result.outcomes:
+        assert outcome.error is not None, outcome
+        assert "there is no comparing the values of" in outcome.error
+    there = [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in NESTED]
+    there += [gxe.ExpectColumnValuesToBeUnique(column="id"), gxe.ExpectColumnToExist(column="lists")]
+    assert not validate([file], there, suite_name="nested", batch="nested", engine=engine).failed

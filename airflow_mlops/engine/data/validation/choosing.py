@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,15 @@ _NOT_IN_PANDAS = {
     "expect_column_values_to_not_match_like_pattern_list",
     "unexpected_rows_expectation",
 }
+# What can be said of a list, a struct or a map without comparing two of them, which no engine does reliably.
+_OF_NESTED = {
+    "expect_column_proportion_of_non_null_values_to_be_between",
+    "expect_column_values_to_be_in_type_list",
+    "expect_column_values_to_be_null",
+    "expect_column_values_to_be_of_type",
+    "expect_column_values_to_not_be_null",
+}
+_NESTED = re.compile(r"(large_|fixed_size_)?list(_view)?<|struct<|map<|(dense|sparse)_union<")
 _FITTING: dict[Kind, tuple[type, ...]] = {
     "number": (int, float),
     "boolean": (int, float),
@@ -84,6 +94,21 @@ def named_columns(expectation: Expectation) -> list[str]:
 def is_of_the_table(expectation: Expectation) -> bool:
     """Tell whether it asks about the table's shape: a column that is not there is an answer, not an obstacle."""
     return _type(expectation) in _OF_THE_TABLE
+
+
+def beyond_judging(expectation: Expectation, types: Mapping[str, str]) -> str | None:
+    """Say which of its columns an expectation cannot judge, because it would have to compare lists, structs or maps.
+
+    Asked all the same, an engine may answer that four equal lists are unique.
+
+    :param types: Column → Arrow type.
+    """
+    if not type(expectation).__module__.startswith(_CORE) or _type(expectation) in _OF_THE_TABLE | _OF_NESTED:
+        return None
+    for column in named_columns(expectation):
+        if _NESTED.match(types.get(column, "")):
+            return f"there is no comparing the values of {column!r}: it is {types[column]}"
+    return None
 
 
 def only_in_sql(expectation: Expectation) -> bool:

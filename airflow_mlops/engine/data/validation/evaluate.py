@@ -11,6 +11,7 @@ from airflow_mlops.contracts import ValidationResult
 from airflow_mlops.engine.data.validation.batches import ParquetBatch, TableBatch, parquet_batch, table_batch
 from airflow_mlops.engine.data.validation.choosing import (
     adapted,
+    beyond_judging,
     fits_sql,
     is_of_the_table,
     named_columns,
@@ -113,7 +114,7 @@ class _Validation:
 
     def result(self, batch: str) -> ValidationResult:
         """Ask every expectation, and return the outcomes in the order of the suite."""
-        self._note_missing_columns()
+        self._note_what_cannot_be_asked()
         for name, opened, takes in self._engines():
             waiting = [n for n in range(len(self.suite.expectations)) if n not in self.answers]
             chosen = [n for n in waiting if takes(self.suite.expectations[n])]
@@ -149,14 +150,14 @@ class _Validation:
         except ValueError:
             return False
 
-    def _note_missing_columns(self) -> None:
+    def _note_what_cannot_be_asked(self) -> None:
         from airflow_mlops.engine.data.validation.running import Answer
 
         for n, expectation in enumerate(self.suite.expectations):
             needed = [] if is_of_the_table(expectation) else used_columns(expectation) or named_columns(expectation)
-            missing = missing_column(needed, self.types)
-            if missing is not None:
-                self.answers[n] = Answer(raised=missing)
+            why = missing_column(needed, self.types) or beyond_judging(expectation, self.types)
+            if why is not None:
+                self.answers[n] = Answer(raised=why)
 
     def _ask(self, name: str, engine: AbstractContextManager[ExecutionEngine], chosen: list[int]) -> None:
         from airflow_mlops.engine.data.validation.running import Answer, ask, failing_ids
