@@ -277,13 +277,18 @@ class TrainingSpec(Record):
     golden: str | None = Field(
         default=None, description="'package.module:function' that returns golden inputs; None: made from the profile"
     )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="package → version of what the result depends on; empty: not said"
+    )
 
     @property
     def hash(self) -> str:
         """Identity of the training: where code lies and where files are written do not count."""
         told = self.model_dump(mode="json", exclude={"code_path": True, "snapshot": {"uri", "feature_files"}})
-        if self.golden is None:
-            del told["golden"]  # as trainings were named before there was a choice
+        # As trainings were named before these were part of them: what is kept of those stays to be found.
+        for name in ("golden", "environment"):
+            if not told[name]:
+                del told[name]
         return content_hash(told)
 
 

@@ -120,6 +120,9 @@ _TF_SERVING = {
         "model_base_path": _field("Model base path", "Folder that the server reads models from."),
         "model_config_file": _field("Model config file", "The server's --model_config_file."),
         "timeout": _field("Timeout", "Seconds a call may take.", kind="number"),
+        "tensorflow_version": _field(
+            "TensorFlow version", "The server's, such as 2.20: a real TensorFlow Serving does not say it by itself."
+        ),
     },
 }
 

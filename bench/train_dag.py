@@ -56,6 +56,7 @@ def plain(home: Path, dags: Path, repo: Path, *, mlflow_url: str, ledger_url: st
     from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.engine.registry.manifest import pack_manifest
     from airflow_mlops.engine.registry.registry import Registry
+    from airflow_mlops.engine.training.environment import environment
     from airflow_mlops.engine.training.launch import train
     from airflow_mlops.engine.training.source import source_hash
 
@@ -96,6 +97,7 @@ def plain(home: Path, dags: Path, repo: Path, *, mlflow_url: str, ledger_url: st
         seed=trainer.seed + 1,  # else it would be the training that Airflow ran, and registered already
         epochs=trainer.epochs,
         batch_size=trainer.batch_size,
+        environment=environment(),
     )
     result = train(spec, home / "trainings" / "plain", timeout=3600)
     done("train")

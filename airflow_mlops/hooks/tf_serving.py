@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class TFServingHook(MlopsHook):
     """The model server behind an Airflow connection of type ``tf_serving``.
 
-    The connection has the host, the REST port as its port, and the extra fields ``grpc_port``,
-    ``model_base_path`` (the model store), ``model_config_file`` and ``timeout``. Workers see the store and the
-    config file under the same paths as the server.
+    The connection has the host, the REST port as its port, and the extra fields ``grpc_port``, ``model_base_path`` (the
+    model store), ``model_config_file``, ``timeout``, and ``tensorflow_version`` for a server that does not say its own.
+    Workers see the store and the config file under the same paths as the server.
 
     :param tf_serving_conn_id: Airflow connection id.
     """
@@ -72,6 +72,14 @@ class TFServingHook(MlopsHook):
         with self.get_conn() as client:
             state = version_state(client, model, version)
         return state._asdict() if state is not None and state.state in ("AVAILABLE", "END") else None
+
+    def tensorflow_version(self) -> str | None:
+        """Return the server's version of TensorFlow: the extra field of that name, else as the server says; or None."""
+        said = self.extra.get("tensorflow_version")
+        if said:
+            return str(said)
+        with self.get_conn() as client:
+            return client.tensorflow_version()
 
     def model_url(self, model: str) -> str:
         """Return the REST address of a model's status."""

@@ -47,7 +47,8 @@ class EvaluatedModel(TypedDict):
 class TensorFlowTrainOperator(MlopsOperator):
     """Train a model on a snapshot, in a fresh child process that dies with the task.
 
-    The same spec (snapshot, code, seed, parameters) that was trained before is not trained again. A training
+    The same spec (snapshot, code, seed, parameters, versions of TensorFlow and the like) that was trained before is not
+    trained again. A training
     that fails is recorded in MLflow too, if MLflow is there.
 
     :param model: Name of the model.
@@ -150,6 +151,7 @@ class TensorFlowTrainOperator(MlopsOperator):
 
         from airflow_mlops.contracts import TrainingSpec
         from airflow_mlops.engine.data.snapshots import check_validated, load_snapshot
+        from airflow_mlops.engine.training.environment import environment
 
         snapshot_id = require(self.snapshot, "snapshot", "Did the task that builds the snapshot succeed?")
         snapshot = load_snapshot(self.home_path, snapshot_id)
@@ -169,6 +171,7 @@ class TensorFlowTrainOperator(MlopsOperator):
                     "batch_size": self.batch_size,
                     "params": dict(self.model_params or {}),
                     "golden": self.golden,
+                    "environment": environment(),
                 }
             )
         except ValidationError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +273,26 @@ def test_the_test_button(connections, server):
         True,
         f"The model server at 127.0.0.1:{server.grpc_port} answers.",
     )
+
+
+def test_the_server_says_its_tensorflow_and_the_connection_may(connections, server, monkeypatch):
+    assert TFServingHook().tensorflow_version() == version("tensorflow")
+    connection = json.loads(server.connection())
+    connection["extra"] = json.dumps({**json.loads(connection["extra"]), "tensorflow_version": "1.15.5"})
+    monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", json.dumps(connection))
+    assert TFServingHook().tensorflow_version() == "1.15.5"
+
+
+def test_a_server_that_need_not_load_the_model_gets_none(connections, server, models, monkeypatch, tmp_path):
+    source = tmp_path / "model"
+    shutil.copytree(models[1], source)
+    (source / "assets.extra" / "manifest.json").write_text(json.dumps({"versions": {"tensorflow": "2.21.0"}}))
+    connection = json.loads(server.connection())
+    connection["extra"] = json.dumps({**json.loads(connection["extra"]), "tensorflow_version": "1.15.5"})
+    monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", json.dumps(connection))
+    passed("aged", 1, tree_hash(source))
+    with pytest.raises(AirflowFailException, match=r"TensorFlow 1\.15\.5 need not load a model of TensorFlow 2\.21\.0"):
+        TFServingPublishModelOperator(task_id="p", model="aged", version=1, source=str(source)).execute(
+            {"ti": TaskInstance()}
+        )
+    assert not (server.base / "aged" / "1").exists()

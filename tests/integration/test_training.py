@@ -22,6 +22,7 @@ from airflow_mlops.contracts import TrainingResult
 from airflow_mlops.engine.evaluation.evaluate import score
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.saved_model import SavedModel
+from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.launch import TrainingProcess, train
 from airflow_mlops.engine.training.workdir import Workdir, read_spec
 from airflow_mlops.exceptions import ConfigError, DataError, TrainingError, TransientError
@@ -342,3 +343,9 @@ def test_identity_follows_data_seed_parameters_and_code_but_not_places(tmp_path:
     assert moved.hash == spec.hash
     for change in ({"seed": 8}, {"params": {"dropout": 0.2}}, {"code_hash": "edited"}, {"epochs": 3}):
         assert spec.model_copy(update=change).hash != spec.hash
+
+
+def test_it_is_not_trained_under_the_name_of_another_environment(home, tmp_path):
+    spec = make_spec(make_snapshot(home, 200), epochs=1, environment={**environment(), "tensorflow": "1.0.0"})
+    with pytest.raises(TrainingError, match=r"other versions than it was asked for(.|\n)*asked 1\.0\.0, here"):
+        train(spec, tmp_path / "t", timeout=120)

@@ -21,6 +21,9 @@ from airflow_mlops.engine.serving.protos import serving_pb2 as pb
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, TransientError
 
 DEFAULT_SIGNATURE = "serving_default"
+TENSORFLOW_VERSION = "airflow-mlops-tensorflow-version"
+"""Trailing metadata in which the embedded server says its version of TensorFlow."""
+
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _Response = TypeVar("_Response", bound=Message)
 
@@ -95,6 +98,24 @@ class ServingClient:
             for entry in response.model_version_status
         }
 
+    def tensorflow_version(self) -> str | None:
+        """Return the version of TensorFlow that the server loads models with; None when it does not say.
+
+        The embedded server says it beside its answers; TensorFlow Serving does not.
+        """
+        request = pb.GetModelStatusRequest(model_spec=_spec("version-of-tensorflow", None))
+        trailing: Any
+        try:
+            _, call = self._method(services.GET_MODEL_STATUS, pb.GetModelStatusResponse).with_call(
+                request, timeout=self.timeout
+            )
+            trailing = call.trailing_metadata()
+        except grpc.RpcError as error:  # there is no such model: the answer says it all the same
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise self._translate(error, services.GET_MODEL_STATUS) from error
+            trailing = error.trailing_metadata()
+        return dict(trailing or ()).get(TENSORFLOW_VERSION)
+
     def reload(self, config: ServerConfig, timeout: float | None = None) -> None:
         """Replace the server's whole configuration: what is not in it is unloaded.
 
@@ -166,16 +187,18 @@ class ServingClient:
     def _call(
         self, method: services.Method, request: Message, response: type[_Response], timeout: float | None = None
     ) -> _Response:
-        call = self._channel.unary_unary(
-            method.path,
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=response.FromString,
-        )
         try:
-            answer: _Response = call(request, timeout=timeout or self.timeout)
+            answer: _Response = self._method(method, response)(request, timeout=timeout or self.timeout)
         except grpc.RpcError as error:
             raise self._translate(error, method) from error
         return answer
+
+    def _method(self, method: services.Method, response: type[Message]) -> Any:
+        return self._channel.unary_unary(
+            method.path,
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=response.FromString,
+        )
 
     def _translate(self, error: Any, method: services.Method) -> MlopsError:
         code: grpc.StatusCode = error.code()

@@ -25,6 +25,7 @@ from airflow_mlops.contracts import Signature, SplitName, TensorSpec, TrainingRe
 from airflow_mlops.engine.data.files import checksums, temporary_sibling
 from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
 from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_labels
 from airflow_mlops.engine.training.workdir import Workdir, write_text
@@ -46,6 +47,7 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
         not a number.
     :raises TransientError: when what the user's code reaches for does not answer.
     """
+    _check_environment(spec)
     keras.utils.set_random_seed(spec.seed)
     tf.config.experimental.enable_op_determinism()
     table = _rows(spec, "train")
@@ -90,6 +92,19 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     write_text(workdir.checksums, json.dumps(checksums(workdir.saved_model), indent=2))
     write_text(workdir.result, result.to_json())
     return result
+
+
+def _check_environment(spec: TrainingSpec) -> None:
+    """Refuse to train under the name of another environment."""
+    here = environment()
+    other = {name: wanted for name, wanted in spec.environment.items() if here.get(name) != wanted}
+    if other:
+        raise TrainingError(
+            "The training runs with other versions than it was asked for.",
+            detail="; ".join(f"{name}: asked {wanted}, here {here.get(name)}" for name, wanted in other.items()),
+            hint="Install the same versions where trainings are made and where they run, or clear the task that asks: "
+            "with these versions it is another training.",
+        )
 
 
 def _rows(spec: TrainingSpec, split: SplitName) -> pa.Table:
@@ -289,5 +304,4 @@ def _hardware() -> str:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("airflow-mlops", "keras", "numpy", "pyarrow", "tensorflow")
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+    return environment() | {"pyarrow": version("pyarrow")}

@@ -12,6 +12,8 @@ import numpy as np
 from google.protobuf.message import Message
 
 from airflow_mlops.engine.serving import tensors
+from airflow_mlops.engine.serving.c_api import library
+from airflow_mlops.engine.serving.client import TENSORFLOW_VERSION
 from airflow_mlops.engine.serving.codes import Code
 from airflow_mlops.engine.serving.protos import services
 from airflow_mlops.engine.serving.protos import serving_pb2 as pb
@@ -81,7 +83,9 @@ class GrpcApi:
             response.metadata["signature_def"].value = packed.SerializeToString()
             return response
 
-    def _status(self, request: pb.GetModelStatusRequest, _: grpc.ServicerContext) -> pb.GetModelStatusResponse:
+    def _status(self, request: pb.GetModelStatusRequest, context: grpc.ServicerContext) -> pb.GetModelStatusResponse:
+        # Not part of the protocol: how a client may learn what it would load models with.
+        context.set_trailing_metadata(((TENSORFLOW_VERSION, library().quick.TF_Version().decode()),))
         asked = _request(request)
         response = pb.GetModelStatusResponse()
         for version in self._manager.status(asked.model, asked.version):
