@@ -9,13 +9,15 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.commands.place import open_ledger, open_store, place_options
+from airflow_mlops.commands.place import open_home, open_ledger, open_store, place_options, use_laptop_connections
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from airflow_mlops.contracts import Partition
-    from airflow_mlops.engine.data.retention import Swept
+    from airflow_mlops.engine.data.retention import RetentionReport, Swept
+    from airflow_mlops.engine.ledger import Ledger
+    from airflow_mlops.engine.sweep import Aged
 
 
 def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,10 +49,21 @@ def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     suggest.add_argument("--force", action="store_true", help="overwrite FILE, with the edits in it")
     suggest.set_defaults(run=_suggest)
 
-    sweep = commands.add_parser("sweep", parents=[dataset], help="remove partitions that are older than they need be")
+    sweep = commands.add_parser(
+        "sweep",
+        parents=[place_options()],
+        help="remove what is older than it need be, and what no kept model needs; says first what that is",
+    )
+    sweep.add_argument("dataset", nargs="?", metavar="DATASET", help="only the partitions of this one, days and all")
     sweep.add_argument("--keep", required=True, metavar="DURATION", help="age that stays, such as 90d")
     sweep.add_argument(
-        "--force", action="store_true", help="remove also what kept models were trained on, and mark them in the ledger"
+        "--keep-data", metavar="DURATION", help="without DATASET: age of the days of data that stay (default: all stay)"
+    )
+    sweep.add_argument("--yes", action="store_true", help="remove it; without this, only say what would go")
+    sweep.add_argument(
+        "--force",
+        action="store_true",
+        help="with DATASET: remove also what models were trained on, and mark them in the ledger",
     )
     sweep.set_defaults(run=_sweep)
 
@@ -120,17 +133,80 @@ def _sweep(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.data.retention import sweep_partitions
     from airflow_mlops.engine.data.sources import no_partitions
 
+    if options.dataset is None:
+        _sweep_everything(options)
+        return
+    if options.keep_data:
+        raise ConfigError(
+            "--keep-data is for a sweep of everything.",
+            detail=f"this one is of the partitions of {options.dataset!r}",
+            hint="Say their age by --keep.",
+        )
     ledger, keep = open_ledger(options), parse_duration(options.keep)
     store = open_store(options, ledger)
     if not store.keys(options.dataset):
         raise no_partitions(store, options.dataset)
-    swept = sweep_partitions(store, ledger, options.dataset, keep, now=datetime.now(UTC), force=options.force)
-    for one in swept.removed:
-        print(f"removed  {one.key}  {one.revision}  {one.bytes:13,} bytes  {one.reason}{_needed(one)}")
-    for one in swept.kept:
-        print(f"kept     {one.key}  {one.revision}  {one.bytes:13,} bytes  {one.reason}{_needed(one)}")
-    print(f"{len(swept.removed)} revisions removed, {sum(one.bytes for one in swept.removed):,} bytes")
+    now, dry_run = datetime.now(UTC), not options.yes
+    swept = sweep_partitions(store, ledger, options.dataset, keep, now=now, force=options.force, dry_run=dry_run)
+    _print_revisions(swept, dry_run)
+    print(_total(len(swept.removed), sum(one.bytes for one in swept.removed), "revisions", dry_run))
 
 
-def _needed(swept: Swept) -> str:
+def _sweep_everything(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.sweep import sweep
+
+    if options.force:
+        raise ConfigError(
+            "A sweep of everything never takes what a kept model needs.",
+            detail="--force",
+            hint="Name the dataset whose partitions shall go all the same.",
+        )
+    ledger, home, dry_run = open_ledger(options), open_home(options), not options.yes
+    report = sweep(
+        home,
+        ledger,
+        open_store(options, ledger),
+        keep=parse_duration(options.keep),
+        keep_data=parse_duration(options.keep_data) if options.keep_data else None,
+        model_stores=_model_stores(home, ledger),
+        now=datetime.now(UTC),
+        dry_run=dry_run,
+    )
+    for one in (*report.going, *report.staying):
+        print(f"{_verb(one in report.going, dry_run)}  {one.kind:10}  {one.bytes:13,} bytes  {one.path}{_needed(one)}")
+    for swept in report.datasets:
+        _print_revisions(swept, dry_run, f"{swept.dataset}  ")
+    print(_total(report.count, report.bytes, "files, folders and revisions", dry_run))
+
+
+def _model_stores(home: Path, ledger: Ledger) -> dict[str, Path]:
+    """Return where the models of each server lie that has a connection here."""
+    try:
+        from airflow_mlops.operators.retention import model_stores
+    except ImportError:
+        return {}
+    use_laptop_connections(home)
+    stores, unknown = model_stores(ledger)
+    for server in unknown:
+        print(f"not looked at: the model store of {server}, which no connection here says")
+    return stores
+
+
+def _print_revisions(report: RetentionReport, dry_run: bool, dataset: str = "") -> None:
+    for one in (*report.removed, *report.kept):
+        verb = _verb(one in report.removed, dry_run)
+        print(f"{verb}  {dataset}{one.key}  {one.revision}  {one.bytes:13,} bytes  {one.reason}{_needed(one)}")
+
+
+def _verb(goes: bool, dry_run: bool) -> str:
+    return "kept        " if not goes else "would remove" if dry_run else "removed     "
+
+
+def _total(count: int, size: int, what: str, dry_run: bool) -> str:
+    if dry_run:
+        return f"{count} {what} would go, {size:,} bytes. Nothing is removed without --yes"
+    return f"{count} {what} removed, {size:,} bytes"
+
+
+def _needed(swept: Swept | Aged) -> str:
     return f", needed by {', '.join(swept.needed_by)}" if swept.needed_by else ""

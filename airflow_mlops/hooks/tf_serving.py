@@ -61,9 +61,17 @@ class TFServingHook(MlopsHook):
                 detail="it becomes a folder of the model store",
                 hint="Use letters, digits and '_' only.",
             )
-        base, config_file = self._path("model_base_path") / model, self._path("model_config_file")
+        base, config_file = self.model_store / model, self._path("model_config_file")
         with self.get_conn() as client:
             yield Rollout(self.conn_id, model, base, config_file, client, ledger)
+
+    @property
+    def model_store(self) -> Path:
+        """The folder of its models.
+
+        :raises ConfigError: when the connection does not say where it is.
+        """
+        return self._path("model_base_path")
 
     def settled_state(self, model: str, version: int) -> dict[str, str] | None:
         """Return ``{"state", "error"}`` once the server has loaded a version or given it up, else None."""

@@ -155,6 +155,11 @@ def test_sweep_says_what_went_and_what_a_model_still_needs(days: Path, capsys: p
     ledger_of(days).record("snapshot", "flight_delay", payload, key="abc")
     assert run(days, "sweep", "departures", "--keep", "90d") == 0
     said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("would remove  2013-01-01")
+    assert said[-1].endswith("Nothing is removed without --yes")
+    assert len(PartitionStore.under(days).keys("departures")) == 3
+    assert run(days, "sweep", "departures", "--keep", "90d", "--yes") == 0
+    said = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in said[:3]] == [
         ["removed", "2013-01-01"],
         ["removed", "2013-01-03"],
@@ -163,7 +168,7 @@ def test_sweep_says_what_went_and_what_a_model_still_needs(days: Path, capsys: p
     assert said[2].endswith("needed by flight_delay/abc")
     assert said[3].startswith("2 revisions removed")
     assert PartitionStore.under(days).keys("departures") == ["2013-01-02"]
-    assert run(days, "sweep", "departures", "--keep", "90d", "--force") == 0
+    assert run(days, "sweep", "departures", "--keep", "90d", "--force", "--yes") == 0
     assert PartitionStore.under(days).keys("departures") == []
 
 
@@ -220,6 +225,9 @@ def test_a_new_ledger_is_told_from_one_that_cannot_be_reached(home: Path) -> Non
         (["exclusions", "departure"], "Did you mean 'departures'?"),
         (["lift", "nothing", "--reason", "x"], "no exclusion 'nothing'"),
         (["sweep", "departures", "--keep", "some"], "not a duration"),
+        (["sweep", "departures", "--keep", "90d", "--keep-data", "90d"], "Say their age by --keep"),
+        (["sweep", "--keep", "2h"], "a day, 1d, or longer"),
+        (["sweep", "--keep", "90d", "--force"], "never takes what a kept model needs"),
         (["suggest-suite", "departure"], "Did you mean 'departures'?"),
         (["suggest-suite", "departures", "--out", "/no/such/folder/x.json"], "suite cannot be written"),
         (["suggest-suite", "departures", "--from", "2014-01-01"], "no sealed partitions"),

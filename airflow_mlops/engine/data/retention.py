@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,10 +49,12 @@ def sweep_partitions(
     store: PartitionStore,
     ledger: Ledger,
     dataset: str,
-    keep: timedelta,
+    keep: timedelta | None,
     *,
     now: datetime,
+    holding: Collection[str] | None = None,
     force: bool = False,
+    dry_run: bool = False,
 ) -> RetentionReport:
     """Remove the revisions that another one replaced, and the days that ended longer than ``keep`` before ``now``.
 
@@ -61,19 +63,30 @@ def sweep_partitions(
 
     :param ledger: Knows what snapshots need (facts of kind ``snapshot``) and which revisions were ever current:
         one that never was may be another writer's who has not finished, and goes only with its day.
+    :param keep: None keeps every day.
+    :param holding: The snapshots, by id, for which partitions stay; None for all that the ledger knows.
     :param force: Remove also what snapshots need.
+    :param dry_run: Say what would go, and remove nothing.
     """
-    sweep = _Sweep(store, ledger, dataset, now - keep, _needed(ledger, dataset))
+    oldest = datetime.min.replace(tzinfo=UTC) if keep is None else now - keep
+    sweep = _Sweep(store, ledger, dataset, oldest, _needed(ledger, dataset))
     removed: list[Swept] = []
     kept: list[Swept] = []
     for key in sweep.days():
-        sweep.finish(key)
+        if not dry_run:
+            sweep.finish(key)
         due = sweep.due(key)
-        going = [swept for swept in due if force or not swept.needed_by]
-        sweep.remove(key, going, now)
+        going = [swept for swept in due if force or not _held(swept, holding)]
+        if not dry_run:
+            sweep.remove(key, going, now)
         removed += going
         kept += [swept for swept in due if swept not in going]
     return RetentionReport(dataset, tuple(removed), tuple(kept))
+
+
+def _held(swept: Swept, holding: Collection[str] | None) -> bool:
+    """Whether one of the snapshots that were built from a revision is among those that count."""
+    return any(holding is None or name.rpartition("/")[2] in holding for name in swept.needed_by)
 
 
 def _needed(ledger: Ledger, dataset: str) -> Mapping[_Revision, set[str]]:

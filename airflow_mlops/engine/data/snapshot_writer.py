@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -255,5 +256,6 @@ def _publish(making: Path, target: Path) -> None:
     except OSError:
         if not (target / MANIFEST).exists():
             raise
+        os.utime(target)  # a sweep takes it for new again
         return
     sync(target.parent)

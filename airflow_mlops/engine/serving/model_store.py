@@ -20,7 +20,8 @@ from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.exceptions import DataError, GateError, TransientError
 
-_LOCK_FILE = ".publish.lock"
+LOCK_FILE = ".publish.lock"
+"""Name of the file, beside the versions, that whoever adds or removes one holds."""
 
 
 def publish(
@@ -57,11 +58,12 @@ def publish(
         )
     if check is not None:
         check(source)
-    with locked(base / _LOCK_FILE):
+    with locked(base / LOCK_FILE):
         _sweep(base)
         if published.exists():
             _check_same_content(source, published)
             _prove(published, current, tolerance)
+            os.utime(published)  # a sweep takes it for new again
             return published
         staged = temporary_sibling(published)
         try:

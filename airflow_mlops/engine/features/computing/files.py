@@ -5,7 +5,8 @@
     features/<view>/<day>.parquet                             what counts now
     features/<view>/superseded/<day>.<revision>.parquet       what counted before
 
-A revision is the start of the SHA-256 of a file. Nothing that a snapshot was built from is ever thrown away.
+A revision is the start of the SHA-256 of a file. What a snapshot was built from stays until no kept
+model needs it; see :mod:`airflow_mlops.engine.sweep`.
 """
 
 from __future__ import annotations

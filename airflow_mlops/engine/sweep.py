@@ -1,0 +1,278 @@
+"""One sweep of all that ages: it says what would go, then removes it.
+
+Whatever is older than ``keep`` goes, unless a model version needs it that serves, is loaded or pinned, can be gone back
+to, or passed its gates last: its files in the model store, its training, its snapshot, and the partitions and feature
+files from which that snapshot can be built again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops.contracts import Snapshot, VerdictStatus
+from airflow_mlops.engine.data import files, storage
+from airflow_mlops.engine.data.parquet import readable
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.retention import RetentionReport, sweep_partitions
+from airflow_mlops.engine.data.snapshots import load_snapshot
+from airflow_mlops.engine.features.governance import consumers
+from airflow_mlops.engine.locks import locked
+from airflow_mlops.engine.serving.deployments import deployments, kept_versions
+from airflow_mlops.engine.serving.model_store import LOCK_FILE
+from airflow_mlops.exceptions import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.ledger import Ledger
+
+FACT = "sweep"
+_SHORTEST = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Aged:
+    """A file or folder that is older than it need be; ``needed_by`` says why it stays all the same.
+
+    ``kind`` is ``snapshot``, ``training``, ``features``, ``report``, ``quarantine``, ``registry`` (the cache of it) or
+    ``model`` (a version in a model store).
+    """
+
+    kind: str
+    path: Path
+    bytes: int
+    needed_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What is old: what goes, what stays because a kept model needs it; and the same of every dataset's partitions."""
+
+    going: tuple[Aged, ...]
+    staying: tuple[Aged, ...]
+    datasets: tuple[RetentionReport, ...]
+
+    @property
+    def count(self) -> int:
+        """How many files, folders and revisions go."""
+        return len(self.going) + sum(len(one.removed) for one in self.datasets)
+
+    @property
+    def bytes(self) -> int:
+        """How much goes."""
+        revisions = (swept.bytes for found in self.datasets for swept in found.removed)
+        return sum(one.bytes for one in self.going) + sum(revisions)
+
+
+def sweep(
+    home: Path,
+    ledger: Ledger,
+    store: PartitionStore,
+    *,
+    keep: timedelta,
+    keep_data: timedelta | None = None,
+    model_stores: Mapping[str, Path] | None = None,
+    now: datetime,
+    dry_run: bool = False,
+) -> SweepReport:
+    """Remove what nobody touched for longer than ``keep``, and what no kept model needs.
+
+    Killed anywhere, the next sweep finishes it.
+
+    :param store: The sealed partitions: what another revision replaced goes too.
+    :param keep: A day at least, so that what runs now finds what it has made.
+    :param keep_data: Age of the days of data that go too; None keeps all days.
+    :param model_stores: Model server, by the name it has in the ledger → the folder of its models.
+    :param dry_run: Remove nothing.
+    :raises ConfigError: when ``keep`` is too short.
+    :raises TransientError: when the ledger does not answer.
+    """
+    if keep < _SHORTEST:
+        raise ConfigError(
+            "A sweep leaves what is younger than a day: a training that runs may need it.",
+            detail=f"keep={keep}",
+            hint="Keep a day, 1d, or longer.",
+        )
+    kept = _Kept.now(ledger, home, now - keep)
+    aged = list(_aged(home, ledger, kept, model_stores or {}))
+    going = [one for one in aged if not one.needed_by]
+    if not dry_run:
+        _say(ledger, going, keep)
+        for one in going:
+            _remove(one, ledger)
+        for folder in _folders(home):
+            files.sweep(folder)
+    with readable(store.root):
+        datasets = [name for name in storage.subfolders(store.root) if name[0] != "."]
+    sweep_dataset = partial(
+        sweep_partitions, store, ledger, keep=keep_data, now=now, holding=kept.holding, dry_run=dry_run
+    )
+    return SweepReport(
+        going=tuple(going),
+        staying=tuple(one for one in aged if one.needed_by),
+        datasets=tuple(sweep_dataset(name) for name in sorted(datasets)),
+    )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Who needs what: model → version → why it is kept; snapshot → the kept versions that were trained on it.
+
+    ``holding`` are the snapshots that must stay rebuildable: those, and the young ones.
+    """
+
+    oldest: datetime
+    versions: Mapping[str, Mapping[int, str]]
+    snapshots: Mapping[str, tuple[str, ...]]
+    holding: frozenset[str]
+
+    @classmethod
+    def now(cls, ledger: Ledger, home: Path, oldest: datetime) -> _Kept:
+        trained: dict[tuple[str, int], str] = {}
+        passed: dict[str, int] = {}
+        for fact in ledger.facts(consumers.KIND, limit=None):
+            trained[fact.subject, fact.payload["version"]] = fact.payload["snapshot"]
+        judged: set[tuple[str, int]] = set()
+        for fact in ledger.facts("verdict", limit=None):  # the newest first
+            version = fact.payload["version"]
+            trained.setdefault((fact.subject, version), fact.payload.get("snapshot_id", ""))
+            if (fact.subject, version) not in judged and fact.payload["status"] == VerdictStatus.PASS:
+                passed[fact.subject] = max(version, passed.get(fact.subject, 0))
+            judged.add((fact.subject, version))
+        models = {model for model, _ in trained} | {state.model for state in deployments(ledger)}
+        versions = {model: kept_versions(ledger, model) for model in models}
+        for model, version in passed.items():
+            versions[model].setdefault(version, "passed its gates last")
+        snapshots = defaultdict(list)
+        for model, of_model in sorted(versions.items()):
+            for version, why in sorted(of_model.items()):
+                if identity := trained.get((model, version)):
+                    snapshots[identity].append(_words(model, version, why))
+        young = {path.name for path in _visible(home / "snapshots") if _touched(path) >= oldest}
+        young |= {fact.key for fact in ledger.facts("snapshot", limit=None) if fact.at >= oldest}
+        return cls(
+            oldest=oldest,
+            versions=versions,
+            snapshots={identity: tuple(words) for identity, words in snapshots.items()},
+            holding=frozenset({*snapshots, *young}),
+        )
+
+    def version(self, model: str, version: str) -> tuple[str, ...]:
+        """Return why a version is kept, if it is."""
+        why = self.versions.get(model, {}).get(int(version)) if version.isdecimal() else None
+        return (_words(model, int(version), why),) if why else ()
+
+    def aged(self, kind: str, path: Path, needed_by: tuple[str, ...] = ()) -> Iterator[Aged]:
+        """Yield what lies at a path, if it is old."""
+        if _touched(path) < self.oldest:
+            yield Aged(kind, path, _bytes(path), needed_by)
+
+
+def _words(model: str, version: int, why: str) -> str:
+    return f"{model} {version}, which {why}"
+
+
+def _aged(home: Path, ledger: Ledger, kept: _Kept, model_stores: Mapping[str, Path]) -> Iterator[Aged]:
+    for folder in _visible(home / "snapshots"):
+        yield from kept.aged("snapshot", folder, kept.snapshots.get(folder.name, ()))
+    for folder in _visible(home / "trainings"):
+        yield from kept.aged("training", folder, kept.snapshots.get(_snapshot_of(folder), ()))
+    needed, unknown = _feature_files(home, kept)
+    for file in sorted((home / "features").glob("*/superseded/[!.]*.parquet")):
+        users = needed.get((file.parent.parent.name, file.stem), ())
+        yield from kept.aged("features", file, (*users, *unknown))
+    for file in sorted((home / "reports").glob("[!.]*")):
+        yield from kept.aged("report", file)
+    for folder in sorted((home / "quarantine").glob("*/*/[!.]*")):
+        yield from kept.aged("quarantine", folder)
+    for folder in sorted((home / "registry").glob("*/[!.]*")):
+        yield from kept.aged("registry", folder, kept.version(folder.parent.name, folder.name))
+    for state in deployments(ledger):
+        base = model_stores.get(state.server)
+        for folder in [] if base is None else _visible(base / state.model):
+            if folder.name.isdecimal():
+                yield from kept.aged("model", folder, kept.version(state.model, folder.name))
+
+
+def _feature_files(home: Path, kept: _Kept) -> tuple[dict[tuple[str, str], tuple[str, ...]], tuple[str, ...]]:
+    """Return (feature view, ``day.revision``) → the snapshots that read it; and those whose files nobody knows."""
+    needed: dict[tuple[str, str], tuple[str, ...]] = {}
+    unknown = []
+    for identity in sorted(kept.holding):
+        try:
+            pins: Snapshot = load_snapshot(home, identity)
+        except DataError:
+            unknown.append(f"perhaps snapshot {identity}, whose manifest cannot be read")
+            continue
+        for view, days in pins.feature_files.items():
+            for day, revision in days.items():
+                key = view, f"{day}.{revision}"
+                needed[key] = (*needed.get(key, ()), f"snapshot {identity}")
+    return needed, tuple(unknown)
+
+
+def _snapshot_of(training: Path) -> str:
+    """Return the snapshot of a training; nothing when it never got so far as to say."""
+    try:
+        return str(json.loads((training / "spec.json").read_bytes())["snapshot"]["id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _folders(home: Path) -> list[Path]:
+    """Return where a sweep that was killed may have left what it had made invisible."""
+    fixed = [home / name for name in ("snapshots", "trainings", "reports")]
+    return [*fixed, *home.glob("features/*/superseded"), *home.glob("quarantine/*/*"), *home.glob("registry/*")]
+
+
+def _say(ledger: Ledger, going: list[Aged], keep: timedelta) -> None:
+    """Write down what goes before it does."""
+    for kind in sorted({one.kind for one in going}):
+        names = ["/".join(one.path.parts[-2:]) for one in going if one.kind == kind]
+        size = sum(one.bytes for one in going if one.kind == kind)
+        ledger.record(FACT, kind, {"removed": names, "bytes": size, "keep": str(keep)})
+
+
+def _remove(one: Aged, ledger: Ledger) -> None:
+    if one.kind != "model":
+        _drop(one.path)
+        return
+    with locked(one.path.parent / LOCK_FILE):
+        # Somebody may have asked for it since.
+        if int(one.path.name) not in kept_versions(ledger, one.path.parent.name):
+            _drop(one.path)
+
+
+def _drop(path: Path) -> None:
+    """Make it invisible in one rename; then let it go."""
+    gone = files.temporary_sibling(path)
+    try:
+        path.rename(gone)
+    except FileNotFoundError:
+        return  # another sweep was faster
+    if gone.is_dir():
+        shutil.rmtree(gone, ignore_errors=True)
+    else:
+        gone.unlink(missing_ok=True)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+
+
+def _touched(path: Path) -> datetime:
+    """Return when somebody last made, moved or used a file or a folder. A training in use has a new lock inside."""
+    found = [path.stat(), *(inner.stat() for inner in (path.iterdir() if path.is_dir() else ()))]
+    return datetime.fromtimestamp(max(max(one.st_mtime, one.st_ctime) for one in found), UTC)
+
+
+def _bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
