@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.commands.place import open_ledger, open_location, place_options, repo_option
+from airflow_mlops.commands.place import open_home, open_ledger, open_location, open_store, place_options, repo_option
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -41,6 +41,31 @@ def add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     cost.add_argument("views", nargs="*", metavar="VIEW", help="feature views (default: all)")
     cost.set_defaults(run=_cost)
+
+    rebuild = commands.add_parser(
+        "rebuild",
+        parents=[place_options(), repo_option()],
+        help="build a training snapshot again, byte for byte, from what it pinned; or say what is gone or differs",
+    )
+    rebuild.add_argument("snapshot", metavar="SNAPSHOT", help="its id")
+    rebuild.add_argument("--source", required=True, metavar="DATASET", help="sealed dataset with its entities")
+    rebuild.add_argument("--labels", required=True, metavar="DATASET", help="sealed dataset with its labels")
+    rebuild.set_defaults(run=_rebuild)
+
+
+def _rebuild(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.snapshots import find_snapshot
+    from airflow_mlops.engine.features.training.training_data import rebuild_snapshot
+
+    snapshot = rebuild_snapshot(
+        open_location(options),
+        find_snapshot(open_home(options), options.snapshot),
+        store=open_store(options),
+        source_dataset=options.source,
+        label_dataset=options.labels,
+    )
+    rows = ", ".join(f"{split.rows:,} {name}" for name, split in snapshot.splits.items())
+    print(f"Snapshot {snapshot.id} is, byte for byte, what it was: {rows} rows in {snapshot.uri}")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import timedelta
 
 import pytest
 
+from airflow_mlops.cli import main
 from airflow_mlops.contracts import SplitRule
 from airflow_mlops.engine.data.exclusions import exclude
-from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.data.snapshots import load_snapshot, read_split
 from airflow_mlops.engine.features.computing.files import superseded_file
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.features.training.training_data import rebuild_snapshot
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.operators.feast import FeastRebuildTrainingDataOperator
 from tests.rides import Rides, key_of, midnight, rides_of
 
 DAYS = 8
@@ -86,3 +89,31 @@ def test_a_definition_that_means_something_else_now_is_named(own):
     with pytest.raises(DataError, match=rf"{snapshot.id!r} comes out differently(.|\n)*different: feature_definition"):
         own.rebuild(snapshot)
     assert not list(own.home.glob("snapshots/*"))
+
+
+def test_by_command_and_by_operator(own, monkeypatch, capsys):
+    snapshot = own.snapshot(DAYS)
+    command = ["rebuild", snapshot.id, "--source", "rides", "--labels", "ends"]
+    command += ["--home", str(own.home), "--repo", str(own.repo), "--ledger", own.ledger.url]
+    training = own.home / "trainings" / "t"
+    training.mkdir(parents=True)
+    (training / "spec.json").write_text(json.dumps({"snapshot": json.loads(snapshot.to_json())}))
+
+    # A file is lost: it is not called whole. The folder is lost: what the training wrote down is enough.
+    (own.home / "snapshots" / snapshot.id / snapshot.splits["test"].file).unlink()
+    assert main(command) == 1
+    assert "Remove the folder and build the snapshot again" in capsys.readouterr().err
+    shutil.rmtree(snapshot.uri)
+    assert main(command) == 0
+    assert f"Snapshot {snapshot.id} is, byte for byte, what it was" in capsys.readouterr().out
+    assert load_snapshot(own.home, snapshot.id) == snapshot
+
+    shutil.rmtree(snapshot.uri)
+    monkeypatch.setenv("AIRFLOW_CONN_FEAST_DEFAULT", json.dumps({"conn_type": "feast", "host": str(own.repo)}))
+    operator = FeastRebuildTrainingDataOperator(
+        task_id="rebuild", home=str(own.home), snapshot=snapshot.id, source_dataset="rides", label_dataset="ends"
+    )
+    assert operator.perform({})["id"] == snapshot.id
+    assert load_snapshot(own.home, snapshot.id) == snapshot
+    assert main(["rebuild", "nothing", *command[2:]]) == 1
+    assert "There is no snapshot 'nothing'" in capsys.readouterr().err

@@ -11,6 +11,7 @@ is NaN is written as what it is: missing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,6 +52,23 @@ def load_snapshot(home: Path, snapshot_id: str) -> Snapshot:
     return snapshot.model_copy(update={"uri": str(home / "snapshots" / snapshot_id)})
 
 
+def find_snapshot(home: Path, snapshot_id: str) -> Snapshot:
+    """Return a snapshot by its id; when its own manifest is lost, what a training on it wrote down.
+
+    :raises DataError: when neither is there.
+    """
+    try:
+        return load_snapshot(home, snapshot_id)
+    except DataError:
+        for spec in home.glob("trainings/*/spec.json"):
+            told = json.loads(spec.read_bytes())["snapshot"]
+            if told["id"] == snapshot_id:
+                return Snapshot.from_json(json.dumps(told)).model_copy(
+                    update={"uri": str(home / "snapshots" / snapshot_id)}
+                )
+        raise
+
+
 def read_split(snapshot: Snapshot, split: SplitName) -> pa.Table:
     """Return the rows of a split, checked against the manifest.
 
@@ -62,6 +80,20 @@ def read_split(snapshot: Snapshot, split: SplitName) -> pa.Table:
             f"A snapshot has no split {split!r}.{did_you_mean(split, snapshot.splits)}",
             hint=f"Splits: {', '.join(snapshot.splits)}.",
         )
+    return pq.read_table(_whole(snapshot, split))
+
+
+def check_whole(snapshot: Snapshot) -> None:
+    """Refuse a snapshot of which a file is missing or changed.
+
+    :raises DataError: naming it.
+    """
+    for split in snapshot.splits:
+        _whole(snapshot, split)
+
+
+def _whole(snapshot: Snapshot, split: SplitName) -> Path:
+    """Return the file of a split, as it was written."""
     expected = snapshot.splits[split]
     file = Path(snapshot.uri) / expected.file
     if not file.exists() or sha256(file) != expected.sha256:
@@ -70,7 +102,7 @@ def read_split(snapshot: Snapshot, split: SplitName) -> pa.Table:
             detail=f"{file} is {'changed' if file.exists() else 'missing'}",
             hint="Snapshots are never edited. Remove the folder and build the snapshot again.",
         )
-    return pq.read_table(file)
+    return file
 
 
 def check_validated(snapshot: Snapshot, batch_hash: str) -> None:

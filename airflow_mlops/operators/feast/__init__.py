@@ -4,7 +4,7 @@ from airflow_mlops.operators.feast.apply import FeastApplyOperator
 from airflow_mlops.operators.feast.compute import FeastComputeFeaturesOperator
 from airflow_mlops.operators.feast.materialize import FeastMaterializeOperator, FeastPlanMaterializationOperator
 from airflow_mlops.operators.feast.parity import FeastCheckParityOperator
-from airflow_mlops.operators.feast.training_data import FeastGetTrainingDataOperator
+from airflow_mlops.operators.feast.training_data import FeastGetTrainingDataOperator, FeastRebuildTrainingDataOperator
 
 __all__ = [
     "FeastApplyOperator",
@@ -13,4 +13,5 @@ __all__ = [
     "FeastGetTrainingDataOperator",
     "FeastMaterializeOperator",
     "FeastPlanMaterializationOperator",
+    "FeastRebuildTrainingDataOperator",
 ]

@@ -18,7 +18,7 @@ from airflow_mlops.operators.reports import publish_report
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.contracts import SplitRule
+    from airflow_mlops.contracts import Snapshot, SplitRule
 
 
 class TrainingData(TypedDict):
@@ -181,15 +181,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             max_join_drop=self.max_join_drop,
             report=partial(publish_report, self, context),
         )
-        return {
-            "id": snapshot.id,
-            "uri": snapshot.uri,
-            "rows": {name: split.rows for name, split in snapshot.splits.items()},
-            "unlabelled_rows": snapshot.unlabelled_rows,
-            "excluded_rows": snapshot.excluded_rows,
-            "as_of": snapshot.as_of.isoformat(),
-            "label_cut": snapshot.label_cut.isoformat(),
-        }
+        return _training_data(snapshot)
 
 
 def _split_rule(split: str, column: str | None) -> SplitRule:
@@ -212,3 +204,59 @@ def _split_rule(split: str, column: str | None) -> SplitRule:
 def _named(rendered: str | None) -> str | None:
     """Return a rendered name; a template says None in words."""
     return None if rendered in ("", "None") else rendered
+
+
+class FeastRebuildTrainingDataOperator(MlopsOperator):
+    """Build a snapshot again, byte for byte, from the partitions, feature files and exclusions of then.
+
+    What it was is read from its manifest, or, when that is lost, from a training on it. A snapshot whose files are
+    there comes out as it is: that proves that it can be rebuilt.
+
+    :param snapshot: Id of the snapshot.
+    :param source_dataset: The sealed dataset with its entities.
+    :param label_dataset: The sealed dataset with its labels.
+    :param feast_conn_id: Airflow connection of type ``feast``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "snapshot", "source_dataset", "label_dataset", "feast_conn_id")
+
+    def __init__(
+        self,
+        *,
+        snapshot: str,
+        source_dataset: str,
+        label_dataset: str,
+        feast_conn_id: str = FeastHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+        self.source_dataset = source_dataset
+        self.label_dataset = label_dataset
+        self.feast_conn_id = feast_conn_id
+
+    def perform(self, context: Context) -> TrainingData:
+        """Rebuild it, or say what is missing or differs."""
+        from airflow_mlops.engine.data.snapshots import find_snapshot
+        from airflow_mlops.engine.features.training.training_data import rebuild_snapshot
+
+        snapshot = rebuild_snapshot(
+            FeastHook(self.feast_conn_id).location(self.home_path),
+            find_snapshot(self.home_path, self.snapshot),
+            store=self.partition_store(),
+            source_dataset=self.source_dataset,
+            label_dataset=self.label_dataset,
+        )
+        return _training_data(snapshot)
+
+
+def _training_data(snapshot: Snapshot) -> TrainingData:
+    return {
+        "id": snapshot.id,
+        "uri": snapshot.uri,
+        "rows": {name: split.rows for name, split in snapshot.splits.items()},
+        "unlabelled_rows": snapshot.unlabelled_rows,
+        "excluded_rows": snapshot.excluded_rows,
+        "as_of": snapshot.as_of.isoformat(),
+        "label_cut": snapshot.label_cut.isoformat(),
+    }

@@ -16,6 +16,7 @@ from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_rates, check_wat
 from airflow_mlops.engine.data.lateness import record_snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshot_writer import Columns, SnapshotWriter
+from airflow_mlops.engine.data.snapshots import check_whole
 from airflow_mlops.engine.data.splits import BY_TIME, by_entity, by_time
 from airflow_mlops.engine.data.validation import enforce
 from airflow_mlops.engine.features.computing import provenance
@@ -245,7 +246,7 @@ def rebuild_snapshot(
     )
     with _writer(home, repo, recipe) as writer:
         written = _write(writer, recipe, chunks)
-        return writer.publish(
+        rebuilt = writer.publish(
             **_contents(repo, recipe, written),
             unread_rows=snapshot.excluded_rows - written.excluded,  # as then: such days may have been sealed since
             model=snapshot.model,
@@ -255,6 +256,8 @@ def rebuild_snapshot(
             exclusions=snapshot.exclusions,
             expected=snapshot,
         )
+    check_whole(rebuilt)
+    return rebuilt
 
 
 class _Written(NamedTuple):
