@@ -188,7 +188,7 @@ def test_fault_guard_on_must_beat_a_constant_predictor(unguarded):
 
 
 def test_fault_guard_on_an_unknown_label_is_not_negative(before, tmp_path, monkeypatch):
-    """With the watermark off, and the joins not judged, flights whose labels have not landed are left out and counted."""
+    """Watermark off, joins not judged: flights whose labels have not landed are left out and counted."""
     home = after(before, tmp_path)
     run_days(home, days(WEDNESDAY, SUNDAY))
     for day in days(WEDNESDAY, SUNDAY):
