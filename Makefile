@@ -20,7 +20,7 @@ help:  ## this list
 	    /^## / {print "\n" substr($$0, 4)} \
 	    /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo 'Ports: AIRFLOW_PORT=8080 MLFLOW_PORT=5000 SERVING_GRPC_PORT=8500 SERVING_REST_PORT=8501'
+	@echo 'Ports: AIRFLOW_PORT=8080 MLFLOW_PORT=5000 SERVING_GRPC_PORT=8500 SERVING_REST_PORT=8501 LOGS_PORT=8793'
 	@echo 'Example: make demo AIRFLOW_PORT=18080'
 
 ## The demo

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops.commands.place import open_home, open_ledger, place_options, use_laptop_connections, who
@@ -56,6 +58,19 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "deployments", parents=[place, of_model], help="what serves, what can be gone back to, what served when"
     )
     listing.set_defaults(run=_deployments)
+
+    rejudge = commands.add_parser(
+        "rejudge", parents=[place], help="judge a version again, as it was judged; exits with 1 when it does not repeat"
+    )
+    rejudge.add_argument("model", metavar="MODEL")
+    rejudge.add_argument("version", type=int, metavar="VERSION")
+    rejudge.add_argument(
+        "--on", default="", metavar="SNAPSHOT", help="judge it on another snapshot, and say what differs"
+    )
+    rejudge.add_argument(
+        "--gates", type=Path, metavar="FILE", help="JSON list of gates, if the ledger does not keep them"
+    )
+    rejudge.set_defaults(run=_rejudge)
 
 
 def _rollback(options: argparse.Namespace) -> None:
@@ -114,6 +129,40 @@ def _deployments(options: argparse.Namespace) -> None:
         over = f"  [{'; '.join(move.overrides)}]" if move.overrides else ""
         serves = "nothing" if move.state.stable is None else f"version {move.state.stable}"
         print(f"{move.at:%Y-%m-%d %H:%M:%S} UTC  {move.action:13} {serves:12} {move.why}{over}")
+
+
+def _rejudge(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.evaluation.rejudge import demand_repeat, rejudge_version
+
+    ledger, home = open_ledger(options), open_home(options)
+    use_laptop_connections(home)
+    gates = json.loads(options.gates.read_text()) if options.gates else None
+    again = rejudge_version(
+        ledger,
+        home,
+        options.model,
+        options.version,
+        lambda number: _saved_model(home, options.model, number),
+        gates=gates,
+        on=options.on,
+    )
+    if not options.on:
+        demand_repeat(again, options.model, options.version)
+        print(f"The verdict on version {options.version} of {options.model} repeats: {again.verdict.status}.")
+        return
+    print(f"On snapshot {options.on} version {options.version} of {options.model} is judged {again.verdict.status}.")
+    for reason in again.reasons:
+        print(f"  {reason}")
+
+
+def _saved_model(home: Path, model: str, version: int) -> Path:
+    """Return where a version's SavedModel lies here; else fetch it from the registry."""
+    for folder in ("models", "registry"):
+        if (home / folder / model / str(version)).is_dir():
+            return home / folder / model / str(version)
+    from airflow_mlops.hooks.mlflow import MLflowHook
+
+    return MLflowHook().get_conn().download(model, str(version), home / "registry" / model / str(version))
 
 
 def _pinned(state: Deployment) -> str:

@@ -1,4 +1,4 @@
-"""The seven components of the laptop stack: what each runs, and on which ports it listens."""
+"""The eight components of the laptop stack: what each runs, and on which ports it listens."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from airflow_mlops.demo.ports import HOST, Ports
 from airflow_mlops.demo.postgres import Postgres
 
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
-COMPONENTS = ("postgres", "mlflow", "serving", *AIRFLOW)
+COMPONENTS = ("postgres", "mlflow", "serving", "logs", *AIRFLOW)
 LISTENS: dict[str, tuple[str, ...]] = {
     "api-server": ("airflow",),
     "mlflow": ("mlflow",),
     "serving": ("serving_grpc", "serving_rest"),
+    "logs": ("logs",),
 }
 
 
@@ -41,6 +42,15 @@ def module_and_flags(name: str, layout: Layout, ports: Ports, database: Postgres
             "--max_num_load_retries=1",
             "--load_retry_interval_micros=2000000",
         ]
-    # Logs are read from the disk that all components share: no log servers, and no ports for them.
+    if name == "logs":
+        # Airflow asks a log server about tasks that run or wait, though it reads their logs on the disk that all share.
+        # Those of its own components would listen on every interface.
+        return [
+            "uvicorn",
+            "--factory",
+            "airflow.utils.serve_logs.log_server:get_app",
+            f"--host={HOST}",
+            f"--port={ports.logs}",
+        ]
     quiet = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
     return ["airflow", name, *quiet]

@@ -1,4 +1,4 @@
-"""The four ports of the laptop stack: where they come from, and whether they are free."""
+"""The ports of the laptop stack: where they come from, and whether they are free."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Ports:
     mlflow: int = 5000
     serving_grpc: int = 8500
     serving_rest: int = 8501
+    logs: int = 8793
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], default: Ports) -> Ports:
-        """Read ``AIRFLOW_PORT``, ``MLFLOW_PORT``, ``SERVING_GRPC_PORT`` and ``SERVING_REST_PORT``.
+        """Read ``AIRFLOW_PORT``, ``MLFLOW_PORT``, ``SERVING_GRPC_PORT``, ``SERVING_REST_PORT`` and ``LOGS_PORT``.
 
         :param default: Ports for those that are not set.
         :raises ConfigError: when one of them is not a port number.
@@ -41,7 +42,7 @@ class Ports:
 
     @classmethod
     def free(cls) -> Ports:
-        """Return four ports that nobody uses at this moment."""
+        """Return ports that nobody uses at this moment."""
         listeners = [socket.create_server((HOST, 0)) for _ in fields(cls)]
         numbers = [listener.getsockname()[1] for listener in listeners]
         for listener in listeners:
@@ -58,7 +59,13 @@ PURPOSES = {
     "mlflow": "the MLflow tracking server",
     "serving_grpc": "gRPC of the model server",
     "serving_rest": "REST of the model server",
+    "logs": "the logs of tasks that run or wait",
 }
+
+
+def loopback() -> str:
+    """Return the host under which Airflow's components find each other here: see ``[core] hostname_callable``."""
+    return HOST
 
 
 def variable(name: str) -> str:

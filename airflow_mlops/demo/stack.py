@@ -144,7 +144,7 @@ class Stack:
         self._prepare_files()
         database_up()
         for name in missing:
-            if name in ("mlflow", "serving"):
+            if name in ("mlflow", "serving", "logs"):
                 self._spawn(name)
         if any(name in AIRFLOW for name in missing):
             self._migrate(database, deadline)

@@ -15,7 +15,7 @@ from airflow_mlops.exceptions import ConfigError, GateError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowModelVersionLink, MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, require, whole_version
+from airflow_mlops.operators.base import MlopsOperator, require, said, whole_version
 from airflow_mlops.operators.tensorflow import owner_of, registry_cache, run_tags
 
 if TYPE_CHECKING:
@@ -41,6 +41,16 @@ class JudgedVersion(TypedDict):
     version: int
     status: str
     inputs_hash: str
+
+
+class RejudgedVersion(TypedDict):
+    """A version that was judged again: its verdict now, whether that is the one of then, and why not."""
+
+    model: str
+    version: int
+    status: str
+    repeats: bool
+    reasons: list[str]
 
 
 class FetchedVersion(TypedDict):
@@ -208,7 +218,15 @@ class MLflowJudgeModelOperator(MlopsOperator):
         registered = registry.log_verdict(self.model, str(version), verdict)
         content = registry.content_hash(self.model, str(version))
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
-        record_verdict(ledger, registered, verdict, snapshot_id=evaluation.snapshot_id, content=content)
+        record_verdict(
+            ledger,
+            registered,
+            verdict,
+            snapshot_id=evaluation.snapshot_id,
+            content=content,
+            gates=self.gates,
+            champion_version=evaluation.champion_version,
+        )
         _demand_pass(verdict, version)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {
@@ -219,6 +237,73 @@ class MLflowJudgeModelOperator(MlopsOperator):
             }
         return JudgedVersion(
             model=self.model, version=version, status=verdict.status.value, inputs_hash=verdict.inputs_hash
+        )
+
+
+class MLflowRejudgeModelOperator(MlopsOperator):
+    """Judge a version again, with the gates and on the data of then: the verdict must repeat. Or say why it does not.
+
+    Its snapshot must be there: ``FeastRebuildTrainingDataOperator`` builds a lost one.
+
+    :param model: Name of the model in the registry.
+    :param version: Judged version.
+    :param snapshot: Id of another snapshot to judge it on, such as one of what the tables say now; empty means that of
+        then. On another one it does not fail, and says what differs.
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "version",
+        "snapshot",
+        "mlflow_conn_id",
+        "ledger_conn_id",
+    )
+    operator_extra_links = (MLflowModelVersionLink(),)
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: int | str,
+        snapshot: str | None = None,
+        mlflow_conn_id: str = MLflowHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.snapshot = snapshot
+        self.mlflow_conn_id = mlflow_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> RejudgedVersion:
+        """Judge again; fail when the verdict on the same data is another one."""
+        from airflow_mlops.engine.evaluation.rejudge import demand_repeat, rejudge_version
+
+        version = whole_version(self.version)
+        hook = MLflowHook(self.mlflow_conn_id)
+        MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
+
+        def fetched(number: int) -> Path:
+            cache = registry_cache(self.home_path, self.model, number)
+            return hook.get_conn().download(self.model, str(number), cache)
+
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        again = rejudge_version(ledger, self.home_path, self.model, version, fetched, on=said(self.snapshot))
+        for reason in again.reasons:
+            self.log.warning("%s", reason)
+        if not said(self.snapshot):
+            demand_repeat(again, self.model, version)
+        return RejudgedVersion(
+            model=self.model,
+            version=version,
+            status=again.verdict.status.value,
+            repeats=again.repeats,
+            reasons=list(again.reasons),
         )
 
 

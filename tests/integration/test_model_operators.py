@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from mlflow import MlflowClient
 
+from airflow_mlops.cli import main
 from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.ledger import Ledger
@@ -22,6 +23,7 @@ from airflow_mlops.operators.mlflow import (
     MLflowFetchApprovedModelOperator,
     MLflowJudgeModelOperator,
     MLflowRegisterModelOperator,
+    MLflowRejudgeModelOperator,
     MLflowSetAliasOperator,
 )
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
@@ -166,6 +168,13 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
     again = pipeline.run(TensorFlowEvaluateModelOperator, training=training["training"])
     assert again["champion_version"] == "1"
     assert again["metrics"]["champion"] == again["metrics"]["challenger"]
+
+    # Judged again, as it was: the verdict repeats. By command too.
+    rejudged = pipeline.run(MLflowRejudgeModelOperator, version="1")
+    assert rejudged == {"model": "whole_way", "version": 1, "status": "PASS", "repeats": True, "reasons": []}
+    place = ["--home", str(home), "--ledger", ledger.url]
+    assert main(["rejudge", "whole_way", "1", *place]) == 0
+    assert main(["rejudge", "whole_way", "7", *place]) == 1
 
     # A gate that fails: every failed check is named, and the last verdict counts.
     with pytest.raises(AirflowFailException) as failed:

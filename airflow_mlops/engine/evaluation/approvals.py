@@ -22,7 +22,14 @@ _log = logging.getLogger(__name__)
 
 
 def record_verdict(
-    ledger: Ledger, registered: RegisteredModel, verdict: Verdict, *, snapshot_id: str, content: str = ""
+    ledger: Ledger,
+    registered: RegisteredModel,
+    verdict: Verdict,
+    *,
+    snapshot_id: str,
+    content: str = "",
+    gates: Sequence[Mapping[str, Any]] = (),
+    champion_version: str | None = None,
 ) -> None:
     """Append a verdict, unless it is the last one on this version already.
 
@@ -30,6 +37,8 @@ def record_verdict(
         has seen the old.
     :param content: Hash of the files of the SavedModel that was judged, as
         :func:`~airflow_mlops.engine.data.files.tree_hash` gives it: only these bytes may serve as this version.
+    :param gates: The gates, as dicts: with them the version can be judged again.
+    :param champion_version: What it was compared with.
     :raises TransientError: when the ledger's database does not answer.
     """
     version = int(registered.version)
@@ -42,9 +51,11 @@ def record_verdict(
         "inputs_hash": verdict.inputs_hash,
         "snapshot_id": snapshot_id,
         "content": content,
+        "gates": as_json(list(gates)),
+        "champion_version": champion_version,
         "checks": [as_json(check.model_dump()) for check in verdict.checks],
     }
-    if _last_verdicts(ledger, registered.model).get(version) != payload:
+    if last_verdicts(ledger, registered.model).get(version) != payload:
         ledger.record(FACT, registered.model, payload)
 
 
@@ -68,7 +79,7 @@ def choose_version(ledger: Ledger, model: str, server: str, asked: int | None = 
     :raises GateError: when what is asked for, or any version, has not passed; or when it is asked for against a pin.
     """
     state = deployment(ledger, server, model)[0]
-    verdicts = _last_verdicts(ledger, model)
+    verdicts = last_verdicts(ledger, model)
     if asked is not None:
         return _asked(ledger, state, verdicts, asked)
     passed = [number for number, verdict in verdicts.items() if verdict["status"] == VerdictStatus.PASS]
@@ -127,7 +138,7 @@ def check_verdict(ledger: Ledger, model: str, version: int, folder: Path) -> Non
     :param folder: The SavedModel that is to be published or to serve.
     :raises GateError: when the version's last verdict is not PASS, or was passed on other bytes.
     """
-    verdict = _last_verdicts(ledger, model).get(version)
+    verdict = last_verdicts(ledger, model).get(version)
     status = "never judged" if verdict is None else verdict["status"]
     if verdict is None or status != VerdictStatus.PASS:
         raise GateError(
@@ -163,7 +174,7 @@ def _older(ledger: Ledger, state: Deployment, version: int) -> str:
     )
 
 
-def _last_verdicts(ledger: Ledger, model: str) -> dict[int, dict[str, Any]]:
+def last_verdicts(ledger: Ledger, model: str) -> dict[int, dict[str, Any]]:
     """Return version → the payload of the last verdict on it."""
     verdicts: dict[int, dict[str, Any]] = {}
     for fact in ledger.facts(FACT, model, limit=None):

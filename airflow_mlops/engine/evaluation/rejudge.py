@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.contracts import Record, Snapshot, Verdict
+from airflow_mlops.contracts import GateCheck, Record, Snapshot, Verdict
 from airflow_mlops.engine.data.parquet import listing
-from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.data.snapshots import find_snapshot, read_split
+from airflow_mlops.engine.evaluation.approvals import last_verdicts
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.evaluation.gates import judge
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError, GateError
 
 
 class Rejudgement(Record):
@@ -58,6 +61,68 @@ def rejudge(
         return Rejudgement(verdict=verdict, reasons=())
     reasons = [*_data(was, now), *_checks(recorded, verdict)]
     return Rejudgement(verdict=verdict, reasons=tuple(reasons) or ("the gates or the evaluation are others",))
+
+
+def rejudge_version(
+    ledger: Ledger,
+    home: Path,
+    model: str,
+    version: int,
+    saved_model: Callable[[int], Path],
+    *,
+    gates: Sequence[Mapping[str, Any]] | None = None,
+    on: str = "",
+) -> Rejudgement:
+    """Judge a version again by its last verdict in the ledger: those gates, that snapshot, that champion.
+
+    :param saved_model: Version → folder of its SavedModel, fetched if need be.
+    :param gates: The gates, for a verdict of a release that did not keep them.
+    :param on: Id of another snapshot to judge it on.
+    :raises ConfigError: when it was never judged, or its gates are not known.
+    :raises DataError: when a snapshot or a model is not there, or not as it was written.
+    """
+    found = last_verdicts(ledger, model).get(version)
+    if found is None:
+        raise ConfigError(
+            f"Version {version} of {model!r} was never judged.",
+            detail="the ledger has no verdict on it",
+            hint="Judge it first: MLflowJudgeModelOperator.",
+        )
+    known = found.get("gates") or gates
+    if not known:
+        raise ConfigError(
+            f"The gates of version {version} of {model!r} are not known.",
+            detail="it was judged by a release that did not keep them in the ledger",
+            hint='Pass them: --gates FILE, a JSON list such as [{"metric": "auc", "min": 0.65}].',
+        )
+    champion = found.get("champion_version")
+    return rejudge(
+        Verdict(model=model, status=found["status"], checks=_recorded(found), inputs_hash=found["inputs_hash"]),
+        known,
+        was=find_snapshot(home, found["snapshot_id"]),
+        now=find_snapshot(home, on or found["snapshot_id"]),
+        challenger=saved_model(version),
+        champion=None if champion is None else saved_model(int(champion)),
+        champion_version=champion,
+        slices=sorted({gate["by"]["column"] for gate in known if gate.get("by")}),
+    )
+
+
+def demand_repeat(again: Rejudgement, model: str, version: int) -> None:
+    """Fail when a verdict on the inputs of then does not repeat.
+
+    :raises GateError: with the reasons.
+    """
+    if not again.repeats:
+        raise GateError(
+            f"The verdict on version {version} of {model!r} does not repeat: it is {again.verdict.status} now.",
+            detail="\n         ".join(again.reasons),
+            hint="Files of the model or of its snapshot were changed, or the code that judges was: see which.",
+        )
+
+
+def _recorded(found: Mapping[str, Any]) -> tuple[GateCheck, ...]:
+    return tuple(GateCheck.model_validate(check) for check in found["checks"])
 
 
 def _data(was: Snapshot, now: Snapshot) -> Iterator[str]:
