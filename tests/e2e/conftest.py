@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_mlops.demo import environment
 from airflow_mlops.demo.airflow_api import AirflowApi
+from airflow_mlops.demo.flights import DAYS_LATER
 from airflow_mlops.demo.ports import Ports
 from airflow_mlops.demo.stack import Stack
 from airflow_mlops.demo.watch import Watcher
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 ROOT = Path(__file__).parent.parent.parent
+YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
+LATER = YESTERDAY - date(2013, 2, 1)
+"""How much later everything happens: the last day that lands is yesterday, so that schedules find their data."""
 SECRET = "planted-secret-9b1e"
 """Password of the connection to MLflow."""
 
@@ -42,9 +51,34 @@ def stack(dags: Path) -> Iterator[Stack]:
             return made | {"AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({**mlflow, "login": "me", "password": SECRET})}
 
         patch.setattr(environment, "_connections", with_a_secret)
+        patch.setenv(DAYS_LATER, str(LATER.days))
         stack = Stack(dags.parent / "home", Ports.free(), dags=dags, feature_repo=ROOT / "feature_repo")
         yield stack
         stack.down()
+
+
+CHROMIUM = "chromium"
+_ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A page of the machine's Chromium. Without one the test is skipped; but it fails where ``CI`` is set."""
+    chromium = shutil.which(CHROMIUM)
+    if chromium is None:
+        words = "There is no Chromium to open the forms in: apt-get install chromium"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(words)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=_ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(30_000)
+        yield page
+        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """The main job under a real Airflow: land, features, train, deploy, predict, retrain, deploy, roll back.
 
 One story, because every step stands on the one before. After each step the model server is asked, as a caller
-would ask it, and compared with what Keras said at training time.
+would ask it, and compared with what Keras said at training time. The retraining is the scheduler's own.
+
+When it is told, the trigger form of every DAG is opened in a browser and sent as it opens.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import json
 import os
 import signal
 import time
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,14 +30,17 @@ from airflow_mlops.demo.summary import champion
 from airflow_mlops.demo.watch import TaskFailedError, Watcher
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.exceptions import TransientError
-from tests.e2e.conftest import SECRET
+from tests.e2e.conftest import LATER, SECRET, YESTERDAY
 from tests.planted import OF_THE_DATA, databases, files, found
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.e2e
 
-HISTORY = (date(2013, 1, 1), date(2013, 1, 29))
+HISTORY = (date(2013, 1, 1) + LATER, date(2013, 1, 29) + LATER)
 OWNER = "flights@example.com"
-DAY_1, DAY_2, DAY_3 = "2013-01-30", "2013-01-31", "2013-02-01"
+DAY_1, DAY_2, DAY_3 = (str(YESTERDAY - timedelta(days=days)) for days in (2, 1, 0))
 
 
 def test_main_job(stack: Stack, watcher: Watcher) -> None:
@@ -45,6 +51,13 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert not stack.up(), "a second up must find everything running"
     watcher.ready(example.DAGS)
     assert server.stable() is None
+
+    # Yesterday's features and this day's training are due: nobody triggers them. The training will wait for its data,
+    # and keep nobody from training on what is there; the features would come before the days that they stand on.
+    yesterday, scheduled = fired(watcher, example.FEATURES), fired(watcher, example.TRAIN)
+    assert airflow.runs_by_key(example.FEATURES).keys() == {DAY_3}
+    airflow._call("PATCH", f"/dags/{example.FEATURES}/dagRuns/{yesterday}", json={"state": "failed"})
+    watcher.until(lambda: state_of(airflow, scheduled, "wait_data") == "deferred")
 
     # A day whose past is missing is refused in words; once the past is there, the cleared run converges.
     late = features(airflow, DAY_2)
@@ -63,27 +76,26 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert len(list((stack.layout.home / "reports").glob("*.html"))) >= 12, "three feeds, two days, suite and history"
     assert_materialized(airflow, late)
 
-    first = demo.train(watcher, stack, date(2013, 2, 1))
+    first = demo.train(watcher, stack, YESTERDAY)
     demo.deploy(watcher, stack, first.version)
     assert_serves(stack, server, first.version)
 
-    # More data: another day, another version.
-    third = features(airflow, DAY_3)
-    land(watcher, DAY_3)
-    watcher.finish(example.FEATURES, third)
-    # The label's upstream announces trouble: a training holds, for all to see, until the all-clear.
+    # The label's upstream announces trouble: the training that waits holds, for all to see, until the all-clear; also
+    # when its data is there. Then it goes on by itself, and what it made deploys by itself.
     announce(watcher, "degraded", "half of the gates do not report")
-    held = airflow.trigger(example.TRAIN, {"as_of": f"{date(2013, 2, 2)}T00:00:00Z"})["dag_run_id"]
-    watcher.until(lambda: state_of(airflow, held, "wait_data") == "deferred")
-    log = "\n".join(airflow.log(example.TRAIN, held, "wait_data", 1))
-    assert "half of the gates do not report" in log
-    assert "Could not read served logs" not in log
+    airflow.clear(example.FEATURES, yesterday, only_failed=False)
+    land(watcher, DAY_3)
+    watcher.finish(example.FEATURES, yesterday)
+    watcher.until(lambda: "half of the gates do not report" in log_of(airflow, scheduled, "wait_data"))
+    assert state_of(airflow, scheduled, "wait_data") == "deferred"
+    assert "Could not read served logs" not in log_of(airflow, scheduled, "wait_data")
     announce(watcher, "ok", "all gates report again")
-    second = demo.train(watcher, stack, date(2013, 2, 2))
-    assert second.run_id == held
+    watcher.finish(example.TRAIN, scheduled)
+    second = demo.Trained(scheduled, airflow.xcom(example.TRAIN, scheduled, "register")["version"])
     assert second.version == first.version + 1
     assert rows(airflow, second) > rows(airflow, first)
-    demo.deploy(watcher, stack, second.version)
+    woken = airflow.run(example.DEPLOY, demo.deploy(watcher, stack, second.version))
+    assert woken["run_type"] == "asset_triggered"
     assert_serves(stack, server, second.version)
     assert golden_difference(stack, server, first.version, f"versions/{first.version}") < 1e-5, "kept warm"
 
@@ -119,12 +131,42 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert_no_row_and_no_secret_left_the_data(stack)
 
 
+@pytest.mark.parametrize("name", ["land", "features", "train", "deploy", "runbook", "sources"])
+def test_every_form_can_be_sent_as_it_opens(stack: Stack, watcher: Watcher, page: Page, name: str) -> None:
+    """And what the training's makes of it is of the newest day for which all data is there."""
+    airflow, dag_id = watcher.airflow, f"{example.MODEL}.{name}"
+    before = {run["dag_run_id"] for run in airflow.runs(dag_id)}
+    page.goto(f"{stack.airflow_url}/dags/{dag_id}")
+    page.get_by_test_id("trigger-dag-button").click()
+    page.get_by_test_id("trigger-dag-submit").click()
+    watcher.until(lambda: {run["dag_run_id"] for run in airflow.runs(dag_id)} > before)
+    [run] = {run["dag_run_id"] for run in airflow.runs(dag_id)} - before
+    assert airflow.run(dag_id, run)["run_type"] == "manual"
+    if name == "train":
+        watcher.finish(dag_id, run)
+        today = datetime.combine(YESTERDAY + timedelta(days=1), datetime.min.time(), UTC)
+        assert airflow.xcom(dag_id, run, "snapshot")["as_of"] == today.isoformat()
+
+
 # --- steps ------------------------------------------------------------------------------------------------
 
 
 def land(watcher: Watcher, day: str) -> None:
     """The upstream lands a day, through the scheduler."""
     watcher.finish(example.LAND, watcher.airflow.trigger(example.LAND, partition_key=day)["dag_run_id"])
+
+
+def fired(watcher: Watcher, dag_id: str) -> str:
+    """Wait for the one run that the scheduler fires by itself."""
+    scheduled: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        scheduled[:] = [run for run in watcher.airflow.runs(dag_id) if run["run_type"] == "scheduled"]
+        return bool(scheduled)
+
+    watcher.until(is_there)
+    [run] = scheduled
+    return str(run["dag_run_id"])
 
 
 def features(airflow: AirflowApi, day: str) -> str:
@@ -145,6 +187,10 @@ def announce(watcher: Watcher, state: str, reason: str) -> None:
 def state_of(airflow: AirflowApi, run_id: str, task_id: str) -> str | None:
     states = {task["task_id"]: task["state"] for task in airflow.tasks(example.TRAIN, run_id)}
     return states.get(task_id)
+
+
+def log_of(airflow: AirflowApi, run_id: str, task_id: str) -> str:
+    return "\n".join(airflow.log(example.TRAIN, run_id, task_id, 1))
 
 
 def wait_for_retry(airflow: AirflowApi, run_id: str, seconds: float = 180) -> None:

@@ -241,3 +241,22 @@ def test_a_day_that_a_feed_does_not_have_is_refused(feed, day, tmp_path):
 def test_an_unknown_feed_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no feed 'planes'"):
         land(tmp_path, FIRST_DAY, "planes")
+
+
+def test_all_of_it_can_happen_later(monkeypatch, tmp_path):
+    day, later = date(2013, 2, 1), timedelta(days=4700)
+    then = {feed: read_feed(feed, day, day) for feed in ("departures", "weather")}
+    monkeypatch.setenv(flights.DAYS_LATER, str(later.days))
+    for feed, rows in then.items():
+        moved = read_feed(feed, day + later, day + later)
+        assert moved.schema == rows.schema
+        assert moved.num_rows == rows.num_rows
+        for name in rows.column_names:
+            a, b = rows[name].to_pylist(), moved[name].to_pylist()
+            assert b == [value + later if isinstance(value, datetime) else value for value in a], name
+    assert land(tmp_path, day + later, "weather")["rows"] == then["weather"].num_rows
+    with pytest.raises(ConfigError, match="no 2013-02-01 of 'weather' to land"):
+        land(tmp_path, day, "weather")
+    monkeypatch.setenv(flights.DAYS_LATER, "soon")
+    with pytest.raises(ConfigError, match="'soon' is not a number of days"):
+        read_feed("weather", day, day)

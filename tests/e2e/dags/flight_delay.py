@@ -1,12 +1,16 @@
-"""The example's pipeline over a month: short validation and test, gates that such a small model can pass."""
+"""The example's pipeline over a month that ends yesterday, so that its schedules fire by themselves: short validation
+and test, gates that such a small model can pass.
+"""
 
 import os
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from file_notifier import FileNotifier
 
-from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer
+from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Retrain, Trainer
+
+LATER = timedelta(days=int(os.environ["MLOPS_DEMO_DAYS_LATER"]))
 
 
 def feed(name: str, event_time: str, **checks: Any) -> Partitions:
@@ -15,8 +19,8 @@ def feed(name: str, event_time: str, **checks: Any) -> Partitions:
         f"lake/{name}",
         event_time=event_time,
         suite=f"flights.expectations:{name}",
-        start=date(2013, 1, 1),
-        end=date(2013, 12, 30),
+        start=date(2013, 1, 1) + LATER,
+        end=date(2013, 2, 1) + LATER,
         checks=Checks(contract=f"flights.contracts:{name}", **checks),
     )
 
@@ -43,6 +47,8 @@ flight_delay = ModelPipeline(
     ),
     train=Trainer("flights.model:build", window="60d", validation="4d", test="4d", epochs=3, seed=7),
     gates=[Gate("auc", min=0.55), Gate("log_loss", max=1.5), Gate("auc", vs="champion", max_drop=0.1)],
+    # Every midnight: the last one is due as soon as the DAG is unpaused.
+    retrain=Retrain(cron="0 0 * * *"),
     owner="flights@example.com",
     notify=[FileNotifier(f"{os.environ['AIRFLOW__MLOPS__HOME']}/told.jsonl")],
     deadlines={"runbook": "1s"},
