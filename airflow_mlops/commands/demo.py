@@ -33,6 +33,7 @@ def _add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     repository.add_argument("--mlflow-port", type=int, help="default: $MLFLOW_PORT or 5000")
     repository.add_argument("--serving-grpc-port", type=int, help="default: $SERVING_GRPC_PORT or 8500")
     repository.add_argument("--serving-rest-port", type=int, help="default: $SERVING_REST_PORT or 8501")
+    repository.add_argument("--logs-port", type=int, help="default: $LOGS_PORT or 8793")
 
     run = commands.add_parser("run", parents=[repository], help="from real flights to a served prediction")
     run.set_defaults(run=_run)

@@ -296,7 +296,7 @@ def test_no_secret_is_shown(connect, place, caplog, monkeypatch):
 
 async def test_a_trigger_looks_every_connection_up_without_blocking(connect, place, monkeypatch):
     server = valkey_server()
-    link = connect("valkey", "redis", host=server.host, port=server.port)
+    link = connect("valkey", "redis", host=server.host, port=server.port, extra={"db": 9})  # no other test's newer rows
     registry = connect("registry", "sqlite", host=str(place.home / "feast" / "registry.db"))
     feast = hook(connect, place, online_conn_id=link, registry_conn_id=registry)
     await asyncio.to_thread(through, feast)

@@ -355,6 +355,18 @@ def test_concurrent_chunks_lose_no_interval(location, registry):
     assert online(location) == expected(5)
 
 
+def test_whoever_reads_a_registry_in_a_file_reads_all_of_it(location):
+    """Feast's own store empties the file first: a reader in that moment finds a project without anything in it."""
+    write_repo(location.repo, settings=FILE_REGISTRY)
+    bring(location, 1)
+    file = location.home / "feast" / "registry.db"
+    before = file.read_bytes()
+    with file.open("rb") as reader:
+        bring(location, 2)
+        assert reader.read() == before, "the one it opened"
+    assert file.read_bytes() != before
+
+
 @pytest.mark.parametrize("registry", ["sql", "file"])
 def test_a_view_left_marked_by_a_killed_run_of_feasts_own_is_readable_again(location, registry):
     if registry == "file":

@@ -62,7 +62,7 @@ def test_land_refuses_unclear_days(
 
 def test_status_and_down_where_nothing_ever_ran(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     assert main(["demo", "status", "--home", str(home)]) == 0
-    assert capsys.readouterr().out.count("does not run") == 7
+    assert capsys.readouterr().out.count("does not run") == 8
     assert main(["demo", "down", "--home", str(home)]) == 0
     assert "nothing ran" in capsys.readouterr().out
 

@@ -30,6 +30,8 @@ FOREIGN = {
     "alowed_use",
     "amazon",
     "apis",
+    "apt",
+    "chromium",
     "depracated",
     "feature_age_seconds",
     "feature_watermark",
