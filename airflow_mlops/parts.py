@@ -204,6 +204,9 @@ class FeatureService:
     :param transform: ``module:function``, beside the DAG file or in the Feast repository, that computes the feature
         views' rows of one day from the sealed partitions.
     :param suite: ``module:function`` with the expectations that a training snapshot must meet.
+    :param view_suites: Feature view → ``module:function`` with the expectations that each day's computed rows must meet
+        before any of them is written. Such a view is held against its own earlier days too.
+    :param view_checks: Feature view → how it is held against its earlier days, where the defaults do not fit.
     :param keys: Join keys that are themselves inputs of the model.
     :param sources: Further feeds that ``transform`` reads, beside the pipeline's source and the label's.
     :param history: How far back ``transform`` looks.
@@ -216,6 +219,8 @@ class FeatureService:
     name: Name
     transform: Entrypoint
     suite: Entrypoint
+    view_suites: Mapping[str, Entrypoint] = Field(default_factory=dict)
+    view_checks: Mapping[str, Checks] = Field(default_factory=dict)
     keys: Sequence[str] = ()
     sources: Sequence[Partitions] = ()
     history: Duration = "7d"
@@ -223,6 +228,15 @@ class FeatureService:
     parity_sample: Annotated[int, Field(gt=0)] = 200
     conn_id: str = "feast_default"
     resources: Resources = Field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        for view, checks in self.view_checks.items():
+            if checks.label is not None or checks.contract is not None:
+                raise ConfigError(
+                    f"The checks of feature view {view!r} name a label or a contract.",
+                    detail=f"label={checks.label!r}, contract={checks.contract!r}",
+                    hint="Computed rows have no label, and their contract is the feature repository: leave both out.",
+                )
 
 
 @part

@@ -10,6 +10,7 @@ import atexit
 import functools
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from airflow_mlops.contracts import TrainingResult, TrainingSpec
@@ -17,6 +18,7 @@ from airflow_mlops.engine.training.launch import _child_environment
 from airflow_mlops.engine.training.workdir import Workdir, write_text
 
 ROOT = Path(__file__).parent.parent
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def train(spec: TrainingSpec, folder: Path) -> TrainingResult:
@@ -24,16 +26,17 @@ def train(spec: TrainingSpec, folder: Path) -> TrainingResult:
     folder.mkdir(parents=True)
     workdir = Workdir(folder.absolute())
     write_text(workdir.spec, spec.to_json())
-    process = _process()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(f"{workdir.path}\n")
-    process.stdin.flush()
     said = []
-    for line in process.stdout:
-        if line == "done\n":
-            break
-        said.append(line)
+    with _ONE_AT_A_TIME:  # or one thread reads the answer that another waits for
+        process = _process()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{workdir.path}\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if line == "done\n":
+                break
+            said.append(line)
     result = workdir.finished(spec.hash)
     assert result is not None, "".join(said)
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -12,6 +12,7 @@ from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import MlopsOperator, required_key
+from airflow_mlops.parts import Checks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -39,6 +40,9 @@ class FeastComputeFeaturesOperator(MlopsOperator):
     :param datasets: Sealed datasets to hand over.
     :param history: How far back they reach, such as ``7d``.
     :param start: First day that the datasets have (ISO).
+    :param suites: Feature view → ``module:function`` with the expectations that its rows must meet. Such a view is held
+        against its own earlier days too. When one view is refused, none is written.
+    :param checks: Feature view → arguments of :class:`~airflow_mlops.parts.Checks`, where the defaults do not fit.
     :param key: Partition to compute.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
@@ -50,6 +54,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         "datasets",
         "history",
         "start",
+        "suites",
+        "checks",
         "key",
         "feast_conn_id",
         "ledger_conn_id",
@@ -62,6 +68,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         datasets: Sequence[str],
         history: str,
         start: str,
+        suites: Mapping[str, str] | None = None,
+        checks: Mapping[str, Mapping[str, Any]] | None = None,
         key: str = "{{ partition_key }}",
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
@@ -72,6 +80,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         self.datasets = datasets
         self.history = history
         self.start = start
+        self.suites = suites or {}
+        self.checks = checks or {}
         self.key = key
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
@@ -99,6 +109,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
             datasets=self.datasets,
             history=parse_duration(self.history),
             start=parse_day(self.start, "start"),
+            suites=self.suites,
+            checks={view: Checks(**given) for view, given in self.checks.items()},
         )
         computed = compute(key)
         following = parse_day(key, "key") + timedelta(days=1), parse_day(key, "key") + parse_duration(self.history)

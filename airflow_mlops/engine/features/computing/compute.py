@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 import pandas as pd
@@ -23,6 +24,7 @@ from airflow_mlops.engine.features.project.schema import FeatureRepo, ViewSchema
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.users_code import users_code
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+from airflow_mlops.parts import Checks
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 
@@ -46,6 +48,8 @@ def compute_features(
     datasets: Sequence[str],
     history: timedelta,
     start: date,
+    suites: Mapping[str, str] = MappingProxyType({}),
+    checks: Mapping[str, Checks] = MappingProxyType({}),
 ) -> ComputedFeatures:
     """Compute the feature rows stamped within one UTC day; computing a day again replaces its rows.
 
@@ -66,6 +70,8 @@ def compute_features(
     :param datasets: Sealed datasets to hand over.
     :param history: How far back they reach; begun days count as whole days.
     :param start: First day that the datasets have; no history is missed before it.
+    :param suites, checks: Feature view → what its rows must meet before any is written; see
+        :func:`~airflow_mlops.engine.features.computing.judge.judge_rows`.
     :raises DataError: when a partition is missing, or rows are not what the feature view needs.
     :raises ConfigError: when the transform cannot be found, or returns feature views or columns unknown to Feast.
     :raises TransientError: when the ledger does not answer, or what the transform reaches for does not: see
@@ -84,6 +90,20 @@ def compute_features(
     with users_code(DataError, f"The transform {transform!r}", f"day {key}", hint):
         computed = function(begin.date(), data)
     tables = {name: _checked(name, rows, repo, begin, end) for name, rows in _views(transform, computed).items()}
+    if suites or checks:
+        from airflow_mlops.engine.features.computing.judge import judge_rows  # and with it Great Expectations
+
+        judge_rows(
+            home,
+            key,
+            tables,
+            repo=repo,
+            suites=suites,
+            checks=checks,
+            code_path=code_paths[0],
+            skip={day for windows in excluded.values() for day in excluded_days(windows)},
+            ledger=ledger,
+        )
     for name, table in tables.items():
         inputs = Inputs.of(key, first, used, excluded, code.of(name))
         write_day(home, name, key, inputs.written_into(table))

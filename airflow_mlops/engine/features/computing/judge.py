@@ -1,0 +1,123 @@
+"""Computed rows against a suite and against the view's own history, before any of them is written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_mlops.contracts import Profile, ValidationResult
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.engine.data.checks.references import ENOUGH
+from airflow_mlops.engine.data.checks.run import as_result, run_checks
+from airflow_mlops.engine.data.files import replacing, sha256
+from airflow_mlops.engine.data.partitions import day_bounds
+from airflow_mlops.engine.data.profiles import profile_files
+from airflow_mlops.engine.data.validation import enforce, load_suite, validate
+from airflow_mlops.engine.features.computing.files import revision_of
+from airflow_mlops.engine.features.project.schema import FeatureRepo, feature_file
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.parts import Checks
+
+
+def judge_rows(
+    home: Path,
+    key: str,
+    tables: Mapping[str, pa.Table],
+    *,
+    repo: FeatureRepo,
+    suites: Mapping[str, str],
+    checks: Mapping[str, Checks],
+    code_path: str,
+    skip: Collection[str] = (),
+    ledger: Ledger | None = None,
+) -> None:
+    """Hold a day's computed rows against what is declared of their views; what was found goes into the ledger.
+
+    The history of a view is its own files of earlier days. None of them was refused: a refused day is not written.
+
+    :param tables: Feature view → rows.
+    :param suites: Feature view → ``module:function`` of its expectations.
+    :param checks: Feature view → what else it is held against; a view with a suite has the default ones.
+    :param code_path: Folder that the suites are imported from.
+    :param skip: Days that nothing is compared with, such as those with excluded data.
+    :raises DataError: when a suite or the history blocks the rows of a view, or a view has none.
+    :raises ConfigError: when a name is not of a view that the transform computes, or a suite cannot be loaded.
+    """
+    for name in sorted({*suites, *checks}):
+        if name not in repo.views or name not in tables:
+            known = sorted(tables)
+            raise ConfigError(
+                f"There are checks for a feature view {name!r} that the transform does not compute."
+                f"{did_you_mean(name, known)}",
+                detail=f"it computes: {', '.join(known)}",
+                hint="Correct the name in FeatureService(view_suites=..., view_checks=...).",
+            )
+    results = []
+    with TemporaryDirectory() as folder:
+        for name in sorted({*suites, *checks}):
+            file = Path(folder) / f"{name}.parquet"
+            pq.write_table(tables[name], file)
+            if name in suites:
+                results.append((name, validate([file], load_suite(suites[name], code_path), batch=f"{name}/{key}")))
+            how = checks.get(name, Checks())
+            results.append((name, _against_history(file, key, how, _earlier(home, name, key, how, skip))))
+    for name, result in results:
+        if ledger is not None:
+            ledger.record("validation", f"features.{name}", result.model_dump(mode="json"), key=key)
+    for _, result in results:
+        enforce(result)
+
+
+def _against_history(file: Path, key: str, checks: Checks, earlier: list[Profile]) -> ValidationResult:
+    view, revision = file.stem, sha256(file)
+    profile = _profile(file, view, key, revision, checks)
+    outcomes = run_checks(
+        profile,
+        earlier,
+        slices=checks.slices,
+        unique=checks.unique,
+        identifiers=checks.identifiers,
+        volatile=checks.volatile,
+        invariants=checks.invariants,
+        files=[file],
+    )
+    return as_result(outcomes, profile, batch=f"{view}/{key}", batch_hash=revision, parameters=asdict(checks))
+
+
+def _earlier(home: Path, view: str, key: str, checks: Checks, skip: Collection[str]) -> list[Profile]:
+    """Return the profiles of the view's earlier days, oldest first; the newest ones where few are recent."""
+    folder = feature_file(home, view, key).parent
+    days = sorted(file.stem for file in folder.glob("*.parquet") if file.stem < key and file.stem not in skip)
+    since = (day_bounds(key)[0] - parse_duration(checks.history)).date().isoformat()
+    recent = [day for day in days if day >= since]
+    chosen = recent if len(recent) >= ENOUGH else days[-ENOUGH:]
+    return [_kept_profile(home, view, day, checks) for day in chosen]
+
+
+def _kept_profile(home: Path, view: str, day: str, checks: Checks) -> Profile:
+    """Return the profile of a written day, kept beside it the first time."""
+    file = feature_file(home, view, day)
+    revision = revision_of(file)
+    kept = file.parent / "profiles" / f"{day}.json"
+    if kept.exists():
+        profile = Profile.from_json(kept.read_text())
+        if profile.revisions == {day: revision} and _fits(profile, checks):
+            return profile
+    profile = _profile(file, view, day, revision, checks)
+    with replacing(kept) as made:
+        made.write_text(profile.to_json())
+    return profile
+
+
+def _fits(profile: Profile, checks: Checks) -> bool:
+    return set(checks.slices) <= set(profile.slices) and tuple(profile.unique) == tuple(checks.unique)
+
+
+def _profile(file: Path, view: str, key: str, revision: str, checks: Checks) -> Profile:
+    return profile_files([file], dataset=view, key=key, revision=revision, slices=checks.slices, unique=checks.unique)
