@@ -57,7 +57,6 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             suites=dict(features.view_suites),
             checks={view: asdict(checks) for view, checks in features.view_checks.items()},
             **conns,
-            **refused_as(pipeline, "features_blocked"),
             **features.resources.as_arguments(),
         )
         plan = FeastPlanMaterializationOperator(task_id="plan_materialization", service=features.name, **conns)

@@ -63,7 +63,7 @@ def fail(task: BaseOperator, error: Exception) -> None:
         ("m_features", "departures.check", DataError("Half is missing.", "902 rows", "Ask."), "partition_blocked"),
         ("m_features", "departures.validate", DataError("1 of 13 do not hold.", "902", "Ask."), "partition_blocked"),
         ("m_features", "departures.check", TransientError("The ledger is down.", "db", "Wait."), "task_failed"),
-        ("m_features", "compute_features", DataError("The past is missing.", "2013", "Backfill."), "features_blocked"),
+        ("m_features", "compute_features", DataError("The past is missing.", "2013", "Backfill."), "task_failed"),
         ("m_train", "judge", GateError("Version 2 failed 1 of 3 checks.", "auc", "Look."), "challenger_rejected"),
         ("m_train", "judge", TransientError("MLflow is down.", "http", "Wait."), "task_failed"),
         ("m_train", "train", ConfigError("No such function.", "x:y", "Write it."), "task_failed"),

@@ -129,7 +129,7 @@ def from_proto(proto: tf.TensorProto) -> np.ndarray:
     number, dims, content = proto.dtype, proto.tensor_shape, proto.tensor_content
     dtype = numpy_dtype(number)
     shape = tuple([dim.size for dim in dims.dim])
-    if dims.unknown_rank or (shape and min(shape) < 0):
+    if (shape and min(shape) < 0) or dims.unknown_rank:
         raise DataError("A tensor has no complete shape.", detail=f"shape {shape}")
     count = math.prod(shape)
     if content:
@@ -146,7 +146,7 @@ def from_proto(proto: tf.TensorProto) -> np.ndarray:
 
 def _values(proto: tf.TensorProto, dtype: np.dtype) -> np.ndarray:
     values = getattr(proto, _DTYPES[proto.dtype][2])
-    if dtype == STRING:
+    if dtype is STRING:
         flat = np.empty(len(values), dtype=STRING)
         flat[:] = list(values)
         return flat

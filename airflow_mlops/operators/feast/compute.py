@@ -80,8 +80,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         self.datasets = datasets
         self.history = history
         self.start = start
-        self.suites = suites or {}
-        self.checks = checks or {}
+        self.suites = suites
+        self.checks = checks
         self.key = key
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
@@ -109,8 +109,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
             datasets=self.datasets,
             history=parse_duration(self.history),
             start=parse_day(self.start, "start"),
-            suites=self.suites,
-            checks={view: Checks(**given) for view, given in self.checks.items()},
+            suites=self.suites or {},
+            checks={view: Checks(**given) for view, given in (self.checks or {}).items()},
         )
         computed = compute(key)
         following = parse_day(key, "key") + timedelta(days=1), parse_day(key, "key") + parse_duration(self.history)

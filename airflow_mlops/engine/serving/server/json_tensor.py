@@ -35,6 +35,7 @@ READABLE: dict[str, tuple[str, frozenset[type], np.dtype]] = {
     "string": ("string", frozenset({str, dict}), np.dtype(object)),
 }
 HALF = {"float16": "half"}
+_CUT_DOWN = frozenset({"int16", "int8", "uint8"})
 
 
 class PredictBody(NamedTuple):
@@ -67,10 +68,11 @@ def read_inputs(document: dict[str, Any], specs: Mapping[str, TensorSpec]) -> tu
         raise _bad_format(
             document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
         )
-    if "instances" in document:
-        return "row", _read_instances(document, specs)
-    if "inputs" in document:
-        return "column", _read_columns(document["inputs"], specs)
+    with np.errstate(over="ignore"):  # of a number too great for a float: infinity, as in the real server
+        if "instances" in document:
+            return "row", _read_instances(document, specs)
+        if "inputs" in document:
+            return "column", _read_columns(document["inputs"], specs)
     raise invalid("Missing 'inputs' or 'instances' key")
 
 
@@ -189,19 +191,23 @@ def _read_tensor(value: Any, dtype: str) -> np.ndarray:
     if dtype not in READABLE:
         word = HALF.get(dtype, dtype)
         raise _MisfitError(f"Conversion of JSON Value: {_debug(value)} to type: {word}", Code.UNIMPLEMENTED)
-    shape = tuple(_shape(value))
-    flat: list[Any] = []
-    _flatten(value, shape, 0, flat)
     word, allowed, read_as = READABLE[dtype]
-    if not allowed.issuperset(map(type, flat)):
-        raise _wrong_type(next(item for item in flat if type(item) not in allowed), word)
+    flat: list[Any]
+    shape: tuple[int, ...]
+    if type(value) is list and value and allowed.issuperset(map(type, value)):
+        flat, shape = value, (len(value),)  # one value a row, which is what most requests are
+    else:
+        flat, shape = [], tuple(_shape(value))
+        _flatten(value, shape, 0, flat)
+        if not allowed.issuperset(map(type, flat)):
+            raise _wrong_type(next(item for item in flat if type(item) not in allowed), word)
     if dtype == "string":
         array = np.empty(len(flat), dtype=object)
         array[:] = [_to_bytes(item) for item in flat]
         return array.reshape(shape)
     try:
-        with np.errstate(over="ignore"):
-            return np.array(flat, dtype=read_as).astype(dtype, copy=False).reshape(shape)
+        array = np.array(flat, dtype=read_as)
+        return (array if dtype not in _CUT_DOWN else array.astype(dtype)).reshape(shape)
     except OverflowError:
         raise _wrong_type(next(item for item in flat if not _holds(read_as, item)), word) from None
 

@@ -28,9 +28,13 @@ def predict(
     if name not in model.signatures:
         raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
     definition = model.signature_defs[name]
-    _check_names(definition, inputs)
+    fits = inputs.keys() == model.signatures[name].inputs.keys()
+    if not fits:
+        _check_names(definition, inputs)
     _check_filter(definition, output_filter)
     try:
+        if fits:
+            return model.call(inputs, name, output_filter or None)
         defaults = {
             alias: tensors.from_proto(proto) for alias, proto in definition.defaults.items() if alias not in inputs
         }
