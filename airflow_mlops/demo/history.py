@@ -209,6 +209,8 @@ def _compute_day(history: History, pipeline: ModelPipeline, repo: object, key: s
         datasets=[feed.dataset for feed in pipeline.feeds],
         history=parse_duration(pipeline.features.history),
         start=pipeline.source.start,
+        suites=pipeline.features.view_suites,
+        checks=pipeline.features.view_checks,
     )
 
 

@@ -46,7 +46,7 @@ def judge_rows(
     :param checks: Feature view → what else it is held against; a view with a suite has the default ones.
     :param code_path: Folder that the suites are imported from.
     :param skip: Days that nothing is compared with, such as those with excluded data.
-    :raises DataError: when a suite or the history blocks the rows of a view, or a view has none.
+    :raises DataError: when a suite or the history blocks the rows of a view, or a view with a suite has none.
     :raises ConfigError: when a name is not of a view that the transform computes, or a suite cannot be loaded.
     """
     for name in sorted({*suites, *checks}):

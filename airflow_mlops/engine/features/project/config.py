@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OFFLINE_STORE = "airflow_mlops.engine.features.offline.asof.AsofOfflineStore"
 DYNAMODB_STORE = "airflow_mlops.engine.features.project.dynamodb.DynamoDBOnlineStore"
-FILE_REGISTRY = "airflow_mlops.engine.features.project.file_registry.ReplacedFileRegistryStore"
+FILE_REGISTRY = "airflow_mlops.engine.features.project.file_registry.AtomicFileRegistryStore"
 _KINDS = (
     "Correct the type, or install what it needs: pip install 'airflow-mlops[redis]', [dynamodb] or [postgres]; other "
     "stores have extras of Feast's own."
@@ -66,7 +66,8 @@ def feast_config(settings: Mapping[str, Any], location: Location) -> RepoConfig:
     _check_url(completed.get("registry"), f"{where}, registry")
     _check(completed["offline_store"], "type", get_offline_config_from_type, f"{where}, offline_store")
     _check(completed.get("online_store"), "type", get_online_config_from_type, f"{where}, online_store")
-    completed["registry"] = _replaced_as_a_whole(completed.get("registry"))
+    if "registry" in completed:
+        completed["registry"] = _atomic(completed["registry"])
     try:
         config = RepoConfig(**completed)
     except ValidationError as error:
@@ -168,7 +169,7 @@ def _bound_registry(registry: dict[str, Any]) -> None:
             options["connect_args"] = {**_CONNECT_ARGS[driver], **options.get("connect_args", {})}
 
 
-def _replaced_as_a_whole(registry: object) -> object:
+def _atomic(registry: object) -> object:
     """Return the settings of a registry; one in a local file gets our store, which no reader sees half written."""
     values = {"path": registry} if isinstance(registry, str) else registry
     if (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from feast.protos.feast.core.Registry_pb2 import Registry
 
 
-class ReplacedFileRegistryStore(FileRegistryStore):
+class AtomicFileRegistryStore(FileRegistryStore):
     """Feast's store; a reader sees all of the old registry or all of the new one."""
 
     def _write_registry(self, registry_proto: Registry) -> None:

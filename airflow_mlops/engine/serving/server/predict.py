@@ -28,17 +28,15 @@ def predict(
     if name not in model.signatures:
         raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
     definition = model.signature_defs[name]
-    fits = inputs.keys() == model.signatures[name].inputs.keys()
-    if not fits:
+    complete = inputs.keys() == model.signatures[name].inputs.keys()
+    if not complete:  # the message's own maps are slow to go through
         _check_names(definition, inputs)
     _check_filter(definition, output_filter)
     try:
-        if fits:
-            return model.call(inputs, name, output_filter or None)
-        defaults = {
-            alias: tensors.from_proto(proto) for alias, proto in definition.defaults.items() if alias not in inputs
-        }
-        return model.call({**defaults, **inputs}, name, output_filter or None)
+        if not complete:
+            defaults = {alias: tensors.from_proto(proto) for alias, proto in definition.defaults.items()}
+            inputs = {**defaults, **inputs}
+        return model.call(inputs, name, output_filter or None)
     except MlopsError as error:
         raise from_mlops(error) from error
 
