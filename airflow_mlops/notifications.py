@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.pipeline import ModelPipeline
 
-Event = Literal["task_failed", "partition_blocked", "challenger_rejected", "deadline_missed"]
+Event = Literal["task_failed", "partition_blocked", "challenger_rejected", "deadline_missed", "pin_ends"]
 Notify = Callable[..., Any]
 
 _WORDS = re.compile(r"([^\n]+)\n  where: (.*?)(?:\n  fix:   (.*))?", re.DOTALL)

@@ -197,6 +197,49 @@ class Label:
 
 
 @part
+class Reconcile:
+    """Two feeds that tell of the same things: each row of ``left``'s day must find its partner in ``right``.
+
+    :param left: Dataset whose day is judged.
+    :param right: Dataset of the partners.
+    :param on: Columns of both that make a pair.
+    :param back: How far before the day a partner may lie; begun days count as whole days. By default on the day only.
+    :param min_match: Smallest share of the rows of ``left`` that have a partner.
+    :param max_unmatched_right: Largest share of the rows of ``right`` without one; by default they are not counted.
+    :param compare: Column of both → largest difference of its sums over matched keys, as a share of ``left``'s.
+    :param by: Column of ``left`` in whose every value those sums must agree.
+    """
+
+    left: Name
+    right: Name
+    on: Annotated[Sequence[str], Field(min_length=1)]
+    back: Duration | None = None
+    min_match: Annotated[float, Field(ge=0, le=1)] = 0.95
+    max_unmatched_right: Annotated[float, Field(ge=0, le=1)] | None = None
+    compare: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    by: str | None = None
+
+
+@part
+class Rows:
+    """How many rows a transform makes of a feed's day: what comes in comes out, or is rejected for a reason.
+
+    :param view: Feature view.
+    :param dataset: Feed whose rows of the day come in.
+    :param rejected: Reason → SQL expression over the feed's columns that is true of the rows left out for it. A row
+        counts for the first reason that holds.
+    :param ratio: Rows out for each row that is not rejected: 1 for one each, 0.3 for a sample of 30 %.
+    :param tolerance: Largest deviation that passes, as a share of the rows expected.
+    """
+
+    view: str
+    dataset: Name
+    rejected: Mapping[str, str] = Field(default_factory=dict)
+    ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+@part
 class FeatureService:
     """The features of the model: a Feast feature service and the code that computes its rows.
 
@@ -207,6 +250,7 @@ class FeatureService:
     :param view_suites: Feature view → ``module:function`` with the expectations that each day's computed rows must meet
         before any of them is written. Such a view is held against its own earlier days too.
     :param view_checks: Feature view → how it is held against its earlier days, where the defaults do not fit.
+    :param rows: Feature views whose number of rows follows from that of a feed.
     :param keys: Join keys that are themselves inputs of the model.
     :param sources: Further feeds that ``transform`` reads, beside the pipeline's source and the label's.
     :param history: How far back ``transform`` looks.
@@ -221,6 +265,7 @@ class FeatureService:
     suite: Entrypoint
     view_suites: Mapping[str, Entrypoint] = Field(default_factory=dict)
     view_checks: Mapping[str, Checks] = Field(default_factory=dict)
+    rows: Sequence[Rows] = ()
     keys: Sequence[str] = ()
     sources: Sequence[Partitions] = ()
     history: Duration = "7d"

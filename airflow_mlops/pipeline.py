@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.parts import (
     Deploy,
     Duration,
@@ -20,6 +20,7 @@ from airflow_mlops.parts import (
     Label,
     Name,
     Partitions,
+    Reconcile,
     Retrain,
     Trainer,
     part,
@@ -39,6 +40,7 @@ class ModelPipeline:
     :param label: What is predicted.
     :param features: What it is predicted from.
     :param train: How it is trained.
+    :param reconcile: Feeds of the pipeline that must agree with each other, each day, before anything is computed.
     :param gates: What it must meet before it may serve.
     :param deploy: Where it serves.
     :param retrain: When it is trained again.
@@ -48,7 +50,7 @@ class ModelPipeline:
     :param owner: Who answers for the model: owner of the DAGs, in the extra of the model's assets, and tag
         ``mlops.owner`` of its experiment, runs and registered model in MLflow.
     :param notify: Airflow notifiers, or functions that take a context: told of a task that failed, a partition that was
-        blocked, a challenger that was rejected and a deadline that was missed; see
+        blocked, a challenger that was rejected, a deadline that was missed and a pin that is about to run out; see
         :mod:`airflow_mlops.notifications`.
     :param deadlines: DAG → how long after it was queued a run may take before that is told: ``{"features": "5h"}``.
     """
@@ -62,6 +64,7 @@ class ModelPipeline:
     gates: Sequence[Gate]
     deploy: Deploy = Field(default_factory=Deploy)
     retrain: Retrain = Field(default_factory=Retrain)
+    reconcile: Sequence[Reconcile] = ()
     mlflow_conn_id: str = "mlflow_default"
     ledger_conn_id: str = "mlops_ledger_default"
     tags: Sequence[str] = ()
@@ -91,6 +94,15 @@ class ModelPipeline:
                 "Partitions(..., dataset=...).",
             )
 
+        named = [("reconcile", name) for pair in self.reconcile for name in (pair.left, pair.right)]
+        named += [("FeatureService(rows=...)", rows.dataset) for rows in self.features.rows]
+        for where, name in named:
+            if name not in datasets:
+                raise ConfigError(
+                    f"Model {self.model!r} has no feed of dataset {name!r}.{did_you_mean(name, datasets)}",
+                    detail=f"{where} names it; the feeds are: {', '.join(datasets)}",
+                    hint="Correct the name, or add the feed to FeatureService(sources=[...]).",
+                )
         if self.deadlines and not self.notify:
             raise ConfigError(
                 f"Model {self.model!r} has deadlines, and nobody is told when one is missed.",

@@ -3,7 +3,19 @@
 from datetime import date
 from typing import Any
 
-from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Retrain, Slice, Trainer
+from airflow_mlops import (
+    Checks,
+    FeatureService,
+    Gate,
+    Label,
+    ModelPipeline,
+    Partitions,
+    Reconcile,
+    Retrain,
+    Rows,
+    Slice,
+    Trainer,
+)
 
 
 def feed(name: str, event_time: str, **checks: Any) -> Partitions:
@@ -26,6 +38,15 @@ WEATHER = {
     "volatile": ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"],
 }
 
+VIEWS = [
+    "origin_traffic",
+    "origin_weather",
+    "carrier_delays",
+    "route_delays",
+    "destination_delays",
+    "aircraft_last_leg",
+]
+
 flight_delay = ModelPipeline(
     model="flight_delay",
     source=feed("departures", "sched_dep_utc", **FLIGHTS),
@@ -35,6 +56,12 @@ flight_delay = ModelPipeline(
         "flight_delay_v1",
         transform="flight_features:compute",
         suite="flights.expectations:snapshot",
+        view_suites={view: f"flights.expectations:{view}" for view in VIEWS},
+        rows=[
+            # Of two landings of an aircraft in one minute, one counts.
+            Rows("aircraft_last_leg", "arrivals", rejected={"aircraft unknown": "tailnum IS NULL"}, tolerance=0.02),
+            Rows("origin_weather", "weather"),
+        ],
         keys=["carrier", "origin", "dest"],
         sources=[feed("weather", "observed_at", **WEATHER)],
         history="8d",
@@ -47,5 +74,7 @@ flight_delay = ModelPipeline(
         Gate("log_loss", by=Slice("carrier", min_n=500), max=0.9),
     ],
     retrain=Retrain(cron="0 4 * * 0"),
+    # What landed had left, that day or the day before.
+    reconcile=[Reconcile("arrivals", "departures", on=["flight_id"], back="1d")],
 )
 globals().update(flight_delay.dags())

@@ -38,7 +38,7 @@ def add_sources(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     accept = commands.add_parser(
         "accept", parents=[place, reason], help="say that a day which its history blocks is real; then clear its task"
     )
-    accept.add_argument("dataset", metavar="DATASET")
+    accept.add_argument("dataset", metavar="DATASET", help="of a feature view: features.<view>")
     accept.add_argument("key", metavar="DAY", help="as 2013-02-09")
     accept.set_defaults(run=_accept)
 
@@ -86,7 +86,8 @@ def _accept(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.data.checks import accept
 
     accepted = accept(open_ledger(options), options.dataset, options.key, options.reason, who())
-    print(f"{options.dataset} {options.key} is accepted by {accepted.who}. Clear its task `check`, and it goes on.")
+    task = "compute_features" if options.dataset.startswith("features.") else "check"
+    print(f"{options.dataset} {options.key} is accepted by {accepted.who}. Clear its task `{task}`, and it goes on.")
 
 
 def _lift(options: argparse.Namespace) -> None:

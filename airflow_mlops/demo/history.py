@@ -211,6 +211,7 @@ def _compute_day(history: History, pipeline: ModelPipeline, repo: object, key: s
         start=pipeline.source.start,
         suites=pipeline.features.view_suites,
         checks=pipeline.features.view_checks,
+        rows=pipeline.features.rows,
     )
 
 

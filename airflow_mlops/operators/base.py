@@ -127,6 +127,11 @@ def required_key(key: str | None) -> str:
     return str(key)
 
 
+def owner_of(task: BaseOperator) -> str:
+    """Return who answers for a task; nobody has the owner that Airflow gives to all."""
+    return "" if task.owner == conf.get("operators", "default_owner", fallback="airflow") else task.owner
+
+
 def whole_version(version: int | str) -> int:
     """Return a rendered version as a number.
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow.providers.standard.operators.branch import BaseBranchOperator
 
+from airflow_mlops.durations import parse_duration
 from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.moments import parse_moment
-from airflow_mlops.operators.base import MlopsOperator, said
+from airflow_mlops.operators.base import MlopsOperator, owner_of, said
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -109,6 +111,66 @@ class HaltModelOperator(HoldsUntil, PersonOperator):
         self.log.info("%s", made)
         until = made.until.isoformat() if made.until else None
         return ModelHalt(model=self.model, halted=True, who=who, reason=reason, until=until)
+
+
+class RemindedOfPin(TypedDict):
+    """Whether somebody was told that a pin is about to run out, and which pin there is."""
+
+    told: bool
+    pin: str | None
+
+
+class RemindOfPinOperator(MlopsOperator):
+    """Tell the notifiers, once a pin, that it is about to run out: then the newest approved version may be deployed.
+
+    :param model: Name of the model.
+    :param notify: Airflow notifiers, or functions that take a context.
+    :param before: How long before its end a pin is told of.
+    :param tf_serving_conn_id: Airflow connection of the server on which the model is pinned.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "model", "before", "tf_serving_conn_id", "ledger_conn_id")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        notify: Sequence[Callable[..., Any]],
+        before: str = "2d",
+        tf_serving_conn_id: str = TFServingHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.notify = notify
+        self.before = before
+        self.tf_serving_conn_id = tf_serving_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def perform(self, context: Context) -> RemindedOfPin:
+        """Look at the pin, and tell of it when it ends soon and nobody was told yet."""
+        from airflow_mlops.engine.serving.deployments import deployment, pin_to_tell_of, pin_was_told
+        from airflow_mlops.notifications import Notice, tell
+
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        server = self.tf_serving_conn_id
+        ending = pin_to_tell_of(ledger, server, self.model, parse_duration(self.before))
+        if ending is not None:
+            notice = Notice(
+                event="pin_ends",
+                model=self.model,
+                owner=owner_of(self),
+                headline=f"The pin of version {ending.version} of {self.model!r} on {server!r} is about to run out.",
+                detail=str(ending),
+                hint=f"After it the newest version that passed its gates is deployed. To keep this one: action pin of "
+                f"{self.model}.runbook.",
+            )
+            tell(self.notify, notice, context)
+            pin_was_told(ledger, server, self.model, ending)
+        pin = deployment(ledger, server, self.model)[0].pin
+        return RemindedOfPin(told=ending is not None, pin=str(pin) if pin else None)
 
 
 class ResumeModelOperator(PersonOperator):

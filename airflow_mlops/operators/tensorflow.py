@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from airflow.sdk import conf
-
 from airflow_mlops.exceptions import ConfigError, MlopsError, TrainingError
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, require
+from airflow_mlops.operators.base import MlopsOperator, owner_of, require
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context, XComArg
@@ -284,8 +282,3 @@ def run_tags(context: Context, task: BaseOperator) -> dict[str, str]:
 
     ti, owner = context["ti"], owner_of(task)
     return {"airflow.dag_id": ti.dag_id, "airflow.run_id": ti.run_id, **({OWNER: owner} if owner else {})}
-
-
-def owner_of(task: BaseOperator) -> str:
-    """Return who answers for a task; nobody has the owner that Airflow gives to all."""
-    return "" if task.owner == conf.get("operators", "default_owner", fallback="airflow") else task.owner

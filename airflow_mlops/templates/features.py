@@ -2,6 +2,7 @@
 
 Trigger by hand with a partition key such as `2013-01-15`; backfill by partition date. `materialize` runs once for each
 feature view and span of time that is due; when nothing is, it is skipped, and freshness is checked all the same.
+`remind_of_pin` tells the pipeline's notifiers, once, that a pin is about to run out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from airflow_mlops.operators.feast import (
     FeastPlanMaterializationOperator,
 )
 from airflow_mlops.operators.gx import GXValidateDataOperator
+from airflow_mlops.operators.reconcile import ReconcilePartitionsOperator
+from airflow_mlops.operators.runbook import RemindOfPinOperator
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from airflow_mlops.templates.base import midnight, pipeline_dag, refused_as, result
@@ -56,6 +59,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             start=source.start.isoformat(),
             suites=dict(features.view_suites),
             checks={view: asdict(checks) for view, checks in features.view_checks.items()},
+            rows=[asdict(rows) for rows in features.rows],
             **conns,
             **features.resources.as_arguments(),
         )
@@ -75,9 +79,29 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             # An empty plan skips `materialize`: then `plan_materialization` is the one that succeeded.
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         )
+        sealed = {}
         for feed in pipeline.feeds:
             entity = [pipeline.entity] if feed.dataset in used else []
-            _sealed(feed, pipeline, [*entity, *used.get(feed.dataset, [feed.event_time])]) >> apply
+            sealed[feed.dataset] = _sealed(feed, pipeline, [*entity, *used.get(feed.dataset, [feed.event_time])])
+            sealed[feed.dataset] >> apply
+        starts = {feed.dataset: feed.start.isoformat() for feed in pipeline.feeds}
+        for pair in pipeline.reconcile:
+            reconcile = ReconcilePartitionsOperator(
+                task_id=f"reconcile_{pair.left}_with_{pair.right}",
+                reconcile=asdict(pair),
+                start=starts[pair.right],
+                ledger_conn_id=pipeline.ledger_conn_id,
+                **refused_as(pipeline, "partition_blocked"),
+            )
+            [sealed[pair.left], sealed[pair.right]] >> reconcile >> apply
+        if pipeline.notify:
+            RemindOfPinOperator(
+                task_id="remind_of_pin",
+                model=pipeline.model,
+                notify=pipeline.notify,
+                tf_serving_conn_id=pipeline.deploy.server,
+                ledger_conn_id=pipeline.ledger_conn_id,
+            )
         apply >> compute >> plan >> [materialize, fresh]
         materialize >> fresh
     return dag

@@ -89,6 +89,71 @@ def weather() -> list[Expectation]:
     ]
 
 
+def origin_traffic() -> list[Expectation]:
+    """A day of features: each airport, each hour. Only the year's first hours have nothing to compute from."""
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=36, max_value=72),
+        gxe.ExpectColumnDistinctValuesToEqualSet(column="origin", value_set=AIRPORTS),
+        gxe.ExpectColumnValuesToBeBetween(column="origin_departures_1h", min_value=0, max_value=100),
+        gxe.ExpectColumnValuesToNotBeNull(column="origin_dep_delay_mean_7d", mostly=0.9),
+        *_delays("origin_dep_delay_mean_1h", "origin_dep_delay_mean_24h", "origin_dep_delay_mean_7d"),
+        *_shares("origin_dep_late_rate_1h", "origin_dep_late_rate_24h", "origin_dep_late_rate_7d"),
+        *_shares("origin_cancelled_rate_24h", "origin_cancelled_rate_7d"),
+    ]
+
+
+def carrier_delays() -> list[Expectation]:
+    """A day of features: each carrier, each hour."""
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=150, max_value=384),
+        gxe.ExpectColumnValuesToBeInSet(column="carrier", value_set=CARRIERS),
+        gxe.ExpectColumnValuesToNotBeNull(column="carrier_arr_delay_mean_7d", mostly=0.6),
+        *_delays("carrier_arr_delay_mean_1h", "carrier_arr_delay_mean_24h", "carrier_arr_delay_mean_7d"),
+        *_shares("carrier_arr_late_rate_24h", "carrier_arr_late_rate_7d", "carrier_cancelled_rate_24h"),
+    ]
+
+
+def route_delays() -> list[Expectation]:
+    """A day of features: each route, every six hours."""
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=90, max_value=950),
+        gxe.ExpectColumnValuesToMatchRegex(column="route", regex="^[A-Z]{3}-[A-Z]{3}$"),
+        *_delays("route_arr_delay_mean_24h", "route_arr_delay_mean_7d"),
+        *_shares("route_arr_late_rate_24h", "route_arr_late_rate_7d"),
+    ]
+
+
+def destination_delays() -> list[Expectation]:
+    """A day of features: each destination, every six hours."""
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=45, max_value=430),
+        *_delays("dest_arr_delay_mean_24h", "dest_arr_delay_mean_7d"),
+        *_shares("dest_arr_late_rate_24h", "dest_arr_late_rate_7d"),
+    ]
+
+
+def aircraft_last_leg() -> list[Expectation]:
+    """A day of features: a row a landing."""
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=100, max_value=1200),
+        gxe.ExpectColumnValuesToNotBeNull(column="aircraft_landed_in"),
+        *_delays("aircraft_arr_delay"),
+        gxe.ExpectColumnPairValuesToBeEqual(column_A="aircraft_landed_at", column_B="event_timestamp"),
+    ]
+
+
+def origin_weather() -> list[Expectation]:
+    """A day of features: each airport, each hour observed."""
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=48, max_value=72),
+        gxe.ExpectColumnDistinctValuesToEqualSet(column="origin", value_set=AIRPORTS),
+        gxe.ExpectColumnValuesToBeBetween(column="weather_temp", min_value=-20, max_value=115),
+        gxe.ExpectColumnValuesToBeBetween(column="weather_wind_speed", min_value=0, max_value=150),
+        gxe.ExpectColumnValuesToBeBetween(column="weather_visibility", min_value=0, max_value=10),
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="created_timestamp", column_B="event_timestamp"),
+    ]
+
+
 def snapshot() -> list[Expectation]:
     """A training set: labelled flights with the features known just before they left."""
     return [
@@ -114,6 +179,14 @@ def snapshot() -> list[Expectation]:
         gxe.ExpectColumnValuesToBeBetween(column="origin_dep_late_rate_1h", min_value=0, max_value=1),
         gxe.ExpectColumnValuesToBeBetween(column="carrier_arr_late_rate_24h", min_value=0, max_value=1),
     ]
+
+
+def _delays(*columns: str) -> list[Expectation]:
+    return [gxe.ExpectColumnValuesToBeBetween(column=name, min_value=-120, max_value=1500) for name in columns]
+
+
+def _shares(*columns: str) -> list[Expectation]:
+    return [gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0, max_value=1) for name in columns]
 
 
 def _vapour(column: str) -> str:

@@ -1,5 +1,8 @@
 """D05: the join key is renumbered upstream, so that no row of one source finds its partner in the other.
 
+The flights declare ``Reconcile("arrivals", "departures", on=["flight_id"], back="1d")``: task
+``reconcile_arrivals_with_departures`` of ``<model>.features`` fails, and nothing is computed.
+
 Both feeds are perfect, each by itself. The join of outcomes to flights yields no row and no error.
 """
 

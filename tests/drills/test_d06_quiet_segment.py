@@ -61,6 +61,7 @@ def test_no_fault(feed, first):
 
 
 def test_a_loss_in_one_slice_of_a_transform_hides_in_the_total():
+    """By hand: ``FeatureService(rows=[Rows(...)])`` counts the total of a view, not its slices."""
     by_slice = {"US": (60, 18, 0), "UA": (170, 170, 0)}
     total, us, ua = reconcile_rows(970, 970, {}, by_slice=by_slice)
     assert (total.success, us.success, ua.success) == (True, False, True)

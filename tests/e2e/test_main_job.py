@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -32,6 +33,9 @@ from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.exceptions import TransientError
 from tests.e2e.conftest import LATER, SECRET, YESTERDAY
 from tests.planted import OF_THE_DATA, databases, files, found
+
+sys.path.append(str(Path(__file__).parent.parent.parent / "bench"))
+import train_dag
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -131,21 +135,36 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert_no_row_and_no_secret_left_the_data(stack)
 
 
-@pytest.mark.parametrize("name", ["land", "features", "train", "deploy", "runbook", "sources"])
+def test_a_training_from_its_form_is_halted_in_the_middle_and_resumed(
+    stack: Stack, watcher: Watcher, page: Page, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it opens, the form trains on the newest day for which all data is there. Halted, it registers nothing."""
+    airflow = watcher.airflow
+    run = send_form(stack, watcher, page, example.TRAIN)
+    watcher.until(lambda: state_of(airflow, run, "snapshot") in {"running", "success"})
+    versions = registered(stack)
+    intervene(watcher, "halt")
+    watcher.finish(example.TRAIN, run)
+    held = {task for task in ("train", "evaluate", "register", "judge") if state_of(airflow, run, task) == "skipped"}
+    assert {"register", "judge"} <= held
+    assert registered(stack) == versions
+    intervene(watcher, "resume")
+    airflow.clear(example.TRAIN, run, only_failed=False)
+    watcher.finish(example.TRAIN, run)
+    today = datetime.combine(YESTERDAY + timedelta(days=1), datetime.min.time(), UTC)
+    assert airflow.xcom(example.TRAIN, run, "snapshot")["as_of"] == today.isoformat()
+    assert registered(stack) >= versions
+
+    # The small setting of the bench that needs a stack.
+    train_dag.against_one_script(train_dag.Figures(small=True), airflow, stack, run, today)
+    assert "the train DAG / one plain script: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["land", "features", "deploy", "runbook", "sources"])
 def test_every_form_can_be_sent_as_it_opens(stack: Stack, watcher: Watcher, page: Page, name: str) -> None:
-    """And what the training's makes of it is of the newest day for which all data is there."""
-    airflow, dag_id = watcher.airflow, f"{example.MODEL}.{name}"
-    before = {run["dag_run_id"] for run in airflow.runs(dag_id)}
-    page.goto(f"{stack.airflow_url}/dags/{dag_id}")
-    page.get_by_test_id("trigger-dag-button").click()
-    page.get_by_test_id("trigger-dag-submit").click()
-    watcher.until(lambda: {run["dag_run_id"] for run in airflow.runs(dag_id)} > before)
-    [run] = {run["dag_run_id"] for run in airflow.runs(dag_id)} - before
-    assert airflow.run(dag_id, run)["run_type"] == "manual"
-    if name == "train":
-        watcher.finish(dag_id, run)
-        today = datetime.combine(YESTERDAY + timedelta(days=1), datetime.min.time(), UTC)
-        assert airflow.xcom(dag_id, run, "snapshot")["as_of"] == today.isoformat()
+    dag_id = f"{example.MODEL}.{name}"
+    run = send_form(stack, watcher, page, dag_id)
+    assert watcher.airflow.run(dag_id, run)["run_type"] == "manual"
 
 
 # --- steps ------------------------------------------------------------------------------------------------
@@ -167,6 +186,30 @@ def fired(watcher: Watcher, dag_id: str) -> str:
     watcher.until(is_there)
     [run] = scheduled
     return str(run["dag_run_id"])
+
+
+def send_form(stack: Stack, watcher: Watcher, page: Page, dag_id: str) -> str:
+    """Open a DAG's trigger form in the browser, and send it as it opens."""
+    airflow = watcher.airflow
+    before = {run["dag_run_id"] for run in airflow.runs(dag_id)}
+    page.goto(f"{stack.airflow_url}/dags/{dag_id}")
+    page.get_by_test_id("trigger-dag-button").click()
+    page.get_by_test_id("trigger-dag-submit").click()
+    watcher.until(lambda: {run["dag_run_id"] for run in airflow.runs(dag_id)} > before)
+    [run] = {run["dag_run_id"] for run in airflow.runs(dag_id)} - before
+    return str(run)
+
+
+def intervene(watcher: Watcher, action: str) -> None:
+    """What somebody on call does."""
+    run = watcher.airflow.trigger(example.RUNBOOK, {"action": action, "reason": "a drill"})
+    watcher.finish(example.RUNBOOK, run["dag_run_id"])
+
+
+def registered(stack: Stack) -> set[str]:
+    """The versions in the registry."""
+    found = MlflowClient(stack.mlflow_url).search_model_versions(f"name='{example.MODEL}'")
+    return {str(version.version) for version in found}
 
 
 def features(airflow: AirflowApi, day: str) -> str:

@@ -10,10 +10,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mlops import FeatureService
+from airflow_mlops import FeatureService, cli
 from airflow_mlops.engine.features.project.schema import FeatureRepo, ViewSchema, feature_file
 from airflow_mlops.exceptions import ConfigError, DataError
-from airflow_mlops.parts import Checks
+from airflow_mlops.parts import Checks, Rows
 from tests.feast_fixtures import FIRST, compute_day, ledger_of, seal_days
 from tests.unit.test_pipeline import pipeline
 
@@ -48,7 +48,7 @@ def compute(sealed, tmp_path, monkeypatch):
         for file in (sealed / "features" / view).glob("*.parquet"):
             file.unlink()
 
-    def call(n, delay=20.0, rows=200, *, nulls=0, suites=None, checks=None):
+    def call(n, delay=20.0, rows=200, *, nulls=0, suites=None, checks=None, counted=(), show=None):
         import importlib
 
         def frame(delay):
@@ -62,7 +62,7 @@ def compute(sealed, tmp_path, monkeypatch):
         suites = {"traffic": "judged:suite"} if suites is None else suites
         return compute_day(
             sealed, key, repo=REPO, transform="judged:compute", code_paths=[str(tmp_path)], datasets=["departures"],
-            history=timedelta(0), suites=suites, checks=checks or {},
+            history=timedelta(0), suites=suites, checks=checks or {}, rows=counted, show=show,
         )  # fmt: skip
 
     yield call
@@ -117,6 +117,68 @@ def test_an_invariant_of_computed_rows_blocks(sealed, compute):
 def test_a_view_without_checks_is_not_looked_at(sealed, compute):
     compute(0, delay=-5.0, suites={})
     assert written(sealed, "traffic") == ["2013-01-01"]
+
+
+def test_a_shifted_level_only_warns(sealed, compute):
+    """A mean of the last days moves as a whole: that is no other unit."""
+    for n in range(DAYS - 1):
+        compute(n, suites={}, checks={"traffic": Checks()})
+    compute(DAYS - 1, delay=1200.0, suites={}, checks={"traffic": Checks()})  # sixty times as much: minutes → seconds
+    [fact, *_] = ledger_of(sealed).facts("validation", "features.traffic", key="2013-01-06")
+    warned = [one for one in fact.payload["outcomes"] if not one["success"]]
+    assert {one["severity"] for one in warned} == {"warn"}
+
+
+def test_a_day_that_a_person_accepts_is_written(sealed, compute, capsys):
+    for n in range(DAYS - 1):
+        compute(n)
+    with pytest.raises(DataError, match="of 'history' do not hold"):
+        compute(DAYS - 1, rows=10)
+    arguments = [
+        "accept",
+        "features.traffic",
+        "2013-01-06",
+        "--ledger",
+        f"sqlite:///{sealed}/ledger.db",
+        "--reason",
+        "a storm",
+    ]
+    assert cli.main(arguments) in (None, 0)
+    assert "Clear its task `compute_features`" in capsys.readouterr().out
+    compute(DAYS - 1, rows=10)
+    assert len(written(sealed, "traffic")) == DAYS
+    with pytest.raises(DataError, match="of 'history' do not hold"):
+        compute(DAYS - 1, rows=11)
+
+
+@pytest.mark.parametrize(
+    ("rejected", "tolerance", "says"),
+    [
+        ({"not from JFK": "origin <> 'JFK'"}, 0.0, None),
+        ({}, 0.0, r"rows are missing without a reason"),
+        ({"not from JFK": "origin <> 'JFK'", "nor from there": "origin <> 'JFK' AND true"}, 0.0, None),
+        ({"cheap": "prize < 3"}, 0.0, r"there is no column 'prize'"),
+        ({"two": "true); SELECT (1"}, 0.0, "(?i)parser"),
+    ],
+)
+def test_rows_that_a_transform_lost_without_a_reason_block(sealed, compute, rejected, tolerance, says):
+    departures = pq.read_table(sorted((sealed / "partitions/departures/2013-01-01").glob("*/*.parquet"))[0])
+    kept = sum(origin == "JFK" for origin in departures["origin"].to_pylist())
+    how = [Rows("traffic", "departures", rejected=rejected, tolerance=tolerance)]
+    if says is None:
+        compute(0, rows=kept, suites={}, counted=how)
+        assert written(sealed, "traffic") == ["2013-01-01"]
+    else:
+        with pytest.raises(DataError, match=says):
+            compute(0, rows=kept, suites={}, counted=how)
+        assert written(sealed, "traffic") == []
+
+
+def test_what_was_found_is_shown_what_blocks_last(sealed, compute):
+    shown = []
+    with pytest.raises(DataError):
+        compute(0, delay=-5.0, counted=[Rows("calm", "departures", ratio=0.5)], show=shown.append)
+    assert [result.blocked for result in shown] == [True, True]
 
 
 def test_a_misspelt_view_is_refused_with_the_nearest_name(compute):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from airflow.sdk.log import mask_secret
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_mlops import Deploy, FeatureService, Resources, Trainer
+from airflow_mlops.contracts import Deployment
+from airflow_mlops.engine.serving.deployments import make_pin, pointer_name
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, MlopsError, TransientError
+from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.operators.base import failing_clearly
 from tests.unit.test_pipeline import pipeline, source
 
@@ -223,6 +226,35 @@ def test_a_mistake_is_explained(build: Any, says: str):
     assert says in str(caught.value)
 
 
+# --- pins -------------------------------------------------------------------------------------------------
+
+
+def test_a_pin_that_is_about_to_run_out_is_told_once(told, home, monkeypatch):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT",
+        json.dumps({"conn_type": "mlops_ledger", "host": f"sqlite:///{home}/ledger.db"}),
+    )
+    task = pipeline(notify=[told.notifier], owner=OWNER).dags()["m_features"].get_task("remind_of_pin")
+    ledger = LedgerHook(task.ledger_conn_id).get_conn()
+    server = "tf_serving_default"
+    state = Deployment(server=server, model="m", stable=3, pin=make_pin(3, "ann", "it is quiet", None))
+    ledger.move(pointer_name(server, "m"), lambda _: state.model_dump(mode="json"))
+    assert task.execute({"ti": TaskInstance()})["told"] is False, "it holds until it is lifted"
+    for days, answers in ((5, [False, False]), (1, [True, False])):
+        until = datetime.now(UTC) + timedelta(days=days)
+        ending = state.model_copy(update={"pin": make_pin(3, "ann", "it is quiet", until)})
+        ledger.move(pointer_name(server, "m"), lambda _, ending=ending: ending.model_dump(mode="json"))
+        assert [task.execute({"ti": TaskInstance()})["told"] for _ in answers] == answers
+    [notice] = told()
+    assert (notice["event"], notice["owner"]) == ("pin_ends", OWNER)
+    assert notice["headline"] == "The pin of version 3 of 'm' on 'tf_serving_default' is about to run out."
+    assert "pinned by ann" in notice["detail"]
+
+
+def test_without_notifiers_nobody_looks_at_pins():
+    assert not pipeline().dags()["m_features"].has_task("remind_of_pin")
+
+
 # --- owner and resources ----------------------------------------------------------------------------------
 
 
@@ -277,7 +309,7 @@ def test_resources_are_on_the_tasks_of_their_stage_and_on_no_other():
 
 
 def test_nobody_owns_what_has_airflows_own_default():
-    from airflow_mlops.operators.tensorflow import owner_of
+    from airflow_mlops.operators.base import owner_of
 
     with DAG("d", schedule=None):
         assert owner_of(BaseOperator(task_id="a")) == ""

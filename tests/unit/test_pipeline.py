@@ -6,7 +6,18 @@ from datetime import date
 
 import pytest
 
-from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Slice, Trainer
+from airflow_mlops import (
+    Checks,
+    FeatureService,
+    Gate,
+    Label,
+    ModelPipeline,
+    Partitions,
+    Reconcile,
+    Rows,
+    Slice,
+    Trainer,
+)
 from airflow_mlops.exceptions import ConfigError
 
 START = date(2013, 1, 1)
@@ -64,6 +75,16 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
             ),
             "several feeds of dataset 'arrivals'",
         ),
+        (lambda: pipeline(reconcile=[Reconcile("arivals", "departures", on=["id"])]), "Did you mean 'arrivals'?"),
+        (lambda: Reconcile("a", "b", on=[]), "on: "),
+        (lambda: Reconcile("a", "b", on=["id"], min_match=1.2), "min_match: "),
+        (
+            lambda: pipeline(
+                features=FeatureService("m_v1", transform="c:c", suite="s:a", rows=[Rows("view", "weather")])
+            ),
+            "no feed of dataset 'weather'",
+        ),
+        (lambda: Rows("view", "a", ratio=0), "ratio: "),
         (lambda: Gate("acu", min=0.5), "Did you mean 'auc'?"),
         (lambda: Gate("auc"), "does not say one clear thing"),
         (lambda: Gate("auc", min=0.5, vs="champion"), "does not say one clear thing"),

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_mlops.engine.data.checks import reconcile_rows, reconcile_sources
-from airflow_mlops.exceptions import ConfigError
+from airflow_mlops import FeatureService, Reconcile, Rows
+from airflow_mlops.engine.data.checks import reconcile_partitions, reconcile_rows, reconcile_sources
+from airflow_mlops.engine.data.exclusions import exclude
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.operators.reconcile import ReconcilePartitionsOperator
+from tests.checks_fixtures import arrive, with_column
+from tests.unit.test_pipeline import pipeline
 
 NAN = float("nan")
 
@@ -136,3 +149,96 @@ def test_keys_that_repeat_are_said_of_their_side():
 def test_columns_may_have_any_name():
     table = pa.table({"other sum": [1, 2], "slice": [1.0, 2.0]})
     assert all(o.success for o in reconcile_sources(table, table, ["other sum"], compare={"slice": 0.1}))
+
+
+class TaskInstance:
+    def xcom_push(self, key: str, value: object) -> None:
+        """Take a link."""
+
+
+# --- of sealed days ---------------------------------------------------------------------------------------
+
+PAIR = Reconcile("arrivals", "departures", on=["flight_id"], back="1d")
+
+
+@pytest.fixture
+def store(home):
+    """Two real days of departures and the second one's landings, sealed."""
+    store = PartitionStore.under(home, Ledger(f"sqlite:///{home}/ledger.db"))
+    for day in (date(2013, 6, 11), date(2013, 6, 12)):
+        arrive(store, "departures", day, guard=False)
+    arrive(store, "arrivals", date(2013, 6, 12), guard=False)
+    return store
+
+
+def reconciled(store, how=PAIR, start=date(2013, 1, 1)):
+    return reconcile_partitions(store, store.ledger, "2013-06-12", how, start=start)
+
+
+def test_what_landed_had_left_the_day_or_the_day_before(store):
+    result = reconciled(store)
+    assert not result.failed
+    assert result.outcomes[0].observed["share"] == 1.0
+    today_only = Reconcile("arrivals", "departures", on=["flight_id"], min_match=1.0)
+    assert reconciled(store, today_only).blocked, "of some, the departure is in the partition before"
+
+
+def test_a_renumbered_key_blocks_by_name(store):
+    def renumbered(table):
+        return with_column(table, "flight_id", pc.binary_join_element_wise("v2", table["flight_id"], "-"))
+
+    arrive(store, "arrivals", date(2013, 6, 12), renumbered, guard=False)
+    [refused] = reconciled(store).failed
+    assert (refused.severity, refused.column) == ("block", "flight_id")
+    assert refused.note.startswith("merged = 0")
+
+
+def test_where_a_partner_may_lie_before_the_feed_began_nothing_is_judged(store):
+    [said] = reconciled(store, start=date(2013, 6, 12)).outcomes
+    assert said.success
+    assert "'departures' begins on 2013-06-12" in said.note
+
+
+def test_an_excluded_day_of_partners_is_said_and_not_judged(store):
+    begin = datetime(2013, 6, 11, tzinfo=UTC)
+    exclude(store.ledger, "departures", begin, begin + timedelta(days=1), "wrong", "ann")
+    [said] = reconciled(store).outcomes
+    assert said.success
+    assert "2013-06-11 is excluded" in said.note
+
+
+def test_a_day_of_partners_that_was_never_sealed_is_an_error(store):
+    with pytest.raises(DataError, match="1 of 3 days of 'departures' are not sealed; the first is 2013-06-10"):
+        reconciled(store, Reconcile("arrivals", "departures", on=["flight_id"], back="2d"))
+
+
+def test_the_features_dag_reconciles_before_it_computes():
+    features = FeatureService("m_v1", transform="c:c", suite="s:s", rows=[Rows("traffic", "departures")])
+    pair = Reconcile("arrivals", "departures", on=["id"], compare={"paid": 0.1})
+    dag = pipeline(reconcile=[pair], features=features).dags()["m_features"]
+    task = dag.get_task("reconcile_arrivals_with_departures")
+    assert task.upstream_task_ids == {"arrivals.seal", "departures.seal"}
+    assert task.downstream_task_ids == {"apply"}
+    assert Reconcile(**json.loads(json.dumps(task.reconcile))) == pair
+    assert [Rows(**given) for given in dag.get_task("compute_features").rows] == features.rows
+
+
+def test_the_operator_refuses_the_day_writes_it_down_and_shows_a_report(home, store, monkeypatch):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT",
+        json.dumps({"conn_type": "mlops_ledger", "host": f"sqlite:///{home}/ledger.db"}),
+    )
+    arrive(store, "arrivals", date(2013, 6, 12), lambda table: table.slice(0, 400), guard=False)
+    kept = ReconcilePartitionsOperator(
+        task_id="pair", reconcile=asdict(PAIR), start="2013-01-01", key="2013-06-12", home=str(home)
+    )
+    assert kept.execute({"ti": TaskInstance()})["rows"] == 400
+    strict = {**asdict(PAIR), "left": "departures", "right": "arrivals", "back": None}
+    refused = ReconcilePartitionsOperator(
+        task_id="pair", reconcile=strict, start="2013-01-01", key="2013-06-12", home=str(home)
+    )
+    with pytest.raises(AirflowFailException, match="expectations of 'reconciliation' do not hold"):
+        refused.execute({"ti": TaskInstance()})
+    assert len(list((home / "reports").glob("*.html"))) == 2
+    [fact] = store.ledger.facts("validation", "departures.arrivals", key="2013-06-12")
+    assert fact.payload["outcomes"][0]["severity"] == "block"

@@ -12,6 +12,7 @@ from airflow_mlops.exceptions import ConfigError, DataError, GateError
 from airflow_mlops.moments import is_day, parse_day_or_moment
 
 FACT = "deployment"
+PIN_TOLD = "pin_told"
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,25 @@ def unpin(ledger: Ledger, server: str, model: str, who: str, reason: str) -> Dep
     return _move(
         ledger, server, model, "unpin", f"{who}: {reason}", lambda state: state.model_copy(update={"pin": None})
     )
+
+
+def pin_to_tell_of(ledger: Ledger, server: str, model: str, before: timedelta) -> Pin | None:
+    """Return the pin when it runs out within ``before`` and :func:`pin_was_told` was not called for it; else None."""
+    pin = deployment(ledger, server, model)[0].pin
+    now = datetime.now(UTC)
+    if pin is None or pin.until is None or not pin.holds(now) or pin.until - now > before:
+        return None
+    told = any(fact.payload == _told(server, pin) for fact in ledger.facts(PIN_TOLD, model))
+    return None if told else pin
+
+
+def pin_was_told(ledger: Ledger, server: str, model: str, pin: Pin) -> None:
+    """Write down that somebody was told that a pin is about to run out."""
+    ledger.record(PIN_TOLD, model, _told(server, pin))
+
+
+def _told(server: str, pin: Pin) -> dict[str, object]:
+    return {"server": server, "pin": pin.model_dump(mode="json")}
 
 
 def check_pin(state: Deployment, version: int) -> None:

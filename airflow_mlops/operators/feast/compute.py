@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import MlopsOperator, required_key
-from airflow_mlops.parts import Checks
+from airflow_mlops.operators.reports import publish_report
+from airflow_mlops.parts import Checks, Rows
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -31,9 +33,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
 
     Computing a partition again replaces its rows, and those of the later partitions within ``history`` that were
     computed from what is no longer there, or by other code: late data, or an exclusion, is worked in by one cleared
-    task. Rows that
-    somebody excluded are left out. What comes out is checked against the feature repository, which is applied first
-    when one of its files changed.
+    task. Rows that somebody excluded are left out. What comes out is checked against the feature repository, which is
+    applied first when one of its files changed.
 
     :param transform: ``module:function`` beside the DAG file or in the Feast repository, called with the day and
         dataset → rows.
@@ -43,11 +44,14 @@ class FeastComputeFeaturesOperator(MlopsOperator):
     :param suites: Feature view → ``module:function`` with the expectations that its rows must meet. Such a view is held
         against its own earlier days too. When one view is refused, none is written.
     :param checks: Feature view → arguments of :class:`~airflow_mlops.parts.Checks`, where the defaults do not fit.
+    :param rows: Arguments of :class:`~airflow_mlops.parts.Rows`, one for each view whose number of rows follows from
+        that of a dataset.
     :param key: Partition to compute.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
+    operator_extra_links = (GXValidationReportLink(),)
     template_fields = (
         *MlopsOperator.template_fields,
         "transform",
@@ -56,6 +60,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         "start",
         "suites",
         "checks",
+        "rows",
         "key",
         "feast_conn_id",
         "ledger_conn_id",
@@ -70,6 +75,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         start: str,
         suites: Mapping[str, str] | None = None,
         checks: Mapping[str, Mapping[str, Any]] | None = None,
+        rows: Sequence[Mapping[str, Any]] = (),
         key: str = "{{ partition_key }}",
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
@@ -82,6 +88,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         self.start = start
         self.suites = suites
         self.checks = checks
+        self.rows = rows
         self.key = key
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
@@ -111,6 +118,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
             start=parse_day(self.start, "start"),
             suites=self.suites or {},
             checks={view: Checks(**given) for view, given in (self.checks or {}).items()},
+            rows=[Rows(**given) for given in self.rows],
+            show=partial(publish_report, self, context),
         )
         computed = compute(key)
         following = parse_day(key, "key") + timedelta(days=1), parse_day(key, "key") + parse_duration(self.history)

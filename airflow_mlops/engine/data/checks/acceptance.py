@@ -34,7 +34,7 @@ def accept(ledger: Ledger, dataset: str, key: str, reason: str, who: str) -> Acc
         raise ConfigError(
             f"There is nothing to accept of {dataset!r} {key}.",
             detail="no checks of this day were recorded" if last is None else "its last checks did not block it",
-            hint="Only a day that the task `check` refused can be accepted.",
+            hint="Only a day that `check`, or of a feature view `compute_features`, refused can be accepted.",
         )
     if unknown := [outcome.expectation for outcome in last.failed if outcome.error]:
         raise ConfigError(

@@ -98,7 +98,7 @@ def check_partition(
     if not all(one.success for one in said):
         said = name_readers(said, uses())
     parameters = {**asdict(checks), "contract_version": contract.version if contract else None}
-    result = as_result(said, profile, batch=f"{dataset}/{key}", batch_hash=found, parameters=parameters)
+    result = as_result(said, profile.rows, batch=f"{dataset}/{key}", batch_hash=found, parameters=parameters)
     return CheckedBatch(result, profile, len(before), merge(before) if before else None)
 
 

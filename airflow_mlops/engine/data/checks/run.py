@@ -71,22 +71,23 @@ def run_checks(
 
 def as_result(
     outcomes: Sequence[ExpectationOutcome],
-    profile: Profile,
+    rows: int,
     *,
     batch: str,
     batch_hash: str,
     parameters: Mapping[str, object],
+    suite: str = SUITE,
 ) -> ValidationResult:
     """Return the outcomes as a validation result.
 
     :param parameters: What the checks were configured with; their hash is the result's ``suite_hash``.
     """
     return ValidationResult(
-        suite=SUITE,
+        suite=suite,
         suite_hash=content_hash(dict(parameters)),
         batch=batch,
         batch_hash=batch_hash,
-        rows=profile.rows,
+        rows=rows,
         outcomes=tuple(outcomes),
         engine="profile",
     )

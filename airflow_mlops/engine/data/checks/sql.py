@@ -60,6 +60,27 @@ def _invariant(
     )
 
 
+def count_rejected(batch: Source, reasons: Mapping[str, str]) -> dict[str, int] | ExpectationOutcome:
+    """Count the rows of which an expression is true, each for the first one that is.
+
+    :param reasons: Reason → boolean SQL expression over the columns.
+    :returns: Reason → rows; an outcome that says what is wrong where an expression cannot be evaluated.
+    """
+    with _database({"batch": batch}) as connection:
+        columns = [row[0] for row in connection.execute("DESCRIBE batch").fetchall()]
+        counts: dict[str, int] = {}
+        before = "false"
+        for reason, expression in reasons.items():
+            try:
+                _check_expression(connection, expression)
+                query = f"SELECT count(*) FILTER (WHERE (\n{expression}\n) AND NOT ({before})) FROM batch"
+                counts[reason] = connection.execute(query).fetchall()[0][0]
+            except duckdb.Error as error:
+                return unknown(f"rejected:{reason}", _in_words(error, columns))
+            before = f"{before} OR coalesce((\n{expression}\n), false)"
+        return counts
+
+
 def _check_expression(connection: duckdb.DuckDBPyConnection, expression: str) -> None:
     """Refuse what is not one expression: a parenthesis or a semicolon must not end the query that it is put into."""
     statements = connection.extract_statements(f"SELECT (\n{expression}\n)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -12,19 +12,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.contracts import Exclusion, Partition
+from airflow_mlops.contracts import Exclusion, Partition, ValidationResult
+from airflow_mlops.engine.data.days import every_day
 from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
 from airflow_mlops.engine.data.splits import TIME, without
 from airflow_mlops.engine.features.computing.code import load_transform
 from airflow_mlops.engine.features.computing.columns import arrow_type
 from airflow_mlops.engine.features.computing.files import write_day
-from airflow_mlops.engine.features.computing.provenance import Inputs, days_between
+from airflow_mlops.engine.features.computing.provenance import Inputs
 from airflow_mlops.engine.features.project.schema import FeatureRepo, ViewSchema
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.users_code import users_code
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
-from airflow_mlops.parts import Checks
+from airflow_mlops.parts import Checks, Rows
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 
@@ -50,6 +51,8 @@ def compute_features(
     start: date,
     suites: Mapping[str, str] = MappingProxyType({}),
     checks: Mapping[str, Checks] = MappingProxyType({}),
+    rows: Sequence[Rows] = (),
+    show: Callable[[ValidationResult], None] | None = None,
 ) -> ComputedFeatures:
     """Compute the feature rows stamped within one UTC day; computing a day again replaces its rows.
 
@@ -70,8 +73,8 @@ def compute_features(
     :param datasets: Sealed datasets to hand over.
     :param history: How far back they reach; begun days count as whole days.
     :param start: First day that the datasets have; no history is missed before it.
-    :param suites, checks: Feature view → what its rows must meet before any is written; see
-        :func:`~airflow_mlops.engine.features.computing.judge.judge_rows`.
+    :param suites, checks, rows: What the rows of views must meet before any is written, and who is shown what was
+        found; see :func:`~airflow_mlops.engine.features.computing.judge.judge_rows`.
     :raises DataError: when a partition is missing, or rows are not what the feature view needs.
     :raises ConfigError: when the transform cannot be found, or returns feature views or columns unknown to Feast.
     :raises TransientError: when the ledger does not answer, or what the transform reaches for does not: see
@@ -90,7 +93,7 @@ def compute_features(
     with users_code(DataError, f"The transform {transform!r}", f"day {key}", hint):
         computed = function(begin.date(), data)
     tables = {name: _checked(name, rows, repo, begin, end) for name, rows in _views(transform, computed).items()}
-    if suites or checks:
+    if suites or checks or rows:
         from airflow_mlops.engine.features.computing.judge import judge_rows  # and with it Great Expectations
 
         judge_rows(
@@ -102,7 +105,10 @@ def compute_features(
             checks=checks,
             code_path=code_paths[0],
             skip={day for windows in excluded.values() for day in excluded_days(windows)},
+            rows=rows,
+            incoming=lambda name: _rows_of_day(store, key, used[name], excluded[name]),
             ledger=ledger,
+            show=show,
         )
     for name, table in tables.items():
         inputs = Inputs.of(key, first, used, excluded, code.of(name))
@@ -110,24 +116,13 @@ def compute_features(
     return {"key": key, "views": {name: table.num_rows for name, table in tables.items()}}
 
 
-def every_day(
-    partitions: Iterable[Partition], dataset: str, first: date, last: date, skip: Collection[str] = ()
-) -> list[Partition]:
-    """Return a dataset's partitions of all days from ``first`` to ``last``, without the days to skip.
-
-    :param partitions: What there is of the dataset.
-    :raises DataError: when one is missing.
-    """
-    days = set(days_between(first, last, skip))
-    found = [partition for partition in partitions if partition.key in days]
-    missing = sorted(days - {partition.key for partition in found})
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(days)} days of {dataset!r} are not sealed; the first is {missing[0]}.",
-            detail=f"needed: {first} to {last}; missing: {', '.join(missing[:7])}{' …' if missing[7:] else ''}",
-            hint="Run the features DAG for the missing days first, oldest first.",
-        )
-    return found
+def _rows_of_day(
+    store: PartitionStore, key: str, partitions: Sequence[Partition], excluded: Sequence[Exclusion]
+) -> pa.Table:
+    """Return a dataset's own rows of the day, as the transform was given them."""
+    today = [partition for partition in partitions if partition.key == key]
+    rows = store.read(today or partitions[:1])
+    return without(rows if today else rows.slice(0, 0), partitions[0].event_time, excluded)
 
 
 def _history(store: PartitionStore, partitions: Sequence[Partition], excluded: Sequence[Exclusion]) -> pd.DataFrame:

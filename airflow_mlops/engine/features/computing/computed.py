@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_mlops.engine.data.days import days_between
 from airflow_mlops.engine.data.exclusions import excluded_days
 from airflow_mlops.engine.data.parquet import listing
 from airflow_mlops.engine.features.computing import provenance
@@ -46,7 +47,7 @@ def computed_for(home: Path, repo: FeatureRepo, recipe: Recipe, views: Iterable[
         lives = repo.views[view].ttl_seconds
         seen = recipe.start if lives is None else (recipe.begin - timedelta(seconds=lives)).date()
         first = min(max(seen, recipe.start), begin)
-        found |= provenance.read_inputs(home, [view], provenance.days_between(first, last))
+        found |= provenance.read_inputs(home, [view], days_between(first, last))
     return found
 
 
@@ -58,7 +59,7 @@ def check_computed(recipe: Recipe, views: Iterable[str], computed: ByFile, revis
     :raises DataError: naming the days.
     """
     first, last = recipe.days
-    needed = list(provenance.days_between(first, last, excluded_days(recipe.left_out)))
+    needed = list(days_between(first, last, excluded_days(recipe.left_out)))
     for view in views:
         missing = [day for day in needed if (view, day) not in computed]
         if missing:

@@ -8,8 +8,8 @@ of the transform's code.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Exclusion, Partition
+from airflow_mlops.engine.data.days import days_between
 from airflow_mlops.engine.data.exclusions import exclusions
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
@@ -171,13 +172,6 @@ def windows(excluded: Iterable[Exclusion], since: date, key: str) -> list[list[s
         else:
             merged.append([first, last])
     return [[first.isoformat(), last.isoformat()] for first, last in merged]
-
-
-def days_between(first: date, last: date, without: Collection[str] = ()) -> Iterator[str]:
-    """Yield the keys of the days from ``first`` to ``last``, both included."""
-    for n in range((last - first).days + 1):
-        if (day := str(first + timedelta(days=n))) not in without:
-            yield day
 
 
 def day_of(key: str) -> date:

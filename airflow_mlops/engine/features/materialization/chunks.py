@@ -10,10 +10,10 @@ from typing import NamedTuple, TypedDict
 
 import pyarrow.parquet as pq
 
+from airflow_mlops.engine.data.days import days_between
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.partitions import day_bounds, is_key
-from airflow_mlops.engine.features.computing.provenance import days_between
 from airflow_mlops.engine.features.materialization.watermarks import Span, Watermark, merged
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.exceptions import DataError

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from airflow_mlops.contracts import Exclusion, Partition, Snapshot, SplitRule, ValidationResult
+from airflow_mlops.engine.data.days import days_between, every_day
 from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
 from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_rates, check_watermark
 from airflow_mlops.engine.data.lateness import record_snapshot
@@ -21,7 +22,6 @@ from airflow_mlops.engine.data.splits import BY_TIME, by_entity, by_time
 from airflow_mlops.engine.data.validation import enforce
 from airflow_mlops.engine.features.computing import provenance
 from airflow_mlops.engine.features.computing.code import Code
-from airflow_mlops.engine.features.computing.compute import every_day
 from airflow_mlops.engine.features.computing.computed import check_computed, computed_for, few, one_code, stored_here
 from airflow_mlops.engine.features.computing.files import check_unchanged, current_pins, pinned_paths
 from airflow_mlops.engine.features.computing.provenance import ByFile
@@ -161,7 +161,7 @@ def build_training_snapshot(
         chunk_rows=chunk_rows,
     )
     since = min((one.since for one in computed.values() if one is not None), default=start)
-    skipped &= set(provenance.days_between(*recipe.days))
+    skipped &= set(days_between(*recipe.days))
     with _writer(home, repo, recipe) as writer:
         written = _write(writer, recipe, chunks)
         earlier = earlier_joins(ledger, model, recipe) if ledger else []
