@@ -53,7 +53,7 @@ def compute(sealed, tmp_path, monkeypatch):
 
         def frame(delay):
             at = pd.Timestamp(FIRST, tz="UTC") + pd.Timedelta(days=n)
-            values = [None] * nulls + [delay + i % 7 for i in range(rows - nulls)]
+            values = [None] * nulls + [delay * (1 + i % 17 / 17) for i in range(rows - nulls)]
             keys = [f"O{i}" for i in range(rows)]
             return pd.DataFrame({"origin": keys, "delay": values, "event_timestamp": at, "created_timestamp": at})
 
@@ -122,8 +122,8 @@ def test_a_view_without_checks_is_not_looked_at(sealed, compute):
 def test_a_shifted_level_only_warns(sealed, compute):
     """A mean of the last days moves as a whole: that is no other unit."""
     for n in range(DAYS - 1):
-        compute(n, suites={}, checks={"traffic": Checks()})
-    compute(DAYS - 1, delay=1200.0, suites={}, checks={"traffic": Checks()})  # sixty times as much: minutes → seconds
+        compute(n, delay=20.0 + n % 3, suites={}, checks={"traffic": Checks()})
+    compute(DAYS - 1, delay=1260.0, suites={}, checks={"traffic": Checks()})  # sixty times as much: minutes → seconds
     [fact, *_] = ledger_of(sealed).facts("validation", "features.traffic", key="2013-01-06")
     warned = [one for one in fact.payload["outcomes"] if not one["success"]]
     assert {one["severity"] for one in warned} == {"warn"}
