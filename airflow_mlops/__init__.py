@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_mlops.partitioning import Partitioning
     from airflow_mlops.parts import (
         Checks,
         Deploy,
@@ -34,6 +35,7 @@ __all__ = [
     "Gate",
     "Label",
     "ModelPipeline",
+    "Partitioning",
     "Partitions",
     "Reconcile",
     "Resources",
@@ -48,5 +50,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "pipeline" if name == "ModelPipeline" else "parts"
+    module = {"ModelPipeline": "pipeline", "Partitioning": "partitioning"}.get(name, "parts")
     return getattr(importlib.import_module(f"airflow_mlops.{module}"), name)

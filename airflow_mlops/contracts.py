@@ -167,6 +167,7 @@ class Profile(Record):
     )
     unique: tuple[str, ...] = Field(default=(), description="columns of the unique key that `duplicates` counts")
     label: str | None = None
+    partitioning: str = Field(default="daily", description="of which the keys are")
 
 
 class Announcement(Record):

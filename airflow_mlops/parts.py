@@ -8,14 +8,15 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.partitioning import DAILY, Partitioning
 
 _Part = TypeVar("_Part", bound=type)
 
@@ -47,6 +48,7 @@ def _is_name(text: str) -> str:
 Duration = Annotated[str, AfterValidator(_is_duration)]
 Entrypoint = Annotated[str, AfterValidator(_is_entrypoint)]
 Name = Annotated[str, AfterValidator(_is_name)]
+Cut = Annotated[Partitioning, BeforeValidator(lambda given: Partitioning.parse(given) if type(given) is str else given)]
 
 
 def _explain(cls: type, error: ValidationError) -> ConfigError:
@@ -143,13 +145,15 @@ class Checks:
 
 @part
 class Partitions:
-    """A source that lands one folder of Parquet files a day: ``<uri>/2013-01-15/*.parquet`` and ``_SUCCESS``.
+    """A source that lands one folder of Parquet files a partition: ``<uri>/2013-01-15/*.parquet`` and ``_SUCCESS``.
 
     :param uri: Where the upstream lands them; a relative path starts at ``[mlops] home``.
-    :param event_time: Column whose times must lie within the partition's UTC day.
+    :param event_time: Column whose times must lie within the partition.
     :param suite: ``module:function`` that returns the Great Expectations list a partition must meet.
-    :param start: First day there is.
+    :param start: First day there is, in the zone of ``partitioning``.
     :param end: Last day there is, for a source that has ended.
+    :param partitioning: How time is cut: ``daily`` in UTC, or ``Partitioning("hourly", "America/New_York")``.
+    :param may_be_empty: Whether a partition without a row is no fault, as in the hours of a night.
     :param dataset: Name of the sealed dataset; default is the last part of ``uri``.
     :param lands_within: The source's promise: how long after the end of its day a partition may still land.
     :param checks: What a day is held against besides its suite.
@@ -161,6 +165,8 @@ class Partitions:
     suite: Entrypoint
     start: date
     end: date | None = None
+    partitioning: Cut = DAILY
+    may_be_empty: bool = False
     dataset: Name = ""
     lands_within: Duration | None = None
     checks: Checks = Field(default_factory=Checks)
@@ -175,6 +181,16 @@ class Partitions:
                 detail=f"start={self.start}, end={self.end}",
                 hint="Swap them.",
             )
+
+    @property
+    def starts_at(self) -> datetime:
+        """When the first partition begins, in UTC."""
+        return self.partitioning.first(self.start)
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When the last partition ends, in UTC, of a source that has ended."""
+        return None if self.end is None else self.partitioning.after(self.end)
 
 
 @part

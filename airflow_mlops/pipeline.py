@@ -94,6 +94,14 @@ class ModelPipeline:
                 "Partitions(..., dataset=...).",
             )
 
+        for feed in self.feeds:
+            if feed.partitioning != self.source.partitioning:
+                raise ConfigError(
+                    f"The feeds of {self.model!r} are cut into different partitions.",
+                    detail=f"{self.source.dataset!r} is {self.source.partitioning}, {feed.dataset!r} is "
+                    f"{feed.partitioning}",
+                    hint="Let all feeds of a pipeline land in partitions of one size and zone.",
+                )
         named = [("reconcile", name) for pair in self.reconcile for name in (pair.left, pair.right)]
         named += [("FeatureService(rows=...)", rows.dataset) for rows in self.features.rows]
         for where, name in named:

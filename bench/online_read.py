@@ -30,11 +30,11 @@ Read = Callable[[list[dict[str, Any]]], Any]
 
 def bring_online(location: Location, ledger: Path, last: date) -> None:
     """Materialise the last day into an empty store, with a ledger of its own."""
-    from airflow_mlops.engine.data.partitions import day_bounds
     from airflow_mlops.engine.features.materialization.materialize import materialize
     from airflow_mlops.engine.ledger import Ledger
+    from airflow_mlops.partitioning import DAILY
 
-    materialize(location, SERVICE, until=day_bounds(str(last))[1], ledger=Ledger(f"sqlite:///{ledger}"))
+    materialize(location, SERVICE, until=DAILY.interval(str(last))[1], ledger=Ledger(f"sqlite:///{ledger}"))
 
 
 def readers(location: Location) -> tuple[dict[str, Read], list[str]]:

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import ExpectationOutcome, Profile
 from airflow_mlops.demo.flights import Feed, read_feed
 from airflow_mlops.engine.data.checks import SchemaContract, name_readers, references, run_checks
-from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 from airflow_mlops.engine.data.profiles import profile_files, profile_table
+from airflow_mlops.partitioning import DAILY
 from tests.data_fixtures import EVENT_TIMES
 
 LABELS: dict[Feed, str | None] = {"departures": None, "arrivals": "late_15"}
@@ -60,7 +61,7 @@ def check(profile: Profile, earlier: Sequence[Profile], feed: Feed, **more: obje
         unique=KEY_COLUMNS,
         identifiers=KEY_COLUMNS,
         event_time=EVENT_TIMES[feed],
-        interval=day_bounds(key),
+        interval=DAILY.interval(key),
         **more,
     )
 

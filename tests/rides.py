@@ -262,8 +262,8 @@ class Rides:
         for n in days:
             compute_features(self.home, key_of(n), **{**arguments, **changes})
 
-    def snapshot(self, as_of: int, **changes: Any) -> Snapshot:
-        """Freeze what is known at the start of a day."""
+    def snapshot(self, as_of: int | datetime, **changes: Any) -> Snapshot:
+        """Freeze what is known at the start of a day, or at a moment."""
         arguments = {
             "store": self.store,
             "ledger": self.ledger,
@@ -279,7 +279,7 @@ class Rides:
             "window": timedelta(days=60),
             "validation": timedelta(days=1),
             "test": timedelta(days=1),
-            "as_of": midnight(as_of),
+            "as_of": as_of if isinstance(as_of, datetime) else midnight(as_of),
             "start": FIRST,
             "code": self.code,
         }

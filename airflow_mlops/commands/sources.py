@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow_mlops.commands.place import open_ledger, open_store, place_options, who
@@ -135,7 +135,7 @@ def _sources(options: argparse.Namespace) -> None:
         if not keys:
             print(f"{dataset}: no partitions in {store.root}")
             continue
-        until = watermark(store, ledger, dataset, date.fromisoformat(keys[0]))
+        until = watermark(store, ledger, dataset, store.partitioning(dataset).interval(keys[0])[0])
         print(f"{dataset}: {len(keys)} partitions from {keys[0]} to {keys[-1]}, without a gap up to {until:%Y-%m-%d}")
         said = announced(ledger, dataset)
         if said is not None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import date
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -26,6 +26,7 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import MlopsError
+from airflow_mlops.partitioning import DAILY
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.partitions import PartitionStore
@@ -55,7 +56,7 @@ class History:
     @property
     def days(self) -> list[str]:
         """Partition keys, in order."""
-        return days_between(self.first, self.last)
+        return list(DAILY.keys(*DAILY.span(self.first, self.last)))
 
     @property
     def code_hash(self) -> str:
@@ -86,11 +87,6 @@ class History:
 
     def _receipt(self) -> dict[str, str]:
         return {"first": str(self.first), "last": str(self.last), "code": self.code_hash}
-
-
-def days_between(first: date, last: date) -> list[str]:
-    """Return the days from ``first`` to ``last``, both included, as partition keys."""
-    return [str(first + timedelta(days=n)) for n in range((last - first).days + 1)]
 
 
 def land_history(history: History, say: Callable[[str], None]) -> None:
@@ -156,7 +152,9 @@ def _seal(history: History, source: Partitions, key: str) -> None:
     landed = Path(arrival["uri"])
     files = sorted(landed.glob("*.parquet"))
     suite = load_object(source.suite, str(history.dags))()
-    result = validate(files, suite, suite_name=source.suite, batch=f"{source.dataset}/{key}")
+    result = validate(
+        files, suite, suite_name=source.suite, batch=f"{source.dataset}/{key}", may_be_empty=source.may_be_empty
+    )
     enforce(result)
     store, checks = _store(history), source.checks
     sealed = store.seal(
@@ -166,6 +164,7 @@ def _seal(history: History, source: Partitions, key: str) -> None:
         event_time=source.event_time,
         batch_hash=result.batch_hash,
         suite_hash=result.suite_hash,
+        may_be_empty=source.may_be_empty,
     )
     # What the days that go through the scheduler are compared with.
     profile = profile_files(

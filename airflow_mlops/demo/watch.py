@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from airflow_mlops.demo.airflow_api import ACTIVE, AirflowApi
 from airflow_mlops.demo.console import Console
-from airflow_mlops.demo.history import days_between
 from airflow_mlops.demo.stack import Stack
 from airflow_mlops.exceptions import MlopsError, TransientError
+from airflow_mlops.partitioning import DAILY
 
 _POLL = 1.0
 _LOG_LINES = 25
@@ -79,7 +79,7 @@ class Watcher:
 
         :raises TaskFailedError: as soon as a run failed; what did not start by then is called off.
         """
-        days = days_between(first, last)
+        days = list(DAILY.keys(*DAILY.span(first, last)))
         started: set[str] = set()
 
         def done() -> bool:

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.hooks.base import MlopsHook, expand
 from airflow_mlops.operators.base import default_home
+from airflow_mlops.partitioning import Partitioning
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -111,17 +112,18 @@ class FeastHook(MlopsHook):
         found = f"Feast project {store.project!r}: {views} feature views, {services} feature services"
         return f"{found}; {ping_online(store)}"
 
-    def freshness(self, home: Path, service: str, key: str, max_age: str) -> Freshness:
+    def freshness(self, home: Path, service: str, key: str, max_age: str, partitioning: str = "daily") -> Freshness:
         """Return how fresh the views of a service are online.
 
         :param key: Partition at whose end ages are counted.
         :param max_age: Greatest age allowed, such as ``26h``, of a view that does not say so in its tag ``max_age``.
+        :param partitioning: Of which ``key`` is one.
         """
         from airflow_mlops.durations import parse_duration
-        from airflow_mlops.engine.data.partitions import day_bounds
         from airflow_mlops.engine.features.online.freshness import freshness
 
-        return freshness(self.location(home), service, as_of=day_bounds(key)[1], max_age=parse_duration(max_age))
+        as_of = Partitioning.parse(partitioning).interval(key)[1]
+        return freshness(self.location(home), service, as_of=as_of, max_age=parse_duration(max_age))
 
     def _fields(self) -> dict[str, Any]:
         """Return the extra fields that are set.

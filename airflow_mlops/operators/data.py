@@ -13,6 +13,7 @@ from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.operators.base import MlopsOperator, path_of, require, required_key
 from airflow_mlops.operators.reports import publish_report
+from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.parts import Checks
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ class SealPartitionOperator(MlopsOperator):
     :param uri: Folder with the day's Parquet files; a relative path starts at the home folder.
     :param event_time: Column of times, all of which must lie within the key's UTC day.
     :param validation: What :class:`~airflow_mlops.operators.gx.GXValidateDataOperator` returned for these files.
-    :param key: Partition key, a UTC day.
+    :param may_be_empty: Whether files without a row are a partition, and not a fault of the upstream.
+    :param key: Partition key.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
@@ -69,6 +72,7 @@ class SealPartitionOperator(MlopsOperator):
         "event_time",
         "validation",
         "key",
+        "partitioning",
         "ledger_conn_id",
     )
 
@@ -79,7 +83,9 @@ class SealPartitionOperator(MlopsOperator):
         uri: str,
         event_time: str,
         validation: Mapping[str, Any] | XComArg,
+        may_be_empty: bool = False,
         key: str = PARTITION_KEY,
+        partitioning: str = "daily",
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -88,7 +94,9 @@ class SealPartitionOperator(MlopsOperator):
         self.uri = uri
         self.event_time = event_time
         self.validation = validation
+        self.may_be_empty = may_be_empty
         self.key = key
+        self.partitioning = partitioning
         self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> SealedPartition:
@@ -101,6 +109,7 @@ class SealPartitionOperator(MlopsOperator):
         validation = _validated(self.validation)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         store = self.partition_store(ledger)
+        store.declare(dataset, Partitioning.parse(self.partitioning))
         partition = store.seal(
             dataset,
             key,
@@ -108,6 +117,7 @@ class SealPartitionOperator(MlopsOperator):
             event_time=self.event_time,
             batch_hash=validation["batch_hash"],
             suite_hash=validation["suite_hash"],
+            may_be_empty=self.may_be_empty,
         )
         self.log.info("Sealed %s %s: %s rows, revision %s.", dataset, key, partition.rows, partition.revision)
         # From the ledger, so that an attempt that died in between loses nothing; marking twice changes nothing.
@@ -152,7 +162,8 @@ class CheckPartitionOperator(MlopsOperator):
     :param model: Model that the dataset feeds, named when a change of the schema affects it.
     :param service: The model's Feast feature service, whose feature views are named too.
     :param columns_used: Columns that the model itself reads: entity, label, keys.
-    :param key: Partition key, a UTC day.
+    :param key: Partition key.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -168,6 +179,7 @@ class CheckPartitionOperator(MlopsOperator):
         "service",
         "columns_used",
         "key",
+        "partitioning",
         "feast_conn_id",
         "ledger_conn_id",
     )
@@ -185,6 +197,7 @@ class CheckPartitionOperator(MlopsOperator):
         service: str = "",
         columns_used: Sequence[str] = (),
         key: str = PARTITION_KEY,
+        partitioning: str = "daily",
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -199,6 +212,7 @@ class CheckPartitionOperator(MlopsOperator):
         self.service = service
         self.columns_used = columns_used
         self.key = key
+        self.partitioning = partitioning
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -210,8 +224,10 @@ class CheckPartitionOperator(MlopsOperator):
         key = required_key(self.key)
         dataset = require(self.dataset, "dataset", "Name the dataset.")
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        store = self.partition_store(ledger)
+        store.declare(dataset, Partitioning.parse(self.partitioning))
         checked = check_partition(
-            self.partition_store(ledger),
+            store,
             ledger,
             dataset,
             key,

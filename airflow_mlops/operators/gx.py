@@ -46,6 +46,7 @@ class GXValidateDataOperator(GXOperator):
     :param engine: ``auto``, ``duckdb``, ``pandas``, or ``spark`` with the extra of that name.
     :param row_id_column: Column of ids, of which up to 20 are shown for each expectation that fails.
     :param data_docs: Folder for Great Expectations' own Data Docs, if they are wanted.
+    :param may_be_empty: Whether files without a row pass, and are not a fault of the upstream.
     """
 
     template_fields = (
@@ -68,6 +69,7 @@ class GXValidateDataOperator(GXOperator):
         engine: EngineName = "auto",
         row_id_column: str = "",
         data_docs: str = "",
+        may_be_empty: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -96,6 +98,7 @@ class GXValidateDataOperator(GXOperator):
         self.engine = engine
         self.row_id_column = row_id_column
         self.data_docs = data_docs
+        self.may_be_empty = may_be_empty
 
     def perform(self, context: Context) -> ValidatedBatch:
         """Validate, write down, and return what holds."""
@@ -132,7 +135,12 @@ class GXValidateDataOperator(GXOperator):
 
         with storage.on_disk(self._files()) as files:
             result = validate(
-                files, suite, batch=str(self._located()), engine=self.engine, row_id=self.row_id_column or None
+                files,
+                suite,
+                batch=str(self._located()),
+                engine=self.engine,
+                row_id=self.row_id_column or None,
+                may_be_empty=self.may_be_empty,
             )
             self.record(result)
             profile = profile_files(files, dataset=self.dataset or suite.name, key=self.key, revision=result.batch_hash)

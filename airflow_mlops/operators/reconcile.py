@@ -35,7 +35,7 @@ class ReconcilePartitionsOperator(MlopsOperator):
 
     :param reconcile: Arguments of :class:`~airflow_mlops.parts.Reconcile`.
     :param start: First day of the right feed (ISO).
-    :param key: Partition key, a UTC day.
+    :param key: Partition key.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 

@@ -6,8 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import required_key
 from airflow_mlops.operators.data import PARTITION_KEY, located
+from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.sensors.base import MlopsSensor
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ class PartitionArrivalSensor(MlopsSensor):
 
     :param uri: Folder in which the upstream lands one folder a day; a relative path starts at the home folder, and
         ``s3://aws_default@bucket/prefix`` is opened by the Airflow connection before the ``@``.
-    :param key: Partition key, a UTC day.
+    :param key: Partition key.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param first: First day that ever lands; an earlier key is refused, not waited for.
     :param last: Last day that ever lands, for a source that has ended.
     :param marker: File that the upstream writes last; None when it writes none.
@@ -41,6 +44,7 @@ class PartitionArrivalSensor(MlopsSensor):
         *MlopsSensor.template_fields,
         "uri",
         "key",
+        "partitioning",
         "first",
         "last",
         "marker",
@@ -57,6 +61,7 @@ class PartitionArrivalSensor(MlopsSensor):
         *,
         uri: str,
         key: str = PARTITION_KEY,
+        partitioning: str = "daily",
         first: str | None = None,
         last: str | None = None,
         marker: str | None = "_SUCCESS",
@@ -69,6 +74,7 @@ class PartitionArrivalSensor(MlopsSensor):
         super().__init__(**kwargs)
         self.uri = uri
         self.key = key
+        self.partitioning = partitioning
         self.first = first
         self.last = last
         self.marker = marker
@@ -80,11 +86,15 @@ class PartitionArrivalSensor(MlopsSensor):
     def look(self, context: Context) -> Arrival | None:
         """Look once, as the trigger does."""
         key = required_key(self.key)
-        if (self.first and key < self.first) or (self.last and key > self.last):
+        partitioning = Partitioning.parse(self.partitioning)
+        start, end = partitioning.interval(key)
+        if (self.first and start < partitioning.first(parse_day(self.first, "first"))) or (
+            self.last and end > partitioning.after(parse_day(self.last, "last"))
+        ):
             raise ConfigError(
-                f"Day {key} never lands.",
+                f"Partition {key} never lands.",
                 detail=f"{self.uri} has the days {self.first or '…'} to {self.last or '…'}",
-                hint="Trigger the DAG with a day of the source, or correct the source's start and end.",
+                hint="Trigger the DAG with a partition of the source, or correct the source's start and end.",
             )
         if self._since is None:
             started = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
@@ -102,6 +112,7 @@ class PartitionArrivalSensor(MlopsSensor):
         return PartitionArrivalTrigger(
             feed=str(located(self, self.uri, "uri")),
             key=required_key(self.key),
+            partitioning=self.partitioning,
             marker=self.marker,
             manifest=self.manifest,
             min_rows=self._whole(self.min_rows),
@@ -114,7 +125,7 @@ class PartitionArrivalSensor(MlopsSensor):
 
     def describe(self) -> str:
         """Say what is waited for, and what is missing, if that is known."""
-        return f"day {self.key} complete in {self.uri}" + (f": {self._missing}" if self._missing else "")
+        return f"partition {self.key} complete in {self.uri}" + (f": {self._missing}" if self._missing else "")
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take the trigger's result. Before giving up, look again: for what is missing, which the trigger knew."""

@@ -28,10 +28,11 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
     :param service: Feast feature service.
     :param max_age: Greatest age allowed, such as ``26h``. A view's own tag ``max_age`` goes before it.
     :param key: Partition at whose end ages are counted, so that a backfill is judged by its own day.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param feast_conn_id: Airflow connection of type ``feast``.
     """
 
-    template_fields = (*MlopsSensor.template_fields, "service", "max_age", "key", "feast_conn_id")
+    template_fields = (*MlopsSensor.template_fields, "service", "max_age", "key", "partitioning", "feast_conn_id")
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
         service: str,
         max_age: str = "26h",
         key: str = "{{ partition_key }}",
+        partitioning: str = "daily",
         feast_conn_id: str = FeastHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -46,12 +48,13 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
         self.service = service
         self.max_age = max_age
         self.key = key
+        self.partitioning = partitioning
         self.feast_conn_id = feast_conn_id
 
     def look(self, context: Context) -> dict[str, float | None] | None:
         """Read the online store once."""
         hook = FeastHook(self.feast_conn_id)
-        found = hook.freshness(self.home_path, self.service, required_key(self.key), self.max_age)
+        found = hook.freshness(self.home_path, self.service, required_key(self.key), self.max_age, self.partitioning)
         _send(found.project, found.ages)
         self.seen = "; ".join(str(view) for view in found.stale)
         if not found.fresh:
@@ -82,6 +85,7 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
             service=self.service,
             key=required_key(self.key),
             max_age=self.max_age,
+            partitioning=self.partitioning,
             feast_conn_id=self.feast_conn_id,
             poll_interval=self.poke_interval,
             deadline=deadline,

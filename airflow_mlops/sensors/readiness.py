@@ -23,7 +23,7 @@ class TrainingDataSensor(MlopsSensor):
 
     :param sources: For each dataset its name and first day: ``{"dataset": "departures", "start": "2013-01-01"}``; and
         its last day as ``end``, for a source that has ended.
-    :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to the UTC midnight before it. Empty: the
+    :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to where a partition begins. Empty: the
         latest moment for which all data is complete, so that there is nothing to wait for once there is any.
     :param model: The model that is to be trained: while it is halted, the training holds. None holds for none.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Param
@@ -22,11 +22,6 @@ TASK_DEFAULTS: dict[str, Any] = {
     "retry_delay": timedelta(seconds=30),
     "execution_timeout": timedelta(hours=1),
 }
-
-
-def midnight(day: date) -> datetime:
-    """Return the UTC midnight at which a day starts."""
-    return datetime.combine(day, time(), tzinfo=UTC)
 
 
 def result(task: BaseOperator, key: str) -> Any:

@@ -24,7 +24,7 @@ from airflow_mlops.operators.tf_serving import (
     TFServingVerifyVersionOperator,
 )
 from airflow_mlops.sensors.tf_serving import TFServingVersionSensor
-from airflow_mlops.templates.base import midnight, pipeline_dag, result
+from airflow_mlops.templates.base import pipeline_dag, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -40,7 +40,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
         "deploy",
         __doc__,
         schedule=[challenger_asset(pipeline.model, pipeline.owner)],
-        start_date=midnight(pipeline.source.start),
+        start_date=pipeline.source.starts_at,
         params={
             "version": Param(
                 None,

@@ -8,7 +8,6 @@ feature view and span of time that is due; when nothing is, it is skipped, and f
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronPartitionTimetable, TaskGroup, TriggerRule, conf
@@ -26,7 +25,7 @@ from airflow_mlops.operators.reconcile import ReconcilePartitionsOperator
 from airflow_mlops.operators.runbook import RemindOfPinOperator
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
-from airflow_mlops.templates.base import midnight, pipeline_dag, refused_as, result
+from airflow_mlops.templates.base import pipeline_dag, refused_as, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -39,14 +38,18 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that turns each day's landed data into fresh features."""
     source, features = pipeline.source, pipeline.features
     used = {source.dataset: [source.event_time, *features.keys], pipeline.label.source.dataset: [pipeline.label.column]}
+    cron, timezone = source.partitioning.cron
+    cut = str(source.partitioning)
     conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
     with pipeline_dag(
         pipeline,
         "features",
         __doc__,
-        schedule=CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
-        start_date=midnight(source.start),
-        end_date=midnight(source.end) + timedelta(days=1) if source.end else None,
+        schedule=CronPartitionTimetable(
+            cron, timezone=timezone, run_offset=-1, key_format=source.partitioning.key_format
+        ),
+        start_date=source.starts_at,
+        end_date=source.ends_at,
     ) as dag:
         apply = FeastApplyOperator(
             task_id="apply", pool=conf.get("mlops", "feast_pool", fallback="default_pool"), **conns
@@ -57,13 +60,16 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             datasets=[feed.dataset for feed in pipeline.feeds],
             history=features.history,
             start=source.start.isoformat(),
+            partitioning=cut,
             suites=dict(features.view_suites),
             checks={view: asdict(checks) for view, checks in features.view_checks.items()},
             rows=[asdict(rows) for rows in features.rows],
             **conns,
             **features.resources.as_arguments(),
         )
-        plan = FeastPlanMaterializationOperator(task_id="plan_materialization", service=features.name, **conns)
+        plan = FeastPlanMaterializationOperator(
+            task_id="plan_materialization", service=features.name, partitioning=cut, **conns
+        )
         materialize = FeastMaterializeOperator.partial(
             task_id="materialize", **conns, **features.resources.as_arguments()
         ).expand(chunk=plan.output)
@@ -71,6 +77,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             task_id="check_freshness",
             service=features.name,
             max_age=features.max_age,
+            partitioning=cut,
             feast_conn_id=features.conn_id,
             deferrable=True,
             poke_interval=10,
@@ -114,6 +121,7 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
         wait = PartitionArrivalSensor(
             task_id="wait",
             uri=feed.uri,
+            partitioning=str(feed.partitioning),
             first=feed.start.isoformat(),
             last=feed.end.isoformat() if feed.end else None,
             late_after=feed.lands_within,
@@ -125,6 +133,7 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             task_id="validate",
             data=landed,
             suite=feed.suite,
+            may_be_empty=feed.may_be_empty,
             dataset=feed.dataset,
             key=PARTITION_KEY,
             ledger_conn_id=pipeline.ledger_conn_id,
@@ -135,6 +144,7 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             dataset=feed.dataset,
             uri=landed,
             event_time=feed.event_time,
+            partitioning=str(feed.partitioning),
             validation=validate.output,
             checks=asdict(feed.checks),
             model=pipeline.model,
@@ -149,6 +159,8 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             dataset=feed.dataset,
             uri=landed,
             event_time=feed.event_time,
+            partitioning=str(feed.partitioning),
+            may_be_empty=feed.may_be_empty,
             validation=validate.output,
             ledger_conn_id=pipeline.ledger_conn_id,
             outlets=[partitions_asset(feed.dataset)],

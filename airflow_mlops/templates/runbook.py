@@ -23,7 +23,7 @@ from airflow_mlops.operators.tf_serving import (
     TFServingRollbackOperator,
     TFServingUnpinVersionOperator,
 )
-from airflow_mlops.templates.base import midnight, pipeline_dag, result
+from airflow_mlops.templates.base import pipeline_dag, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -43,7 +43,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         "runbook",
         __doc__,
         schedule=None,
-        start_date=midnight(pipeline.source.start),
+        start_date=pipeline.source.starts_at,
         params={
             "action": Param("rollback", enum=list(ACTIONS), title="Action"),
             "reason": Param(

@@ -12,7 +12,7 @@ from airflow.sdk import AssetAny
 
 from airflow_mlops.assets import announcements_asset
 from airflow_mlops.operators.announcements import RecordAnnouncementsOperator
-from airflow_mlops.templates.base import midnight, pipeline_dag
+from airflow_mlops.templates.base import pipeline_dag
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -28,7 +28,7 @@ def sources_dag(pipeline: ModelPipeline) -> DAG:
         "sources",
         __doc__,
         schedule=AssetAny(*announced),
-        start_date=midnight(pipeline.source.start),
+        start_date=pipeline.source.starts_at,
     ) as dag:
         RecordAnnouncementsOperator(task_id="record", ledger_conn_id=pipeline.ledger_conn_id)
     return dag

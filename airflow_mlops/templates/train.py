@@ -21,7 +21,7 @@ from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
 from airflow_mlops.sensors.readiness import TrainingDataSensor
-from airflow_mlops.templates.base import midnight, pipeline_dag, refused_as, result
+from airflow_mlops.templates.base import pipeline_dag, refused_as, result
 from airflow_mlops.templates.slack import warn_of_missing_slack
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
         "train",
         __doc__,
         schedule=CronTriggerTimetable(cron, timezone="UTC") if cron else None,
-        start_date=midnight(source.start),
-        end_date=midnight(source.end) + matured + timedelta(days=8) if source.end else None,
+        start_date=source.starts_at,
+        end_date=source.ends_at + matured + timedelta(days=8) if source.ends_at else None,
         max_active_runs=RUNS,
         params={
             "as_of": Param(

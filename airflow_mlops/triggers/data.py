@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import DataError
 from airflow_mlops.operators.base import path_of
+from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.triggers.base import PollTrigger
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class PartitionArrivalTrigger(PollTrigger):
     A connection in ``feed`` is looked up by Airflow's file system in the thread of the first poll.
 
     :param feed: Folder in which the upstream lands one folder a day, or ``s3://aws_default@bucket/prefix``.
-    :param key: Partition key, a UTC day.
+    :param key: Partition key.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param marker: File that the upstream writes last; None when it writes none.
     :param manifest: The upstream's own manifest, if it writes one.
     :param min_rows: Rows that must be there.
@@ -42,6 +44,7 @@ class PartitionArrivalTrigger(PollTrigger):
         *,
         feed: str,
         key: str,
+        partitioning: str,
         marker: str | None,
         manifest: str | None,
         min_rows: int,
@@ -56,6 +59,7 @@ class PartitionArrivalTrigger(PollTrigger):
             deadline=deadline,
             feed=feed,
             key=key,
+            partitioning=partitioning,
             marker=marker,
             manifest=manifest,
             min_rows=min_rows,
@@ -65,6 +69,7 @@ class PartitionArrivalTrigger(PollTrigger):
         )
         self._feed = feed
         self._key = key
+        self._partitioning = partitioning
         self._marker = marker
         self._manifest = manifest
         self._min_rows = min_rows
@@ -86,25 +91,24 @@ class PartitionArrivalTrigger(PollTrigger):
             marker=self._marker,
             manifest=self._manifest,
             min_rows=self._min_rows,
+            partitioning=Partitioning.parse(self._partitioning),
             **asked,
         )
         if found.missing != self.missing:
             self.missing = found.missing
-            log.info("Day %s of %s: %s", self._key, self._feed, found.missing or "has landed")
+            log.info("Partition %s of %s: %s", self._key, self._feed, found.missing or "has landed")
         if found.arrival is None and self._late_after is not None:
             self._refuse_when_late(self._late_after)
         return found.arrival
 
     def _refuse_when_late(self, late_after: str) -> None:
-        from airflow_mlops.engine.data.partitions import day_bounds
-
-        end_of_day = day_bounds(self._key)[1].timestamp()
-        counted_from = max(end_of_day, self._since)
+        end = Partitioning.parse(self._partitioning).interval(self._key)[1].timestamp()
+        counted_from = max(end, self._since)
         if time.time() < counted_from + parse_duration(late_after).total_seconds():
             return
-        what = "the end of the day" if counted_from == end_of_day else "the first look"
+        what = "the end of the partition" if counted_from == end else "the first look"
         raise DataError(
-            f"Day {self._key} is late.",
+            f"Partition {self._key} is late.",
             detail=f"{self._feed} promised it within {late_after}, counted from {what}; {self.missing}",
             hint="Ask the upstream. When it has landed, clear this task; if it promised too much, raise late_after= "
             "(lands_within= of Partitions).",

@@ -18,6 +18,7 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
     :param service: Feast feature service.
     :param key: Partition at whose end ages are counted.
     :param max_age: Greatest age allowed, such as ``26h``, of a view without the tag ``max_age``.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param poll_interval: Seconds between polls.
     :param deadline: Wall-clock time at which to give up.
@@ -30,6 +31,7 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
         service: str,
         key: str,
         max_age: str,
+        partitioning: str,
         feast_conn_id: str,
         poll_interval: float,
         deadline: float,
@@ -41,6 +43,7 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
             service=service,
             key=key,
             max_age=max_age,
+            partitioning=partitioning,
             feast_conn_id=feast_conn_id,
         )
         self._hook = FeastHook(feast_conn_id)
@@ -48,6 +51,7 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
         self._service = service
         self._key = key
         self._max_age = max_age
+        self._partitioning = partitioning
 
     async def prepare(self) -> None:
         """Look the connection up."""
@@ -55,6 +59,6 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
 
     def poll(self) -> dict[str, Any] | None:
         """Read the online store once."""
-        found = self._hook.freshness(self._home, self._service, self._key, self._max_age)
+        found = self._hook.freshness(self._home, self._service, self._key, self._max_age, self._partitioning)
         self.seen = "; ".join(str(view) for view in found.stale)
         return {"project": found.project, "ages": found.ages} if found.fresh else None

@@ -38,21 +38,25 @@ def look(ledger: Ledger, home: Path, feeds: Sequence[Mapping[str, str]], as_of: 
     """Look once whether the data known at a moment is all there and healthy.
 
     :param feeds: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
-    :param as_of: Moment (ISO, with time zone), cut to the UTC midnight before it, as a snapshot is. Empty: the latest
+    :param as_of: Moment (ISO, with time zone), cut to where a partition begins, as a snapshot is. Empty: the latest
         one for which all data is complete.
     :param model: A model whose halt is a reason to hold.
     :raises ConfigError: when a value cannot be read.
     """
     from airflow_mlops.engine.data.readiness import Source, latest_complete, readiness, watermark
+    from airflow_mlops.partitioning import finest_of
 
     store = partition_store(home, ledger)
     sources = [Source(each["dataset"], parse_day(each["start"], "start"), _end(each)) for each in feeds]
-    cut = parse_moment(as_of, "as_of").replace(hour=0, minute=0, second=0, microsecond=0) if as_of else None
     try:
-        cut = cut or latest_complete(store, ledger, sources)
+        cuts = {source.dataset: store.partitioning(source.dataset) for source in sources}
+        if as_of:
+            cut = finest_of(cuts.values()).floor(parse_moment(as_of, "as_of"))
+        else:
+            cut = latest_complete(store, ledger, sources)
     except TransientError as error:
         return Look([*_halt(ledger, model), f"{error.headline} {error.detail.partition(chr(10))[0]}".rstrip()], None)
-    needs = [source.need(cut) for source in sources]
+    needs = [source.need(cut, cuts[source.dataset]) for source in sources]
     reasons = [*_halt(ledger, model), *readiness(store, ledger, needs)]
     if reasons:
         return Look(reasons, None)
@@ -82,7 +86,7 @@ class TrainingDataTrigger(PollTrigger):
 
     :param home: Folder under which partitions are kept.
     :param sources: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
-    :param as_of: Moment (ISO, with time zone), cut to the UTC midnight before it.
+    :param as_of: Moment (ISO, with time zone), cut to where a partition begins.
     :param model: A model whose halt is a reason to hold.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     :param poll_interval: Seconds between polls.

@@ -42,6 +42,7 @@ NOT_TEMPLATED = {
         "require_verdict",
         "keep",
         "notify",
+        "may_be_empty",
         "on_failure",
         "engine",
         "plan_only",

@@ -193,11 +193,11 @@ def test_fault_guard_on_an_unknown_label_is_not_negative(before, tmp_path, monke
     run_days(home, days(WEDNESDAY, SUNDAY))
     for day in days(WEDNESDAY, SUNDAY):
         shutil.rmtree(home / "partitions" / "arrivals" / str(day))
-    usual = training_data.every_day
+    usual = training_data.every_partition
     monkeypatch.setattr(training_data, "check_watermark", lambda *_: None)
     monkeypatch.setattr(
         training_data,
-        "every_day",
+        "every_partition",
         lambda found, name, *rest: found if name == "arrivals" else usual(found, name, *rest),
     )
     snapshot = retrain(home, SUNDAY, max_join_drop=1.0)

@@ -15,9 +15,10 @@ import pytest
 from airflow_mlops.demo.flights import Feed
 from airflow_mlops.engine.data import partitions
 from airflow_mlops.engine.data.parquet import column_types, parquet_files
-from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.validation import enforce, validate
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.partitioning import DAILY
 from flights import expectations
 from tests.data_fixtures import DAY, EVENT_TIMES, landed, seal_folder, sealed
 
@@ -53,9 +54,9 @@ def test_fault_guard_on(feed, labelled, home):
     folder = landed_under(home, feed, labelled)
     suite = {"departures": expectations.departures, "arrivals": expectations.arrivals}[feed]()
     enforce(validate(parquet_files(folder), suite, suite_name=feed, batch="b"))  # nothing wrong with the rows
-    with pytest.raises(DataError, match=f"rows do not belong to the day {labelled}") as refused:
+    with pytest.raises(DataError, match=f"rows do not belong to the partition of {labelled}") as refused:
         seal_folder(home, folder, feed, str(labelled))
-    assert "off by a day" in refused.value.hint
+    assert "off by a partition" in refused.value.hint
     assert for_training(home, feed, TOMORROW) == [DAY - timedelta(days=2)]
 
 
@@ -74,7 +75,7 @@ def test_fault_guard_off(feed, labelled, home, monkeypatch):
     assert for_training(home, feed, TOMORROW) == [DAY - timedelta(days=2), DAY]
     store = PartitionStore.under(home)
     [wrong] = store.list(feed, labelled, labelled)
-    start, end = day_bounds(str(labelled))
+    start, end = DAILY.interval(str(labelled))
     times = store.read([wrong])[EVENT_TIMES[feed]].to_pylist()
     assert not any(start <= time < end for time in times)
     if labelled < DAY:  # a training as of that day has seen the day after it

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.engine.data.checks import references
-from airflow_mlops.engine.data.checks.references import day_of
+from airflow_mlops.engine.data.checks.references import interval_of
 from airflow_mlops.engine.data.partitions import PartitionStore
 from tests.checks_fixtures import arrive, blocking, days, thinned
 
@@ -36,7 +36,7 @@ def test_fault_guard_on(store):
     for day in BAD_DAYS:
         assert blocking(arrive(store, "departures", day, fault, history=HISTORY)), day
     last = references(store, "departures", str(BAD_DAYS[-1]), history=HISTORY)
-    assert [day_of(profile) for profile in last] == days(FIRST_BAD - timedelta(days=3), 3)
+    assert [interval_of(profile)[0].date() for profile in last] == days(FIRST_BAD - timedelta(days=3), 3)
     assert not blocking(arrive(store, "departures", BAD_DAYS[-1] + timedelta(days=1), history=HISTORY))
 
 

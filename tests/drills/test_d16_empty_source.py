@@ -17,10 +17,11 @@ import pytest
 from airflow_mlops.engine.data import partitions
 from airflow_mlops.engine.data.arrival import look_for
 from airflow_mlops.engine.data.parquet import column_types, parquet_files
-from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 from airflow_mlops.engine.data.validation import enforce, evaluate, validate
 from airflow_mlops.engine.data.validation.batches import ParquetBatch
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.partitioning import DAILY
 from flights import expectations
 from tests.data_fixtures import DAY, KEY, landed, permission_lost, seal_folder, sealed, spoil
 
@@ -159,5 +160,5 @@ def test_no_fault(feed, home):
         sealed(home, feed, day)
     store = PartitionStore.under(home)
     days = store.list(feed, None, None)
-    assert [day_bounds(partition.key)[0].date() for partition in days] == sorted([*quiet, *ordinary])
+    assert [DAILY.interval(partition.key)[0].date() for partition in days] == sorted([*quiet, *ordinary])
     assert store.read(days).num_rows == sum(partition.rows for partition in days)

@@ -51,7 +51,7 @@ pytestmark = pytest.mark.drill
 
 START, BAD, LAST = date(2013, 1, 4), date(2013, 1, 8), date(2013, 1, 10)
 DAY = timedelta(days=1)
-WRONG_DAY = f"rows do not belong to the day {BAD}"
+WRONG_DAY = f"rows do not belong to the partition of {BAD}"
 SINCE = [BAD, BAD + DAY, LAST]
 CHAMPION = 1
 MOVED = 0.005  # mean over the golden requests, whose answers lie between 0.01 and 0.2; without a fault it is 0
@@ -262,7 +262,7 @@ def retraining_is_refused(home: Path, feed: Feed) -> None:
             if (other, day) != (feed, BAD):
                 sealed(home, other, day)
     missing = {
-        "departures": rf"1 of \d days of 'departures' are not sealed; the first is {BAD}",
+        "departures": rf"1 of \d partitions of 'departures' are not sealed; the first is {BAD}",
         "arrivals": rf"The labels have not come far enough(.|\n)*'arrivals' is complete from {START} up to {BAD}",
     }
     with pytest.raises(DataError, match=missing[feed]):

@@ -94,7 +94,7 @@ async def test_it_holds_visibly_and_goes_on(own: Path, caplog: pytest.LogCapture
     assert sensor().execute_complete({}, event)["watermarks"]["arrivals"] == late
     lines = [record.getMessage() for record in caplog.records if record.name == "airflow_mlops.triggers.readiness"]
     assert len(lines) == 3
-    assert "day 2013-01-05 is not sealed" in lines[0]
+    assert "partition 2013-01-05 is not sealed" in lines[0]
     assert lines[1].startswith("Training holds: arrivals: degraded since ")
     assert lines[1].endswith("by ann: half of the gates")
     assert lines[2] == "Training holds: no longer"

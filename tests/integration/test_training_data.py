@@ -355,7 +355,7 @@ def test_a_window_that_is_excluded_whole_is_explained(own):
     ledger = ledger_of(own)
     ensure_applied(Location(REPO, own), ledger)
     exclude(ledger, "arrivals", day(1), day(13), "the feed was down", "ann")
-    with pytest.raises(DataError, match="Every day of the window is excluded"):
+    with pytest.raises(DataError, match="Every partition of the window is excluded"):
         snapshot_of(own)
 
 

@@ -92,7 +92,7 @@ def test_the_sensor_gives_up_in_words(home):
     async def event() -> dict:
         return (await anext(trigger.run())).payload
 
-    with pytest.raises(AirflowSensorTimeout, match="day 2013-01-15 complete in lake/departures"):
+    with pytest.raises(AirflowSensorTimeout, match="partition 2013-01-15 complete in lake/departures"):
         sensor(home).execute_complete({}, asyncio.run(event()))
 
 
@@ -107,7 +107,7 @@ def test_a_day_that_never_lands_is_not_waited_for(key, home):
     sensor = PartitionArrivalSensor(
         task_id="wait", uri="lake/departures", key=key, first="2013-01-01", last="2013-12-31", home=str(home)
     )
-    with pytest.raises(AirflowFailException, match=f"Day {key} never lands(.|\n)*2013-01-01 to 2013-12-31"):
+    with pytest.raises(AirflowFailException, match=f"Partition {key} never lands(.|\n)*2013-01-01 to 2013-12-31"):
         sensor.execute({})
 
 
@@ -261,7 +261,9 @@ class TaskInstance:
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
 def test_a_sensor_that_does_not_defer_says_the_same(mode, home):
     waiting = sensor(home, mode=mode, deferrable=False, timeout=0.01, poke_interval=0.02)
-    says = r"^Gave up waiting after 0 s\.\n  where: day 2013-01-15 complete in lake/departures: nothing .*\n  fix: "
+    says = (
+        r"^Gave up waiting after 0 s\.\n  where: partition 2013-01-15 complete in lake/departures: nothing .*\n  fix: "
+    )
     with pytest.raises(AirflowSensorTimeout, match=says):
         waiting.execute({"ti": TaskInstance()})
     skipping = sensor(home, mode=mode, deferrable=False, timeout=0.01, poke_interval=0.02, soft_fail=True)
@@ -270,7 +272,7 @@ def test_a_sensor_that_does_not_defer_says_the_same(mode, home):
 
 
 def test_the_trigger_carries_every_setting(home):
-    settings = {"marker": None, "manifest": "m.json", "settle": "5m", "late_after": "6h"}
+    settings = {"marker": None, "manifest": "m.json", "settle": "5m", "late_after": "6h", "partitioning": "daily"}
     trigger = sensor(home, min_rows="42", **settings).trigger(deadline=1.0)
     _, carried = trigger.serialize()
     assert carried == {
@@ -302,9 +304,9 @@ def test_a_day_that_lands_later_than_promised_fails_as_late(home):
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
     with time_is(midnight + 2 * 3600 - 1):
         assert late(home, yesterday, since=midnight - 9).poll() is None
-    with time_is(midnight + 2 * 3600 + 1), pytest.raises(DataError, match=f"Day {yesterday} is late") as refused:
+    with time_is(midnight + 2 * 3600 + 1), pytest.raises(DataError, match=f"Partition {yesterday} is late") as refused:
         late(home, yesterday, since=midnight - 9).poll()
-    assert "promised it within 2h, counted from the end of the day; nothing is there" in refused.value.detail
+    assert "promised it within 2h, counted from the end of the partition; nothing is there" in refused.value.detail
     with pytest.raises(AirflowFailException, match="is late"):
         sensor(home).execute_complete({}, asyncio.run(event_of(late(home, KEY, since=time.time() - 7201))))
 

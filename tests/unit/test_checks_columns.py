@@ -11,8 +11,8 @@ import pytest
 
 from airflow_mlops.demo.flights import read_feed
 from airflow_mlops.engine.data.checks import Column, SchemaContract, run_checks
-from airflow_mlops.engine.data.partitions import day_bounds
 from airflow_mlops.engine.data.profiles import profile_table
+from airflow_mlops.partitioning import DAILY
 from tests.checks_fixtures import before, blocking, check, names, profiled, with_column
 
 DAY = date(2013, 6, 12)
@@ -193,7 +193,7 @@ def test_a_fresh_file_with_old_data(flights):
     def age(table: pa.Table):
         profile = profiled(table, "departures", DAY)
         outcomes = run_checks(
-            profile, history, event_time="sched_dep_utc", interval=day_bounds(key), written_at=written
+            profile, history, event_time="sched_dep_utc", interval=DAILY.interval(key), written_at=written
         )
         [outcome] = [o for o in outcomes if o.expectation == "data_as_new_as_its_file"]
         return outcome
@@ -209,7 +209,7 @@ def test_a_fresh_file_with_old_data(flights):
 
 def test_an_event_time_that_is_not_there_is_unknown(flights):
     outcomes = run_checks(
-        profiled(flights, "departures", DAY), [], event_time="sched_dep_utcc", interval=day_bounds(str(DAY))
+        profiled(flights, "departures", DAY), [], event_time="sched_dep_utcc", interval=DAILY.interval(str(DAY))
     )
     [refused] = blocking(outcomes)
     assert "Did you mean 'sched_dep_utc'?" in str(refused.error)

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_mlops.contracts import Exclusion
 from airflow_mlops.engine.data.checks import references
-from airflow_mlops.engine.data.checks.references import day_of
+from airflow_mlops.engine.data.checks.references import interval_of
 from airflow_mlops.engine.data.partitions import PartitionStore
 from tests.checks_fixtures import arrive, days
 
@@ -27,7 +27,7 @@ def store(tmp_path_factory) -> PartitionStore:
 
 def chosen(store: PartitionStore, key: str, history: int, exclusions: tuple[Exclusion, ...] = ()) -> list[int]:
     found = references(store, "arrivals", key, history=timedelta(days=history), exclusions=exclusions)
-    return [day_of(profile).day for profile in found]
+    return [interval_of(profile)[0].day for profile in found]
 
 
 def excluded(start: datetime, end: datetime, dataset: str = "arrivals") -> Exclusion:

@@ -144,7 +144,7 @@ def test_a_transform_whose_database_does_not_answer_is_tried_again(compute):
 
 
 def test_a_missing_partition_within_the_history_is_named(compute):
-    with pytest.raises(DataError, match=r"2 of 4 days of 'departures' are not sealed; the first is 2013-01-03"):
+    with pytest.raises(DataError, match=r"2 of 4 partitions of 'departures' are not sealed; the first is 2013-01-03"):
         compute({"traffic": rows()}, key="2013-01-04")
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.contracts import Exclusion
-from airflow_mlops.engine.data.exclusions import exclude, excluded_days, exclusions, lift
+from airflow_mlops.engine.data.exclusions import exclude, excluded_keys, exclusions, lift
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError
 
@@ -122,7 +122,7 @@ def test_lifting_what_is_not_there_names_what_is(ledger):
     ],
 )
 def test_only_days_wholly_inside_are_excluded(windows, days):
-    assert excluded_days(windows) == days
+    assert excluded_keys(windows) == days
 
 
 @settings(deadline=None)
@@ -131,4 +131,4 @@ def test_a_day_is_excluded_exactly_when_each_of_its_hours_is(spans):
     windows = [window(at(1) + timedelta(hours=start), at(1) + timedelta(hours=start + n)) for start, n in spans]
     hours = {hour for start, n in spans for hour in range(start, start + n)}
     days = {f"2013-01-0{day + 1}" for day in range(8) if hours.issuperset(range(24 * day, 24 * day + 24))}
-    assert excluded_days(windows) == days
+    assert excluded_keys(windows) == days

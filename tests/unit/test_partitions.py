@@ -21,8 +21,9 @@ from airflow_mlops.contracts import Partition
 from airflow_mlops.engine.data import partitions, storage
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.parquet import parquet_files
-from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.partitioning import DAILY
 from tests.data_fixtures import KEY, flip_a_byte, landed, permission_lost, seal_folder, sealed, spoil
 
 
@@ -245,12 +246,12 @@ BAD = {
     "null event time": (times(lambda t: t.where(np.arange(len(t)) > 2)), "3 of 902 rows have no event time", "column"),
     "one row of the next day": (
         times(lambda t: t.where(np.arange(len(t)) > 0, t + pd.Timedelta(days=1))),
-        "1 of 902 rows do not belong to the day 2013-01-15",
+        "1 of 902 rows do not belong to the partition of 2013-01-15",
         "from 2013-01-15 .* to 2013-01-16 ",
     ),
     "midnight belongs to the next day": (
         times(lambda t: t.where(np.arange(len(t)) > 0, pd.Timestamp("2013-01-16", tz="UTC"))),
-        "1 of 902 rows do not belong to the day 2013-01-15",
+        "1 of 902 rows do not belong to the partition of 2013-01-15",
         "to 2013-01-16 00:00:00 UTC",
     ),
     "40 of 100 columns missing in one file": (
@@ -276,7 +277,7 @@ BAD = {
     "a damaged page": (damage_a_page, "A Parquet file cannot be read.", r"^[^\n]*departures.parquet: [^\n]+\Z"),
     "after the year 9999": (
         write_far_future,
-        "902 of 902 rows do not belong to the day 2013-01-15",
+        "902 of 902 rows do not belong to the partition of 2013-01-15",
         "from 9999-12-31 23:59:59 to 9999-12-31 23:59:59 UTC",
     ),
     "time zones mixed": (
@@ -336,7 +337,7 @@ def test_lost_permission_is_refused_in_words(left, home):
 @pytest.mark.parametrize("key", ["", "None", "2013-1-15", "2013-01-15T00:00:00", "20130115", "2013-02-30", "../etc"])
 def test_a_key_is_a_day(key, home):
     with pytest.raises(ConfigError, match="not a partition key"):
-        day_bounds(key)
+        DAILY.interval(key)
     with pytest.raises(ConfigError, match="not a partition key"):
         PartitionStore.under(home).get("departures", key)
 
@@ -377,7 +378,7 @@ def test_damage_is_not_taken_for_lost_permissions(home):
 
 
 def test_a_day_is_a_utc_day():
-    assert day_bounds(KEY) == (datetime(2013, 1, 15, tzinfo=UTC), datetime(2013, 1, 16, tzinfo=UTC))
+    assert DAILY.interval(KEY) == (datetime(2013, 1, 15, tzinfo=UTC), datetime(2013, 1, 16, tzinfo=UTC))
 
 
 # --- writers that are killed ------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops.engine.data.parquet import parquet_files
-from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.partitioning import DAILY
 from tests.data_fixtures import DAY, KEY, flip_a_byte, landed, seal_folder, sealed, spoil
 
 
@@ -130,7 +131,7 @@ def test_a_revision_cannot_lead_elsewhere(home, revision):
 
 def test_the_last_day_of_all_is_no_key():
     with pytest.raises(ConfigError, match="is not a partition key"):
-        day_bounds("9999-12-31")
+        DAILY.interval("9999-12-31")
 
 
 def test_a_folder_that_is_no_day_is_not_looked_at(week):

@@ -41,7 +41,7 @@ def test_a_later_day_does_not_close_a_gap(home: Path):
     seal_days(home, "arrivals", 2)
     seal_days(home, "arrivals", 2, start=date(2013, 1, 4))
     [reason] = reasons(home)
-    assert reason.startswith("arrivals: day 2013-01-03 is not sealed")
+    assert reason.startswith("arrivals: partition 2013-01-03 is not sealed")
     assert "from 2013-01-01 up to 2013-01-06" in reason
     seal_day(home, "arrivals", date(2013, 1, 3))
     assert reasons(home) == []

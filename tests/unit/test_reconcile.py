@@ -208,7 +208,7 @@ def test_an_excluded_day_of_partners_is_said_and_not_judged(store):
 
 
 def test_a_day_of_partners_that_was_never_sealed_is_an_error(store):
-    with pytest.raises(DataError, match="1 of 3 days of 'departures' are not sealed; the first is 2013-06-10"):
+    with pytest.raises(DataError, match="1 of 3 partitions of 'departures' are not sealed; the first is 2013-06-10"):
         reconciled(store, Reconcile("arrivals", "departures", on=["flight_id"], back="2d"))
 
 

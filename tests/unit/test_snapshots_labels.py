@@ -35,7 +35,7 @@ def test_labels_up_to_the_watermark_may_be_used_and_no_later_ones(home):
     assert error.headline == "The labels have not come far enough."
     assert "label watermark: 'labels' is complete from 2013-01-01 up to 2013-01-04 00:00 UTC" in error.detail
     assert "known at 2013-01-06 00:00 UTC" in error.detail
-    assert "every day of 'labels' from 2013-01-04 to before 2013-01-06" in error.hint
+    assert "every partition of 'labels' from 2013-01-04 to before 2013-01-06" in error.hint
     assert "as_of up to 2013-01-04" in error.hint
     check_watermark(store, "labels", START, midnight(6), skip={"2013-01-04"})
 

@@ -12,8 +12,8 @@ import pytest
 from airflow_mlops.contracts import ExpectationOutcome, Profile
 from airflow_mlops.demo.flights import read_feed
 from airflow_mlops.engine.data.checks import run_checks
-from airflow_mlops.engine.data.partitions import day_bounds
 from airflow_mlops.engine.data.profiles import profile_table
+from airflow_mlops.partitioning import DAILY
 from airflow_mlops.parts import Checks
 from flight_delay import flight_delay
 from flights import contracts
@@ -46,7 +46,7 @@ def found(profile: Profile, before: Sequence[Profile], checks: Checks = FEED.che
         volatile=checks.volatile,
         contract=contracts.weather(),
         event_time=FEED.event_time,
-        interval=day_bounds(key),
+        interval=DAILY.interval(key),
     )
     return [outcome for outcome in outcomes if not outcome.success]
 

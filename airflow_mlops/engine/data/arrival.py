@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.parquet import readable
-from airflow_mlops.engine.data.partitions import day_bounds
 from airflow_mlops.engine.data.storage import AnyPath, Entry
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.partitioning import DAILY, Partitioning
 
 MARKER = "_SUCCESS"
 """The upstream writes it last; without it, the day is still landing."""
@@ -53,20 +53,22 @@ def look(
     manifest: str | None = None,
     min_rows: int = 0,
     settle: timedelta = timedelta(0),
+    partitioning: Partitioning = DAILY,
 ) -> Look:
     """Look once for a day of a feed. It has landed when everything that was asked for holds.
 
     :param feed: Folder with one folder a day, on this machine or on object storage.
-    :param key: Partition key, a UTC day.
+    :param key: Partition key.
     :param marker: File that the upstream writes last; None when it writes none.
     :param manifest: JSON file of the upstream, ``{"files": [{"name", "bytes", "rows"?, "sha256"?}]}``: exactly these
         Parquet files must be there, and be like that.
     :param min_rows: Rows that the Parquet files must have in all, by their footers.
     :param settle: How long ago the newest change must be, by the storage's clock.
+    :param partitioning: Of which ``key`` is one.
     :raises DataError: when the folder cannot be read, or the manifest is damaged.
-    :raises ConfigError: when the key is not a day, or nothing was asked for.
+    :raises ConfigError: when the key is none, or nothing was asked for.
     """
-    day_bounds(key)
+    partitioning.interval(key)
     if marker is None and manifest is None and min_rows < 1:
         raise ConfigError(
             "Nothing tells when a day has landed completely.",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from airflow_mlops.contracts import Exclusion, content_hash
 from airflow_mlops.engine.data.announcements import require
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.partitioning import DAILY, Partitioning
 
 EXCLUDED = "exclusion"
 LIFTED = "exclusion_lifted"
-_DAY = timedelta(days=1)
 
 
 def exclude(  # noqa: PLR0917  the order is that of the sentence: what, from, to, why, who
@@ -78,8 +78,8 @@ def exclusions(ledger: Ledger, dataset: str) -> list[Exclusion]:
     return sorted(latest.values(), key=lambda exclusion: (exclusion.start, exclusion.end))
 
 
-def excluded_days(exclusions: Iterable[Exclusion]) -> set[str]:
-    """Return the partition keys (UTC days) that lie wholly inside the exclusions of a dataset, taken together."""
+def excluded_keys(exclusions: Iterable[Exclusion], partitioning: Partitioning = DAILY) -> set[str]:
+    """Return the keys of the partitions that lie wholly inside the exclusions of a dataset, taken together."""
     windows: list[tuple[datetime, datetime]] = []
     for exclusion in sorted(exclusions, key=lambda exclusion: exclusion.start):
         start, end = exclusion.start, exclusion.end
@@ -87,16 +87,7 @@ def excluded_days(exclusions: Iterable[Exclusion]) -> set[str]:
             last_start, last_end = windows.pop()
             start, end = last_start, max(last_end, end)
         windows.append((start, end))
-    return {day for start, end in windows for day in _whole_days(start, end)}
-
-
-def _whole_days(start: datetime, end: datetime) -> Iterator[str]:
-    midnight = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    if midnight < start:
-        midnight += _DAY
-    while midnight + _DAY <= end:
-        yield f"{midnight:%Y-%m-%d}"
-        midnight += _DAY
+    return {key for start, end in windows for key in partitioning.within(start, end)}
 
 
 def _in_utc(dataset: str, bound: datetime) -> datetime:

@@ -24,13 +24,13 @@ _DAYS = 14
 
 
 def check_watermark(
-    store: PartitionStore, dataset: str, start: date, needed: datetime, skip: Collection[str] = ()
+    store: PartitionStore, dataset: str, start: date | datetime, needed: datetime, skip: Collection[str] = ()
 ) -> None:
     """Refuse to use labels before they are complete.
 
-    :param start: First day whose labels are needed.
+    :param start: First day, or moment, whose labels are needed.
     :param needed: Moment up to which they must be complete.
-    :param skip: Days that need not be there.
+    :param skip: Partitions that need not be there.
     :raises DataError: with the label watermark, and when it will be possible; or when there is no such dataset.
     """
     watermark = store.watermark(dataset, start, skip)
@@ -41,10 +41,10 @@ def check_watermark(
     asked = f"{needed:%Y-%m-%d %H:%M} UTC"
     raise DataError(
         "The labels have not come far enough.",
-        detail=f"label watermark: {dataset!r} is complete from {start} up to {watermark:%Y-%m-%d %H:%M} UTC; asked "
-        f"for what was known at {asked}. Without a label is not the same as negative",
-        hint=f"Possible as soon as every day of {dataset!r} from {watermark:%Y-%m-%d} to before {asked} is sealed; "
-        f"until then with an as_of up to {watermark:%Y-%m-%d}.",
+        detail=f"label watermark: {dataset!r} is complete from {start:%Y-%m-%d} up to {watermark:%Y-%m-%d %H:%M} UTC; "
+        f"asked for what was known at {asked}. Without a label is not the same as negative",
+        hint=f"Possible as soon as every partition of {dataset!r} from {watermark:%Y-%m-%d} to before {asked} is "
+        f"sealed; until then with an as_of up to {watermark:%Y-%m-%d}.",
     )
 
 

@@ -67,11 +67,16 @@ def parquet_files(data: _Files) -> list[_Files]:
 
 
 def inspect(
-    files: Sequence[Path], event_time: str, bounds: tuple[datetime, datetime], landed: AnyPath
+    files: Sequence[Path],
+    event_time: str,
+    bounds: tuple[datetime, datetime],
+    landed: AnyPath,
+    *,
+    may_be_empty: bool = False,
 ) -> tuple[dict[str, str], datetime, datetime]:
     """Read every row once, so that what cannot be read is refused now, and check the event times.
 
-    Returns the columns with their types, and the first and last event time.
+    Returns the columns with their types, and the first and last event time: the start of the bounds, of no rows.
     """
     start, end = (pa.scalar(bound, _MICROSECONDS) for bound in bounds)
     schema: pa.Schema | None = None
@@ -88,11 +93,14 @@ def inspect(
                 outside += pc.sum(pc.invert(inside)).as_py() or 0
                 ranges.append(pc.min_max(times.cast(pa.int64())).as_py())
     where = f"{landed}, column {event_time!r}"
+    if schema is not None and rows == 0 and may_be_empty:
+        return column_types(schema), bounds[0], bounds[0]
     if schema is None or rows == 0:
         raise DataError(
             "The partition has no rows.",
             detail=f"{landed} is readable, and its Parquet files are empty",
-            hint="See why the upstream landed nothing. An empty day is refused, never trained on.",
+            hint="See why the upstream landed nothing. Where nothing may happen for a while, as in the hours of a "
+            "night, declare Partitions(may_be_empty=True).",
         )
     if nulls:
         raise DataError(
@@ -104,9 +112,11 @@ def inspect(
     latest = _moment(max(found["max"] for found in ranges))
     if outside:
         raise DataError(
-            f"{outside} of {rows} rows do not belong to the day {bounds[0]:%Y-%m-%d} (UTC).",
+            f"{outside} of {rows} rows do not belong to the partition of {bounds[0]:%Y-%m-%d %H:%M} to "
+            f"{bounds[1]:%Y-%m-%d %H:%M} UTC.",
             detail=f"{where}: from {earliest:%Y-%m-%d %H:%M:%S} to {latest:%Y-%m-%d %H:%M:%S} UTC",
-            hint="See whether the upstream is off by a day, or writes local time as if it were UTC.",
+            hint="See whether the upstream is off by a partition, or cuts by the days of another time zone: "
+            "Partitions(partitioning=Partitioning('daily', 'America/New_York')).",
         )
     return column_types(schema), earliest, latest
 

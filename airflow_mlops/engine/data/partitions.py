@@ -1,4 +1,4 @@
-"""Sealed partitions: one day of a dataset, frozen, and the only data that anything downstream reads.
+"""Sealed partitions: an hour, day, week or month of a dataset, frozen: the only data that anything downstream reads.
 
 ::
 
@@ -7,6 +7,7 @@
     <root>/<dataset>/<key>/current.json      the manifest of the revision that counts
     <root>/<dataset>/<key>/decided.json      the ledger's pointer, which decides from then on
     <root>/<dataset>/<key>/removed.json      what retention took away
+    <root>/<dataset>/partitioning.json       how the dataset is cut into partitions, if not by the UTC day
 
 A revision never changes; its name is the hash of its files, so sealing the same bytes again gives the same
 revision. It appears by one rename, or on object storage by its manifest, which is uploaded last. ``current.json`` is
@@ -17,11 +18,13 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,35 +47,21 @@ from airflow_mlops.engine.data.revisions import (
 from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.engine.data.tombstones import tombstones
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.partitioning import DAILY, Partitioning
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.ledger import Ledger, Pointer
 
 FACT = "partition"
-"""Kind of the ledger's fact that a revision became the current one; subject is the dataset, key the day."""
+"""Kind of the ledger's fact that a revision became the current one; subject is the dataset, key the partition."""
+
+PARTITIONING = "partitioning.json"
+_TICK = timedelta(microseconds=1)
+_LONG_AGO, _FAR_OFF = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
 
 
-def day_bounds(key: str) -> tuple[datetime, datetime]:
-    """Return the UTC day that a partition key names, as ``[start, end)``.
-
-    :raises ConfigError: when the key is not a day such as ``2013-01-15``.
-    """
-    if not is_key(key):
-        raise ConfigError(
-            f"{key!r} is not a partition key.",
-            hint="A key is a UTC day such as 2013-01-15; a timetable needs key_format='%Y-%m-%d'.",
-        )
-    day = datetime.fromisoformat(key).replace(tzinfo=UTC)
-    return day, day + timedelta(days=1)
-
-
-def is_key(text: str) -> bool:
-    """Return whether a text is a partition key, a day such as ``2013-01-15``."""
-    try:
-        day = date.fromisoformat(text)
-    except ValueError:
-        return False
-    return day.isoformat() == text and day < date.max  # the last day of all has no end
+Bound: TypeAlias = date | datetime | None
+"""A day of the dataset's zone, both ends included; or a moment, ``[start, end)``; None: no bound."""
 
 
 def batch_hash(files: Iterable[AnyPath]) -> str:
@@ -94,11 +83,44 @@ class PartitionStore:
     def __init__(self, root: AnyPath, ledger: Ledger | None = None) -> None:
         self.root = root
         self.ledger = ledger
+        self._partitionings: dict[str, Partitioning] = {}
 
     @classmethod
     def under(cls, home: Path, ledger: Ledger | None = None) -> PartitionStore:
         """Return the store in a home folder."""
         return cls(home / "partitions", ledger)
+
+    # --- how a dataset is cut -----------------------------------------------------------------------------
+
+    def partitioning(self, dataset: str) -> Partitioning:
+        """Return how a dataset is cut into partitions: by the UTC day, unless it was declared otherwise."""
+        if dataset not in self._partitionings:
+            path = self.folder(dataset) / PARTITIONING
+            with readable(path):
+                [contents] = storage.read_if_there([path])
+            if contents is None:
+                return DAILY
+            self._partitionings[dataset] = Partitioning(**json.loads(contents))
+        return self._partitionings[dataset]
+
+    def declare(self, dataset: str, partitioning: Partitioning) -> None:
+        """Write down how a dataset is cut into partitions, before the first one.
+
+        :raises ConfigError: when its partitions are of another size or zone already.
+        """
+        known = self.partitioning(dataset)
+        if partitioning == known:
+            return
+        if known != DAILY or self.keys(dataset):
+            raise ConfigError(
+                f"Dataset {dataset!r} is cut into other partitions already.",
+                detail=f"{self.folder(dataset)} is {known}, declared is {partitioning}",
+                hint="Give the dataset another name with Partitions(dataset=...), or declare it as it is.",
+            )
+        path = self.folder(dataset) / PARTITIONING
+        with readable(path):
+            storage.write(path, json.dumps(asdict(partitioning)))
+        self._partitionings[dataset] = partitioning
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -125,10 +147,10 @@ class PartitionStore:
         """Return the keys of the sealed partitions, in order."""
         return [folder.name for folder, contents in self._currents(dataset, None, None) if contents is not None]
 
-    def list(self, dataset: str, start: date | None, end: date | None) -> builtins.list[Partition]:
-        """Return the current partitions of the days ``start`` to ``end``, both included, in order of their keys.
+    def list(self, dataset: str, start: Bound, end: Bound) -> builtins.list[Partition]:
+        """Return the current partitions that lie, wholly or in part, between two bounds, in order of their keys.
 
-        Days that were not sealed are simply not in the list.
+        Those that were not sealed are simply not in the list.
         """
         currents = self._currents(dataset, start, end)
         return [parse(contents, folder / CURRENT, folder) for folder, contents in currents if contents is not None]
@@ -172,16 +194,19 @@ class PartitionStore:
         columns = comparable_columns(before, after, unique)
         return found.model_copy(update=count_rows(self.read([before], columns), self.read([after], columns), unique))
 
-    def watermark(self, dataset: str, start: date, skip: Collection[str] = ()) -> datetime:
-        """Return the end of the last day such that every day from ``start`` to it is sealed, or in ``skip``.
+    def watermark(self, dataset: str, start: date | datetime, skip: Collection[str] = ()) -> datetime:
+        """Return the end of the last partition such that every one from ``start`` to it is sealed, or in ``skip``.
 
-        It is the midnight (UTC) with which ``start`` begins when that day itself is not.
+        It is the start of the first one, in UTC, when that one itself is not.
+
+        :param start: Day with which the dataset begins, in its zone; or a moment of its first partition.
         """
+        partitioning = self.partitioning(dataset)
         done = {*self.keys(dataset), *skip}
-        day = start
-        while day.isoformat() in done:
-            day += timedelta(days=1)
-        return datetime(day.year, day.month, day.day, tzinfo=UTC)
+        moment = partitioning.floor(partitioning.span(start, start)[0])
+        while partitioning.key(moment) in done:
+            moment = partitioning.next(moment)
+        return moment
 
     def profile(self, partition: Partition) -> Profile | None:
         """Return the profile of a partition, if one was written."""
@@ -212,6 +237,7 @@ class PartitionStore:
         batch_hash: str | None,
         suite_hash: str | None,
         manifest: str | None = None,
+        may_be_empty: bool = False,
     ) -> Partition:
         """Freeze what landed as the partition ``key`` of a dataset, and make it the current one.
 
@@ -219,15 +245,16 @@ class PartitionStore:
         the same time with different bytes, the ledger lets one win; sealing other bytes later replaces what is there.
 
         :param landed: Folder with the Parquet files, on this machine or on object storage.
-        :param event_time: Column of timestamps with a time zone, none of them null, all within the key's UTC day.
+        :param event_time: Column of timestamps with a time zone, none of them null, all within the key's interval.
         :param batch_hash: :func:`batch_hash` of the files that were validated; None when nothing was.
         :param suite_hash: Hash of the suite that they passed.
         :param manifest: Name of the upstream's own manifest in ``landed``; its hash goes into the receipt.
+        :param may_be_empty: Whether files without a row are a partition, and not a fault of the upstream.
         :raises DataError: when there is nothing to seal, it cannot be read, it changed since it was validated, its
             event times are not those of the day, or another writer won.
         :raises ConfigError: without a ledger, when one decided on this day before.
         """
-        bounds = day_bounds(key)
+        bounds = self.partitioning(dataset).interval(key)
         folder = self.folder(dataset, key)
         self._check_decider(folder)
         seen = None if self.ledger is None else self.ledger.pointer(_pointer(dataset, key))
@@ -241,7 +268,9 @@ class PartitionStore:
                     detail=f"{landed}: validated {batch_hash[:16]}, found {contents_hash[:16]}",
                     hint="Clear the validation task, so that what is sealed is what was validated.",
                 )
-            columns, earliest, latest = inspect([made / file.name for file in files], event_time, bounds, landed)
+            columns, earliest, latest = inspect(
+                [made / file.name for file in files], event_time, bounds, landed, may_be_empty=may_be_empty
+            )
             partition = Partition(
                 dataset=dataset,
                 key=key,
@@ -305,7 +334,7 @@ class PartitionStore:
     def folder(self, dataset: str, key: str | None = None) -> AnyPath:
         """Return where a dataset is, or one partition of it.
 
-        :raises ConfigError: when the one cannot be a name, or the other is no day: the path might lead elsewhere.
+        :raises ConfigError: when the one cannot be a name, or the other is no key: the path might lead elsewhere.
         """
         if not re.fullmatch(r"[A-Za-z][\w.-]*", dataset):
             raise ConfigError(
@@ -314,18 +343,18 @@ class PartitionStore:
             )
         if key is None:
             return self.root / dataset
-        day_bounds(key)
+        self.partitioning(dataset).interval(key)
         return self.root / dataset / key
 
-    def _currents(
-        self, dataset: str, start: date | None, end: date | None
-    ) -> builtins.list[tuple[AnyPath, bytes | None]]:
-        """Return the folders of the days with what is in their ``current.json``."""
-        first, last = start or date.min, end or date.max
-        parent = self.folder(dataset)
+    def _currents(self, dataset: str, start: Bound, end: Bound) -> builtins.list[tuple[AnyPath, bytes | None]]:
+        """Return the folders of the partitions with what is in their ``current.json``."""
+        partitioning, parent = self.partitioning(dataset), self.folder(dataset)
+        begin, stop = partitioning.span(start or _LONG_AGO, end or _FAR_OFF)
+        first, last = (partitioning.key(begin) if start else ""), (partitioning.key(stop - _TICK) if end else "~")
         with readable(parent):
-            days = [name for name in storage.subfolders(parent) if is_key(name)]  # others may keep things here too
-            folders = [parent / day for day in days if first <= date.fromisoformat(day) <= last]
+            names = storage.subfolders(parent)  # keys sort as time does; others may keep things here too
+            chosen = [name for name in names if first <= name <= last]
+            folders = [parent / name for name in chosen if partitioning.is_key(name)]
             return list(zip(folders, storage.read_if_there([folder / CURRENT for folder in folders]), strict=True))
 
     def _missing(self, dataset: str, key: str, revision: str | None) -> DataError:

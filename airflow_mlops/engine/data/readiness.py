@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_mlops.engine.data.announcements import announced
-from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
+from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.exceptions import TransientError
+from airflow_mlops.partitioning import DAILY, Partitioning, finest_of
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.partitions import PartitionStore
     from airflow_mlops.engine.ledger import Ledger
 
 
+_TICK = timedelta(microseconds=1)
+
+
 @dataclass(frozen=True)
 class Need:
-    """The days of a dataset that a training needs.
+    """The partitions of a dataset that a training needs.
 
-    :param start: First day.
-    :param until: UTC midnight at which the last day ends.
+    :param start: First day, in the dataset's zone.
+    :param until: Moment up to which all of them that have ended are needed.
     """
 
     dataset: str
@@ -33,7 +37,7 @@ class Need:
 class Source:
     """A dataset as a pipeline declares it.
 
-    :param start: First day.
+    :param start: First day, in the dataset's zone.
     :param end: Last day, of one that has ended.
     """
 
@@ -41,29 +45,29 @@ class Source:
     start: date
     end: date | None = None
 
-    def need(self, cut: datetime) -> Need:
-        """Return the days that a training as of ``cut`` needs: up to there, or to the source's own end before it."""
-        return Need(self.dataset, self.start, min(cut, _midnight_after(self.end)) if self.end else cut)
+    def need(self, cut: datetime, partitioning: Partitioning = DAILY) -> Need:
+        """Return what a training as of ``cut`` needs: up to there, or to the source's own end before it."""
+        return Need(self.dataset, self.start, min(cut, partitioning.after(self.end)) if self.end else cut)
 
 
 def latest_complete(store: PartitionStore, ledger: Ledger, sources: Sequence[Source]) -> datetime:
-    """Return the latest UTC midnight up to which every source is complete, those that have ended up to their ends.
+    """Return the latest moment up to which every source is complete, those that have ended up to their ends.
 
-    Where a source has nothing yet it is the end of its first day: what a training would have to wait for.
+    It is where a partition of the finest source begins. A source of larger partitions is complete as long as the one
+    that goes on has not ended. Where a source has nothing yet it is the end of its first partition: what a training
+    would have to wait for.
 
     :raises TransientError: when the ledger or the storage does not answer.
     """
+    cuts = {source: store.partitioning(source.dataset) for source in sources}
+    finest = finest_of(cuts.values())
     complete = {source: watermark(store, ledger, source.dataset, source.start) for source in sources}
     going_on = [
-        max(moment, _midnight_after(source.start))
+        finest.floor(cut.next(max(moment, cut.next(cut.first(source.start)))) - _TICK)
         for source, moment in complete.items()
-        if source.end is None or moment < _midnight_after(source.end)
+        if (cut := cuts[source]) and (source.end is None or moment < cut.after(source.end))
     ]
     return min(going_on) if going_on else max(complete.values())
-
-
-def _midnight_after(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC) + timedelta(days=1)
 
 
 def readiness(store: PartitionStore, ledger: Ledger, needs: Sequence[Need]) -> list[str]:
@@ -77,9 +81,10 @@ def readiness(store: PartitionStore, ledger: Ledger, needs: Sequence[Need]) -> l
     return [reason for need in needs for reason in _reasons(store, ledger, need)]
 
 
-def watermark(store: PartitionStore, ledger: Ledger, dataset: str, start: date) -> datetime:
-    """Return the end of the last day up to which all days from ``start`` on are sealed, or excluded by a person."""
-    return store.watermark(dataset, start, skip=excluded_days(exclusions(ledger, dataset)))
+def watermark(store: PartitionStore, ledger: Ledger, dataset: str, start: date | datetime) -> datetime:
+    """Return the end of the last partition up to which all from ``start`` on are sealed, or excluded by a person."""
+    skip = excluded_keys(exclusions(ledger, dataset), store.partitioning(dataset))
+    return store.watermark(dataset, start, skip=skip)
 
 
 def _reasons(store: PartitionStore, ledger: Ledger, need: Need) -> Iterator[str]:
@@ -88,10 +93,11 @@ def _reasons(store: PartitionStore, ledger: Ledger, need: Need) -> Iterator[str]
         if latest is not None and latest.state == "degraded":
             yield f"{need.dataset}: degraded since {latest.at:%Y-%m-%d %H:%M} UTC by {latest.who}: {latest.reason}"
         complete = watermark(store, ledger, need.dataset, need.start)
-        if complete < need.until:
+        partitioning = store.partitioning(need.dataset)
+        if complete < (until := partitioning.floor(need.until)):
             yield (
-                f"{need.dataset}: day {complete:%Y-%m-%d} is not sealed; every day from {need.start} up to "
-                f"{need.until:%Y-%m-%d} (not included) is needed"
+                f"{need.dataset}: partition {partitioning.key(complete)} is not sealed; every one from {need.start} up "
+                f"to {partitioning.key(until)} (not included) is needed"
             )
     except TransientError as error:
         yield f"{need.dataset}: {error.headline} {error.detail.partition(chr(10))[0]}".rstrip()

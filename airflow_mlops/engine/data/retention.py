@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.engine.data import files, storage
 from airflow_mlops.engine.data.parquet import readable
-from airflow_mlops.engine.data.partitions import FACT, PartitionStore, day_bounds, is_key
+from airflow_mlops.engine.data.partitions import FACT, PartitionStore
 from airflow_mlops.engine.data.revisions import CURRENT, MANIFEST
 from airflow_mlops.engine.data.tombstones import Tombstone, mark_removed, tombstones
 
@@ -110,7 +110,7 @@ class _Sweep:
         """Return all days that have a folder, also those of which no revision counts."""
         folder = self.store.folder(self.dataset)
         with readable(folder):
-            return [name for name in storage.subfolders(folder) if is_key(name)]
+            return list(filter(self.store.partitioning(self.dataset).is_key, storage.subfolders(folder)))
 
     def finish(self, key: str) -> None:
         """Remove what a sweep that was killed had marked and made invisible."""
@@ -125,7 +125,7 @@ class _Sweep:
 
     def due(self, key: str) -> list[Swept]:
         """Return the revisions of a day that are old, or were replaced."""
-        old = day_bounds(key)[1] < self.oldest
+        old = self.store.partitioning(self.dataset).interval(key)[1] < self.oldest
         revisions = self.store.revisions(self.dataset, key)
         if not old and len(revisions) < 2:
             return []

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from airflow_mlops.contracts import ColumnProfile, Exclusion, Partition, Profile
-from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.profiles import distinct, label_rate, merge, near_unique, null_rate, profile_files, std
 from airflow_mlops.engine.data.sources import no_partitions
 from airflow_mlops.exceptions import ConfigError
@@ -60,7 +60,8 @@ def suggest_from_store(
     :raises ConfigError: when there are no partitions in that time, or all are excluded.
     :raises DataError: when there is no such dataset.
     """
-    partitions = [one for one in store.list(dataset, start, end) if not _touched(one.key, exclusions)]
+    interval = store.partitioning(dataset).interval
+    partitions = [one for one in store.list(dataset, start, end) if not _touched(interval(one.key), exclusions)]
     if not partitions and not store.keys(dataset):
         raise no_partitions(store, dataset)
     if not partitions:
@@ -74,8 +75,8 @@ def suggest_from_store(
     )
 
 
-def _touched(key: str, exclusions: Sequence[Exclusion]) -> bool:
-    begin, end = day_bounds(key)
+def _touched(interval: tuple[datetime, datetime], exclusions: Sequence[Exclusion]) -> bool:
+    begin, end = interval
     return any(one.start < end and begin < one.end for one in exclusions)
 
 
@@ -83,7 +84,7 @@ def _profiled(store: PartitionStore, partition: Partition) -> Profile:
     dataset, key, revision = partition.dataset, partition.key, partition.revision
     folder = store.profile_path(dataset, key, revision).parent / revision
     files = [folder / file.name for file in partition.files]
-    return profile_files(files, dataset=dataset, key=key, revision=revision)
+    return profile_files(files, dataset=dataset, key=key, revision=revision, partitioning=store.partitioning(dataset))
 
 
 def suggest_suite(profiles: Profile | Sequence[Profile], *, name: str, margin: float = 0.25) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -14,6 +13,7 @@ from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import MlopsOperator, required_key
 from airflow_mlops.operators.reports import publish_report
+from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.parts import Checks, Rows
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
     :param rows: Arguments of :class:`~airflow_mlops.parts.Rows`, one for each view whose number of rows follows from
         that of a dataset.
     :param key: Partition to compute.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -62,6 +63,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         "checks",
         "rows",
         "key",
+        "partitioning",
         "feast_conn_id",
         "ledger_conn_id",
     )
@@ -77,6 +79,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         checks: Mapping[str, Mapping[str, Any]] | None = None,
         rows: Sequence[Mapping[str, Any]] = (),
         key: str = "{{ partition_key }}",
+        partitioning: str = "daily",
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -90,6 +93,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         self.checks = checks
         self.rows = rows
         self.key = key
+        self.partitioning = partitioning
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -100,7 +104,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         from airflow_mlops.engine.features.computing.provenance import stale_days
         from airflow_mlops.engine.features.governance.apply import ensure_applied
 
-        key = required_key(self.key)
+        key, partitioning = required_key(self.key), Partitioning.parse(self.partitioning)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         store = self.partition_store(ledger)
         location = FeastHook(self.feast_conn_id).location(self.home_path)
@@ -116,13 +120,15 @@ class FeastComputeFeaturesOperator(MlopsOperator):
             datasets=self.datasets,
             history=parse_duration(self.history),
             start=parse_day(self.start, "start"),
+            partitioning=partitioning,
             suites=self.suites or {},
             checks={view: Checks(**given) for view, given in (self.checks or {}).items()},
             rows=[Rows(**given) for given in self.rows],
             show=partial(publish_report, self, context),
         )
         computed = compute(key)
-        following = parse_day(key, "key") + timedelta(days=1), parse_day(key, "key") + parse_duration(self.history)
+        end = partitioning.interval(key)[1]
+        following = end, end + parse_duration(self.history)
         code = code_identity(self.transform, folders)
         stale = stale_days(self.home_path, store, list(computed["views"]), *following, ledger=ledger, code=code)
         for day in stale:

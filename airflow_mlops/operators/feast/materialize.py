@@ -9,6 +9,7 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.operators.base import MlopsOperator, require, required_key
+from airflow_mlops.partitioning import Partitioning
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -33,6 +34,7 @@ class FeastPlanMaterializationOperator(MlopsOperator):
     :param key: Partition up to whose end values are written.
     :param chunk_bytes: What a chunk may take in memory, by what the files say of their rows. With a chunk a task,
         option ``[core] max_map_length`` bounds how many there may be.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -41,6 +43,7 @@ class FeastPlanMaterializationOperator(MlopsOperator):
         *MlopsOperator.template_fields,
         "service",
         "key",
+        "partitioning",
         "chunk_bytes",
         "feast_conn_id",
         "ledger_conn_id",
@@ -51,6 +54,7 @@ class FeastPlanMaterializationOperator(MlopsOperator):
         *,
         service: str,
         key: str = "{{ partition_key }}",
+        partitioning: str = "daily",
         chunk_bytes: int | str = 64 * 2**20,
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
@@ -59,19 +63,19 @@ class FeastPlanMaterializationOperator(MlopsOperator):
         super().__init__(**{"multiple_outputs": False, **kwargs})  # the XCom is the list that others map over
         self.service = service
         self.key = key
+        self.partitioning = partitioning
         self.chunk_bytes = chunk_bytes
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> list[Chunk]:
         """Plan, and say what."""
-        from airflow_mlops.engine.data.partitions import day_bounds
         from airflow_mlops.engine.features.materialization.materialize import plan_chunks
 
         chunks = plan_chunks(
             FeastHook(self.feast_conn_id).location(self.home_path),
             self.service,
-            until=day_bounds(required_key(self.key))[1],
+            until=Partitioning.parse(self.partitioning).interval(required_key(self.key))[1],
             ledger=LedgerHook(self.ledger_conn_id).get_conn(),
             chunk_bytes=_whole(self.chunk_bytes),
         )
@@ -91,11 +95,20 @@ class FeastMaterializeOperator(MlopsOperator):
     :param service: Feast feature service; not needed with a chunk.
     :param chunk: What to write, from :class:`FeastPlanMaterializationOperator`.
     :param key: Partition up to whose end values are written, without a chunk.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "service", "chunk", "key", "feast_conn_id", "ledger_conn_id")
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "service",
+        "chunk",
+        "key",
+        "partitioning",
+        "feast_conn_id",
+        "ledger_conn_id",
+    )
 
     def __init__(
         self,
@@ -103,6 +116,7 @@ class FeastMaterializeOperator(MlopsOperator):
         service: str | None = None,
         chunk: Mapping[str, Any] | None = None,
         key: str = "{{ partition_key }}",
+        partitioning: str = "daily",
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -111,12 +125,12 @@ class FeastMaterializeOperator(MlopsOperator):
         self.service = service
         self.chunk = chunk
         self.key = key
+        self.partitioning = partitioning
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> Materialized | MaterializedChunk:
         """Write what is due."""
-        from airflow_mlops.engine.data.partitions import day_bounds
         from airflow_mlops.engine.features.materialization.materialize import materialize, materialize_chunk
 
         location = FeastHook(self.feast_conn_id).location(self.home_path)
@@ -124,7 +138,8 @@ class FeastMaterializeOperator(MlopsOperator):
         if self.chunk is not None:
             return materialize_chunk(location, cast("Chunk", _checked(self.chunk)), ledger=ledger)
         service = require(self.service, "service", "Name a feature service, or hand over a chunk of one.")
-        return materialize(location, service, until=day_bounds(required_key(self.key))[1], ledger=ledger)
+        _, until = Partitioning.parse(self.partitioning).interval(required_key(self.key))
+        return materialize(location, service, until=until, ledger=ledger)
 
 
 def _whole(size: int | str) -> int:

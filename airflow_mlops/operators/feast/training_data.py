@@ -54,7 +54,8 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param validation: The part before the last part of the window: early stopping.
     :param test: The last part of the window: evaluation only.
     :param start: First day that the datasets have (ISO).
-    :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to the UTC midnight before it.
+    :param as_of: Moment (ISO, with time zone) of which knowledge is used, cut to where a partition of
+        the labels begins.
     :param split: ``time`` splits by prediction time; ``entity`` by the hash of ``split_column``, with the shares that
         ``validation`` and ``test`` have of ``window``.
     :param split_column: Column of ``source_dataset`` of which no value may be in two splits, for ``split="entity"``.

@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from airflow_mlops.contracts import ExpectationOutcome, Profile
-from airflow_mlops.engine.data.checks.references import day_of
+from airflow_mlops.engine.data.checks.references import interval_of, key_of
 from airflow_mlops.engine.data.checks.robust import FAR, median_spread, outcome, unknown
-from airflow_mlops.engine.data.partitions import day_bounds
 from airflow_mlops.exceptions import did_you_mean
 
 _LEAST_GAP = timedelta(hours=1)
@@ -56,7 +55,7 @@ def check_age(
 def check_repeated(profile: Profile, references: Sequence[Profile]) -> ExpectationOutcome:
     """Block a day whose numbers are those of another day: a frozen source that writes a fresh file every night."""
     today = _fingerprint(profile)
-    same = [str(day_of(day)) for day in references if _fingerprint(day) == today] if len(today) else []
+    same = [key_of(day) for day in references if _fingerprint(day) == today] if len(today) else []
     repeated = bool(same) and len(today) > _ENOUGH_COLUMNS
     return outcome(
         "day_not_repeated",
@@ -72,7 +71,7 @@ def _usual_gap(days: Sequence[Profile], event_time: str) -> timedelta:
     for day in days:
         newest = day.columns[event_time].max if event_time in day.columns else None
         if newest is not None:
-            _, end = day_bounds(str(day_of(day)))
+            _, end = interval_of(day)
             gaps.append(end.timestamp() - newest / 1e6)
     if not gaps:
         return timedelta(days=1)

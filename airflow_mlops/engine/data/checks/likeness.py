@@ -8,14 +8,14 @@ is not found: no flight cancelled, where a few are on other days, is a good day.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Hashable, Iterator, Sequence
+from datetime import timedelta
 
 import numpy as np
 
 from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile, Severity
 from airflow_mlops.engine.data.checks.distribution import ENOUGH_ROWS, RANKS, UNFIT, Numbers
-from airflow_mlops.engine.data.checks.references import comparable, day_of
+from airflow_mlops.engine.data.checks.references import comparable, cycle_of, interval_of
 from airflow_mlops.engine.data.checks.robust import FAR, Share, logit, median_spread, outcome, rate_shift, rounded
 from airflow_mlops.engine.data.checks.volume import MISSED
 from airflow_mlops.engine.data.profiles import distinct, quantiles
@@ -147,10 +147,10 @@ def _weekday(name: str, profile: Profile, days: Sequence[Profile]) -> Iterator[E
     column = profile.columns[name]
     if not column.top or not all(day.columns[name].top for day in days):
         return
-    by_weekday: dict[int, list[ColumnProfile]] = defaultdict(list)
+    by_weekday: dict[Hashable, list[ColumnProfile]] = defaultdict(list)
     for day in days:
-        by_weekday[day_of(day).weekday()].append(day.columns[name])
-    own = by_weekday.pop(day_of(profile).weekday(), [])
+        by_weekday[cycle_of(day)].append(day.columns[name])
+    own = by_weekday.pop(cycle_of(profile), [])
     agree = len(own) >= _TWICE and all(_moved(day, own[0]) <= _SAME_MIX for day in own)
     if not agree or min(_moved(column, day) for day in own) < _OTHER_MIX:
         return
@@ -177,7 +177,7 @@ def _gaps(day: Profile, name: str) -> Numbers | None:
     column = day.columns[name]
     if column.min is None:
         return None
-    start = datetime.combine(day_of(day), datetime.min.time(), UTC).timestamp()
+    start = interval_of(day)[0].timestamp()
     return np.array(quantiles(column, RANKS)) / 1e6 - start
 
 

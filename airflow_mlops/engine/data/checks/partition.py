@@ -14,7 +14,7 @@ from airflow_mlops.engine.data.checks.references import references
 from airflow_mlops.engine.data.checks.run import as_result, run_checks
 from airflow_mlops.engine.data.exclusions import exclusions
 from airflow_mlops.engine.data.parquet import parquet_files
-from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 from airflow_mlops.engine.data.profiles import merge, profile_files
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.users_code import users_code
@@ -71,6 +71,7 @@ def check_partition(
         dataset=dataset,
         key=key,
         revision=revision,
+        partitioning=store.partitioning(dataset),
         slices=checks.slices,
         label=checks.label,
         unique=checks.unique,
@@ -92,7 +93,7 @@ def check_partition(
         files=files,
         contract=contract,
         event_time=event_time,
-        interval=day_bounds(key),
+        interval=store.partitioning(dataset).interval(key),
         written_at=max(storage.modified(file) for file in files),
     )
     if not all(one.success for one in said):

@@ -11,9 +11,9 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data.checks.robust import outcome
 from airflow_mlops.engine.data.checks.run import as_result
 from airflow_mlops.engine.data.checks.sql import reconcile_sources
-from airflow_mlops.engine.data.days import days_between, every_day
-from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
-from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.data.complete import every_partition
+from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
+from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.splits import without
 
 if TYPE_CHECKING:
@@ -35,18 +35,19 @@ def reconcile_partitions(
     :param start: First day of ``how.right``.
     :raises DataError: when a day that is needed is not sealed.
     """
-    begin, _ = day_bounds(key)
-    first, last = (begin - parse_duration(how.back) if how.back else begin).date(), begin.date()
+    begin, end = store.partitioning(how.left).interval(key)
+    partitioning = store.partitioning(how.right)
+    span = partitioning.floor(begin - parse_duration(how.back) if how.back else begin), partitioning.floor(end)
     left = store.get(how.left, key)
     windows = {name: exclusions(ledger, name) if ledger else [] for name in (how.left, how.right)}
-    skipped = sorted({*days_between(first, last)} & {*excluded_days(windows[how.right])})
+    skipped = sorted({*partitioning.keys(*span)} & excluded_keys(windows[how.right], partitioning))
     outcomes: list[ExpectationOutcome]
-    if first < start:
+    if span[0] < partitioning.first(start):
         outcomes = [_not_judged(how, f"{how.right!r} begins on {start}")]
     elif skipped:
         outcomes = [_not_judged(how, f"{how.right!r} of {', '.join(skipped)} is excluded")]
     else:
-        right = every_day(store.list(how.right, first, last), how.right, first, last)
+        right = every_partition(store.list(how.right, *span), how.right, partitioning, span)
         columns = [*how.on, *how.compare]
         rows = store.read([left], sorted({*columns, *([how.by] if how.by else []), left.event_time}))
         outcomes = reconcile_sources(

@@ -14,6 +14,7 @@ from airflow_mlops.engine.data.profiles.columns import add, empty
 from airflow_mlops.engine.data.profiles.slices import SliceCounts, UniqueKeys, groupable, usable_as_label
 from airflow_mlops.engine.data.storage import AnyPath, opened
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+from airflow_mlops.partitioning import DAILY, Partitioning
 
 _BATCH_ROWS = 65_536
 _BLOCK_COLUMNS = 64
@@ -29,12 +30,14 @@ def profile_files(
     slices: Sequence[str] = (),
     label: str | None = None,
     unique: Sequence[str] = (),
+    partitioning: Partitioning = DAILY,
 ) -> Profile:
     """Return the profile of one partition's Parquet files. Every column chunk is read once.
 
     :param slices: Columns whose values' rows, labelled rows and positives are counted.
     :param label: Boolean or number column: null (or NaN) is unknown, true or not zero is positive.
     :param unique: Columns that together identify a row; rows that repeat a key are counted, exactly.
+    :param partitioning: Of which ``key`` is one.
     :raises DataError: when a file cannot be read, the files differ in their columns, or a name is there twice.
     :raises ConfigError: when a slice, label or unique column does not exist, or is of a type that is no use as such.
     """
@@ -54,7 +57,7 @@ def profile_files(
                 collector.add(block, parquet.iter_batches(_BATCH_ROWS, columns=block))
     if collector is None:
         raise DataError("There are no files to profile.", detail=f"{dataset} {key}, revision {revision}")
-    return collector.profile(dataset, {key: revision})
+    return collector.profile(dataset, {key: revision}, partitioning)
 
 
 def profile_table(
@@ -66,12 +69,13 @@ def profile_table(
     slices: Sequence[str] = (),
     label: str | None = None,
     unique: Sequence[str] = (),
+    partitioning: Partitioning = DAILY,
 ) -> Profile:
     """Return the profile of a table in memory; see :func:`profile_files`."""
     collector = _Collector(table.schema, slices, label, unique, where=f"a table of {dataset}")
     for block in collector.blocks:
         collector.add(block, table.select(block).to_batches(_BATCH_ROWS))
-    return collector.profile(dataset, {key: revision})
+    return collector.profile(dataset, {key: revision}, partitioning)
 
 
 class _Collector:
@@ -106,7 +110,7 @@ class _Collector:
                 self._slices.add(batch)
                 self._keys.add(batch)
 
-    def profile(self, dataset: str, revisions: dict[str, str]) -> Profile:
+    def profile(self, dataset: str, revisions: dict[str, str], partitioning: Partitioning) -> Profile:
         return Profile(
             dataset=dataset,
             revisions=revisions,
@@ -116,6 +120,7 @@ class _Collector:
             duplicates=self._keys.duplicates(),
             unique=self._unique,
             label=self._label,
+            partitioning=str(partitioning),
         )
 
 

@@ -41,6 +41,7 @@ def merge(profiles: Iterable[Profile]) -> Profile:
         duplicates=sum(counted) if same_key and len(counted) == len(every) else None,
         unique=every[0].unique if same_key else (),
         label=labels.pop() if len(labels) == 1 else None,
+        partitioning=every[0].partitioning,
     )
 
 

@@ -94,7 +94,7 @@ class ParquetBatch:
         return f"SELECT {columns} FROM read_parquet([{files}], hive_partitioning=false)"
 
 
-def parquet_batch(files: Sequence[Path]) -> ParquetBatch:
+def parquet_batch(files: Sequence[Path], *, may_be_empty: bool = False) -> ParquetBatch:
     """Look at some Parquet files: their bytes are hashed, their footers read.
 
     :raises DataError: when they cannot be read, disagree on their columns, repeat one, or have no rows.
@@ -114,7 +114,7 @@ def parquet_batch(files: Sequence[Path]) -> ParquetBatch:
             )
         _check_names(found.names, str(file))
         schema = found
-    if schema is None or not rows:
+    if schema is None or (not rows and not may_be_empty):
         raise DataError(
             "There are no rows to validate.",
             detail=", ".join(map(str, files)) or "no files",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -13,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import Exclusion, Partition, ValidationResult
-from airflow_mlops.engine.data.days import every_day
-from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
-from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
-from airflow_mlops.engine.data.splits import TIME, without
+from airflow_mlops.engine.data.complete import Span, every_partition
+from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.splits import TIME, between, without
 from airflow_mlops.engine.features.computing.code import load_transform
 from airflow_mlops.engine.features.computing.columns import arrow_type
 from airflow_mlops.engine.features.computing.files import write_day
@@ -25,8 +26,10 @@ from airflow_mlops.engine.features.project.schema import FeatureRepo, ViewSchema
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.users_code import users_code
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+from airflow_mlops.partitioning import DAILY, Partitioning
 from airflow_mlops.parts import Checks, Rows
 
+_TICK = timedelta(microseconds=1)
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 
 
@@ -49,30 +52,34 @@ def compute_features(
     datasets: Sequence[str],
     history: timedelta,
     start: date,
+    partitioning: Partitioning = DAILY,
     suites: Mapping[str, str] = MappingProxyType({}),
     checks: Mapping[str, Checks] = MappingProxyType({}),
     rows: Sequence[Rows] = (),
     show: Callable[[ValidationResult], None] | None = None,
 ) -> ComputedFeatures:
-    """Compute the feature rows stamped within one UTC day; computing a day again replaces its rows.
+    """Compute the feature rows stamped within one partition; computing it again replaces its rows.
 
     What is replaced by something else is kept: see :mod:`airflow_mlops.engine.features.computing.files`.
     Rows that somebody excluded are not handed to the transform, and days that are excluded whole need not be there.
     The files say from which revisions they were computed, and by which code: see
     :mod:`airflow_mlops.engine.features.computing.provenance`.
 
-    :param key: The day.
+    :param key: The partition.
     :param store: Where the sealed datasets are.
     :param ledger: Where the exclusions are; None when there is no ledger.
     :param repo: What the rows must fit.
-    :param transform: ``module:function`` called with the day and dataset → rows (pandas) of the history and the
-        day; returns feature view → rows, each with the view's keys and features, ``event_timestamp`` (the moment
-        it describes) and ``created_timestamp`` (the moment it could be known).
+    :param transform: ``module:function`` called with the day (of hours: the moment, in UTC, at which the hour begins)
+        and dataset → rows (pandas) of the history and the partition; returns feature view → rows, each with the view's
+        keys and features, ``event_timestamp`` (the moment it describes) and ``created_timestamp`` (the moment it could
+        be known). A function with a parameter ``interval`` is given ``(start, end)`` of the partition, in UTC.
     :param code_paths: Folders that ``transform`` is imported from: that of the DAG file, that of the Feast repository.
         A module that is in both is refused.
     :param datasets: Sealed datasets to hand over.
-    :param history: How far back they reach; begun days count as whole days.
-    :param start: First day that the datasets have; no history is missed before it.
+    :param history: How far back they reach; begun partitions count whole. Of a dataset with larger partitions that is
+        at least the last one that had ended.
+    :param start: First day that the datasets have, in their zones; no history is missed before it.
+    :param partitioning: Of which ``key`` is one.
     :param suites, checks, rows: What the rows of views must meet before any is written, and who is shown what was
         found; see :func:`~airflow_mlops.engine.features.computing.judge.judge_rows`.
     :raises DataError: when a partition is missing, or rows are not what the feature view needs.
@@ -80,18 +87,21 @@ def compute_features(
     :raises TransientError: when the ledger does not answer, or what the transform reaches for does not: see
         :func:`~airflow_mlops.engine.users_code.is_transient`.
     """
-    begin, end = day_bounds(key)
-    first = max(start, (begin - history).date())
+    begin, end = partitioning.interval(key)
     excluded = {name: exclusions(ledger, name) if ledger else [] for name in datasets}
+    spans = {name: _span(store.partitioning(name), begin, end, history, start) for name in datasets}
+    first = min(span[0] for span in spans.values())
+    skipped = {name: excluded_keys(windows, store.partitioning(name)) for name, windows in excluded.items()}
     used = {
-        name: every_day(store.list(name, first, begin.date()), name, first, begin.date(), excluded_days(windows))
-        for name, windows in excluded.items()
+        name: every_partition(store.list(name, *span), name, store.partitioning(name), span, skipped[name])
+        for name, span in spans.items()
     }
     data = {name: _history(store, used[name], excluded[name]) for name in datasets}
     function, code = load_transform(transform, code_paths)
     hint = "See the traceback above; run it in a notebook on PartitionStore.read(...) of the same days."
     with users_code(DataError, f"The transform {transform!r}", f"day {key}", hint):
-        computed = function(begin.date(), data)
+        day = begin if partitioning.every == "hourly" else date.fromisoformat(_day_of(key))
+        computed = function(day, data, **({"interval": (begin, end)} if _takes_interval(function) else {}))
     tables = {name: _checked(name, rows, repo, begin, end) for name, rows in _views(transform, computed).items()}
     if suites or checks or rows:
         from airflow_mlops.engine.features.computing.judge import judge_rows  # and with it Great Expectations
@@ -104,25 +114,49 @@ def compute_features(
             suites=suites,
             checks=checks,
             code_path=code_paths[0],
-            skip={day for windows in excluded.values() for day in excluded_days(windows)},
+            skip={one for windows in excluded.values() for one in excluded_keys(windows, partitioning)},
             rows=rows,
-            incoming=lambda name: _rows_of_day(store, key, used[name], excluded[name]),
+            incoming=lambda name: _rows_within(store, begin, end, used[name], excluded[name]),
+            partitioning=partitioning,
             ledger=ledger,
             show=show,
         )
     for name, table in tables.items():
-        inputs = Inputs.of(key, first, used, excluded, code.of(name))
-        write_day(home, name, key, inputs.written_into(table))
+        inputs = Inputs.of(first, end, used, excluded, code.of(name))
+        write_day(home, name, key, inputs.written_into(table), partitioning)
     return {"key": key, "views": {name: table.num_rows for name, table in tables.items()}}
 
 
-def _rows_of_day(
-    store: PartitionStore, key: str, partitions: Sequence[Partition], excluded: Sequence[Exclusion]
+def _span(cut: Partitioning, begin: datetime, end: datetime, history: timedelta, start: date) -> Span:
+    """Return from when to when a dataset is handed over: up to the last of its partitions that has ended by ``end``."""
+    last = cut.floor(end)
+    return max(cut.first(start), min(cut.floor(begin - history), cut.floor(last - _TICK))), last
+
+
+def _day_of(key: str) -> str:
+    """Return the first day of a partition that is a day or more."""
+    return key if key.count("-") == 2 else f"{key}-01"
+
+
+def _takes_interval(function: Callable[..., Any]) -> bool:
+    try:
+        return "interval" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a callable that does not say
+        return False
+
+
+def _rows_within(
+    store: PartitionStore,
+    begin: datetime,
+    end: datetime,
+    partitions: Sequence[Partition],
+    excluded: Sequence[Exclusion],
 ) -> pa.Table:
-    """Return a dataset's own rows of the day, as the transform was given them."""
-    today = [partition for partition in partitions if partition.key == key]
+    """Return a dataset's rows within a partition's interval, as the transform was given them."""
+    event_time, wanted = partitions[0].event_time, {*store.partitioning(partitions[0].dataset).keys(begin, end)}
+    today = [partition for partition in partitions if partition.key in wanted]
     rows = store.read(today or partitions[:1])
-    return without(rows if today else rows.slice(0, 0), partitions[0].event_time, excluded)
+    return between(without(rows, event_time, excluded), event_time, begin, end)
 
 
 def _history(store: PartitionStore, partitions: Sequence[Partition], excluded: Sequence[Exclusion]) -> pd.DataFrame:
@@ -196,9 +230,9 @@ def _check_rows(name: str, table: pa.Table, keys: list[str], begin: datetime, en
     )
     if strays := pc.sum(outside).as_py():
         raise DataError(
-            f"{strays} of {table.num_rows} rows of feature view {name!r} are stamped outside the day.",
+            f"{strays} of {table.num_rows} rows of feature view {name!r} are stamped outside their partition.",
             detail=f"{EVENT} must be in [{begin:%Y-%m-%d %H:%M}, {end:%Y-%m-%d %H:%M}) UTC",
-            hint="Return only the rows of the day that the transform is asked for.",
+            hint="Return only the rows of the partition that the transform is asked for.",
         )
     distinct = table.group_by([*keys, EVENT]).aggregate([]).num_rows
     if distinct != table.num_rows:

@@ -7,13 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_mlops.engine.data.days import days_between
-from airflow_mlops.engine.data.exclusions import excluded_days
+from airflow_mlops.engine.data.exclusions import excluded_keys
 from airflow_mlops.engine.data.parquet import listing
 from airflow_mlops.engine.features.computing import provenance
 from airflow_mlops.engine.features.computing.code import Code
 from airflow_mlops.engine.features.computing.provenance import ByFile, Inputs, Revisions
-from airflow_mlops.engine.features.project.schema import FeatureRepo, feature_file
+from airflow_mlops.engine.features.project.schema import FeatureRepo, feature_file, partitioning_of
 from airflow_mlops.engine.features.training.recipe import Recipe
 from airflow_mlops.exceptions import DataError
 
@@ -41,31 +40,31 @@ def stored_here(feast: FeatureStore, home: Path, views: Iterable[str]) -> list[s
 
 def computed_for(home: Path, repo: FeatureRepo, recipe: Recipe, views: Iterable[str]) -> ByFile:
     """Return (feature view, day) → its inputs, of the days of features that predictions in the window can see."""
-    begin, last = recipe.days
+    begin, end = recipe.span
     found: dict[tuple[str, str], Inputs | None] = {}
     for view in views:
         lives = repo.views[view].ttl_seconds
-        seen = recipe.start if lives is None else (recipe.begin - timedelta(seconds=lives)).date()
+        seen = recipe.start if lives is None else recipe.begin - timedelta(seconds=lives)
         first = min(max(seen, recipe.start), begin)
-        found |= provenance.read_inputs(home, [view], days_between(first, last))
+        found |= provenance.read_inputs(home, [view], first, end)
     return found
 
 
-def check_computed(recipe: Recipe, views: Iterable[str], computed: ByFile, revisions: Revisions) -> None:
+def check_computed(home: Path, recipe: Recipe, views: Iterable[str], computed: ByFile, revisions: Revisions) -> None:
     """Refuse features that were never computed, which would silently be missing values, or from other partitions.
 
     :param computed: Those that predictions in the window can see.
     :param revisions: The partitions of now.
     :raises DataError: naming the days.
     """
-    first, last = recipe.days
-    needed = list(days_between(first, last, excluded_days(recipe.left_out)))
     for view in views:
-        missing = [day for day in needed if (view, day) not in computed]
+        partitioning = partitioning_of(home, view)
+        needed = partitioning.keys(*recipe.span, without=excluded_keys(recipe.left_out, partitioning))
+        missing = [key for key in needed if (view, key) not in computed]
         if missing:
             raise DataError(
                 f"The rows of feature view {view!r} for {missing[0]} were not computed.",
-                detail=f"window {first} to {last}; missing: {listing(missing)}",
+                detail=f"window {recipe.window}; missing: {listing(missing)}",
                 hint="Run the features DAG for the missing days first, oldest first.",
             )
     stale = provenance.compare(computed, revisions, recipe.excluded)

@@ -4,6 +4,7 @@
 
     features/<view>/<day>.parquet                             what counts now
     features/<view>/superseded/<day>.<revision>.parquet       what counted before
+    features/<view>/partitioning.json                         how time is cut into files, if not by the UTC day
 
 A revision is the start of the SHA-256 of a file. What a snapshot was built from stays until no kept
 model needs it; see :mod:`airflow_mlops.engine.sweep`.
@@ -11,8 +12,10 @@ model needs it; see :mod:`airflow_mlops.engine.sweep`.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,9 +23,10 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.engine.data.files import replacing, sha256
 from airflow_mlops.engine.data.parquet import listing, readable
-from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.project.schema import PARTITIONING, feature_file, partitioning_of
 from airflow_mlops.engine.locks import locked
-from airflow_mlops.exceptions import DataError, TransientError
+from airflow_mlops.exceptions import ConfigError, DataError, TransientError
+from airflow_mlops.partitioning import DAILY, Partitioning
 
 Pins = Mapping[str, Mapping[str, str]]
 """Feature view → day → revision of its file."""
@@ -45,9 +49,21 @@ def superseded_file(home: Path, view: str, key: str, revision: str) -> Path:
     return feature_file(home, view, key).parent / "superseded" / f"{key}.{revision}.parquet"
 
 
-def write_day(home: Path, view: str, key: str, rows: pa.Table) -> None:
-    """Make rows the current ones of a day. What they replace is kept; the same bytes change nothing."""
+def write_day(home: Path, view: str, key: str, rows: pa.Table, partitioning: Partitioning = DAILY) -> None:
+    """Make rows the current ones of a partition. What they replace is kept; the same bytes change nothing.
+
+    :raises ConfigError: when the files of the view are of other partitions.
+    """
     file = feature_file(home, view, key)
+    if (known := partitioning_of(home, view)) != partitioning:
+        if known != DAILY or any(file.parent.glob("[!.]*.parquet")):
+            raise ConfigError(
+                f"The rows of feature view {view!r} are cut into other partitions already.",
+                detail=f"{file.parent} is {known}, the pipeline's source is {partitioning}",
+                hint="Give the view another name, or let one pipeline compute it.",
+            )
+        with replacing(file.with_name(PARTITIONING)) as made:
+            made.write_text(json.dumps(asdict(partitioning)))
     with locked(file.parent / ".lock"), replacing(file) as made:
         pq.write_table(rows, made)
         if file.exists() and (replaced := revision_of(file)) != revision_of(made):

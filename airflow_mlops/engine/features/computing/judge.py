@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,13 +20,13 @@ from airflow_mlops.engine.data.checks.rows import reconcile_rows
 from airflow_mlops.engine.data.checks.run import as_result, run_checks
 from airflow_mlops.engine.data.checks.sql import count_rejected
 from airflow_mlops.engine.data.files import replacing, sha256
-from airflow_mlops.engine.data.partitions import day_bounds
 from airflow_mlops.engine.data.profiles import profile_files
 from airflow_mlops.engine.data.validation import enforce, load_suite, validate
 from airflow_mlops.engine.features.computing.files import revision_of
 from airflow_mlops.engine.features.project.schema import FeatureRepo, feature_file
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.partitioning import DAILY, Partitioning
 from airflow_mlops.parts import Checks, Rows
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def judge_rows(
     skip: Collection[str] = (),
     rows: Sequence[Rows] = (),
     incoming: Callable[[str], pa.Table],
+    partitioning: Partitioning = DAILY,
     ledger: Ledger | None = None,
     show: Callable[[ValidationResult], None] | None = None,
 ) -> None:
@@ -73,9 +75,8 @@ def judge_rows(
             pq.write_table(tables[name], file)
             if name in suites:
                 results.append((name, validate([file], load_suite(suites[name], code_path), batch=f"{name}/{key}")))
-            how = checks.get(name, Checks())
-            earlier = _earlier(home, name, key, how, skip)
-            results.append((name, _against_history(file, key, how, earlier, identifiers=list(repo.views[name].keys))))
+            view = _View(home, name, list(repo.views[name].keys), checks.get(name, Checks()), partitioning)
+            results.append((name, view.against_history(file, key, skip)))
     results += [(one.view, _count(one, key, tables[one.view], incoming(one.dataset))) for one in rows]
     for name, result in results:
         if ledger is not None:
@@ -123,56 +124,69 @@ def _count(how: Rows, key: str, made: pa.Table, given: pa.Table) -> ValidationRe
     )
 
 
-def _against_history(
-    file: Path, key: str, checks: Checks, earlier: list[Profile], *, identifiers: Collection[str] = ()
-) -> ValidationResult:
-    view, revision = file.stem, sha256(file)
-    profile = _profile(file, view, key, revision, checks)
-    outcomes = run_checks(
-        profile,
-        earlier,
-        slices=checks.slices,
-        unique=checks.unique,
-        identifiers=[*checks.identifiers, *identifiers],
-        volatile=checks.volatile,
-        invariants=checks.invariants,
-        files=[file],
-    )
-    outcomes = [
-        one.model_copy(update={"severity": "warn"}) if one.expectation in _MOVES and one.error is None else one
-        for one in outcomes
-    ]
-    return as_result(outcomes, profile.rows, batch=f"{view}/{key}", batch_hash=revision, parameters=asdict(checks))
+class _View(NamedTuple):
+    """A feature view, and how its rows are held against its own earlier partitions."""
 
+    home: Path
+    name: str
+    keys: Collection[str]
+    checks: Checks
+    partitioning: Partitioning
 
-def _earlier(home: Path, view: str, key: str, checks: Checks, skip: Collection[str]) -> list[Profile]:
-    """Return the profiles of the view's earlier days, oldest first; the newest ones where few are recent."""
-    folder = feature_file(home, view, key).parent
-    days = sorted(file.stem for file in folder.glob("*.parquet") if file.stem < key and file.stem not in skip)
-    since = (day_bounds(key)[0] - parse_duration(checks.history)).date().isoformat()
-    recent = [day for day in days if day >= since]
-    chosen = recent if len(recent) >= ENOUGH else days[-ENOUGH:]
-    return [_kept_profile(home, view, day, checks) for day in chosen]
+    def against_history(self, file: Path, key: str, skip: Collection[str]) -> ValidationResult:
+        """Judge rows that are not written yet."""
+        checks, revision = self.checks, sha256(file)
+        profile = self._profile(file, key, revision)
+        outcomes = run_checks(
+            profile,
+            self._earlier(key, skip),
+            slices=checks.slices,
+            unique=checks.unique,
+            identifiers=[*checks.identifiers, *self.keys],
+            volatile=checks.volatile,
+            invariants=checks.invariants,
+            files=[file],
+        )
+        outcomes = [
+            one.model_copy(update={"severity": "warn"}) if one.expectation in _MOVES and one.error is None else one
+            for one in outcomes
+        ]
+        batch = f"{self.name}/{key}"
+        return as_result(outcomes, profile.rows, batch=batch, batch_hash=revision, parameters=asdict(checks))
 
+    def _earlier(self, key: str, skip: Collection[str]) -> list[Profile]:
+        """Return the profiles of earlier partitions, oldest first; the newest ones where few are recent."""
+        folder = feature_file(self.home, self.name, key).parent
+        keys = sorted(file.stem for file in folder.glob("[!.]*.parquet") if file.stem < key and file.stem not in skip)
+        since = self.partitioning.key(self.partitioning.interval(key)[0] - parse_duration(self.checks.history))
+        recent = [one for one in keys if one >= since]
+        return [self._kept_profile(one) for one in (recent if len(recent) >= ENOUGH else keys[-ENOUGH:])]
 
-def _kept_profile(home: Path, view: str, day: str, checks: Checks) -> Profile:
-    """Return the profile of a written day, kept beside it the first time."""
-    file = feature_file(home, view, day)
-    revision = revision_of(file)
-    kept = file.parent / "profiles" / f"{day}.json"
-    if kept.exists():
-        profile = Profile.from_json(kept.read_text())
-        if profile.revisions == {day: revision} and _fits(profile, checks):
-            return profile
-    profile = _profile(file, view, day, revision, checks)
-    with replacing(kept) as made:
-        made.write_text(profile.to_json())
-    return profile
+    def _kept_profile(self, key: str) -> Profile:
+        """Return the profile of a written partition, kept beside it the first time."""
+        file = feature_file(self.home, self.name, key)
+        revision = revision_of(file)
+        kept = file.parent / "profiles" / f"{key}.json"
+        if kept.exists():
+            profile = Profile.from_json(kept.read_text())
+            if profile.revisions == {key: revision} and self._fits(profile):
+                return profile
+        profile = self._profile(file, key, revision)
+        with replacing(kept) as made:
+            made.write_text(profile.to_json())
+        return profile
 
+    def _fits(self, profile: Profile) -> bool:
+        checks = self.checks
+        return set(checks.slices) <= set(profile.slices) and tuple(profile.unique) == tuple(checks.unique)
 
-def _fits(profile: Profile, checks: Checks) -> bool:
-    return set(checks.slices) <= set(profile.slices) and tuple(profile.unique) == tuple(checks.unique)
-
-
-def _profile(file: Path, view: str, key: str, revision: str, checks: Checks) -> Profile:
-    return profile_files([file], dataset=view, key=key, revision=revision, slices=checks.slices, unique=checks.unique)
+    def _profile(self, file: Path, key: str, revision: str) -> Profile:
+        return profile_files(
+            [file],
+            dataset=self.name,
+            key=key,
+            revision=revision,
+            slices=self.checks.slices,
+            unique=self.checks.unique,
+            partitioning=self.partitioning,
+        )

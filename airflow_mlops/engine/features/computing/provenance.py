@@ -17,18 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Exclusion, Partition
-from airflow_mlops.engine.data.days import days_between
+from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.exclusions import exclusions
 from airflow_mlops.engine.data.parquet import readable
-from airflow_mlops.engine.data.partitions import PartitionStore, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.features.computing.code import Code
-from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.project.schema import feature_file, partitioning_of
 from airflow_mlops.engine.ledger import Ledger
 
 _INPUTS, _EXCLUDED, _CODE = b"airflow_mlops.inputs", b"airflow_mlops.excluded", b"airflow_mlops.code"
 
 ByFile = Mapping[tuple[str, str], "Inputs | None"]
-"""(feature view, day) → its inputs; None when the file does not say."""
+"""(feature view, key) → its inputs; None when the file does not say."""
 
 Revisions = Mapping[str, Mapping[str, str]]
 """Dataset → partition key → revision."""
@@ -37,11 +37,13 @@ Revisions = Mapping[str, Mapping[str, str]]
 class Inputs(NamedTuple):
     """What a day of features was computed from.
 
-    ``excluded`` is dataset → windows left out, as ``[start, end)`` in ISO, cut to the history from ``since`` on;
-    ``code`` says by which code, see :func:`~airflow_mlops.engine.features.computing.code.code_identity`.
+    ``excluded`` is dataset → windows left out, as ``[start, end)`` in ISO, cut to the history from ``since`` to
+    ``until``, the end of the partition; ``code`` says by which code, see
+    :func:`~airflow_mlops.engine.features.computing.code.code_identity`.
     """
 
-    since: date
+    since: datetime
+    until: datetime
     partitions: Revisions
     excluded: Mapping[str, Sequence[Sequence[str]]]
     code: str
@@ -49,45 +51,49 @@ class Inputs(NamedTuple):
     @classmethod
     def of(
         cls,
-        key: str,
-        since: date,
+        since: datetime,
+        until: datetime,
         used: Mapping[str, Sequence[Partition]],
         excluded: Mapping[str, list[Exclusion]],
         code: str,
     ) -> Inputs:
-        """Return the inputs of the day ``key`` from the partitions that were read for it."""
-        left_out = {name: windows(excluded.get(name, ()), since, key) for name in used}
-        return cls(since, revisions(used), left_out, code)
+        """Return the inputs of what was computed from partitions that hold ``[since, until)``."""
+        left_out = {name: windows(excluded.get(name, ()), since, until) for name in used}
+        return cls(since, until, revisions(used), left_out, code)
 
     def written_into(self, table: pa.Table) -> pa.Table:
         """Return a table whose Parquet file will say what it was computed from."""
-        excluded = {"since": str(self.since), "windows": self.excluded}
+        midnight = self.since.time() == time()
+        since = str(self.since.date()) if midnight else self.since.isoformat()
+        excluded = {"since": since, "windows": self.excluded}
         return table.replace_schema_metadata(
             {_INPUTS: _json(self.partitions), _EXCLUDED: _json(excluded), _CODE: self.code.encode()}
         )
 
 
-def read_inputs(home: Path, views: Iterable[str], days: Iterable[str]) -> dict[tuple[str, str], Inputs | None]:
-    """Return (view, day) → its inputs, for the files there are; None for a file that does not say.
+def read_inputs(home: Path, views: Iterable[str], *span: date | datetime) -> dict[tuple[str, str], Inputs | None]:
+    """Return (view, key) → its inputs, for the files there are; None for a file that does not say.
 
     Only the footers of the files are read.
+
+    :param span: Two bounds, as :meth:`~airflow_mlops.partitioning.Partitioning.span` takes them.
     """
-    wanted = list(days)
-    known: dict[tuple[bytes, ...], Inputs] = {}
-    return {
-        (view, day): _read(file, known)
-        for view in views
-        for day in wanted
-        if (file := feature_file(home, view, day)).exists()
-    }
+    known: dict[tuple[str | bytes, ...], Inputs] = {}
+    found = {}
+    for view in views:
+        partitioning = partitioning_of(home, view)
+        for key in partitioning.keys(*partitioning.span(*span)):
+            if (file := feature_file(home, view, key)).exists():
+                found[view, key] = _read(file, key, partitioning.interval(key)[1], known)
+    return found
 
 
 def stale_days(
     home: Path,
     store: PartitionStore,
     views: Sequence[str],
-    first: date,
-    last: date,
+    first: date | datetime,
+    last: date | datetime,
     *,
     ledger: Ledger | None,
     code: Code | None = None,
@@ -97,11 +103,12 @@ def stale_days(
     So are those that were computed before a window of their history was excluded, or an exclusion lifted, and those
     that other code computed. Days that were never computed are not among them.
 
+    :param first, last: Two bounds, as :meth:`~airflow_mlops.partitioning.Partitioning.span` takes them.
     :param ledger: Where the exclusions are; None when there is no ledger.
     :param code: Identity of the code of now; None where it is not known, and not compared.
     :raises TransientError: when the ledger does not answer.
     """
-    inputs = read_inputs(home, views, days_between(first, last))
+    inputs = read_inputs(home, views, first, last)
     excluded = {name: exclusions(ledger, name) if ledger else [] for name in pins(inputs)}
     stale = compare(inputs, revisions(list_used(store, inputs)), excluded)
     return sorted({*stale, *other_code(inputs, code)}) if code is not None else stale
@@ -127,22 +134,29 @@ def compare(inputs: ByFile, present: Revisions, excluded: Mapping[str, list[Excl
                 for name, keys in found.partitions.items()
                 for key, revision in keys.items()
             )
-            or any(kept != windows(excluded.get(name, ()), found.since, day) for name, kept in found.excluded.items())
+            or any(
+                kept != windows(excluded.get(name, ()), found.since, found.until)
+                for name, kept in found.excluded.items()
+            )
         ):
             stale.add(day)
     return sorted(stale)
 
 
-def list_used(store: PartitionStore, inputs: ByFile, *more: tuple[str, date, date]) -> dict[str, list[Partition]]:
-    """Return what there is now of the days that some features were computed from; one listing a dataset.
+def list_used(store: PartitionStore, inputs: ByFile, *more: tuple[str, Span]) -> dict[str, list[Partition]]:
+    """Return what there is now of the partitions that some features were computed from; one listing a dataset.
 
-    :param more: Other days, as dataset, first and last day, to list with them.
+    :param more: Other spans of datasets, to list with them.
     """
-    spans = {name: (day_of(min(keys)), day_of(max(keys))) for name, keys in pins(inputs).items() if keys}
-    for name, first, last in more:
-        known = spans.get(name, (first, last))
-        spans[name] = min(known[0], first), max(known[1], last)
-    return {name: store.list(name, first, last) for name, (first, last) in spans.items()}
+    spans: dict[str, Span] = {}
+    for name, keys in pins(inputs).items():
+        if keys:
+            interval = store.partitioning(name).interval
+            spans[name] = interval(min(keys))[0], interval(max(keys))[1]
+    for name, span in more:
+        known = spans.get(name, span)
+        spans[name] = min(known[0], span[0]), max(known[1], span[1])
+    return {name: store.list(name, *span) for name, span in spans.items()}
 
 
 def revisions(partitions: Mapping[str, Iterable[Partition]]) -> Revisions:
@@ -159,9 +173,8 @@ def pins(inputs: ByFile) -> dict[str, dict[str, str]]:
     return found
 
 
-def windows(excluded: Iterable[Exclusion], since: date, key: str) -> list[list[str]]:
-    """Return what exclusions leave out of a history from ``since`` to the end of the day ``key``: merged, in ISO."""
-    start, end = datetime.combine(since, time(), UTC), day_bounds(key)[1]
+def windows(excluded: Iterable[Exclusion], start: datetime, end: datetime) -> list[list[str]]:
+    """Return what exclusions leave out of a history from ``start`` to ``end``: merged, in ISO."""
     merged: list[list[datetime]] = []
     for one in sorted(excluded, key=lambda exclusion: exclusion.start):
         first, last = max(one.start, start), min(one.end, end)
@@ -174,22 +187,18 @@ def windows(excluded: Iterable[Exclusion], since: date, key: str) -> list[list[s
     return [[first.isoformat(), last.isoformat()] for first, last in merged]
 
 
-def day_of(key: str) -> date:
-    """Return the day that a partition key names."""
-    return day_bounds(key)[0].date()
-
-
-def _read(file: Path, known: dict[tuple[bytes, ...], Inputs]) -> Inputs | None:
-    """Return a file's inputs, the same object for files that say the same: the views of a day do."""
+def _read(file: Path, key: str, until: datetime, known: dict[tuple[str | bytes, ...], Inputs]) -> Inputs | None:
+    """Return a file's inputs, the same object for files that say the same: the views of a partition do."""
     with readable(file):
         metadata = pq.read_metadata(file).metadata or {}
     if not {_INPUTS, _EXCLUDED, _CODE} <= metadata.keys():
         return None
-    said = metadata[_INPUTS], metadata[_EXCLUDED], metadata[_CODE]
+    said = key, metadata[_INPUTS], metadata[_EXCLUDED], metadata[_CODE]
     if said not in known:
         excluded = json.loads(metadata[_EXCLUDED])
-        since = date.fromisoformat(excluded["since"])
-        known[said] = Inputs(since, json.loads(metadata[_INPUTS]), excluded["windows"], metadata[_CODE].decode())
+        since = datetime.fromisoformat(excluded["since"])
+        since = since if since.tzinfo else since.replace(tzinfo=UTC)
+        known[said] = Inputs(since, until, json.loads(metadata[_INPUTS]), excluded["windows"], metadata[_CODE].decode())
     return known[said]
 
 

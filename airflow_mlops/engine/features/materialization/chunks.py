@@ -10,12 +10,11 @@ from typing import NamedTuple, TypedDict
 
 import pyarrow.parquet as pq
 
-from airflow_mlops.engine.data.days import days_between
+from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.parquet import readable
-from airflow_mlops.engine.data.partitions import day_bounds, is_key
-from airflow_mlops.engine.features.materialization.watermarks import Span, Watermark, merged
-from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.materialization.watermarks import Watermark, merged
+from airflow_mlops.engine.features.project.schema import feature_file, partitioning_of
 from airflow_mlops.exceptions import DataError
 
 CHUNK_BYTES = 64 * 2**20
@@ -59,13 +58,17 @@ def digest(home: Path, view: str, day: str) -> str:
         raise missing_days(view, [day]) from None
 
 
-def days_of(start: datetime, end: datetime) -> list[str]:
-    """Return the UTC days that a span touches."""
-    return list(days_between(start.date(), (end - TICK).date()))
+def digests(home: Path, view: str, span: Span) -> dict[str, str]:
+    """Return key → identity of the file, of the partitions that a span touches.
+
+    :raises DataError: when one is not there, or cannot be read.
+    """
+    return {key: digest(home, view, key) for key in partitioning_of(home, view).keys(*span)}
 
 
-def computed_days(home: Path, view: str) -> set[str]:
-    """Return the days whose rows were computed."""
+def computed_keys(home: Path, view: str) -> set[str]:
+    """Return the partitions whose rows were computed."""
+    is_key = partitioning_of(home, view).is_key
     return {path.stem for path in feature_file(home, view, "*").parent.glob("[!.]*.parquet") if is_key(path.stem)}
 
 
@@ -78,18 +81,18 @@ def due(
 
     :raises DataError: when a day was not computed: its values would be skipped for ever.
     """
-    computed = computed_days(home, view)
+    computed, partitioning = computed_keys(home, view), partitioning_of(home, view)
     end = until if watermark.until is None else max(until, watermark.until)
-    since = day_bounds(min(computed))[0] if computed else until - TICK
+    since = partitioning.interval(min(computed))[0] if computed else until - TICK
     if ttl is not None:
         since = max(since, end - ttl)
     spans = watermark.missing(since, until)
-    absent = sorted({day for span in spans for day in days_of(*span)} - computed)
+    absent = sorted({key for span in spans for key in partitioning.keys(*span)} - computed)
     if absent:
         raise missing_days(view, absent)
-    for day in days_of(since, end) if since < end else ():
+    for day in partitioning.keys(since, end):
         if day in computed:
-            first, last = day_bounds(day)
+            first, last = partitioning.interval(day)
             spans += _stale(watermark, day, digest(home, view, day), (max(first, since), min(last, end)))
     return since, merged(spans)
 
@@ -132,8 +135,9 @@ def _stale(watermark: Watermark, day: str, found: str, span: Span) -> list[Span]
 def _pieces(
     home: Path, view: str, event: str, span: Span, chunk_bytes: int
 ) -> Iterator[tuple[datetime, datetime, _Size]]:
-    for day in days_of(*span):
-        first, last = day_bounds(day)
+    partitioning = partitioning_of(home, view)
+    for day in partitioning.keys(*span):
+        first, last = partitioning.interval(day)
         start, end = max(first, span[0]), min(last, span[1])
         size = _measure(feature_file(home, view, day), event, (end - start) / (last - first))
         pieces = -(-size.bytes // chunk_bytes)

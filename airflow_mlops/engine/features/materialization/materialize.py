@@ -22,14 +22,13 @@ from airflow_mlops.engine.features.materialization.chunks import (
     Chunk,
     as_chunk,
     cut,
-    days_of,
-    digest,
+    digests,
     due,
 )
 from airflow_mlops.engine.features.materialization.intervals import record_interval, release
 from airflow_mlops.engine.features.materialization.watermarks import Span, Watermark, forget, pointer_name, watermarks
 from airflow_mlops.engine.features.project.location import Location
-from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.project.schema import feature_file, partitioning_of
 from airflow_mlops.engine.features.project.secrets import without_secrets
 from airflow_mlops.engine.features.project.settings import read_settings
 from airflow_mlops.engine.features.project.store import feast_errors, open_store, quietly, restore_online
@@ -194,17 +193,17 @@ class _Work:
         guarded = is_guarded(self.store, view)
         if not guarded:
             span = span[0], max(span[1], before.newest or span[1])
-        files = {day: digest(self.home, name, day) for day in days_of(*span)} if self._has_files(view) else {}
+        files = digests(self.home, name, span) if self._has_files(view) else {}
         with quietly(), feast_errors():
             return (write_latest if guarded else _by_feast)(self.store, view, span), span, files
 
     def _move(self, name: str, span: Span, since: datetime, files: Mapping[str, str]) -> Watermark:
         newest = max(files, default=None)
-        inputs = read_inputs(self.home, [name], [newest]) if newest else {}
+        inputs = read_inputs(self.home, [name], *self._interval(name, newest)) if newest else {}
         code = next((found.code for found in inputs.values() if found is not None), None)
 
         def change(value: dict[str, Any] | None) -> dict[str, Any]:
-            known = self._here(Watermark.of(value))
+            known = self._here(name, Watermark.of(value))
             return known.with_written(span, since=since, files=files, code=code, ttl=self._ttl(name)).to_value()
 
         pointer = self.ledger.move(pointer_name(self.repo.project, name), change)
@@ -217,18 +216,22 @@ class _Work:
         view = self._view(name)
         if not self._has_files(view):
             return True
-        found = {day: digest(self.home, name, day) for day in days_of(*span)}
+        found = digests(self.home, name, span)
         written = [piece for day, one in found.items() for piece in watermark.written_from(day, one)]
         return not Watermark(ahead=tuple(sorted(written))).missing(*span)
 
     def _watermark(self, name: str) -> Watermark:
-        return self._here(watermarks(self.ledger, self.repo.project, [name])[name])
+        return self._here(name, watermarks(self.ledger, self.repo.project, [name])[name])
 
-    def _here(self, watermark: Watermark) -> Watermark:
+    def _here(self, name: str, watermark: Watermark) -> Watermark:
         """Return what is known of the online store that is configured now: nothing of one that it replaced."""
+        partitioning = partitioning_of(self.home, name)
         if watermark.store not in (None, self.address):
-            return Watermark(store=self.address)
-        return replace(watermark, store=self.address)
+            return Watermark(store=self.address, partitioning=partitioning)
+        return replace(watermark, store=self.address, partitioning=partitioning)
+
+    def _interval(self, name: str, key: str) -> Span:
+        return partitioning_of(self.home, name).interval(key)
 
     def _view(self, name: str) -> FeatureView:
         if name not in self.repo.views:

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow_mlops.engine.data.partitions import day_bounds
+from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.ledger import Ledger
-
-Span = tuple[datetime, datetime]
-"""Time from the first moment up to, and without, the second."""
+from airflow_mlops.partitioning import DAILY, Partitioning
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Watermark:
     :param parts: Day → the same of a file, and the spans of the day that were written from it so far.
     :param code: Identity of the code that computed the newest day; None when its file does not say.
     :param store: Identity of the online store that it speaks of, without its secrets.
+    :param partitioning: How the files are cut.
     """
 
     until: datetime | None = None
@@ -38,6 +37,7 @@ class Watermark:
     parts: Mapping[str, tuple[str, tuple[Span, ...]]] = field(default_factory=dict)
     code: str | None = None
     store: str | None = None
+    partitioning: Partitioning = DAILY
 
     @property
     def gaps(self) -> tuple[Span, ...]:
@@ -65,7 +65,7 @@ class Watermark:
     def written_from(self, day: str, digest: str) -> tuple[Span, ...]:
         """Return the spans of a day that are online from exactly this file."""
         if self.files.get(day) == digest:
-            return (day_bounds(day),)
+            return (self.partitioning.interval(day),)
         known, spans = self.parts.get(day, ("", ()))
         return spans if known == digest else ()
 
@@ -94,7 +94,7 @@ class Watermark:
     def _files_with(self, span: Span, since: datetime, files: Mapping[str, str]) -> dict[str, Any]:
         whole, parts = dict(self.files), dict(self.parts)
         for day, digest in files.items():
-            start, end = day_bounds(day)
+            start, end = self.partitioning.interval(day)
             done = merged([*self.written_from(day, digest), span])
             if any(first <= max(start, since) and last >= end for first, last in done):
                 whole[day] = digest
@@ -107,11 +107,11 @@ class Watermark:
     def _without_expired(self, ttl: timedelta | None) -> Watermark:
         if ttl is None or self.newest is None:
             return self
-        alive = self.newest - ttl
+        alive, interval = self.newest - ttl, self.partitioning.interval
         return replace(
             self,
-            files={day: digest for day, digest in self.files.items() if day_bounds(day)[1] > alive},
-            parts={day: part for day, part in self.parts.items() if day_bounds(day)[1] > alive},
+            files={day: digest for day, digest in self.files.items() if interval(day)[1] > alive},
+            parts={day: part for day, part in self.parts.items() if interval(day)[1] > alive},
         )
 
     def to_value(self) -> dict[str, Any]:
@@ -123,6 +123,8 @@ class Watermark:
             "code": self.code,
             "store": self.store,
         }
+        if self.partitioning != DAILY:
+            value["partitioning"] = str(self.partitioning)
         if self.parts:
             value["parts"] = {day: [digest, _to_texts(spans)] for day, (digest, spans) in sorted(self.parts.items())}
         return value
@@ -139,6 +141,7 @@ class Watermark:
             parts={day: (digest, _to_spans(spans)) for day, (digest, spans) in value.get("parts", {}).items()},
             code=value.get("code"),
             store=value.get("store"),
+            partitioning=Partitioning.parse(value.get("partitioning", "daily")),
         )
 
 

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Record
 from airflow_mlops.durations import parse_duration
-from airflow_mlops.engine.data.partitions import day_bounds, is_key
 from airflow_mlops.engine.features.computing.compute import EVENT
 from airflow_mlops.engine.features.online.reader import OnlineReader, check_moment
 from airflow_mlops.engine.features.project.location import Location
-from airflow_mlops.engine.features.project.schema import describe, feature_file
+from airflow_mlops.engine.features.project.schema import describe, feature_file, partitioning_of
 from airflow_mlops.engine.features.project.store import feast_errors
 
 if TYPE_CHECKING:
@@ -126,11 +125,12 @@ def _newest_online(reader: OnlineReader, view: StoredView, entities: list[dict[s
 
 
 class _Files:
-    """The feature files of a view, one a day."""
+    """The feature files of a view, one a partition."""
 
     def __init__(self, home: Path, view: str, keys: list[str]) -> None:
         files = feature_file(home, view, "*").parent.glob("[!.]*.parquet")
-        self._files = {day_bounds(file.stem)[0]: file for file in files if is_key(file.stem)}
+        self._cut = partitioning_of(home, view)
+        self._files = {self._cut.interval(file.stem)[0]: file for file in files if self._cut.is_key(file.stem)}
         self._keys = keys
 
     def sample(self, as_of: datetime) -> list[dict[str, Any]]:
@@ -148,12 +148,12 @@ class _Files:
         last = self._last(as_of)
         if last is None or pc.max(last[EVENT]).as_py() > online + _SECOND:
             return online
-        days = sorted(day for day in self._files if online.date() <= day.date() and day < as_of)
+        days = sorted(day for day in self._files if self._cut.floor(online) <= day < as_of)
         known = online
         for day in days:
             if known < day:
                 break  # a day was not computed
-            known = max(known, day_bounds(str(day.date()))[1])
+            known = max(known, self._cut.next(day))
         return min(known, as_of)
 
     def _last(self, until: datetime | None) -> pa.Table | None:

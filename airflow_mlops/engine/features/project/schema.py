@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,9 +13,13 @@ from pydantic import Field as RecordField
 
 from airflow_mlops.contracts import Record, content_hash
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.partitioning import DAILY, Partitioning
 
 if TYPE_CHECKING:
     from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, OnDemandFeatureView
+
+
+PARTITIONING = "partitioning.json"
 
 
 class EntitySchema(Record):
@@ -132,8 +137,14 @@ class FeatureRepo(Record):
 
 
 def feature_file(home: Path, view: str, key: str) -> Path:
-    """Return where the rows of a feature view for one day lie."""
+    """Return where the rows of a feature view for one partition lie."""
     return home / "features" / view / f"{key}.parquet"
+
+
+def partitioning_of(home: Path, view: str) -> Partitioning:
+    """Return how the rows of a feature view are cut into files: by the UTC day, unless they were written otherwise."""
+    file = feature_file(home, view, "*").with_name(PARTITIONING)
+    return Partitioning(**json.loads(file.read_text())) if file.exists() else DAILY
 
 
 def describe(store: FeatureStore, digest: str = "") -> FeatureRepo:

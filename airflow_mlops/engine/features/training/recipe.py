@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime, timedelta
 
 from airflow_mlops.contracts import Exclusion, SplitRule
-
-_ONE_DAY = timedelta(days=1)
+from airflow_mlops.engine.data.complete import Span
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Recipe:
     begin: datetime
     label_cut: datetime
     as_of: datetime
-    start: date
+    start: datetime
     split_rule: SplitRule
     validation: timedelta
     test: timedelta
@@ -36,14 +35,19 @@ class Recipe:
     slices: tuple[str, ...] = ()
 
     @property
-    def days(self) -> tuple[date, date]:
-        """First and last day with prediction times."""
-        return self.begin.date(), (self.label_cut - timedelta(microseconds=1)).date()
+    def span(self) -> Span:
+        """When prediction times are."""
+        return self.begin, self.label_cut
 
     @property
-    def label_days(self) -> tuple[date, date]:
-        """First and last day on which labels became known."""
-        return self.begin.date(), (self.as_of - _ONE_DAY).date()
+    def label_span(self) -> Span:
+        """When labels became known."""
+        return self.begin, self.as_of
+
+    @property
+    def window(self) -> str:
+        """When prediction times are, in words."""
+        return f"{self.begin:%Y-%m-%d %H:%M} to {self.label_cut:%Y-%m-%d %H:%M} UTC"
 
     @property
     def left_out(self) -> list[Exclusion]:
@@ -57,12 +61,12 @@ class Recipe:
         moved = [one.model_copy(update={"start": one.start - matures_after}) for one in of_labels]
         return [*self.excluded.get(self.source, []), *moved]
 
-    def exclusions(self, since: date) -> tuple[Exclusion, ...]:
+    def exclusions(self, since: datetime) -> tuple[Exclusion, ...]:
         """Return those exclusions that can have left out a row.
 
-        :param since: First day of any history that was read.
+        :param since: When the history that was read begins.
         """
-        first = min(datetime.combine(since, time(), UTC), self.begin)
+        first = min(since, self.begin)
         return tuple(
             one
             for name, found in sorted(self.excluded.items())

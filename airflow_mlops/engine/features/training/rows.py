@@ -6,7 +6,7 @@ They are read a stretch of days at a time, so that memory does not grow with the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,22 +14,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import Partition
+from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.labels import latest_labels
-from airflow_mlops.engine.data.partitions import PartitionStore, agreed_columns, day_bounds
+from airflow_mlops.engine.data.partitions import PartitionStore, agreed_columns
 from airflow_mlops.engine.data.splits import TIME, between, within, without
 from airflow_mlops.engine.features.computing.columns import arrow_type, fits
 from airflow_mlops.engine.features.computing.compute import EVENT
 from airflow_mlops.engine.features.computing.files import Paths
-from airflow_mlops.engine.features.computing.provenance import day_of
 from airflow_mlops.engine.features.offline.reading import reading_files
 from airflow_mlops.engine.features.project.schema import FeatureRepo, ServiceSchema
 from airflow_mlops.engine.features.project.store import feast_errors
 from airflow_mlops.engine.features.training.recipe import Recipe
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+from airflow_mlops.partitioning import Partitioning
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+_TICK = timedelta(microseconds=1)
 
 CHUNK_ROWS = 16_384
 """Rows that are read and joined at a time, if a day does not have more."""
@@ -56,6 +59,7 @@ def read_chunks(
     sources: Sequence[Partition],
     labels: Sequence[Partition],
     files: Paths,
+    cuts: Mapping[str, Partitioning],
     chunk_rows: int = CHUNK_ROWS,
 ) -> Iterator[Rows]:
     """Yield the rows that a recipe asks for, oldest first.
@@ -63,6 +67,7 @@ def read_chunks(
     :param sources: Partitions of its source, in the order of their days.
     :param labels: Partitions of its labels.
     :param files: The files of feature rows to read, and no others; of views without any, what their source has.
+    :param cuts: Feature view → how its files are cut.
     :param chunk_rows: How many rows of the source to read at a time; whole days at least.
     :raises ConfigError: when a dataset lacks a column, a column is not of the type that an on-demand view asks for, or
         the label is not true or false.
@@ -83,7 +88,9 @@ def read_chunks(
         theirs = known.filter(pc.is_in(known[recipe.entity], value_set=entities[recipe.entity].combine_chunks()))
         labelled = entities.select(asked.columns).join(theirs, recipe.entity, join_type="inner")
         joined = pc.is_in(entities[recipe.entity], value_set=theirs[recipe.entity].combine_chunks())
-        seen = {view: _seen(repo, view, by_day, days, recipe) for view, by_day in files.items()}
+        interval = store.partitioning(recipe.source).interval
+        span = max(interval(days[0].key)[0], recipe.begin), interval(days[-1].key)[1]
+        seen = {view: _seen(repo, view, by_key, cuts[view], span) for view, by_key in files.items()}
         with reading_files(seen):
             table = _with_features(feast, recipe, asked, labelled)
         yield Rows(
@@ -105,7 +112,7 @@ def count_unread(store: PartitionStore, recipe: Recipe, partitions: Sequence[Par
     """
     count = 0
     for partition in partitions:
-        begin, end = day_bounds(partition.key)
+        begin, end = store.partitioning(partition.dataset).interval(partition.key)
         if recipe.begin <= begin and end <= recipe.label_cut:
             count += partition.rows
         else:
@@ -158,14 +165,12 @@ def _chunks(partitions: Sequence[Partition], rows: int) -> Iterator[list[Partiti
         yield chunk
 
 
-def _seen(
-    repo: FeatureRepo, view: str, by_day: Mapping[str, Path], days: Sequence[Partition], recipe: Recipe
-) -> list[Path]:
-    """Return the files of a view with rows that predictions of some days can see."""
+def _seen(repo: FeatureRepo, view: str, by_key: Mapping[str, Path], cut: Partitioning, span: Span) -> list[Path]:
+    """Return the files of a view with rows that predictions within a span can see."""
     lives = repo.views[view].ttl_seconds
-    begin = max(day_bounds(days[0].key)[0], recipe.begin)
-    first = date.min if lives is None else (begin - timedelta(seconds=lives)).date()
-    return [file for day, file in by_day.items() if first <= day_of(day) <= day_of(days[-1].key)]
+    first = "" if lives is None else cut.key(span[0] - timedelta(seconds=lives))
+    last = cut.key(span[1] - _TICK)
+    return [file for key, file in by_key.items() if first <= key <= last]
 
 
 def _with_features(feast: FeatureStore, recipe: Recipe, asked: _Asked, labelled: pa.Table) -> pa.Table:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from airflow_mlops.contracts import Exclusion, Partition, Snapshot, SplitRule, ValidationResult
-from airflow_mlops.engine.data.days import days_between, every_day
-from airflow_mlops.engine.data.exclusions import excluded_days, exclusions
+from airflow_mlops.engine.data.complete import Span, every_partition
+from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_rates, check_watermark
 from airflow_mlops.engine.data.lateness import record_snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
@@ -27,13 +27,14 @@ from airflow_mlops.engine.features.computing.files import check_unchanged, curre
 from airflow_mlops.engine.features.computing.provenance import ByFile
 from airflow_mlops.engine.features.governance.lint import check_training_use
 from airflow_mlops.engine.features.project.location import Location
-from airflow_mlops.engine.features.project.schema import FeatureRepo, describe
+from airflow_mlops.engine.features.project.schema import FeatureRepo, describe, partitioning_of
 from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.engine.features.training.joins import MAX_JOIN_DROP, Joins, as_result, earlier_joins
 from airflow_mlops.engine.features.training.recipe import Recipe
 from airflow_mlops.engine.features.training.rows import CHUNK_ROWS, Rows, count_unread, read_chunks
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
+from airflow_mlops.partitioning import Partitioning
 
 
 def build_training_snapshot(
@@ -66,10 +67,10 @@ def build_training_snapshot(
 ) -> Snapshot:
     """Build the snapshot of a window that ends where labels have matured, and freeze it.
 
-    Knowledge is cut at the UTC midnight before ``as_of``, because whole days are sealed: labels that came later
-    are not used, and those before must all be there. Prediction times end ``matures_after`` earlier. A row without
-    a label by then (cancelled, not yet landed) is left out and counted, never negative. Of several labels of an
-    entity the last one counts. Features are read as they were known at the prediction time: a value that became
+    Knowledge is cut where the labels' partition in which ``as_of`` lies begins, because whole ones are sealed: labels
+    that came later are not used, and those before must all be there. Prediction times end ``matures_after`` earlier. A
+    row without a label by then (cancelled, not yet landed) is left out and counted, never negative. Of several labels
+    of an entity the last one counts. Features are read as they were known at the prediction time: a value that became
     known later counts for nothing.
 
     Rows in a window that somebody excluded are left out and counted, so that the splits, ``unlabelled_rows`` and
@@ -107,7 +108,7 @@ def build_training_snapshot(
     :raises TransientError: when Feast's registry or the ledger does not answer, or features were computed again while
         they were read.
     """
-    begin, label_cut, midnight = _window(as_of, matures_after, window, start)
+    begin, label_cut, known = _window(as_of, matures_after, window, start, store.partitioning(label_dataset))
     home = location.home
     feast = open_store(location)
     repo = describe(feast)
@@ -121,8 +122,8 @@ def build_training_snapshot(
         label=label,
         begin=begin,
         label_cut=label_cut,
-        as_of=midnight,
-        start=start,
+        as_of=known,
+        start=store.partitioning(source_dataset).first(start),
         split_rule=_with_shares(split_rule, validation / window, test / window),
         validation=validation,
         test=test,
@@ -134,20 +135,20 @@ def build_training_snapshot(
     computed = computed_for(home, repo, recipe, ours)
     names = dict.fromkeys([source_dataset, label_dataset, *provenance.pins(computed)])
     recipe = replace(recipe, excluded={name: exclusions(ledger, name) if ledger else [] for name in names})
-    without_labels = excluded_days(recipe.excluded[label_dataset])
-    check_watermark(store, label_dataset, begin.date(), midnight, without_labels)
-    read = (source_dataset, *recipe.days), (label_dataset, *recipe.label_days)
-    present = provenance.list_used(store, computed, *read)
-    skipped = excluded_days(recipe.left_out)
-    sources = every_day(present[source_dataset], source_dataset, *recipe.days, skipped)
-    labels = every_day(present[label_dataset], label_dataset, *recipe.label_days, without_labels)
+    of_source, of_labels = store.partitioning(source_dataset), store.partitioning(label_dataset)
+    without_labels = excluded_keys(recipe.excluded[label_dataset], of_labels)
+    check_watermark(store, label_dataset, begin, known, without_labels)
+    present = provenance.list_used(store, computed, (source_dataset, recipe.span), (label_dataset, recipe.label_span))
+    skipped = excluded_keys(recipe.left_out, of_source)
+    sources = every_partition(present[source_dataset], source_dataset, of_source, recipe.span, skipped)
+    labels = every_partition(present[label_dataset], label_dataset, of_labels, recipe.label_span, without_labels)
     if not sources or not labels:
         raise DataError(
-            "Every day of the window is excluded.",
-            detail=f"prediction times {recipe.days[0]} to {recipe.days[1]}, {source_dataset!r} and {label_dataset!r}",
+            "Every partition of the window is excluded.",
+            detail=f"prediction times {recipe.window}, {source_dataset!r} and {label_dataset!r}",
             hint="Lift an exclusion, or train on a longer or later window.",
         )
-    check_computed(recipe, ours, computed, provenance.revisions(present))
+    check_computed(home, recipe, ours, computed, provenance.revisions(present))
     identity = one_code(recipe, computed, code)
     pins = current_pins(home, computed)
     chunks = read_chunks(
@@ -158,10 +159,11 @@ def build_training_snapshot(
         sources=sources,
         labels=labels,
         files=pinned_paths(home, pins),
+        cuts={view: partitioning_of(home, view) for view in pins},
         chunk_rows=chunk_rows,
     )
-    since = min((one.since for one in computed.values() if one is not None), default=start)
-    skipped &= set(days_between(*recipe.days))
+    since = min((one.since for one in computed.values() if one is not None), default=recipe.start)
+    skipped &= set(of_source.keys(*recipe.span))
     with _writer(home, repo, recipe) as writer:
         written = _write(writer, recipe, chunks)
         earlier = earlier_joins(ledger, model, recipe) if ledger else []
@@ -169,7 +171,7 @@ def build_training_snapshot(
         outcomes = written.joins.check(earlier, min_joined=min_joined, max_join_drop=max_join_drop)
         joins = as_result(outcomes, recipe, model, len(written.labels) + written.unlabelled, bounds)
         if ledger is not None:
-            ledger.record("validation", f"{model}.labels", joins.model_dump(mode="json"), key=str(midnight.date()))
+            ledger.record("validation", f"{model}.labels", joins.model_dump(mode="json"), key=str(known.date()))
         if report is not None:
             report(joins)
         enforce(joins)
@@ -228,7 +230,9 @@ def rebuild_snapshot(
         begin=snapshot.splits["train"].start,
         label_cut=snapshot.label_cut,
         as_of=snapshot.as_of,
-        start=min(provenance.day_of(key) for revisions in snapshot.partitions.values() for key in revisions),
+        start=min(
+            store.partitioning(name).interval(key)[0] for name, keys in snapshot.partitions.items() for key in keys
+        ),
         split_rule=snapshot.split_rule,
         validation=validation.end - validation.start,
         test=test.end - test.start,
@@ -243,6 +247,7 @@ def rebuild_snapshot(
         sources=sources,
         labels=labels,
         files=pinned_paths(home, snapshot.feature_files),
+        cuts={view: partitioning_of(home, view) for view in snapshot.feature_files},
     )
     with _writer(home, repo, recipe) as writer:
         written = _write(writer, recipe, chunks)
@@ -308,26 +313,26 @@ def _contents(repo: FeatureRepo, recipe: Recipe, written: _Written) -> dict[str,
 
 
 def _window(
-    as_of: datetime, matures_after: timedelta, window: timedelta, start: date
+    as_of: datetime, matures_after: timedelta, window: timedelta, start: date, of_labels: Partitioning
 ) -> tuple[datetime, datetime, datetime]:
-    """Return the first prediction time, the end of the matured ones, and the midnight of which knowledge is used."""
+    """Return the first prediction time, the end of the matured ones, and the moment of which knowledge is used."""
     if as_of > datetime.now(UTC):
         raise ConfigError(
             "A snapshot cannot know the future.",
             detail=f"as_of={as_of.isoformat()}",
             hint="Leave as_of empty, or give a moment that has passed.",
         )
-    midnight = datetime.combine(as_of.astimezone(UTC).date(), time(), UTC)
-    label_cut = midnight - matures_after
-    begin = max(label_cut - window, datetime.combine(start, time(), UTC))
+    known = of_labels.floor(as_of)
+    label_cut = known - matures_after
+    begin = max(label_cut - window, of_labels.first(start))
     if begin >= label_cut:
         raise DataError(
             "No label has matured yet.",
             detail=f"data starts on {start}; labels of prediction times before {label_cut:%Y-%m-%d %H:%M} UTC have "
-            f"matured by {midnight:%Y-%m-%d}",
+            f"matured by {known:%Y-%m-%d %H:%M} UTC",
             hint="Train later, or with a later as_of.",
         )
-    return begin, label_cut, midnight
+    return begin, label_cut, known
 
 
 def _with_shares(rule: SplitRule, validation: float, test: float) -> SplitRule:
@@ -352,15 +357,17 @@ def _pinned(store: PartitionStore, snapshot: Snapshot, recipe: Recipe) -> tuple[
     """
     gone: list[str] = []
 
-    def pinned(dataset: str, days: tuple[date, date], skip: Collection[str]) -> list[Partition]:
+    def pinned(dataset: str, span: Span, excluded: Iterable[Exclusion]) -> list[Partition]:
         if dataset not in snapshot.partitions:
             raise ConfigError(
                 f"Snapshot {snapshot.id!r} was not built from {dataset!r}.{did_you_mean(dataset, snapshot.partitions)}",
                 hint=f"It was built from {', '.join(snapshot.partitions)}.",
             )
         found = []
+        partitioning = store.partitioning(dataset)
+        wanted = set(partitioning.keys(*span, without=excluded_keys(excluded, partitioning)))
         for key, revision in snapshot.partitions[dataset].items():
-            if key in skip or not str(days[0]) <= key <= str(days[1]):
+            if key not in wanted:
                 continue
             try:
                 found.append(store.get(dataset, key, revision))
@@ -370,8 +377,8 @@ def _pinned(store: PartitionStore, snapshot: Snapshot, recipe: Recipe) -> tuple[
                 gone.append(f"{dataset} {key} {revision}: {error.headline} {error.detail}".strip())
         return found
 
-    sources = pinned(recipe.source, recipe.days, excluded_days(recipe.left_out))
-    labels = pinned(recipe.labels, recipe.label_days, excluded_days(recipe.excluded.get(recipe.labels, [])))
+    sources = pinned(recipe.source, recipe.span, recipe.left_out)
+    labels = pinned(recipe.labels, recipe.label_span, recipe.excluded.get(recipe.labels, []))
     if gone:
         raise DataError(
             f"{len(gone)} of the partitions that snapshot {snapshot.id!r} was built from are gone.",
