@@ -251,6 +251,7 @@ class Snapshot(Record):
     entity: str
     event_time: str
     label: str
+    label_known_at: str = Field(default="", description="column of when a label became known; '': the event time")
     as_of: datetime = Field(description="knowledge cut: nothing known later is in here")
     label_cut: datetime = Field(description="prediction times at or after this have no matured label yet")
     unlabelled_rows: int = Field(description="rows in the window whose label is unknown: left out, never negative")
@@ -290,6 +291,8 @@ class TrainingSpec(Record):
         for name in ("golden", "environment"):
             if not told[name]:
                 del told[name]
+        if not told["snapshot"]["label_known_at"]:
+            del told["snapshot"]["label_known_at"]
         return content_hash(told)
 
 

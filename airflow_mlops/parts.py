@@ -195,21 +195,34 @@ class Partitions:
 
 @part
 class Label:
-    """What is to be predicted, from a feed of its own because it is known later than the entity.
+    """What is to be predicted. It is known later than the entity: in a feed of its own, or in a later column.
 
-    :param column: Boolean column of ``source``; null means unknown, which is never read as negative.
-    :param source: The feed that carries it. It must have the pipeline's ``entity`` column.
+    :param column: Boolean column; null means unknown, which is never read as negative.
+    :param source: The feed that carries it. It must have the pipeline's ``entity`` column. None: the pipeline's source
+        carries it itself, and ``known_at`` says since when.
     :param matures_after: How long after the prediction time a label can still come.
+    :param known_at: Column with the moment at which the label became known, for one of the pipeline's source: it counts
+        from then on, and not before.
     :param min_joined: Smallest share of the matured rows that must find their label; None: only the change is judged.
     :param max_join_drop: Share of the model's usual joins that may be missing, in all, in every seven days, and in each
         value of the ``checks.slices`` of the pipeline's source.
     """
 
     column: str
-    source: Partitions
-    matures_after: Duration
+    source: Partitions | None = None
+    matures_after: Duration = "1d"
+    known_at: str = ""
     min_joined: Annotated[float, Field(ge=0, le=1)] | None = None
     max_join_drop: Annotated[float, Field(ge=0, le=1)] = 0.4
+
+    def __post_init__(self) -> None:
+        if self.source is None and not self.known_at:
+            raise ConfigError(
+                f"Nothing says since when the label {self.column!r} is known.",
+                detail="source=None, known_at=''",
+                hint="Name the feed that carries it with source=Partitions(...); or, where it is a column of the "
+                'pipeline\'s source, the column of times with known_at="decided_at".',
+            )
 
 
 @part

@@ -7,6 +7,7 @@ Nothing here imports Airflow or a machine-learning library: building a pipeline 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -80,10 +81,11 @@ class ModelPipeline:
                 f"Model {self.model!r} has no gates, so no version of it could ever be promoted.",
                 hint='Add at least one, such as Gate("auc", vs="baseline", min_gain=0.02).',
             )
-        if self.source.dataset == self.label.source.dataset:
+        if self.label.source is not None and self.source.dataset == self.label.source.dataset:
             raise ConfigError(
                 f"Source and label of {self.model!r} are the same dataset {self.source.dataset!r}.",
-                hint="Labels come from a feed of their own; name it with Partitions(..., dataset=...).",
+                hint="Name another feed with Partitions(..., dataset=...); or, where the label is a column of the "
+                "source itself, leave its source out and say since when it is known: Label(..., known_at=...).",
             )
         datasets = [feed.dataset for feed in self.feeds]
         if repeated := sorted({name for name in datasets if datasets.count(name) > 1}):
@@ -121,7 +123,18 @@ class ModelPipeline:
     @property
     def feeds(self) -> tuple[Partitions, ...]:
         """All feeds that land for this model: the source, the label's, and the further ones of its features."""
-        return (self.source, self.label.source, *self.features.sources)
+        labels = [] if self.label.source is None else [self.label.source]
+        return (self.source, *labels, *self.features.sources)
+
+    @property
+    def label_feed(self) -> Partitions:
+        """The feed that carries the label."""
+        return self.label.source or self.source
+
+    @property
+    def begins_on(self) -> date:
+        """The first day on which all feeds are there: features and training begin with it."""
+        return max(feed.start for feed in self.feeds)
 
     def dags(self) -> dict[str, DAG]:
         """Return the pipeline's DAGs by a Python name, for ``globals().update(...)`` in a DAG file."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import required_key
@@ -30,8 +32,8 @@ class PartitionArrivalSensor(MlopsSensor):
         ``s3://aws_default@bucket/prefix`` is opened by the Airflow connection before the ``@``.
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
-    :param first: First day that ever lands; an earlier key is refused, not waited for.
-    :param last: Last day that ever lands, for a source that has ended.
+    :param first: First day that ever lands. An earlier partition is not waited for: the task is skipped, and says so.
+    :param last: Last day that ever lands, for a source that has ended; likewise.
     :param marker: File that the upstream writes last; None when it writes none.
     :param manifest: JSON file of the upstream, ``{"files": [{"name", "bytes", "rows"?, "sha256"?}]}``: all of these
         Parquet files must be there, like that, and no other.
@@ -91,11 +93,8 @@ class PartitionArrivalSensor(MlopsSensor):
         if (self.first and start < partitioning.first(parse_day(self.first, "first"))) or (
             self.last and end > partitioning.after(parse_day(self.last, "last"))
         ):
-            raise ConfigError(
-                f"Partition {key} never lands.",
-                detail=f"{self.uri} has the days {self.first or '…'} to {self.last or '…'}",
-                hint="Trigger the DAG with a partition of the source, or correct the source's start and end.",
-            )
+            days = f"{self.first or '…'} to {self.last or '…'}"
+            raise AirflowSkipException(f"Partition {key} never lands: {self.uri} has the days {days}.")
         if self._since is None:
             started = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
             self._since = started.timestamp() if started else time.time()

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 def features_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that turns each day's landed data into fresh features."""
     source, features = pipeline.source, pipeline.features
-    used = {source.dataset: [source.event_time, *features.keys], pipeline.label.source.dataset: [pipeline.label.column]}
+    used = {source.dataset: [source.event_time, *features.keys]}
+    used.setdefault(pipeline.label_feed.dataset, []).append(pipeline.label.column)
     cron, timezone = source.partitioning.cron
     cut = str(source.partitioning)
     conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
@@ -52,14 +53,18 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
         end_date=source.ends_at,
     ) as dag:
         apply = FeastApplyOperator(
-            task_id="apply", pool=conf.get("mlops", "feast_pool", fallback="default_pool"), **conns
+            task_id="apply",
+            pool=conf.get("mlops", "feast_pool", fallback="default_pool"),
+            # The tasks of a feed that begins later are skipped until it does.
+            trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+            **conns,
         )
         compute = FeastComputeFeaturesOperator(
             task_id="compute_features",
             transform=features.transform,
             datasets=[feed.dataset for feed in pipeline.feeds],
             history=features.history,
-            start=source.start.isoformat(),
+            start={feed.dataset: feed.start.isoformat() for feed in pipeline.feeds},
             partitioning=cut,
             suites=dict(features.view_suites),
             checks={view: asdict(checks) for view, checks in features.view_checks.items()},

@@ -44,7 +44,6 @@ class PartitionArrivalTrigger(PollTrigger):
         *,
         feed: str,
         key: str,
-        partitioning: str,
         marker: str | None,
         manifest: str | None,
         min_rows: int,
@@ -53,6 +52,7 @@ class PartitionArrivalTrigger(PollTrigger):
         since: float,
         poll_interval: float,
         deadline: float,
+        partitioning: str = "daily",
     ) -> None:
         super().__init__(
             poll_interval=poll_interval,

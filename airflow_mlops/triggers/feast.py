@@ -31,10 +31,10 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
         service: str,
         key: str,
         max_age: str,
-        partitioning: str,
         feast_conn_id: str,
         poll_interval: float,
         deadline: float,
+        partitioning: str = "daily",
     ) -> None:
         super().__init__(
             poll_interval=poll_interval,

@@ -113,5 +113,8 @@ def test_the_generated_dag_is_wired_like_that():
     assert fresh.upstream_task_ids == {"plan_materialization", "materialize"}
     assert dag.get_task("plan_materialization").upstream_task_ids == {"compute_features"}
     assert dag.get_task("compute_features").upstream_task_ids == {"apply"}
-    assert dag.get_task("apply").upstream_task_ids == {f"{feed.dataset}.seal" for feed in pipeline.feeds}
+    assert dag.get_task("apply").upstream_task_ids == {
+        *(f"{feed.dataset}.seal" for feed in pipeline.feeds),
+        *(f"reconcile_{pair.left}_with_{pair.right}" for pair in pipeline.reconcile),
+    }
     assert dag.get_task("apply").pool == "default_pool"

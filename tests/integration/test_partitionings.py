@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import shutil
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.readiness import Source, latest_complete, readiness, watermark
 from airflow_mlops.engine.data.snapshots import read_split
-from airflow_mlops.engine.features.computing.compute import compute_features
+from airflow_mlops.engine.features.computing.compute import NotYetError, compute_features
 from airflow_mlops.engine.features.computing.provenance import stale_days
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.materialization.materialize import materialize
 from airflow_mlops.engine.features.online.freshness import freshness
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.features.training.training_data import rebuild_snapshot
+from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.partitioning import Partitioning
-from tests import rides
+from tests import rides, small_features
 from tests.rides import EVENT_TIMES, FIRST, SERVICE, Rides
 
 DAYS = 12
@@ -89,7 +94,7 @@ class CutRides(Rides):
         """The partitions that have ended."""
         return list(self.cut.keys(self.cut.first(FIRST), self.cut.floor(END)))
 
-    def compute_key(self, key: str) -> None:
+    def compute_key(self, key: str, start: Any = FIRST) -> None:
         compute_features(
             self.home,
             key,
@@ -100,7 +105,7 @@ class CutRides(Rides):
             code_paths=[str(self.dags), str(self.repo)],
             datasets=list(EVENT_TIMES),
             history=timedelta(days=2),
-            start=FIRST,
+            start=start,
             partitioning=self.cut,
         )
 
@@ -209,3 +214,84 @@ def test_event_times_of_the_neighbouring_local_day_are_refused(tmp_path):
     assert store.seal("rides", "2024-03-05", folder, event_time="at", batch_hash=None, suite_hash=None).rows == 1
     with pytest.raises(DataError, match="2024-03-06 02:00"):
         store.seal("rides", "2024-03-06", folder, event_time="at", batch_hash=None, suite_hash=None)
+
+
+# --- feeds that begin later, and labels in the source itself ----------------------------------------------
+
+
+def seal_whole(world: CutRides) -> None:
+    """Seal a dataset that carries everything of a ride, its outcome too."""
+    columns = [*COLUMNS["rides"], "ended_at", "late"]
+    schema = pa.schema([(name, KINDS.get(name, pa.string())) for name in columns])
+    about = [one for n in range(-3, DAYS + 1) for one in rides.rides_of(n)]
+    store = world.store
+    store.declare("whole", world.cut)
+    for key in world.ended():
+        begin, end = world.cut.interval(key)
+        rows = [{name: one[name] for name in columns} for one in about if begin <= one["called_at"] < end]
+        folder = world.home / "lake" / "whole" / key
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema), folder / "a.parquet")
+        store.seal(
+            "whole", key, folder, event_time="called_at", batch_hash=None, suite_hash=None, may_be_empty=True
+        )  # fmt: skip
+
+
+def test_a_label_may_be_a_column_of_the_source_that_is_known_later(world, tmp_path):
+    copy = CutRides(tmp_path)
+    copy.cut = world.cut
+    world.copy(tmp_path)
+    seal_whole(copy)
+    itself = {"source_dataset": "whole", "label_dataset": "whole", "label_known_at": "ended_at"}
+    snapshot = copy.train(**itself)
+    assert snapshot.label_known_at == "ended_at"
+    assert rows_of(copy, snapshot) == rows_of(copy, copy.train())
+    again = rebuild_snapshot(
+        copy.location, snapshot, store=copy.store, source_dataset="whole", label_dataset="whole"
+    )  # fmt: skip
+    assert again.id == snapshot.id
+    # Whose ride had not ended at the cut has no label, though its row says what it will be.
+    early = copy.train(**itself, matures_after=timedelta(minutes=1), max_join_drop=1.0)
+    ended = {one["ride_id"]: one["ended_at"] for n in range(DAYS + 1) for one in rides.rides_of(n)}
+    assert max(ended[ride] for ride in rows_of(copy, early)) < early.as_of
+    assert early.unlabelled_rows > snapshot.unlabelled_rows
+
+
+def test_a_label_known_at_no_time_is_refused(world, tmp_path):
+    copy = CutRides(tmp_path)
+    copy.cut = world.cut
+    world.copy(tmp_path)
+    seal_whole(copy)
+    with pytest.raises(ConfigError, match="'km', when the label 'late' is known, is of type double"):
+        copy.train(source_dataset="whole", label_dataset="whole", label_known_at="km")
+
+
+def test_features_begin_with_the_first_partition_that_every_feed_has(world, tmp_path):
+    copy = CutRides(tmp_path)
+    copy.cut = world.cut
+    world.copy(tmp_path)
+    later = date(2024, 3, 9)
+    first = copy.cut.first(later)
+    before, begins = copy.cut.key(first - timedelta(minutes=1)), copy.cut.key(first)
+    with pytest.raises(NotYetError, match=f"features of {before} from yet: 'ends' begins on 2024-03-09"):
+        copy.compute_key(before, start={"rides": FIRST, "ends": later})
+    for gone in copy.cut.keys(copy.cut.first(FIRST), first):
+        shutil.rmtree(copy.store.folder("ends", gone))
+    copy.compute_key(begins, start={"rides": FIRST, "ends": later})
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_view_without_a_row_in_its_first_partitions_is_not_waited_for(tmp_path, rows):
+    home = tmp_path / "home"
+    location = Location(small_features.write_repo(tmp_path / "repo"), home)
+    small_features.write_days(home, 1)
+    for view in ("shop_sales", "item_price"):
+        file = feature_file(home, view, str(small_features.FIRST))
+        pq.write_table(pq.read_table(file).slice(0, rows), file)
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    ensure_applied(location, ledger)
+    until = small_features.day(1)
+    assert freshness(location, small_features.SERVICE, as_of=until, max_age=timedelta(days=2)).fresh == (rows == 0)
+    materialize(location, small_features.SERVICE, until=until, ledger=ledger)
+    assert freshness(location, small_features.SERVICE, as_of=until, max_age=timedelta(days=2)).fresh
+    assert not freshness(location, small_features.SERVICE, as_of=small_features.day(9), max_age=timedelta(days=2)).fresh

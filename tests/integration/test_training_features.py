@@ -142,7 +142,7 @@ def test_a_whole_number_is_taken_for_a_float_and_too_large_values_are_not_cut(ow
 
 
 def test_files_say_by_which_code_they_were_computed(own):
-    inputs = read_inputs(own.home, ["zone_delays", "last_ride"], map(key_of, range(DAYS)))
+    inputs = read_inputs(own.home, ["zone_delays", "last_ride"], FIRST, midnight(DAYS))
     assert {view: found.code for (view, _), found in inputs.items()} == own.code.views
     assert own.snapshot(DAYS).feature_code == own.code.views
     assert stale(own, own.code) == []

@@ -85,6 +85,7 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
             "no feed of dataset 'weather'",
         ),
         (lambda: Rows("view", "a", ratio=0), "ratio: "),
+        (lambda: Label("late"), "Nothing says since when the label 'late' is known"),
         (lambda: Gate("acu", min=0.5), "Did you mean 'auc'?"),
         (lambda: Gate("auc"), "does not say one clear thing"),
         (lambda: Gate("auc", min=0.5, vs="champion"), "does not say one clear thing"),

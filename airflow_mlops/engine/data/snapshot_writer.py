@@ -113,6 +113,8 @@ class SnapshotWriter:
             **contents,
         )
         hashed = unnamed.model_dump(mode="json", exclude=NOT_IN_ID) | {"feature_order": list(self.features)}
+        if not unnamed.label_known_at:
+            del hashed["label_known_at"]  # as ids were made before it was part of them
         snapshot_id = content_hash(hashed)[:16]
         named = {
             "id": snapshot_id,

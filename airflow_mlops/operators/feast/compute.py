@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
+
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.hooks.feast import FeastHook
@@ -40,7 +43,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         dataset → rows.
     :param datasets: Sealed datasets to hand over.
     :param history: How far back they reach, such as ``7d``.
-    :param start: First day that the datasets have (ISO).
+    :param start: First day that the datasets have (ISO), or dataset → its own. Before each has a whole partition there
+        is nothing to compute from: the task is skipped, and says so.
     :param suites: Feature view → ``module:function`` with the expectations that its rows must meet. Such a view is held
         against its own earlier days too. When one view is refused, none is written.
     :param checks: Feature view → arguments of :class:`~airflow_mlops.parts.Checks`, where the defaults do not fit.
@@ -74,7 +78,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         transform: str,
         datasets: Sequence[str],
         history: str,
-        start: str,
+        start: str | Mapping[str, str],
         suites: Mapping[str, str] | None = None,
         checks: Mapping[str, Mapping[str, Any]] | None = None,
         rows: Sequence[Mapping[str, Any]] = (),
@@ -100,7 +104,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
     def perform(self, context: Context) -> RecomputedFeatures:
         """Compute the partition's rows, and those of later partitions that they make stale."""
         from airflow_mlops.engine.features.computing.code import code_identity, import_folders
-        from airflow_mlops.engine.features.computing.compute import compute_features
+        from airflow_mlops.engine.features.computing.compute import NotYetError, compute_features
         from airflow_mlops.engine.features.computing.provenance import stale_days
         from airflow_mlops.engine.features.governance.apply import ensure_applied
 
@@ -119,14 +123,17 @@ class FeastComputeFeaturesOperator(MlopsOperator):
             code_paths=folders,
             datasets=self.datasets,
             history=parse_duration(self.history),
-            start=parse_day(self.start, "start"),
+            start=self._starts(),
             partitioning=partitioning,
             suites=self.suites or {},
             checks={view: Checks(**given) for view, given in (self.checks or {}).items()},
             rows=[Rows(**given) for given in self.rows],
             show=partial(publish_report, self, context),
         )
-        computed = compute(key)
+        try:
+            computed = compute(key)
+        except NotYetError as error:
+            raise AirflowSkipException(str(error)) from None
         end = partitioning.interval(key)[1]
         following = end, end + parse_duration(self.history)
         code = code_identity(self.transform, folders)
@@ -135,3 +142,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
             self.log.info("%s was computed from data or by code that was replaced since: computing it again.", day)
             compute(day)
         return RecomputedFeatures(key=computed["key"], views=computed["views"], recomputed=stale)
+
+    def _starts(self) -> dict[str, date]:
+        """Return dataset → its first day."""
+        given = self.start if isinstance(self.start, Mapping) else dict.fromkeys(self.datasets, self.start)
+        return {name: parse_day(given[name], f"start of {name!r}") for name in self.datasets}

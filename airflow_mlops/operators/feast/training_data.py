@@ -49,6 +49,8 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param service: Feast feature service.
     :param label_dataset: Sealed dataset with the label.
     :param label_column: Its boolean column; null where unknown.
+    :param label_known_at: Its column of when a label became known; default is its event time. With it, the label may be
+        a column of ``source_dataset`` itself.
     :param matures_after: How long after the prediction time a label can still come, such as ``1d``.
     :param window: How much history, ending where labels have matured.
     :param validation: The part before the last part of the window: early stopping.
@@ -79,6 +81,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         "service",
         "label_dataset",
         "label_column",
+        "label_known_at",
         "matures_after",
         "window",
         "validation",
@@ -120,6 +123,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         slices: Sequence[str] = (),
         min_joined: float | None = None,
         max_join_drop: float = 0.4,
+        label_known_at: str = "",
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -133,6 +137,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         self.service = service
         self.label_dataset = label_dataset
         self.label_column = label_column
+        self.label_known_at = label_known_at
         self.matures_after = matures_after
         self.window = window
         self.validation = validation
@@ -169,6 +174,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             service=self.service,
             label_dataset=self.label_dataset,
             label=self.label_column,
+            label_known_at=_named(self.label_known_at) or "",
             matures_after=parse_duration(self.matures_after),
             window=parse_duration(self.window),
             validation=parse_duration(self.validation),

@@ -33,6 +33,10 @@ _TICK = timedelta(microseconds=1)
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 
 
+class NotYetError(DataError):
+    """A partition lies before the first one of a feed: nothing is wrong, and there is nothing to do."""
+
+
 class ComputedFeatures(TypedDict):
     """What :func:`compute_features` wrote: the day, and view → rows."""
 
@@ -51,7 +55,7 @@ def compute_features(
     code_paths: Sequence[str],
     datasets: Sequence[str],
     history: timedelta,
-    start: date,
+    start: date | Mapping[str, date],
     partitioning: Partitioning = DAILY,
     suites: Mapping[str, str] = MappingProxyType({}),
     checks: Mapping[str, Checks] = MappingProxyType({}),
@@ -78,10 +82,11 @@ def compute_features(
     :param datasets: Sealed datasets to hand over.
     :param history: How far back they reach; begun partitions count whole. Of a dataset with larger partitions that is
         at least the last one that had ended.
-    :param start: First day that the datasets have, in their zones; no history is missed before it.
+    :param start: First day that the datasets have, in their zones, or dataset → its own; no history is missed before.
     :param partitioning: Of which ``key`` is one.
     :param suites, checks, rows: What the rows of views must meet before any is written, and who is shown what was
         found; see :func:`~airflow_mlops.engine.features.computing.judge.judge_rows`.
+    :raises NotYetError: when a dataset has no whole partition before the end of this one: it begins later.
     :raises DataError: when a partition is missing, or rows are not what the feature view needs.
     :raises ConfigError: when the transform cannot be found, or returns feature views or columns unknown to Feast.
     :raises TransientError: when the ledger does not answer, or what the transform reaches for does not: see
@@ -89,7 +94,9 @@ def compute_features(
     """
     begin, end = partitioning.interval(key)
     excluded = {name: exclusions(ledger, name) if ledger else [] for name in datasets}
-    spans = {name: _span(store.partitioning(name), begin, end, history, start) for name in datasets}
+    starts = start if isinstance(start, Mapping) else dict.fromkeys(datasets, start)
+    spans = {name: _span(store.partitioning(name), begin, end, history, starts[name]) for name in datasets}
+    _check_begun(key, spans, starts)
     first = min(span[0] for span in spans.values())
     skipped = {name: excluded_keys(windows, store.partitioning(name)) for name, windows in excluded.items()}
     used = {
@@ -125,6 +132,15 @@ def compute_features(
         inputs = Inputs.of(first, end, used, excluded, code.of(name))
         write_day(home, name, key, inputs.written_into(table), partitioning)
     return {"key": key, "views": {name: table.num_rows for name, table in tables.items()}}
+
+
+def _check_begun(key: str, spans: Mapping[str, Span], starts: Mapping[str, date]) -> None:
+    for name, (first, last) in spans.items():
+        if first >= last:
+            raise NotYetError(
+                f"There is nothing to compute the features of {key} from yet: {name!r} begins on {starts[name]}.",
+                hint="Features begin with the first partition that every feed has.",
+            )
 
 
 def _span(cut: Partitioning, begin: datetime, end: datetime, history: timedelta, start: date) -> Span:

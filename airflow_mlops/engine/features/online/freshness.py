@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_mlops.engine.features.online.views import StoredView
 
 _SAMPLE = 20
+_TICK = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)  # what SQLite keeps of an event time
 
 
@@ -79,7 +80,8 @@ def freshness(location: Location, service: str, *, as_of: datetime, max_age: tim
 
     A view is fresh when its newest value is no older than allowed, and can still be served: not past its time to
     live. A view whose rows come seldom (one an event) is also fresh when no newer row exists: the newest that was
-    computed is online, and the days since were computed and have none.
+    computed is online, and the days since were computed and have none. So is one of which the last partition was
+    computed and none has a row yet, as in the first days of a feed.
 
     :param as_of: The moment that ages are counted from; values newer than it have age 0.
     :param max_age: How old a view may be that does not say so itself, in its tag ``max_age``.
@@ -111,7 +113,7 @@ def _judge(
         return ViewFreshness(view=view, newest=newest, age=seconds, max_age=max_age.total_seconds(), fresh=fresh)
 
     if newest is None:
-        return verdict(None, fresh=False)
+        return verdict(None, fresh=files.computed_without_rows(as_of))
     age = max(timedelta(0), as_of - newest)
     if ttl is not None and age > ttl:
         return verdict(age, fresh=False)
@@ -142,6 +144,10 @@ class _Files:
                 row.pop(EVENT)
                 rows[tuple(row.values())] = row
         return list(rows.values())
+
+    def computed_without_rows(self, as_of: datetime) -> bool:
+        """Return whether the partition that ends at ``as_of`` was computed, and none up to it has rows."""
+        return self._cut.floor(as_of - _TICK) in self._files and self._last(as_of) is None
 
     def known_until(self, online: datetime, as_of: datetime) -> datetime:
         """Return up to when the value that is online is known to be the newest; at least its own time."""

@@ -33,6 +33,8 @@ class Recipe:
     test: timedelta
     excluded: Mapping[str, list[Exclusion]]
     slices: tuple[str, ...] = ()
+    known_at: str = ""
+    """Column of when a label became known; empty: the event time of the labels' dataset."""
 
     @property
     def span(self) -> Span:
@@ -41,8 +43,8 @@ class Recipe:
 
     @property
     def label_span(self) -> Span:
-        """When labels became known."""
-        return self.begin, self.as_of
+        """Where labels are: by when they became known, or, as a column of the source itself, by prediction time."""
+        return self.span if self.labels == self.source else (self.begin, self.as_of)
 
     @property
     def window(self) -> str:
@@ -57,7 +59,7 @@ class Recipe:
         labels would be left, and these are not like the others.
         """
         matures_after = self.as_of - self.label_cut
-        of_labels = self.excluded.get(self.labels, [])
+        of_labels = self.excluded.get(self.labels, []) if self.labels != self.source else []
         moved = [one.model_copy(update={"start": one.start - matures_after}) for one in of_labels]
         return [*self.excluded.get(self.source, []), *moved]
 

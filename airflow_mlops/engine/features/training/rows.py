@@ -78,7 +78,8 @@ def read_chunks(
     _check_columns(sources, asked.columns, "entity, event time, keys, split column, join keys and request columns")
     asked.check(sources[0].columns)
     _check_columns(sources, recipe.slices, "slices")
-    _check_columns(labels, [recipe.entity, recipe.label], "entity and label")
+    known_at = [recipe.known_at] if recipe.known_at else []
+    _check_columns(labels, [recipe.entity, recipe.label, *known_at], "entity, label and when it is known")
     _check_entities(store, sources, recipe, chunk_rows)
     known = _labels(store, labels, recipe, chunk_rows)
     pa.default_memory_pool().release_unused()
@@ -252,7 +253,7 @@ def _check_entities(store: PartitionStore, partitions: Sequence[Partition], reci
 
 def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe, chunk_rows: int) -> pa.Table:
     """Return entity and label, where it is known."""
-    known, known_at = partitions[0].columns, partitions[0].event_time
+    known, known_at = partitions[0].columns, recipe.known_at or partitions[0].event_time
     if known[recipe.label] != "bool":
         raise ConfigError(
             f"The label {recipe.label!r} is of type {known[recipe.label]}, not bool.",
@@ -261,8 +262,25 @@ def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Reci
         )
     columns, excluded = list(dict.fromkeys([recipe.entity, known_at, recipe.label])), recipe.excluded
     read = (store.read(days, columns) for days in _chunks(partitions, chunk_rows))
-    rows = pa.concat_tables([without(some, known_at, excluded.get(recipe.labels, ())) for some in read])
+    if recipe.known_at:
+        if not known[known_at].startswith("timestamp"):
+            raise ConfigError(
+                f"{known_at!r}, when the label {recipe.label!r} is known, is of type {known[known_at]}.",
+                detail=f"dataset {recipe.labels!r}",
+                hint="Name a column of times in Label(known_at=...).",
+            )
+        read = (_known_by(some, recipe) for some in read)
+    if recipe.labels != recipe.source:  # of the source itself, excluded rows are no rows of the window anyway
+        read = (without(some, known_at, excluded.get(recipe.labels, ())) for some in read)
+    rows = pa.concat_tables(list(read))
     return latest_labels(rows, recipe.entity, known_at, recipe.label, recipe.labels).combine_chunks()
+
+
+def _known_by(rows: pa.Table, recipe: Recipe) -> pa.Table:
+    """Return the rows whose label was known at the cut; without a time it is not known yet."""
+    times = rows[recipe.known_at]
+    times = times.cast(TIME) if times.type.tz is not None else times.cast(pa.timestamp("us")).cast(TIME)
+    return rows.filter(pc.fill_null(pc.less(times, pa.scalar(recipe.as_of, TIME)), False))
 
 
 def _check_columns(partitions: Sequence[Partition], columns: Sequence[str], what: str) -> None:

@@ -50,6 +50,7 @@ def build_training_snapshot(
     service: str,
     label_dataset: str,
     label: str,
+    label_known_at: str = "",
     matures_after: timedelta,
     window: timedelta,
     validation: timedelta,
@@ -86,6 +87,8 @@ def build_training_snapshot(
     :param keys: Columns of ``source_dataset`` that are inputs of the model themselves.
     :param service: Feast feature service.
     :param label_dataset: Sealed dataset with the boolean column ``label``, null where unknown.
+    :param label_known_at: Column of ``label_dataset`` of when a label became known; default is its event time. With it,
+        the label may be a column of ``source_dataset`` itself: it counts once it is known, whenever its row was sealed.
     :param window: Length of the window, cut at ``start``; its last parts are ``validation`` and ``test``.
     :param start: First day that the datasets have.
     :param split_rule: By time, or by the hash of a column of ``source_dataset``. Its shares are those that
@@ -129,6 +132,7 @@ def build_training_snapshot(
         test=test,
         excluded={},
         slices=tuple(slices),
+        known_at=label_known_at,
     )
     check_training_use(repo, service, model, begin, label_cut)
     ours = stored_here(feast, home, repo.service(service).views)
@@ -137,7 +141,7 @@ def build_training_snapshot(
     recipe = replace(recipe, excluded={name: exclusions(ledger, name) if ledger else [] for name in names})
     of_source, of_labels = store.partitioning(source_dataset), store.partitioning(label_dataset)
     without_labels = excluded_keys(recipe.excluded[label_dataset], of_labels)
-    check_watermark(store, label_dataset, begin, known, without_labels)
+    check_watermark(store, label_dataset, begin, recipe.label_span[1], without_labels)
     present = provenance.list_used(store, computed, (source_dataset, recipe.span), (label_dataset, recipe.label_span))
     skipped = excluded_keys(recipe.left_out, of_source)
     sources = every_partition(present[source_dataset], source_dataset, of_source, recipe.span, skipped)
@@ -227,6 +231,7 @@ def rebuild_snapshot(
         service=snapshot.feature_service,
         labels=label_dataset,
         label=snapshot.label,
+        known_at=snapshot.label_known_at,
         begin=snapshot.splits["train"].start,
         label_cut=snapshot.label_cut,
         as_of=snapshot.as_of,
@@ -306,6 +311,7 @@ def _contents(repo: FeatureRepo, recipe: Recipe, written: _Written) -> dict[str,
         "feature_definition": repo.definition_hash(recipe.service),
         "as_of": recipe.as_of,
         "label_cut": recipe.label_cut,
+        "label_known_at": recipe.known_at,
         "unlabelled_rows": written.unlabelled,
         "excluded_rows": written.excluded,
         "split_rule": recipe.split_rule,
