@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.layout import FOLDER, Layout, literal
 from airflow_mlops.partitioning import DAILY, Partitioning
 
 _Part = TypeVar("_Part", bound=type)
@@ -145,7 +146,9 @@ class Checks:
 
 @part
 class Partitions:
-    """A source that lands one folder of Parquet files a partition: ``<uri>/2013-01-15/*.parquet`` and ``_SUCCESS``.
+    """A source that lands files a partition at a time: by default ``<uri>/2013-01-15/*`` and, last, ``_SUCCESS``.
+
+    Readable are Parquet, CSV, JSON lines and ORC, compressed or not.
 
     :param uri: Where the upstream lands them; a relative path starts at ``[mlops] home``.
     :param event_time: Column whose times must lie within the partition.
@@ -153,6 +156,14 @@ class Partitions:
     :param start: First day there is, in the zone of ``partitioning``.
     :param end: Last day there is, for a source that has ended.
     :param partitioning: How time is cut: ``daily`` in UTC, or ``Partitioning("hourly", "America/New_York")``.
+    :param layout: Where a partition lies below ``uri``: ``dt={key}/*.parquet``, ``{year}/{month:02}/{day:02}/*.csv``;
+        see :class:`~airflow_mlops.layout.Layout`.
+    :param arrived: What tells that a partition is complete: ``marker``, ``manifest``, or ``still``: its files have not
+        changed for ``still_for``. By default a marker where a partition has a folder of its own, else ``still``.
+    :param marker: Name of the file that the upstream writes last, in the partition's folder; or of its manifest.
+    :param still_for: See ``arrived``.
+    :param naive_times: Zone of times without one; default is that of ``partitioning``.
+    :param reader: Options of DuckDB's ``read_csv`` or ``read_json``: ``{"delim": ";", "encoding": "latin-1"}``.
     :param may_be_empty: Whether a partition without a row is no fault, as in the hours of a night.
     :param dataset: Name of the sealed dataset; default is the last part of ``uri``.
     :param lands_within: The source's promise: how long after the end of its day a partition may still land.
@@ -166,6 +177,12 @@ class Partitions:
     start: date
     end: date | None = None
     partitioning: Cut = DAILY
+    layout: str = FOLDER
+    arrived: Literal["marker", "manifest", "still"] | None = None
+    marker: str = ""
+    still_for: Duration = "5m"
+    naive_times: str = ""
+    reader: Mapping[str, Any] = Field(default_factory=dict)
     may_be_empty: bool = False
     dataset: Name = ""
     lands_within: Duration | None = None
@@ -173,6 +190,19 @@ class Partitions:
     resources: Resources = Field(default_factory=Resources)
 
     def __post_init__(self) -> None:
+        pattern = Layout(self.layout).of(self.partitioning.key(self.starts_at), self.partitioning)
+        if self.naive_times:
+            Partitioning("daily", self.naive_times)
+        if self.arrived is None:
+            # A folder of its own may hold a marker; files of many partitions beside each other have nowhere to put one.
+            own = "{" in literal(self.layout)[0] and "{" not in literal(self.layout)[1]
+            object.__setattr__(self, "arrived", "marker" if own else "still")
+        if self.arrived == "manifest" and not self.marker:
+            raise ConfigError(
+                f"The manifest of {pattern!r} has no name.",
+                detail="arrived='manifest', marker=''",
+                hint="Name it in marker='manifest.json'.",
+            )
         if not self.dataset:
             object.__setattr__(self, "dataset", _is_name(self.uri.rstrip("/").rsplit("/", 1)[-1]))
         if self.end is not None and self.end < self.start:
@@ -181,6 +211,14 @@ class Partitions:
                 detail=f"start={self.start}, end={self.end}",
                 hint="Swap them.",
             )
+
+    def asked(self) -> dict[str, Any]:
+        """Return what a look for a partition asks for, in the words of ``PartitionArrivalSensor``."""
+        return {
+            "marker": (self.marker or "_SUCCESS") if self.arrived == "marker" else None,
+            "manifest": self.marker if self.arrived == "manifest" else None,
+            "settle": self.still_for if self.arrived == "still" else None,
+        }
 
     @property
     def starts_at(self) -> datetime:

@@ -96,6 +96,15 @@ class ModelPipeline:
                 "Partitions(..., dataset=...).",
             )
 
+        self._check_feeds(datasets)
+        if self.deadlines and not self.notify:
+            raise ConfigError(
+                f"Model {self.model!r} has deadlines, and nobody is told when one is missed.",
+                detail=f"deadlines={dict(self.deadlines)}",
+                hint="Name a notifier in notify=[...], or leave deadlines out.",
+            )
+
+    def _check_feeds(self, datasets: Sequence[str]) -> None:
         for feed in self.feeds:
             if feed.partitioning != self.source.partitioning:
                 raise ConfigError(
@@ -104,6 +113,16 @@ class ModelPipeline:
                     f"{feed.partitioning}",
                     hint="Let all feeds of a pipeline land in partitions of one size and zone.",
                 )
+        places: dict[str, str] = {}
+        for feed in self.feeds:
+            place = f"{feed.uri.rstrip('/')}/{feed.layout}"
+            if place in places:
+                raise ConfigError(
+                    f"Two feeds of {self.model!r} have the same files.",
+                    detail=f"{places[place]!r} and {feed.dataset!r} both lie in {place}",
+                    hint="Tell them apart with layout=, such as 'orders-{key}.csv' and 'prices-{key}.csv'.",
+                )
+            places[place] = feed.dataset
         named = [("reconcile", name) for pair in self.reconcile for name in (pair.left, pair.right)]
         named += [("FeatureService(rows=...)", rows.dataset) for rows in self.features.rows]
         for where, name in named:
@@ -113,12 +132,6 @@ class ModelPipeline:
                     detail=f"{where} names it; the feeds are: {', '.join(datasets)}",
                     hint="Correct the name, or add the feed to FeatureService(sources=[...]).",
                 )
-        if self.deadlines and not self.notify:
-            raise ConfigError(
-                f"Model {self.model!r} has deadlines, and nobody is told when one is missed.",
-                detail=f"deadlines={dict(self.deadlines)}",
-                hint="Name a notifier in notify=[...], or leave deadlines out.",
-            )
 
     @property
     def feeds(self) -> tuple[Partitions, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.layout import FOLDER
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import required_key
 from airflow_mlops.operators.data import PARTITION_KEY, located
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class PartitionArrivalSensor(MlopsSensor):
-    """Wait until the upstream has landed a day completely: by default, ``<uri>/<key>/_SUCCESS`` is there.
+    """Wait until the upstream has landed a partition completely: by default, ``<uri>/<key>/_SUCCESS`` is there.
 
     Everything that is asked for must hold; what is missing is in the log, and in the message when it gives up. A day
     that lands later than ``late_after`` fails at once, as late. That promise counts from the end of the day, or from
@@ -32,6 +33,8 @@ class PartitionArrivalSensor(MlopsSensor):
         ``s3://aws_default@bucket/prefix`` is opened by the Airflow connection before the ``@``.
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
+    :param layout: Where a partition lies below ``uri``: a pattern such as ``dt={key}/*.parquet``; see
+        :class:`~airflow_mlops.layout.Layout`. The marker or manifest lies in its last folder without a wildcard.
     :param first: First day that ever lands. An earlier partition is not waited for: the task is skipped, and says so.
     :param last: Last day that ever lands, for a source that has ended; likewise.
     :param marker: File that the upstream writes last; None when it writes none.
@@ -47,6 +50,7 @@ class PartitionArrivalSensor(MlopsSensor):
         "uri",
         "key",
         "partitioning",
+        "layout",
         "first",
         "last",
         "marker",
@@ -64,6 +68,7 @@ class PartitionArrivalSensor(MlopsSensor):
         uri: str,
         key: str = PARTITION_KEY,
         partitioning: str = "daily",
+        layout: str = FOLDER,
         first: str | None = None,
         last: str | None = None,
         marker: str | None = "_SUCCESS",
@@ -77,6 +82,7 @@ class PartitionArrivalSensor(MlopsSensor):
         self.uri = uri
         self.key = key
         self.partitioning = partitioning
+        self.layout = layout
         self.first = first
         self.last = last
         self.marker = marker
@@ -112,6 +118,7 @@ class PartitionArrivalSensor(MlopsSensor):
             feed=str(located(self, self.uri, "uri")),
             key=required_key(self.key),
             partitioning=self.partitioning,
+            layout=self.layout,
             marker=self.marker,
             manifest=self.manifest,
             min_rows=self._whole(self.min_rows),

@@ -1,4 +1,5 @@
-"""``<model>.features``: wait for a day's data, validate, check and seal it, compute its features, bring them online.
+"""``<model>.features``: wait for a day's data, make it fit, validate, check and seal it, compute its features, bring
+them online.
 
 Trigger by hand with a partition key such as `2013-01-15`; backfill by partition date. `materialize` runs once for each
 feature view and span of time that is due; when nothing is, it is skipped, and freshness is checked all the same.
@@ -23,6 +24,7 @@ from airflow_mlops.operators.feast import (
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.reconcile import ReconcilePartitionsOperator
 from airflow_mlops.operators.runbook import RemindOfPinOperator
+from airflow_mlops.operators.stage import StagePartitionOperator
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from airflow_mlops.templates.base import pipeline_dag, refused_as, result
@@ -130,10 +132,25 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             first=feed.start.isoformat(),
             last=feed.end.isoformat() if feed.end else None,
             late_after=feed.lands_within,
+            layout=feed.layout,
+            **feed.asked(),
             deferrable=True,
             poke_interval=5,
         )
-        landed = result(wait, "uri")
+        stage = StagePartitionOperator(
+            task_id="stage",
+            dataset=feed.dataset,
+            uri=feed.uri,
+            event_time=feed.event_time,
+            layout=feed.layout,
+            contract=feed.checks.contract,
+            naive_times=feed.naive_times,
+            reader=dict(feed.reader),
+            row_id_column=feed.checks.unique[0] if len(feed.checks.unique) == 1 else "",
+            partitioning=str(feed.partitioning),
+            **told,
+        )
+        landed = result(stage, "uri")
         validate = GXValidateDataOperator(
             task_id="validate",
             data=landed,
@@ -171,5 +188,5 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             outlets=[partitions_asset(feed.dataset)],
             **told,
         )
-        wait >> validate >> check >> seal
+        wait >> stage >> validate >> check >> seal
     return seal

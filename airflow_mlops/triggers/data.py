@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.layout import FOLDER, Layout
 from airflow_mlops.operators.base import path_of
 from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.triggers.base import PollTrigger
@@ -26,6 +27,7 @@ class PartitionArrivalTrigger(PollTrigger):
     :param feed: Folder in which the upstream lands one folder a day, or ``s3://aws_default@bucket/prefix``.
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
+    :param layout: Where a partition lies below ``feed``, as a pattern.
     :param marker: File that the upstream writes last; None when it writes none.
     :param manifest: The upstream's own manifest, if it writes one.
     :param min_rows: Rows that must be there.
@@ -53,6 +55,7 @@ class PartitionArrivalTrigger(PollTrigger):
         poll_interval: float,
         deadline: float,
         partitioning: str = "daily",
+        layout: str = FOLDER,
     ) -> None:
         super().__init__(
             poll_interval=poll_interval,
@@ -60,6 +63,7 @@ class PartitionArrivalTrigger(PollTrigger):
             feed=feed,
             key=key,
             partitioning=partitioning,
+            layout=layout,
             marker=marker,
             manifest=manifest,
             min_rows=min_rows,
@@ -70,6 +74,7 @@ class PartitionArrivalTrigger(PollTrigger):
         self._feed = feed
         self._key = key
         self._partitioning = partitioning
+        self._layout = layout
         self._marker = marker
         self._manifest = manifest
         self._min_rows = min_rows
@@ -92,6 +97,7 @@ class PartitionArrivalTrigger(PollTrigger):
             manifest=self._manifest,
             min_rows=self._min_rows,
             partitioning=Partitioning.parse(self._partitioning),
+            layout=Layout(self._layout),
             **asked,
         )
         if found.missing != self.missing:

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
-from airflow_mlops.engine.data import storage
+from airflow_mlops.engine.data import landed, storage
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.storage import AnyPath, Entry
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.layout import Layout
 from airflow_mlops.partitioning import DAILY, Partitioning
 
 MARKER = "_SUCCESS"
@@ -54,10 +55,11 @@ def look(
     min_rows: int = 0,
     settle: timedelta = timedelta(0),
     partitioning: Partitioning = DAILY,
+    layout: Layout | None = None,
 ) -> Look:
     """Look once for a day of a feed. It has landed when everything that was asked for holds.
 
-    :param feed: Folder with one folder a day, on this machine or on object storage.
+    :param feed: Folder of the feed, on this machine or on object storage.
     :param key: Partition key.
     :param marker: File that the upstream writes last; None when it writes none.
     :param manifest: JSON file of the upstream, ``{"files": [{"name", "bytes", "rows"?, "sha256"?}]}``: exactly these
@@ -65,27 +67,31 @@ def look(
     :param min_rows: Rows that the Parquet files must have in all, by their footers.
     :param settle: How long ago the newest change must be, by the storage's clock.
     :param partitioning: Of which ``key`` is one.
+    :param layout: Where a partition lies below ``feed``; default is a folder of its name.
     :raises DataError: when the folder cannot be read, or the manifest is damaged.
     :raises ConfigError: when the key is none, or nothing was asked for.
     """
-    partitioning.interval(key)
-    if marker is None and manifest is None and min_rows < 1:
+    pattern = (layout or Layout()).of(key, partitioning)
+    if marker is None and manifest is None and min_rows < 1 and not settle:
         raise ConfigError(
             "Nothing tells when a day has landed completely.",
             detail=f"{feed}: marker=None, manifest=None, min_rows={min_rows}",
-            hint="Name the file that the upstream writes last in marker= or manifest=, or give min_rows=.",
+            hint="Name the file that the upstream writes last in marker= or manifest=, or give min_rows= or settle=.",
         )
-    folder = feed / key
-    with readable(folder):
+    with readable(feed):
         try:
+            folder, matching = landed.found(feed, pattern)
             found = {entry.path.name: entry for entry in storage.entries(folder) if not entry.is_folder}
         except FileNotFoundError:
-            found = {}
-            storage.subfolders(folder)  # raises when it is the bucket that is not there
-    files = {name: entry for name, entry in found.items() if name.endswith(".parquet")}
+            storage.subfolders(feed)  # raises when it is the bucket that is not there
+            return Look(None, f"nothing is there: {landed.unlike(feed, key)}")
+    rows = [entry for entry in matching if landed.format_of(entry.path.name)]
+    if not rows and marker is None and manifest is None:
+        return Look(None, f"nothing fits {pattern!r}: {landed.unlike(folder, key)}")
+    files = {entry.path.name if manifest else str(entry.path): entry for entry in rows}
     missing = (
         _unmarked(found, marker)
-        or _unsettled(folder, found, settle)
+        or _unsettled(folder, [*found.values(), *rows], settle)
         or _unlike_manifest(folder, found, files, manifest)
         or _too_few_rows(files, min_rows)
     )
@@ -105,10 +111,10 @@ def _unmarked(found: dict[str, Entry], marker: str | None) -> str:
     return f"no marker {marker!r}, {len(found)} files" if found else "nothing is there"
 
 
-def _unsettled(folder: AnyPath, found: dict[str, Entry], settle: timedelta) -> str:
+def _unsettled(folder: AnyPath, found: list[Entry], settle: timedelta) -> str:
     if not settle or not found:
         return ""
-    newest = max(entry.modified for entry in found.values() if entry.modified is not None)
+    newest = max(entry.modified for entry in found if entry.modified is not None)
     age = storage.now(folder) - newest
     return "" if age >= settle else f"last changed {age.total_seconds():.0f} s ago, {settle.total_seconds():.0f} asked"
 
@@ -160,7 +166,7 @@ def _unlike(file: _PromisedFile, entry: Entry | None) -> str:
 def _too_few_rows(files: dict[str, Entry], min_rows: int) -> str:
     if min_rows < 1:
         return ""
-    counts = {name: _rows(entry) for name, entry in files.items()}
+    counts = {name: _rows(entry) for name, entry in files.items() if name.endswith(".parquet")}
     for name, count in counts.items():
         if count is None:
             return f"{name!r} is not complete: it has no Parquet footer"

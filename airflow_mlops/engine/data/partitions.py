@@ -31,8 +31,10 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Partition, PartitionFile, Profile, Receipt
 from airflow_mlops.engine.data import storage
+from airflow_mlops.engine.data.arrow import alike
 from airflow_mlops.engine.data.diff import PartitionDiff, comparable_columns, compare, count_rows
 from airflow_mlops.engine.data.files import identity, sweep
+from airflow_mlops.engine.data.fitting import plain
 from airflow_mlops.engine.data.parquet import difference, inspect, parquet_files, readable
 from airflow_mlops.engine.data.revisions import (
     CURRENT,
@@ -180,7 +182,15 @@ class PartitionStore:
             )
         names = agreed_columns(partitions, columns)
         tables = [self._read(partition, file, names) for partition in partitions for file in partition.files]
-        return pa.concat_tables(tables, promote_options="default")  # only nullability may differ by now
+        try:
+            return pa.concat_tables(tables, promote_options="permissive")
+        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+            raise DataError(
+                f"Partitions of {partitions[0].dataset!r} cannot be read together.",
+                detail=f"{partitions[0].key} to {partitions[-1].key}: {str(error).splitlines()[0]}",
+                hint="A column changed its type so that one no longer holds the other: declare it in the contract, and "
+                "seal the days again.",
+            ) from None
 
     def diff(self, dataset: str, key: str, old: str, new: str, unique: Sequence[str] = ()) -> PartitionDiff:
         """Say how two revisions of a partition differ.
@@ -389,11 +399,19 @@ class PartitionStore:
                 detail=f"{path} (revision {partition.revision})",
                 hint=f"Seal the day again from {partition.receipt.uri}; the same bytes give the same revision.",
             )
-        table = pq.ParquetFile(pa.BufferReader(contents)).read(columns=list(columns))
-        return table.select(columns).replace_schema_metadata()
+        there = [name for name in columns if name in partition.columns]
+        table = pq.ParquetFile(pa.BufferReader(contents)).read(columns=there)
+        return _plain(table.select(there).replace_schema_metadata())
 
 
 # --- sealing ----------------------------------------------------------------------------------------------
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Return text and times as one type each, however a file keeps them."""
+    kinds = [plain(field.type) if not pa.types.is_timestamp(field.type) else field.type for field in table.schema]
+    schema = pa.schema([field.with_type(kind) for field, kind in zip(table.schema, kinds, strict=True)])
+    return table if schema.equals(table.schema) else table.cast(schema)
 
 
 def _pointer(dataset: str, key: str) -> str:
@@ -421,6 +439,16 @@ def _receipt(
     landed: AnyPath, sources: Sequence[AnyPath], files: Sequence[PartitionFile], sha256: str, manifest: str | None
 ) -> Receipt:
     with readable(landed):
+        [note] = storage.read_if_there([landed / "_staged.json"]) if storage.is_folder(landed) else [None]
+        if note is not None:
+            staged = json.loads(note)
+            return Receipt(
+                uri=staged["uri"],
+                sha256=identity(staged["files"]),
+                files=len(staged["files"]),
+                bytes=staged["bytes"],
+                written_at=datetime.fromisoformat(staged["written_at"]),
+            )
         return Receipt(
             uri=str(landed),
             sha256=sha256,
@@ -453,20 +481,26 @@ def _lost(partition: Partition, winner: Pointer | None) -> DataError:
 
 
 def agreed_columns(partitions: Sequence[Partition], columns: Sequence[str] | None) -> list[str]:
-    """Return the columns to read, after all partitions were found to have them with the same types.
+    """Return the columns to read: those asked for, of which no partition may lack one, or all that any of them has.
+
+    Types may differ where one holds the other: whole numbers and floats, narrow and wide, nothing but nulls.
 
     :raises DataError: naming the first partition that differs, and how.
     """
     first = partitions[0]
-    expected = first.columns if columns is None else {name: first.columns.get(name, "any type") for name in columns}
+    if columns is None:
+        expected = {name: kind for partition in reversed(partitions) for name, kind in partition.columns.items()}
+        expected = {name: expected[name] for one in partitions for name in one.columns}
+    else:
+        expected = {name: first.columns.get(name, "any type") for name in columns}
     for partition in partitions:
-        found = partition.columns
-        if columns is not None:
-            found = {name: found[name] for name in columns if name in found}
-        if found != expected:
+        found = {name: partition.columns[name] for name in expected if name in partition.columns}
+        lacks = columns is not None and len(found) < len(expected)
+        if lacks or any(not alike(kind, expected[name]) for name, kind in found.items()):
+            wanted = expected if lacks else {name: expected[name] for name in found}
             raise DataError(
                 f"Partition {partition.key} of {partition.dataset!r} does not have the columns to read.",
-                detail=f"expected as in {first.key}: {difference(expected, found)}",
+                detail=f"expected as in {first.key}: {difference(wanted, found)}",
                 hint="See what the upstream changed; days before and after it cannot be read together.",
             )
     return list(expected)

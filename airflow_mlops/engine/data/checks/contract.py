@@ -47,11 +47,13 @@ class SchemaContract:
     """The columns that consumers of a dataset rely on.
 
     :param version: Raised with every change that consumers must know of, such as ``1.2``.
-    :param columns: Name → :class:`Column`.
+    :param columns: Name → :class:`Column`. What lands is cast to its type, where that loses nothing.
+    :param new_columns: What becomes of columns that are not in it: ``keep``, ``drop`` or ``refuse``.
     """
 
     version: str
     columns: Mapping[str, Column] = Field(default_factory=dict)
+    new_columns: Literal["keep", "drop", "refuse"] = "keep"
 
 
 def check_schema(

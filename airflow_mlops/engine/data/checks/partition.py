@@ -79,7 +79,7 @@ def check_partition(
     store.write_profile(dataset, key, revision, profile)
     history = parse_duration(checks.history)
     before = references(store, dataset, key, history=history, exclusions=exclusions(ledger, dataset))
-    contract = _contract(checks.contract, code_path)
+    contract = load_contract(checks.contract, code_path)
 
     said = run_checks(
         profile,
@@ -103,7 +103,11 @@ def check_partition(
     return CheckedBatch(result, profile, len(before), merge(before) if before else None)
 
 
-def _contract(spec: str | None, code_path: str | None) -> SchemaContract | None:
+def load_contract(spec: str | None, code_path: str | None) -> SchemaContract | None:
+    """Return the contract that ``module:function`` gives; None of none.
+
+    :raises ConfigError: when it cannot be loaded, or gives something else.
+    """
     if spec is None:
         return None
     function = load_object(spec, code_path)

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import Exclusion, Partition, ValidationResult
+from airflow_mlops.engine.data.arrow import arrow_type
 from airflow_mlops.engine.data.complete import Span, every_partition
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.splits import TIME, between, without
 from airflow_mlops.engine.features.computing.code import load_transform
-from airflow_mlops.engine.features.computing.columns import arrow_type
 from airflow_mlops.engine.features.computing.files import write_day
 from airflow_mlops.engine.features.computing.provenance import Inputs
 from airflow_mlops.engine.features.project.schema import FeatureRepo, ViewSchema

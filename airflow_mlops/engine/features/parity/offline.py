@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from airflow_mlops.engine.features.computing.columns import arrow_type
+from airflow_mlops.engine.data.arrow import arrow_type
 from airflow_mlops.engine.features.computing.compute import EVENT
 from airflow_mlops.engine.features.project.store import feast_errors
 from airflow_mlops.exceptions import DataError

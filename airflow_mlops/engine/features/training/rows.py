@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import Partition
+from airflow_mlops.engine.data.arrow import arrow_type, fits
 from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.labels import latest_labels
 from airflow_mlops.engine.data.partitions import PartitionStore, agreed_columns
 from airflow_mlops.engine.data.splits import TIME, between, within, without
-from airflow_mlops.engine.features.computing.columns import arrow_type, fits
 from airflow_mlops.engine.features.computing.compute import EVENT
 from airflow_mlops.engine.features.computing.files import Paths
 from airflow_mlops.engine.features.offline.reading import reading_files

@@ -1,4 +1,4 @@
-"""Types of the columns of feature rows: schemas name them as Arrow writes them."""
+"""Arrow types by their names, as schemas write them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def arrow_type(name: str) -> pa.DataType:
         return pa.timestamp(found[1], tz=found[2])
     if found := re.fullmatch(r"list<\w+: (.+)>", name):
         return pa.list_(arrow_type(found[1]))
+    if found := re.fullmatch(r"dictionary<values=(.+), indices=(\w+), ordered=(\d)>", name):
+        return pa.dictionary(arrow_type(found[2]), arrow_type(found[1]), ordered=found[3] == "1")
+    if found := re.fullmatch(r"decimal128\((\d+), (\d+)\)", name):
+        return pa.decimal128(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"(date\d\d)\[\w+\]", name):
+        return pa.type_for_alias(found[1])
     return pa.type_for_alias(name)
 
 
@@ -29,6 +35,8 @@ def fits(found: str, wanted: str) -> bool:
 
 
 def _family(kind: pa.DataType) -> str:
+    if pa.types.is_dictionary(kind):
+        return _family(kind.value_type)
     if pa.types.is_integer(kind):
         return "whole number"
     if pa.types.is_floating(kind):
@@ -38,3 +46,11 @@ def _family(kind: pa.DataType) -> str:
     if pa.types.is_timestamp(kind):
         return "naive time" if kind.tz is None else "time"
     return str(kind)
+
+
+def alike(one: str, other: str) -> bool:
+    """Return whether columns of two types can be read together: one holds what the other does, nothing is lost."""
+    if "null" in (one, other) or one == other:
+        return True
+    ours, theirs = _family(arrow_type(one)), _family(arrow_type(other))
+    return ours == theirs or {ours, theirs} == {"whole number", "float"}

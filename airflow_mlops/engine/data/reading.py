@@ -1,0 +1,163 @@
+"""Rows of files in the formats that people land: Parquet, CSV, JSON lines and ORC, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_mlops.engine.data.landed import format_of
+from airflow_mlops.engine.data.parquet import readable
+from airflow_mlops.exceptions import ConfigError, DataError
+
+_BATCH_ROWS = 65_536
+_CSV: dict[str, Any] = {"header": True, "quote": '"', "escape": '"', "strict_mode": True, "sample_size": -1}
+_JSON: dict[str, Any] = {"format": "newline_delimited", "sample_size": -1}
+_NUMBERS = frozenset({"BIGINT", "DOUBLE", "HUGEINT"})
+_HINTS = {
+    "unicode": "Say in which encoding it is: Partitions(reader={'encoding': 'latin-1'}).",
+    "dialect": "A quote is never closed: the file is cut off, or quotes otherwise: Partitions(reader={'quote': \"'\"}).",
+}
+
+
+def schema_of(file: Path, options: Mapping[str, Any], types: Mapping[str, str], zone: str) -> pa.Schema:
+    """Return the columns of a file with their Arrow types; of CSV and JSON as all of their rows suggest.
+
+    :param options: Of the reader, for CSV and JSON: as DuckDB's ``read_csv`` and ``read_json`` take them.
+    :param types: Column → DuckDB type that is known, for CSV.
+    :param zone: Of times without one.
+    :raises DataError: when it cannot be read.
+    """
+    kind = format_of(file.name)
+    with readable(file):
+        if kind == "parquet":
+            return pq.read_schema(file).remove_metadata()
+        if kind == "orc":
+            from pyarrow import orc
+
+            return orc.ORCFile(file).schema.remove_metadata()
+    with _text(file, options, types, zone) as reader:
+        return reader.schema
+
+
+def batches(file: Path, options: Mapping[str, Any], types: Mapping[str, str], zone: str) -> Iterator[pa.Table]:
+    """Yield the rows of a file; see :func:`schema_of`."""
+    kind = format_of(file.name)
+    if kind == "parquet":
+        with readable(file), pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            for batch in parquet.iter_batches(_BATCH_ROWS):
+                yield pa.Table.from_batches([batch])
+    elif kind == "orc":
+        from pyarrow import orc
+
+        with readable(file):
+            stripes = orc.ORCFile(file)
+            for n in range(stripes.nstripes):
+                yield pa.Table.from_batches([stripes.read_stripe(n)])
+    else:
+        with _text(file, options, types, zone) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+
+
+@contextmanager
+def _text(
+    file: Path, options: Mapping[str, Any], types: Mapping[str, str], zone: str
+) -> Iterator[pa.RecordBatchReader]:
+    """Open a file of text as a stream of Arrow batches."""
+    if not file.stat().st_size:
+        raise DataError(
+            "A file is empty.",
+            detail=f"{file} has no byte",
+            hint="See why the upstream landed nothing: even no rows have a header.",
+        )
+    with duckdb.connect() as connection, _said(file):
+        connection.execute("SET TimeZone = ?", [zone])
+        yield _Text(file, options, types, connection).rows().to_arrow_reader(_BATCH_ROWS)
+
+
+class _Text:
+    """A file of text, as DuckDB reads it."""
+
+    def __init__(
+        self, file: Path, options: Mapping[str, Any], types: Mapping[str, str], connection: duckdb.DuckDBPyConnection
+    ) -> None:
+        self.file, self.options, self.types, self.connection = file, options, types, connection
+
+    def rows(self) -> duckdb.DuckDBPyRelation:
+        if format_of(self.file.name) == "json":
+            return self._call("read_json", _JSON)
+        csv = {**_CSV, "delim": "\t" if ".tsv" in self.file.suffixes else ","}
+        rows = self._call("read_csv", csv)
+        if padded := self._padded(csv, rows):
+            self.types = {**self.types, **dict.fromkeys(padded, "VARCHAR")}
+            rows = self._call("read_csv", csv)
+        if rows.types and all(str(kind) == "VARCHAR" for kind in rows.types):
+            names = " AND ".join(f"{_quoted(name)} = {_literal(name)}" for name in rows.columns)
+            again = rows.filter(names).aggregate("count(*)").fetchall()[0][0]
+            if again:
+                raise DataError(
+                    "The header is there again among the rows.",
+                    detail=f"{self.file}: {again} times",
+                    hint="Files were put together with their headers: let the upstream land them one by one.",
+                )
+        return rows
+
+    def _padded(self, csv: Mapping[str, Any], rows: duckdb.DuckDBPyRelation) -> list[str]:
+        """Return the columns of numbers that have a value such as 007: that is a name, and not the number 7."""
+        kinds = zip(rows.columns, rows.types, strict=True)
+        numbers = [name for name, kind in kinds if str(kind) in _NUMBERS and name not in self.types]
+        if not numbers:
+            return []
+        texts = self._call("read_csv", {**csv, "all_varchar": True})
+        asked = ", ".join(f"coalesce(bool_or({_quoted(name)} ~ '^-?0[0-9].*'), false)" for name in numbers)
+        return [name for name, yes in zip(numbers, texts.aggregate(asked).fetchall()[0], strict=True) if yes]
+
+    def _call(self, function: str, defaults: Mapping[str, Any]) -> duckdb.DuckDBPyRelation:
+        given = {**defaults, **self.options}
+        if function == "read_csv" and self.types:
+            sniffed = self.connection.sql(f"SELECT * FROM {function}({self._arguments(given)}) LIMIT 0").columns
+            known = {name: kind for name, kind in self.types.items() if name in sniffed}
+            given |= {"types": known} if known else {}
+        return self.connection.sql(f"SELECT * FROM {function}({self._arguments(given)})")
+
+    def _arguments(self, given: Mapping[str, Any]) -> str:
+        return ", ".join([_literal(str(self.file)), *(f"{name} = {_literal(value)}" for name, value in given.items())])
+
+
+@contextmanager
+def _said(file: Path) -> Iterator[None]:
+    """Say in words what DuckDB has against a file."""
+    try:
+        yield
+    except (duckdb.BinderException, duckdb.CatalogException) as error:
+        raise ConfigError(
+            "A file cannot be read with these options.",
+            detail=f"{file}: {str(error).splitlines()[0]}",
+            hint="Partitions(reader=...) takes the options of DuckDB's read_csv or read_json.",
+        ) from None
+    except (duckdb.Error, pa.ArrowInvalid, OSError) as error:
+        said = str(error)
+        hint = next((hint for word, hint in _HINTS.items() if word in said.lower()), "")
+        raise DataError(
+            "A file cannot be read.",
+            detail=f"{file}: {'; '.join(said.splitlines()[:2])}",
+            hint=hint or "It is cut off or damaged, or written otherwise: see Partitions(reader=...).",
+        ) from None
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(str(name))}: {_literal(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return str(value).lower() if isinstance(value, bool | int | float) else "'" + str(value).replace("'", "''") + "'"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,250 @@
+"""From files as they landed to Parquet files of one schema, which are then validated, checked and sealed.
+
+Files that are so already stay where they are: only their footers are read. Others are read once, a batch at a time, and
+written to ``<home>/staged/<dataset>/<key>/``, with a note of the bytes that they came from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_mlops.engine.data import storage
+from airflow_mlops.engine.data.arrow import arrow_type
+from airflow_mlops.engine.data.checks.contract import SchemaContract
+from airflow_mlops.engine.data.fitting import TIME, common, fit, shifted
+from airflow_mlops.engine.data.landed import format_of, found, path_columns, unlike
+from airflow_mlops.engine.data.parquet import listing, readable
+from airflow_mlops.engine.data.reading import batches, schema_of
+from airflow_mlops.engine.data.storage import AnyPath
+from airflow_mlops.exceptions import DataError, did_you_mean
+from airflow_mlops.layout import Layout
+from airflow_mlops.partitioning import DAILY, Partitioning
+
+NOTE = "_staged.json"
+"""Beside the staged files: where they came from, file → SHA-256, bytes, and when the newest was written."""
+
+_DUCKDB = {
+    "bool": "BOOLEAN",
+    "int8": "TINYINT",
+    "int16": "SMALLINT",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "string": "VARCHAR",
+    "date32[day]": "DATE",
+}
+
+
+class Staged(NamedTuple):
+    """Where the Parquet files are, how many rows they have (None: they were not read), and what was done to them."""
+
+    uri: str
+    rows: int | None
+    notes: tuple[str, ...] = ()
+
+
+class _Source(NamedTuple):
+    """A file on this machine, where it came from, and the columns that only its path has."""
+
+    file: Path
+    origin: AnyPath
+    extra: Mapping[str, str]
+
+
+def stage(
+    feed: AnyPath,
+    key: str,
+    target: Path,
+    *,
+    event_time: str,
+    layout: Layout | None = None,
+    partitioning: Partitioning = DAILY,
+    contract: SchemaContract | None = None,
+    naive_times: str = "",
+    options: Mapping[str, Any] | None = None,
+    row_id: str | None = None,
+) -> Staged:
+    """Make the files of a partition fit: into one schema, that of the contract where there is one.
+
+    Without loss numbers become wider, whole numbers floats and back, text plain text, times microseconds of UTC; a
+    column that only some files have is null in the others. What would lose something is refused.
+
+    :param feed: Folder of the feed.
+    :param target: Folder to write to, if anything is to be written.
+    :param event_time: Column of the event times.
+    :param contract: Declared types, and what becomes of columns that it does not know.
+    :param naive_times: Zone of times without one; default is that of the partitions.
+    :param options: Of the reader, for CSV and JSON; see :mod:`~airflow_mlops.engine.data.reading`.
+    :param row_id: Column that names the rows which do not fit.
+    :raises DataError: when there are no files, or they cannot be read, or a value does not fit.
+    """
+    zone = naive_times or partitioning.timezone
+    pattern = (layout or Layout()).of(key, partitioning)
+    files = _files(feed, pattern, key)
+    if (folder := _as_they_are(files, event_time, contract)) is not None:
+        return Staged(str(folder), None)
+    with ExitStack() as stack:
+        here = stack.enter_context(storage.on_disk(files))
+        sources = [_Source(one, origin, path_columns(feed, origin)) for one, origin in zip(here, files, strict=True)]
+        staging = _Staging(
+            sources, contract=contract, zone=zone, options=options or {}, row_id=row_id, event_time=event_time
+        )
+        return staging.write(target, f"{feed}/{pattern}")
+
+
+def _files(feed: AnyPath, pattern: str, key: str) -> list[AnyPath]:
+    """Return the partition's files of rows."""
+    with readable(feed):
+        try:
+            folder, entries = found(feed, pattern)
+        except FileNotFoundError:
+            folder, entries = feed, []
+        files = [entry.path for entry in entries if format_of(entry.path.name)]
+        if files:
+            return files
+        others = [str(entry.path.name) for entry in entries]
+        seen = f"{folder} has {listing(map(repr, others))}" if others else unlike(feed, key)
+    raise DataError(
+        f"There are no files of {key}.",
+        detail=f"looked for {pattern!r} in {feed}; {seen}",
+        hint="Say where they lie with Partitions(layout=...). Readable are .parquet, .csv, .tsv, .json, .jsonl and "
+        ".orc, also with .gz.",
+    )
+
+
+def _as_they_are(files: Sequence[AnyPath], event_time: str, contract: SchemaContract | None) -> AnyPath | None:
+    """Return the folder of files that need nothing done to them; None when they do."""
+    folder = files[0].parent
+    if any(format_of(file.name) != "parquet" or str(file.parent) != str(folder) or "=" in str(file) for file in files):
+        return None
+    schemas = {}
+    for file in files:
+        with readable(file), storage.opened(file) as stream:
+            schemas[str(file)] = pq.read_schema(stream).remove_metadata()
+    try:
+        wanted = _wanted(schemas, event_time, contract)
+    except DataError:
+        return None  # said where the rows can be counted
+    if event_time not in wanted.names:
+        return None
+    same = all(schema.equals(wanted) for schema in schemas.values())
+    return folder if same and set(wanted.names) == set(next(iter(schemas.values())).names) else None
+
+
+def _wanted(schemas: Mapping[str, pa.Schema], event_time: str, contract: SchemaContract | None) -> pa.Schema:
+    """Return the schema that all files are to have."""
+    declared = {} if contract is None else {name: arrow_type(one.type) for name, one in contract.columns.items()}
+    free = {
+        file: pa.schema([field for field in schema if field.name not in declared]) for file, schema in schemas.items()
+    }
+    kinds = {field.name: field.type for field in common(free)}
+    new = contract.new_columns if contract is not None else "keep"
+    if new == "refuse" and kinds:
+        raise DataError(
+            f"{listing(map(repr, kinds))}: no such column is in the contract.",
+            detail=f"{next(iter(schemas))}; contract {contract.version if contract else ''}",
+            hint="Add it to the contract, or declare SchemaContract(new_columns='keep') or 'drop'.",
+        )
+    fields = []
+    for name in dict.fromkeys(name for schema in schemas.values() for name in schema.names):
+        kind = declared.get(name, kinds.get(name))
+        if name == event_time and kind is not None and (pa.types.is_temporal(kind) or pa.types.is_string(kind)):
+            kind = TIME
+        if name in declared or new == "keep":
+            fields.append((name, kind))
+    return pa.schema(fields)
+
+
+class _Staging:
+    """The files of one partition on their way into one."""
+
+    def __init__(
+        self,
+        sources: Sequence[_Source],
+        *,
+        contract: SchemaContract | None,
+        zone: str,
+        options: Mapping[str, Any],
+        row_id: str | None,
+        event_time: str,
+    ) -> None:
+        self.sources, self.contract, self.zone, self.options, self.row_id = sources, contract, zone, options, row_id
+        known = {} if contract is None else contract.columns
+        self.types = {name: _DUCKDB[one.type] for name, one in known.items() if one.type in _DUCKDB}
+        schemas = {str(one.origin): self._with_path(one, schema_of(one.file, *self._how)) for one in sources}
+        if event_time not in (names := {name for schema in schemas.values() for name in schema.names}):
+            raise DataError(
+                f"There is no event-time column {event_time!r}.{did_you_mean(event_time, names)}",
+                detail=f"{next(iter(schemas))} has: {listing(sorted(names))}",
+                hint="Name the right column in Partitions(..., event_time=...), or see what the upstream renamed. "
+                "Where all is one column, the delimiter is another: Partitions(reader={'delim': ';'}).",
+            )
+        self.schema = _wanted(schemas, event_time, contract)
+        self.changed = {file: schema for file, schema in schemas.items() if not schema.equals(self.schema)}
+        self.unclear: dict[str, list[int]] = {}
+
+    @property
+    def _how(self) -> tuple[Mapping[str, Any], Mapping[str, str], str]:
+        return self.options, self.types, self.zone
+
+    def write(self, target: Path, uri: str) -> Staged:
+        """Write all rows into one file, and make it visible by one rename."""
+        rows = 0
+        with storage.making(target) as made:
+            with pq.ParquetWriter(made / "part-0.parquet", self.schema) as writer:
+                for table in self._tables():
+                    writer.write_table(table)
+                    rows += table.num_rows
+            (made / NOTE).write_text(json.dumps(self._note(uri), sort_keys=True))
+            storage.remove(target)
+            storage.publish(made, target, NOTE)
+        return Staged(str(target), rows, tuple(self._said()))
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for one in self.sources:
+            for read in batches(one.file, *self._how):
+                table = read
+                for column, times, unclear in shifted(table, self.zone):
+                    counts = self.unclear.setdefault(column, [0, 0])
+                    counts[0], counts[1] = counts[0] + times, counts[1] + unclear
+                for name, value in one.extra.items():
+                    if name not in table.schema.names:
+                        table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
+                yield fit(table, self.schema, zone=self.zone, where=str(one.origin), row_id=self.row_id)
+
+    def _with_path(self, one: _Source, schema: pa.Schema) -> pa.Schema:
+        for name in one.extra:
+            if name not in schema.names:
+                schema = schema.append(pa.field(name, pa.string()))
+        return schema
+
+    def _note(self, uri: str) -> dict[str, Any]:
+        written: list[datetime] = [storage.modified(one.origin) for one in self.sources]
+        return {
+            "uri": uri,
+            "files": {str(one.origin): storage.digest(one.file) for one in self.sources},
+            "bytes": sum(one.file.stat().st_size for one in self.sources),
+            "written_at": max(written).isoformat(),
+        }
+
+    def _said(self) -> Iterator[str]:
+        yield f"{len(self.sources)} files became one of Parquet"
+        for column, (times, unclear) in self.unclear.items():
+            twice = f"; {unclear} of them the clock skips or has twice, taken as the first" if unclear else ""
+            yield f"{times} times of {column!r} had no zone: taken as {self.zone}{twice}"
+        kinds: dict[str, set[str]] = {}
+        for schema in self.changed.values():
+            for field in schema:
+                if field.name in self.schema.names and field.type != (became := self.schema.field(field.name).type):
+                    kinds.setdefault(f"{field.name!r} became {became}", set()).add(str(field.type))
+        for became, were in kinds.items():
+            yield f"{became}, of {', '.join(sorted(were))}"

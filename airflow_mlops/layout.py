@@ -1,0 +1,98 @@
+"""Where the files of a partition lie in a feed: a pattern, such as ``dt={key}/*.parquet``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from string import Formatter
+from zoneinfo import ZoneInfo
+
+from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.partitioning import Partitioning
+
+FOLDER = "{key}/*"
+"""A folder a partition, as the key says."""
+
+_FIELDS = ("key", "start", "year", "month", "day", "hour", "iso_year", "iso_week")
+_WILD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A pattern below a feed's folder, with the time of the partition in braces.
+
+    >>> Layout("{year}/{month:02}/{day:02}/orders-*.csv.gz").of("2013-01-05", Partitioning())
+    '2013/01/05/orders-*.csv.gz'
+
+    :param pattern: In braces: ``key``; of the start, in the partitions' zone, ``year``, ``month``, ``day``, ``hour``,
+        ``iso_year``, ``iso_week``; or ``start`` with a ``strftime`` format, ``{start:%Y%m%d}``. ``*`` and ``?`` stand
+        for anything within a name, ``**`` for any folders.
+    :raises ConfigError: when it is not such a pattern, or is the same for every partition.
+    """
+
+    pattern: str = FOLDER
+
+    def __post_init__(self) -> None:
+        named = {name.partition("!")[0] for _, name, _, _ in self._parsed() if name is not None}
+        if unknown := sorted(named - set(_FIELDS)):
+            raise ConfigError(
+                f"There is no {{{unknown[0]}}} in the layout of a feed.{did_you_mean(unknown[0], _FIELDS)}",
+                detail=f"layout={self.pattern!r}",
+                hint=f"In braces may be: {', '.join(_FIELDS)}.",
+            )
+        if not named:
+            raise ConfigError(
+                f"The layout {self.pattern!r} is the same for every partition.",
+                hint="Say where the time is, such as 'dt={key}/*.parquet' or '{year}/{month:02}/{day:02}/*.csv'.",
+            )
+        if self.pattern.startswith("/") or ".." in self.pattern.split("/"):
+            raise ConfigError(
+                f"The layout {self.pattern!r} leads out of the feed.",
+                hint="It is below the feed's uri: leave out what is before.",
+            )
+
+    def _parsed(self) -> list[tuple[str, str | None, str | None, str | None]]:
+        try:
+            return list(Formatter().parse(self.pattern))
+        except ValueError as error:
+            raise ConfigError(
+                f"The layout {self.pattern!r} cannot be read.",
+                detail=str(error),
+                hint="Close each brace, as in '{year}/{month:02}/{day:02}/*'.",
+            ) from None
+
+    def of(self, key: str, partitioning: Partitioning) -> str:
+        """Return the pattern of one partition, relative to the feed.
+
+        :raises ConfigError: when the key is none, or two neighbours have the same pattern.
+        """
+        start, end = partitioning.interval(key)
+        found = self._at(key, start, partitioning)
+        if found == self._at(partitioning.key(end), end, partitioning):
+            raise ConfigError(
+                f"The layout {self.pattern!r} is the same for {key} and the partition after it.",
+                detail=f"partitions are {partitioning.every}; both are {found!r}",
+                hint="Name more of the time: {key}, or {hour:02} for hours.",
+            )
+        return found
+
+    def _at(self, key: str, start: datetime, partitioning: Partitioning) -> str:
+        local = start.astimezone(UTC if partitioning.timezone == "UTC" else ZoneInfo(partitioning.timezone))
+        iso = local.isocalendar()
+        parts = {name: getattr(local, name) for name in ("year", "month", "day", "hour")}
+        try:
+            return self.pattern.format(key=key, start=local, iso_year=iso.year, iso_week=iso.week, **parts)
+        except (ValueError, AttributeError, IndexError) as error:
+            raise ConfigError(
+                f"The layout {self.pattern!r} cannot be filled in.",
+                detail=f"for {key}: {error}",
+                hint="Numbers take formats such as {month:02}, the start such as {start:%Y%m%d}.",
+            ) from None
+
+
+def literal(pattern: str) -> tuple[str, str]:
+    """Return the folders of a pattern before the first that has a wildcard, and the rest."""
+    names = pattern.split("/")
+    wild = next((n for n, name in enumerate(names) if _WILD.search(name)), len(names) - 1)
+    return "/".join(names[:wild]), "/".join(names[wild:])

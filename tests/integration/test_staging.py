@@ -1,0 +1,338 @@
+"""What people land is made to fit, or refused in words: formats, types, times, and files that are broken."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import orc
+
+from airflow_mlops.engine.data.checks import Column, SchemaContract
+from airflow_mlops.engine.data.parquet import parquet_files
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
+from airflow_mlops.engine.data.staging import stage
+from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.layout import Layout
+from airflow_mlops.partitioning import Partitioning
+
+KEY = "2013-01-15"
+AT = datetime(2013, 1, 15, 10, tzinfo=UTC)
+UTC_TIME = pa.timestamp("us", "UTC")
+
+
+def at(rows: int = 1, kind: pa.DataType = UTC_TIME) -> pa.Array:
+    return pa.array([AT if kind.tz else AT.replace(tzinfo=None)] * rows, kind)
+
+
+@pytest.fixture
+def land(tmp_path):
+    """Write a file of the day."""
+
+    def land(content: pa.Table | str | bytes, name: str | None = None, key: str = KEY) -> None:
+        folder = tmp_path / "lake" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (name or f"part-{len(list(folder.iterdir()))}.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, pa.Table):
+            (orc.write_table if path.suffix == ".orc" else pq.write_table)(content, path)
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return land
+
+
+@pytest.fixture
+def staged(tmp_path):
+    """Stage the day; return its rows."""
+
+    def staged(key: str = KEY, **more) -> pa.Table:
+        arguments = {"event_time": "at", "layout": Layout("{key}/**/*"), **more}
+        staged.last = stage(tmp_path / "lake", key, tmp_path / "staged" / key, **arguments)
+        return pa.concat_tables(pq.read_table(file, partitioning=None) for file in parquet_files(Path(staged.last.uri)))
+
+    return staged
+
+
+def test_files_that_fit_stay_where_they_are(land, staged, tmp_path):
+    land(pa.table({"at": at(), "x": [1]}))
+    land(pa.table({"at": at(), "x": [2]}))
+    assert staged(layout=Layout())["x"].to_pylist() == [1, 2]
+    assert staged.last.uri == str(tmp_path / "lake" / KEY)
+    assert not (tmp_path / "staged").exists()
+
+
+# --- types ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        (pa.nulls(1), pa.array([1.5]), pa.float64()),
+        (pa.array([1]), pa.array([1.5]), pa.float64()),
+        (pa.array([1], pa.int32()), pa.array([2**40]), pa.int64()),
+        (pa.array([1.5], pa.float32()), pa.array([2.5]), pa.float64()),
+        (pa.array(["a"]), pa.array(["b"]).dictionary_encode(), pa.string()),
+        (pa.array(["a"]), pa.array(["b"], pa.large_string()), pa.string()),
+        (pa.array([AT], UTC_TIME), pa.array([AT], pa.timestamp("ns", "UTC")), UTC_TIME),
+        (pa.array([Decimal("1.5")]), pa.array([Decimal("22.75")]), pa.decimal128(4, 2)),
+        (pa.array([[1]], pa.list_(pa.int32())), pa.array([[2]], pa.list_(pa.int64())), pa.list_(pa.int64())),
+    ],
+)
+def test_what_holds_the_other_without_loss_becomes_both(land, staged, one, other, together):
+    land(pa.table({"at": at(), "x": one}))
+    land(pa.table({"x": other, "at": at()}))
+    rows = staged()
+    assert rows.schema.names == ["at", "x"]
+    assert rows.schema.field("x").type == together
+    assert len(rows) == 2
+
+
+def test_a_column_that_one_file_lacks_is_null_there(land, staged):
+    land(pa.table({"at": at(), "x": [1], "y": ["a"]}))
+    land(pa.table({"at": at(), "x": [2]}))
+    assert staged()["y"].to_pylist() == ["a", None]
+
+
+@pytest.mark.parametrize(("one", "other"), [([1], ["a"]), ([True], [1]), (["a"], [1.5])])
+def test_what_is_no_kind_of_the_other_is_refused(land, staged, one, other):
+    land(pa.table({"at": at(), "x": one}))
+    land(pa.table({"at": at(), "x": other}))
+    with pytest.raises(DataError, match=r"Column 'x' is \S+ in one file and \S+ in another"):
+        staged()
+
+
+def test_a_whole_number_too_large_for_a_float_is_refused_with_its_row(land, staged):
+    land(pa.table({"at": at(2), "x": [2**53 + 1, 5], "id": ["r1", "r2"]}))
+    land(pa.table({"at": at(), "x": [1.5], "id": ["r3"]}))
+    with pytest.raises(DataError, match=r"1 of 2 values of column 'x' would not fit into double(.|\n)*id: r1"):
+        staged(row_id="id")
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "fits"),
+    [
+        ([3.0, None], "int64", [3, None]),
+        ([3.5, 4.0, 1.25], "int64", "2 of 3 values"),
+        ([3, 4], "double", [3.0, 4.0]),
+        ([300, 4], "int8", "1 of 2 values"),
+        (["7", "8"], "int64", "one is no kind of the other"),
+        ([7, 8], "string", "one is no kind of the other"),
+        ([None, None], "string", [None, None]),
+        ([Decimal("3.00"), Decimal("4.00")], "int64", [3, 4]),
+    ],
+)
+def test_a_contract_says_what_columns_become(land, staged, values, wanted, fits):
+    land(pa.table({"at": at(len(values)), "x": values}))
+    contract = SchemaContract(version="1", columns={"x": Column(wanted)})
+    if isinstance(fits, str):
+        with pytest.raises(DataError, match=fits):
+            staged(contract=contract)
+    else:
+        assert staged(contract=contract)["x"].to_pylist() == fits
+        assert str(staged(contract=contract).schema.field("x").type) == wanted
+
+
+@pytest.mark.parametrize(("policy", "names"), [("keep", ["at", "x", "new"]), ("drop", ["at", "x"]), ("refuse", None)])
+def test_new_columns_are_kept_dropped_or_refused(land, staged, policy, names):
+    land(pa.table({"at": at(), "x": [1.0], "new": [1]}))
+    columns = {"at": Column("timestamp[us, tz=UTC]"), "x": Column("int64")}
+    contract = SchemaContract(version="1", columns=columns, new_columns=policy)
+    if names is None:
+        with pytest.raises(DataError, match="'new': no such column is in the contract"):
+            staged(contract=contract)
+    else:
+        assert staged(contract=contract).schema.names == names
+
+
+# --- times ------------------------------------------------------------------------------------------------
+
+
+def test_what_spark_writes_is_landed(land, staged, tmp_path):
+    """INT96 event times, without a zone."""
+    folder = tmp_path / "lake" / KEY
+    folder.mkdir(parents=True)
+    naive = pa.table({"at": at(2, pa.timestamp("ns")), "x": [1, 2]})
+    pq.write_table(naive, folder / "part-00000.snappy.parquet", use_deprecated_int96_timestamps=True)
+    rows = staged()
+    assert rows["at"].to_pylist() == [AT, AT]
+    assert "2 times of 'at' had no zone: taken as UTC" in staged.last.notes
+
+
+def test_times_of_a_zone_that_the_clock_skips_or_has_twice_are_counted(land, staged):
+    cut = Partitioning("daily", "America/New_York")
+    times = [datetime(2013, 11, 3, 1, 30), datetime(2013, 11, 3, 5)]  # noqa: DTZ001
+    land(pa.table({"at": pa.array(times, pa.timestamp("us"))}), key="2013-11-03")
+    rows = staged("2013-11-03", partitioning=cut)
+    assert rows["at"].to_pylist() == [
+        datetime(2013, 11, 3, 5, 30, tzinfo=UTC), datetime(2013, 11, 3, 10, tzinfo=UTC)
+    ]  # fmt: skip
+    assert any("1 of them the clock skips or has twice" in note for note in staged.last.notes)
+
+
+def test_times_that_are_texts_are_read_and_what_is_none_is_refused(land, staged):
+    land(pa.table({"at": ["2013-01-15T10:00:00Z"]}))
+    assert staged()["at"].to_pylist() == [AT]
+    land(pa.table({"at": ["noon"]}))
+    with pytest.raises(DataError, match=r"column 'at' would not fit into timestamp(.|\n)*noon"):
+        staged()
+
+
+def test_a_wrong_event_time_is_named(land, staged):
+    land(pa.table({"at": at()}))
+    with pytest.raises(DataError, match=r"no event-time column 'att'\. Did you mean 'at'"):
+        staged(event_time="att")
+
+
+# --- formats ----------------------------------------------------------------------------------------------
+
+CSV = "id,at,x,zip\nr1,2013-01-15 10:00:00,3,007\nr2,2013-01-15 10:00:00,4.5,12\n"
+ROWS = [
+    {"id": "r1", "at": AT, "x": 3.0, "zip": "007"},
+    {"id": "r2", "at": AT, "x": 4.5, "zip": "12"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", CSV.encode()),
+        ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("a.CSV", CSV.encode()),
+        ("a.tsv", CSV.replace(",", "\t").encode()),
+        ("bom.csv", b"\xef\xbb\xbf" + CSV.encode()),
+        ("a.csv", CSV.replace("\n", "\r\n").encode()),
+    ],
+)
+def test_csv(land, staged, name, content):
+    land(content, name)
+    assert staged().to_pylist() == ROWS
+
+
+def test_json_lines_and_orc(land, staged):
+    lines = "".join(json.dumps({**row, "at": row["at"].isoformat()}) + "\n" for row in ROWS)
+    land(lines, "a.jsonl")
+    land(
+        pa.Table.from_pylist(
+            ROWS, pa.schema([("id", pa.string()), ("at", UTC_TIME), ("x", pa.float64()), ("zip", pa.string())])
+        ),
+        "b.orc",
+    )
+    assert staged().to_pylist() == [*ROWS, *ROWS]
+
+
+def test_a_contract_types_what_csv_cannot_say(land, staged):
+    land("id,at,x\n1,2013-01-15,3\n2,2013-01-15,\n", "a.csv")
+    contract = SchemaContract(version="1", columns={"id": Column("string"), "x": Column("int32")})
+    rows = staged(contract=contract)
+    assert rows["id"].to_pylist() == ["1", "2"]
+    assert rows.schema.field("x").type == pa.int32()
+    assert rows["at"].to_pylist() == [datetime(2013, 1, 15, tzinfo=UTC)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b'at,x\n2013-01-15,"3\n2013-01-15,4\n', r"A file cannot be read(.|\n)*fix: "),
+        ("a.csv", "at,x\n2013-01-15,Müller\n".encode("latin-1"), r"'encoding': 'latin-1'"),
+        ("a.csv", b"at,x\n2013-01-15,a\nat,x\n2013-01-15,b\n", "header is there again(.|\n)*1 times"),
+        ("a.csv", b"", "A file is empty"),
+        ("a.csv", b"at;x\n2013-01-15;a\n", r"no event-time column 'at'(.|\n)*'delim': ';'"),
+        ("a.jsonl", b'{"at": "2013-01-15T10:00:00Z"}\n{"at": "2013', "A file cannot be read"),
+        ("a.parquet", b"PAR1 and no more", "A Parquet file cannot be read"),
+        ("a.orc", b"ORC and no more", "cannot be read"),
+        ("a.xlsx", b"PK", r"There are no files of 2013-01-15(.|\n)*'a.xlsx'"),
+    ],
+)
+def test_what_is_broken_is_said(land, staged, name, content, says):
+    land(content, name)
+    with pytest.raises(DataError, match=says):
+        staged()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "value"),
+    [
+        ("at,x\n2013-01-15,Müller\n".encode("latin-1"), {"encoding": "latin-1"}, "Müller"),
+        (b"at;x\n2013-01-15;1,5\n", {"delim": ";", "decimal_separator": ","}, 1.5),
+        (b'at,x\n2013-01-15,"1,234.5"\n', {"thousands": ","}, 1234.5),
+    ],
+)
+def test_options_of_the_reader(land, staged, content, options, value):
+    land(content, "a.csv")
+    assert staged(options=options)["x"].to_pylist() == [value]
+
+
+def test_an_option_that_the_reader_does_not_have_is_refused(land, staged):
+    land(CSV, "a.csv")
+    with pytest.raises(ConfigError, match="cannot be read with these options"):
+        staged(options={"delimm": ";"})
+
+
+def test_a_thousand_small_files(land, staged):
+    for n in range(1000):
+        land(f"at,x\n2013-01-15,{n}\n", f"{n:04}.csv")
+    assert sorted(staged()["x"].to_pylist()) == list(range(1000))
+
+
+# --- layouts ----------------------------------------------------------------------------------------------
+
+
+def test_columns_that_only_the_path_has_become_columns(tmp_path, staged):
+    for region in ("eu", "us"):
+        folder = tmp_path / "lake" / f"dt={KEY}" / f"region={region}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"at": at(), "x": [1]}), folder / "a.parquet")
+    rows = staged(layout=Layout("dt={key}/*/*.parquet"))
+    assert sorted(rows["region"].to_pylist()) == ["eu", "us"]
+    assert rows["dt"].to_pylist() == [KEY, KEY]
+
+
+def test_what_is_staged_is_sealed_with_a_receipt_of_what_landed(land, staged, tmp_path):
+    land(CSV, "a.csv")
+    staged()
+    store, folder = PartitionStore.under(tmp_path / "home"), Path(staged.last.uri)
+    first = store.seal(
+        "orders", KEY, folder, event_time="at", batch_hash=batch_hash(parquet_files(folder)), suite_hash="s"
+    )  # fmt: skip
+    assert (first.receipt.uri, first.receipt.files, first.receipt.bytes) == (
+        f"{tmp_path}/lake/{KEY}/**/*", 1, len(CSV)
+    )  # fmt: skip
+    staged()
+    again = store.seal("orders", KEY, folder, event_time="at", batch_hash=None, suite_hash="s")
+    assert again.revision == first.revision, "the same bytes give the same revision"
+
+
+# --- days that are read together --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("monday", "tuesday", "both"),
+    [
+        ([1], [1.5], [1.0, 1.5]),
+        (pa.nulls(1), [1.5], [None, 1.5]),
+        (["a"], pa.array(["b"]).dictionary_encode(), ["a", "b"]),
+        (["a"], pa.array(["b"], pa.large_string()), ["a", "b"]),
+        (pa.array([1], pa.int32()), [2**40], [1, 2**40]),
+    ],
+)
+def test_days_with_types_of_which_one_holds_the_other_are_read_together(tmp_path, monday, tuesday, both):
+    store = PartitionStore.under(tmp_path)
+    for day, values in ((14, monday), (15, tuesday)):
+        folder = tmp_path / "lake" / str(day)
+        folder.mkdir(parents=True)
+        moment = pa.array([AT.replace(day=day)], UTC_TIME)
+        more = {} if day == 14 else {"new": [7]}
+        pq.write_table(pa.table({"at": moment, "x": values, **more}), folder / "a.parquet")
+        store.seal("orders", f"2013-01-{day}", folder, event_time="at", batch_hash=None, suite_hash=None)
+    days = store.list("orders", None, None)
+    assert store.read(days)["x"].to_pylist() == both
+    assert store.read(days)["new"].to_pylist() == [None, 7], "a new column is null before it was there"
+    assert store.read(days, ["x"])["x"].to_pylist() == both
+    with pytest.raises(DataError, match="no 'new'"):
+        store.read(days, ["new"])
