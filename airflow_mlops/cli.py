@@ -11,6 +11,7 @@ from airflow_mlops.commands.demo import add_demo
 from airflow_mlops.commands.deployments import add_deployments
 from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.halts import add_halts
+from airflow_mlops.commands.history import add_history
 from airflow_mlops.commands.sources import add_sources
 from airflow_mlops.exceptions import MlopsError
 
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add_sources(commands)
     add_data(commands)
     add_features(commands)
+    add_history(commands)
     add_deployments(commands)
     add_halts(commands)
     return parser

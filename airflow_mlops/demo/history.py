@@ -9,33 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.locks import locked
-from airflow_mlops.exceptions import MlopsError
+from airflow_mlops.exceptions import ConfigError, MlopsError
 from airflow_mlops.partitioning import DAILY
 
 if TYPE_CHECKING:
-    from airflow_mlops.engine.data.partitions import PartitionStore
     from airflow_mlops.engine.ledger import Ledger
-    from airflow_mlops.parts import Partitions
     from airflow_mlops.pipeline import ModelPipeline
 
 PIPELINE = "flight_delay:flight_delay"
 PROGRESS = "history: "
+STORM = date(2013, 2, 9)
+"""69 % of the flights were cancelled: unusual, and real."""
 
 
 @dataclass(frozen=True)
@@ -90,128 +86,55 @@ class History:
 
 
 def land_history(history: History, say: Callable[[str], None]) -> None:
-    """Land, validate, seal and compute the features of every day.
+    """Land every day, and load them as ``airflow-mlops history`` does.
 
     :param say: Told how far it is.
     :raises MlopsError: whatever the engine refuses.
     """
-    from airflow_mlops.engine.features.governance.apply import ensure_applied
+    from airflow_mlops.demo.flights import Feed, land
+    from airflow_mlops.engine.data.partitions import PartitionStore
     from airflow_mlops.engine.features.project.location import Location
+    from airflow_mlops.engine.history.load import load_history
     from airflow_mlops.engine.ledger import Ledger
 
+    for n, key in enumerate(history.days, 1):
+        for feed in get_args(Feed):
+            land(history.home / "lake", date.fromisoformat(key), feed)
+        say(f"landed {n} of {len(history.days)} days")
+    ledger = Ledger(history.ledger_url)
     pipeline: ModelPipeline = load_object(PIPELINE, str(history.dags))
-    # Great Expectations takes seconds to import: once here, and not again in every worker.
-    load_object(pipeline.source.suite, str(history.dags))
-    with _workers() as workers:
-        seal = partial(_seal_day, history, pipeline)
-        for n, _ in enumerate(workers.map(seal, history.days), 1):
-            say(f"landed, validated and sealed {n} of {len(history.days)} days")
-    repo = ensure_applied(Location(history.feature_repo, history.home), Ledger(history.ledger_url))
-    with _workers() as workers:
-        compute = partial(_compute_day, history, pipeline, repo)
-        for n, _ in enumerate(workers.map(compute, history.days), 1):
-            say(f"computed the features of {n} of {len(history.days)} days")
+    load = partial(
+        load_history,
+        pipeline,
+        history.first,
+        history.last,
+        location=Location(history.feature_repo, history.home),
+        store=PartitionStore.under(history.home, ledger),
+        ledger=ledger,
+        code_path=str(history.dags),
+        locate=history.home.joinpath,
+        workers=os.cpu_count() or 1,
+        say=say,
+    )
+    refused = load().refused
+    for _ in range(2):  # first the feeds are accepted, then what is computed of them
+        if refused and _accept_storm(ledger, pipeline):
+            refused = load().refused
+    if refused:
+        raise MlopsError("Days of the history were refused.", detail="\n".join(map(str, refused)))
     history.mark_done()
 
 
-def _workers() -> ProcessPoolExecutor:
-    """As many processes as cores; forked, so that they have what is imported already."""
-    fork = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(os.cpu_count(), mp_context=fork, initializer=_end_with, initargs=(os.getpid(),))
+def _accept_storm(ledger: Ledger, pipeline: ModelPipeline) -> bool:
+    """Say of the day of the snow what a person would: it is real. Returns whether there was anything to accept."""
+    from airflow_mlops.demo.flights import days_later
+    from airflow_mlops.engine.data.checks import accept
 
-
-def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone; it would wait for work, and hold the lock, for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _seal_day(history: History, pipeline: ModelPipeline, key: str) -> None:
-    from airflow_mlops.demo.flights import Feed, land
-
-    lake = history.home / "lake"
-    for feed in get_args(Feed):
-        land(lake, date.fromisoformat(key), feed)
-    for source in pipeline.feeds:
-        _seal(history, source, key)
-
-
-def _seal(history: History, source: Partitions, key: str) -> None:
-    from airflow_mlops.engine.data.arrival import look_for
-    from airflow_mlops.engine.data.profiles import profile_files
-    from airflow_mlops.engine.data.validation import enforce, validate
-
-    arrival = look_for(history.home / source.uri, key)
-    if arrival is None:
-        raise MlopsError(f"{source.dataset} of {key} did not land.", detail=str(history.home / source.uri))
-    landed = Path(arrival["uri"])
-    files = sorted(landed.glob("*.parquet"))
-    suite = load_object(source.suite, str(history.dags))()
-    result = validate(
-        files, suite, suite_name=source.suite, batch=f"{source.dataset}/{key}", may_be_empty=source.may_be_empty
-    )
-    enforce(result)
-    store, checks = _store(history), source.checks
-    sealed = store.seal(
-        source.dataset,
-        key,
-        landed,
-        event_time=source.event_time,
-        batch_hash=result.batch_hash,
-        suite_hash=result.suite_hash,
-        may_be_empty=source.may_be_empty,
-    )
-    # What the days that go through the scheduler are compared with.
-    profile = profile_files(
-        files,
-        dataset=source.dataset,
-        key=key,
-        revision=sealed.revision,
-        slices=checks.slices,
-        label=checks.label,
-        unique=checks.unique,
-    )
-    store.write_profile(source.dataset, key, sealed.revision, profile)
-
-
-def _store(history: History) -> PartitionStore:
-    from airflow_mlops.engine.data.partitions import PartitionStore
-
-    return PartitionStore.under(history.home, _ledger(history.ledger_url))
-
-
-@cache
-def _ledger(url: str) -> Ledger:
-    """One for each worker: connecting takes longer than sealing."""
-    from airflow_mlops.engine.ledger import Ledger
-
-    return Ledger(url)
-
-
-def _compute_day(history: History, pipeline: ModelPipeline, repo: object, key: str) -> None:
-    from airflow_mlops.engine.features.computing.compute import compute_features
-
-    store = _store(history)
-    compute_features(
-        history.home,
-        key,
-        store=store,
-        ledger=store.ledger,
-        repo=repo,  # type: ignore[arg-type]
-        transform=pipeline.features.transform,
-        code_paths=[str(history.dags), str(history.feature_repo)],
-        datasets=[feed.dataset for feed in pipeline.feeds],
-        history=parse_duration(pipeline.features.history),
-        start=pipeline.source.start,
-        suites=pipeline.features.view_suites,
-        checks=pipeline.features.view_checks,
-        rows=pipeline.features.rows,
-    )
+    accepted = []
+    for name in [*(feed.dataset for feed in pipeline.feeds), *(f"features.{v}" for v in pipeline.features.view_suites)]:
+        with suppress(ConfigError):  # it was not refused
+            accepted.append(accept(ledger, name, str(STORM + days_later()), "the snow of 8 and 9 February", "demo"))
+    return bool(accepted)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -73,6 +73,12 @@ def path_of(uri: str) -> Path | ObjectStoragePath:
     return path
 
 
+def beneath(home: Path, uri: str) -> Path | ObjectStoragePath:
+    """Return where a path points, as :func:`path_of` does; a relative one starts at the home folder."""
+    path = path_of(uri)
+    return home / path if isinstance(path, Path) else path
+
+
 def partition_store(home: Path, ledger: Ledger | None = None) -> PartitionStore:
     """Return the store of sealed partitions: option ``[mlops] partitions``, else ``<home>/partitions``.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.templates.deploy import deploy_dag
 from airflow_mlops.templates.features import features_dag
+from airflow_mlops.templates.history import history_dag
 from airflow_mlops.templates.runbook import runbook_dag
 from airflow_mlops.templates.sources import sources_dag
 from airflow_mlops.templates.train import train_dag
@@ -18,6 +19,6 @@ if TYPE_CHECKING:
 
 def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
     """Return the pipeline's DAGs by a Python name."""
-    builders = (features_dag, train_dag, deploy_dag, runbook_dag, sources_dag)
+    builders = (features_dag, history_dag, train_dag, deploy_dag, runbook_dag, sources_dag)
     dags = (build(pipeline) for build in builders)
     return {dag.dag_id.replace(".", "_"): dag for dag in dags}

@@ -23,6 +23,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -73,6 +74,12 @@ def batch_hash(files: Iterable[AnyPath]) -> str:
         with readable(file):
             digests[file.name] = storage.digest(file)
     return identity(digests)
+
+
+@lru_cache(maxsize=512)
+def parse_profile(contents: bytes) -> Profile:
+    """Return a profile from its JSON. One partition after the other is compared with nearly the same ones."""
+    return Profile.from_json(contents)
 
 
 class PartitionStore:
@@ -223,7 +230,7 @@ class PartitionStore:
         path = self.profile_path(partition.dataset, partition.key, partition.revision)
         with readable(path):
             [contents] = storage.read_if_there([path])
-        return None if contents is None else Profile.from_json(contents)
+        return None if contents is None else parse_profile(contents)
 
     def write_profile(self, dataset: str, key: str, revision: str, profile: Profile) -> None:
         """Write a revision's profile beside it; the revision may be sealed later."""

@@ -21,7 +21,7 @@ _JSON: dict[str, Any] = {"format": "newline_delimited", "sample_size": -1}
 _NUMBERS = frozenset({"BIGINT", "DOUBLE", "HUGEINT"})
 _HINTS = {
     "unicode": "Say in which encoding it is: Partitions(reader={'encoding': 'latin-1'}).",
-    "dialect": "A quote is never closed: the file is cut off, or quotes otherwise: Partitions(reader={'quote': \"'\"}).",
+    "dialect": "A quote is never closed: the file is cut off, or quotes as Partitions(reader={'quote': \"'\"}).",
 }
 
 

@@ -19,6 +19,7 @@ from airflow_mlops.engine.data.profiles import merge, profile_files
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.users_code import users_code
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.partitioning import Partitioning
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.storage import AnyPath
@@ -47,6 +48,7 @@ def check_partition(
     checks: Checks,
     code_path: str | None = None,
     uses: Callable[[], Mapping[str, Sequence[str]]] = dict,
+    profile: Profile | None = None,
 ) -> CheckedBatch:
     """Profile what landed, keep the profile beside the partition to be, and hold it against the valid days before.
 
@@ -54,6 +56,7 @@ def check_partition(
     :param validated: Hash of the batch that its suite let through: only that is looked at.
     :param code_path: Folder that the checks' contract is imported from.
     :param uses: Called when something fails: column → who reads it.
+    :param profile: Of these files, if it was made already by :func:`profile_landed`.
     :raises DataError: when the files changed since they were validated, or cannot be read.
     :raises ConfigError: when the checks name a column or a contract that does not exist.
     """
@@ -66,16 +69,10 @@ def check_partition(
             hint="Clear the validation task, so that what is checked is what was validated.",
         )
     revision = found[:16]
-    profile = profile_files(
-        files,
-        dataset=dataset,
-        key=key,
-        revision=revision,
-        partitioning=store.partitioning(dataset),
-        slices=checks.slices,
-        label=checks.label,
-        unique=checks.unique,
-    )
+    if profile is None:
+        profile = profile_landed(
+            landed, dataset, key, revision, checks=checks, partitioning=store.partitioning(dataset)
+        )
     store.write_profile(dataset, key, revision, profile)
     history = parse_duration(checks.history)
     before = references(store, dataset, key, history=history, exclusions=exclusions(ledger, dataset))
@@ -101,6 +98,22 @@ def check_partition(
     parameters = {**asdict(checks), "contract_version": contract.version if contract else None}
     result = as_result(said, profile.rows, batch=f"{dataset}/{key}", batch_hash=found, parameters=parameters)
     return CheckedBatch(result, profile, len(before), merge(before) if before else None)
+
+
+def profile_landed(
+    landed: AnyPath, dataset: str, key: str, revision: str, *, checks: Checks, partitioning: Partitioning
+) -> Profile:
+    """Return the profile that the checks of a partition need."""
+    return profile_files(
+        parquet_files(landed),
+        dataset=dataset,
+        key=key,
+        revision=revision,
+        partitioning=partitioning,
+        slices=checks.slices,
+        label=checks.label,
+        unique=checks.unique,
+    )
 
 
 def load_contract(spec: str | None, code_path: str | None) -> SchemaContract | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import pandas as pd
 import pyarrow as pa
@@ -19,7 +19,7 @@ from airflow_mlops.engine.data.complete import Span, every_partition
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.splits import TIME, between, without
-from airflow_mlops.engine.features.computing.code import load_transform
+from airflow_mlops.engine.features.computing.code import Code, load_transform
 from airflow_mlops.engine.features.computing.files import write_day
 from airflow_mlops.engine.features.computing.provenance import Inputs
 from airflow_mlops.engine.features.project.schema import FeatureRepo, ViewSchema
@@ -92,12 +92,66 @@ def compute_features(
     :raises TransientError: when the ledger does not answer, or what the transform reaches for does not: see
         :func:`~airflow_mlops.engine.users_code.is_transient`.
     """
+    draft = compute_rows(
+        key,
+        store=store,
+        ledger=ledger,
+        repo=repo,
+        transform=transform,
+        code_paths=code_paths,
+        datasets=datasets,
+        history=history,
+        start=start,
+        partitioning=partitioning,
+        suites=suites,
+    )
+    return write_rows(
+        home,
+        draft,
+        store=store,
+        ledger=ledger,
+        repo=repo,
+        checks=checks,
+        rows=rows,
+        show=show,
+    )
+
+
+class Draft(NamedTuple):
+    """A partition's rows by feature view, computed and not yet judged or written; and what they were computed from."""
+
+    key: str
+    partitioning: Partitioning
+    tables: dict[str, pa.Table]
+    validated: dict[str, ValidationResult]
+    since: datetime
+    used: dict[str, list[Partition]]
+    excluded: dict[str, list[Exclusion]]
+    code: Code
+
+
+def compute_rows(
+    key: str,
+    *,
+    store: PartitionStore,
+    ledger: Ledger | None,
+    repo: FeatureRepo,
+    transform: str,
+    code_paths: Sequence[str],
+    datasets: Sequence[str],
+    history: timedelta,
+    start: date | Mapping[str, date],
+    partitioning: Partitioning = DAILY,
+    suites: Mapping[str, str] = MappingProxyType({}),
+) -> Draft:
+    """Compute what :func:`compute_features` writes. Needs nothing of other partitions' features: many can be computed
+    at once, and then written in order.
+    """
     begin, end = partitioning.interval(key)
     excluded = {name: exclusions(ledger, name) if ledger else [] for name in datasets}
     starts = start if isinstance(start, Mapping) else dict.fromkeys(datasets, start)
     spans = {name: _span(store.partitioning(name), begin, end, history, starts[name]) for name in datasets}
     _check_begun(key, spans, starts)
-    first = min(span[0] for span in spans.values())
     skipped = {name: excluded_keys(windows, store.partitioning(name)) for name, windows in excluded.items()}
     used = {
         name: every_partition(store.list(name, *span), name, store.partitioning(name), span, skipped[name])
@@ -110,28 +164,49 @@ def compute_features(
         day = begin if partitioning.every == "hourly" else date.fromisoformat(_day_of(key))
         computed = function(day, data, **({"interval": (begin, end)} if _takes_interval(function) else {}))
     tables = {name: _checked(name, rows, repo, begin, end) for name, rows in _views(transform, computed).items()}
-    if suites or checks or rows:
-        from airflow_mlops.engine.features.computing.judge import judge_rows  # and with it Great Expectations
+    validated = {}
+    if suites:
+        from airflow_mlops.engine.features.computing.judge import validate_rows  # and with it Great Expectations
+
+        validated = validate_rows(key, tables, suites, repo=repo, code_path=code_paths[0])
+    return Draft(key, partitioning, tables, validated, min(span[0] for span in spans.values()), used, excluded, code)
+
+
+def write_rows(
+    home: Path,
+    draft: Draft,
+    *,
+    store: PartitionStore,
+    ledger: Ledger | None,
+    repo: FeatureRepo,
+    checks: Mapping[str, Checks] = MappingProxyType({}),
+    rows: Sequence[Rows] = (),
+    show: Callable[[ValidationResult], None] | None = None,
+) -> ComputedFeatures:
+    """Judge computed rows against the views' earlier partitions, and write them; see :func:`compute_features`."""
+    key, partitioning, excluded = draft.key, draft.partitioning, draft.excluded
+    begin, end = partitioning.interval(key)
+    if draft.validated or checks or rows:
+        from airflow_mlops.engine.features.computing.judge import judge_rows
 
         judge_rows(
             home,
             key,
-            tables,
+            draft.tables,
             repo=repo,
-            suites=suites,
+            validated=draft.validated,
             checks=checks,
-            code_path=code_paths[0],
             skip={one for windows in excluded.values() for one in excluded_keys(windows, partitioning)},
             rows=rows,
-            incoming=lambda name: _rows_within(store, begin, end, used[name], excluded[name]),
+            incoming=lambda name: _rows_within(store, begin, end, draft.used[name], excluded[name]),
             partitioning=partitioning,
             ledger=ledger,
             show=show,
         )
-    for name, table in tables.items():
-        inputs = Inputs.of(first, end, used, excluded, code.of(name))
+    for name, table in draft.tables.items():
+        inputs = Inputs.of(draft.since, end, draft.used, excluded, draft.code.of(name))
         write_day(home, name, key, inputs.written_into(table), partitioning)
-    return {"key": key, "views": {name: table.num_rows for name, table in tables.items()}}
+    return {"key": key, "views": {name: table.num_rows for name, table in draft.tables.items()}}
 
 
 def _check_begun(key: str, spans: Mapping[str, Span], starts: Mapping[str, date]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from airflow_mlops.engine.data.checks.rows import reconcile_rows
 from airflow_mlops.engine.data.checks.run import as_result, run_checks
 from airflow_mlops.engine.data.checks.sql import count_rejected
 from airflow_mlops.engine.data.files import replacing, sha256
+from airflow_mlops.engine.data.partitions import parse_profile
 from airflow_mlops.engine.data.profiles import profile_files
 from airflow_mlops.engine.data.validation import enforce, load_suite, validate
 from airflow_mlops.engine.features.computing.files import revision_of
@@ -42,9 +44,8 @@ def judge_rows(
     tables: Mapping[str, pa.Table],
     *,
     repo: FeatureRepo,
-    suites: Mapping[str, str],
+    validated: Mapping[str, ValidationResult],
     checks: Mapping[str, Checks],
-    code_path: str,
     skip: Collection[str] = (),
     rows: Sequence[Rows] = (),
     incoming: Callable[[str], pa.Table],
@@ -57,24 +58,23 @@ def judge_rows(
     The history of a view is its own files of earlier days. None of them was refused: a refused day is not written.
 
     :param tables: Feature view → rows.
-    :param suites: Feature view → ``module:function`` of its expectations.
+    :param validated: Feature view → what its suite said, from :func:`validate_rows`.
     :param checks: Feature view → what else it is held against; a view with a suite has the default ones.
-    :param code_path: Folder that the suites are imported from.
     :param rows: How many rows views must have.
     :param incoming: Called with a dataset of ``rows``: its rows of the day that the transform was given.
     :param skip: Days that nothing is compared with, such as those with excluded data.
     :param show: Called with each result that found something, those that block last.
     :raises DataError: when a suite, the history or the number of rows blocks a view, or one with a suite has no rows.
-    :raises ConfigError: when a name is not of a view that the transform computes, or a suite cannot be loaded.
+    :raises ConfigError: when a name is not of a view that the transform computes.
     """
-    _check_names({*suites, *checks, *(one.view for one in rows)}, repo, tables)
+    _check_names({*checks, *(one.view for one in rows)}, repo, tables)
     results = []
     with TemporaryDirectory() as folder:
-        for name in sorted({*suites, *checks}):
+        for name in sorted({*validated, *checks}):
             file = Path(folder) / f"{name}.parquet"
             pq.write_table(tables[name], file)
-            if name in suites:
-                results.append((name, validate([file], load_suite(suites[name], code_path), batch=f"{name}/{key}")))
+            if name in validated:
+                results.append((name, validated[name]))
             view = _View(home, name, list(repo.views[name].keys), checks.get(name, Checks()), partitioning)
             results.append((name, view.against_history(file, key, skip)))
     results += [(one.view, _count(one, key, tables[one.view], incoming(one.dataset))) for one in rows]
@@ -90,6 +90,26 @@ def judge_rows(
             log.warning("%s %s was accepted by %s: %s", name, key, acceptance.who, acceptance.reason)
         else:
             enforce(result)
+
+
+def validate_rows(
+    key: str, tables: Mapping[str, pa.Table], suites: Mapping[str, str], *, repo: FeatureRepo, code_path: str
+) -> dict[str, ValidationResult]:
+    """Return what the suites of feature views say of computed rows; nothing is refused yet.
+
+    :param suites: Feature view → ``module:function`` of its expectations.
+    :param code_path: Folder that they are imported from.
+    :raises DataError: when a view with a suite has no rows.
+    :raises ConfigError: when a name is not of a view that the transform computes, or a suite cannot be loaded.
+    """
+    _check_names(suites, repo, tables)
+    results = {}
+    with TemporaryDirectory() as folder:
+        for name in sorted(suites):
+            file = Path(folder) / f"{name}.parquet"
+            pq.write_table(tables[name], file)
+            results[name] = validate([file], load_suite(suites[name], code_path), batch=f"{name}/{key}")
+    return results
 
 
 def subject(view: str) -> str:
@@ -122,6 +142,12 @@ def _count(how: Rows, key: str, made: pa.Table, given: pa.Table) -> ValidationRe
         parameters=asdict(how),
         suite=f"rows of {how.dataset}",
     )
+
+
+@lru_cache(maxsize=2048)
+def _revision(file: Path, _written: int) -> str:
+    """Return the revision of a written file, hashed again only when it was written again."""
+    return revision_of(file)
 
 
 class _View(NamedTuple):
@@ -165,12 +191,12 @@ class _View(NamedTuple):
     def _kept_profile(self, key: str) -> Profile:
         """Return the profile of a written partition, kept beside it the first time."""
         file = feature_file(self.home, self.name, key)
-        revision = revision_of(file)
         kept = file.parent / "profiles" / f"{key}.json"
         if kept.exists():
-            profile = Profile.from_json(kept.read_text())
-            if profile.revisions == {key: revision} and self._fits(profile):
+            profile = parse_profile(kept.read_bytes())
+            if profile.revisions == {key: _revision(file, file.stat().st_mtime_ns)} and self._fits(profile):
                 return profile
+        revision = revision_of(file)
         profile = self._profile(file, key, revision)
         with replacing(kept) as made:
             made.write_text(profile.to_json())

@@ -1,0 +1,98 @@
+# ruff: noqa: T201  a command talks on standard output
+"""``airflow-mlops history``: load months and years of a pipeline's landed data in one go."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops.commands.place import open_home, open_ledger, open_location, open_store, place_options, repo_option
+from airflow_mlops.exceptions import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from airflow_mlops.pipeline import ModelPipeline
+
+_EVERY = 1.0
+
+
+def add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    history = commands.add_parser(
+        "history",
+        parents=[place_options(), repo_option()],
+        help="seal months and years of landed data, and compute their features; again: goes on; exits with 1 when "
+        "partitions were refused",
+    )
+    history.add_argument("pipeline", metavar="PIPELINE", help="DAG file and name, such as dags/churn.py:churn")
+    history.add_argument("--from", dest="first", type=date.fromisoformat, metavar="DAY", help="default: its first day")
+    history.add_argument("--to", dest="last", type=date.fromisoformat, metavar="DAY", required=True)
+    history.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    history.set_defaults(run=_history)
+
+
+def _history(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.history.load import load_history
+    from airflow_mlops.operators.base import beneath
+
+    folder, pipeline = load_pipeline(options.pipeline)
+    home, ledger = open_home(options), open_ledger(options)
+    os.environ.setdefault("MLOPS_HOME", str(home))
+    began = told = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal told
+        if time.monotonic() - told > _EVERY:
+            told = time.monotonic()
+            print(text, file=sys.stderr)
+
+    loaded = load_history(
+        pipeline,
+        options.first or pipeline.source.start,
+        options.last,
+        location=open_location(options),
+        store=open_store(options, ledger),
+        ledger=ledger,
+        code_path=str(folder),
+        locate=partial(beneath, home),
+        workers=options.workers,
+        say=say,
+    )
+    print(f"{loaded}; {time.monotonic() - began:.0f} s")
+    if loaded.refused:
+        raise DataError(
+            f"{len(loaded.refused)} partitions were refused; all others are loaded.",
+            detail="\n    ".join(map(str, loaded.refused)),
+            hint="Have the upstream correct them, or accept or exclude them, and run the same command again.",
+        )
+
+
+def load_pipeline(spec: str) -> tuple[Path, ModelPipeline]:
+    """Return the folder of a DAG file and the pipeline that ``dags/file.py:name`` means.
+
+    :raises ConfigError: when there is no such file or name, or it is no pipeline.
+    """
+    from airflow_mlops.engine.entrypoints import load_object
+    from airflow_mlops.pipeline import ModelPipeline
+
+    file, _, name = spec.rpartition(":")
+    path = Path(file).resolve()
+    if not path.is_file() or not name:
+        raise ConfigError(
+            f"{spec!r} does not name a pipeline.",
+            detail=f"there is no file {path}" if name else "no name after ':'",
+            hint="Write the DAG file and the variable: dags/flight_delay.py:flight_delay.",
+        )
+    found = load_object(f"{path.stem}:{name}", str(path.parent))
+    if not isinstance(found, ModelPipeline):
+        raise ConfigError(
+            f"{spec!r} is no ModelPipeline.",
+            detail=f"it is a {type(found).__name__}",
+            hint="Name the variable to which ModelPipeline(...) is assigned.",
+        )
+    return path.parent, found

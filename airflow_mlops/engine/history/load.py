@@ -1,0 +1,241 @@
+"""Load a span of a pipeline's partitions: seal every feed's, then compute their features. What is there is left alone.
+
+A partition that is blocked, or has not landed, stops no other; it is listed at the end. Killed anywhere, the next call
+goes on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.features.computing.code import code_identity, import_folders
+from airflow_mlops.engine.features.computing.compute import Draft, NotYetError, compute_rows, write_rows
+from airflow_mlops.engine.features.computing.provenance import read_inputs, stale_days
+from airflow_mlops.engine.features.governance.apply import ensure_applied
+from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.history.sealing import Locate, Prepared, prepare, settle, within
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import DataError
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+
+    from airflow_mlops.engine.data.storage import AnyPath
+    from airflow_mlops.engine.features.project.location import Location
+    from airflow_mlops.engine.features.project.schema import FeatureRepo
+    from airflow_mlops.parts import Partitions
+    from airflow_mlops.pipeline import ModelPipeline
+
+_Job = TypeVar("_Job")
+_Done = TypeVar("_Done")
+
+
+class Refused(NamedTuple):
+    """A partition that is not there afterwards, and why. ``dataset`` is ``features`` for its features."""
+
+    dataset: str
+    key: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.dataset} {self.key}: {self.why}"
+
+
+@dataclass
+class Loaded:
+    """What a call did: partitions sealed and features computed, those that were there already, and those refused."""
+
+    sealed: int = 0
+    computed: int = 0
+    there: int = 0
+    refused: list[Refused] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sealed} partitions sealed, features of {self.computed} computed, {self.there} were there, "
+            f"{len(self.refused)} refused"
+        )
+
+
+def load_history(
+    pipeline: ModelPipeline,
+    first: date | datetime,
+    last: date | datetime,
+    *,
+    location: Location,
+    store: PartitionStore,
+    ledger: Ledger,
+    code_path: str,
+    locate: Locate,
+    workers: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+) -> Loaded:
+    """Seal the landed partitions of all feeds of a span, and compute the features of the span.
+
+    Each passes the suite, the checks against its own history and the checks of computed rows, in the order of time, as
+    it would day by day; what was found goes into the same ledger. It brings nothing online: the next run of
+    ``<model>.features`` does, from where it was.
+
+    :param first, last: Two bounds, as :meth:`~airflow_mlops.partitioning.Partitioning.span` takes them.
+    :param code_path: Folder of the DAG file.
+    :param locate: Turns the ``uri`` of a feed into a path.
+    :param workers: Processes at work; 1 is this one alone.
+    :param say: Told how far it is.
+    :raises ConfigError: when a setting is wrong, for all partitions alike.
+    :raises TransientError: when the ledger or a storage does not answer.
+    """
+    load = _Load(pipeline, location, store, ledger, code_path, locate, workers, say)
+    cut = pipeline.source.partitioning
+    keys = list(cut.keys(*cut.span(first, last)))
+    load.seal(keys)
+    load.compute(keys)
+    return load.loaded
+
+
+class _Load:
+    def __init__(  # noqa: PLR0917
+        self,
+        pipeline: ModelPipeline,
+        location: Location,
+        store: PartitionStore,
+        ledger: Ledger,
+        code_path: str,
+        locate: Locate,
+        workers: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.pipeline, self.location, self.store, self.ledger = pipeline, location, store, ledger
+        self.code_path, self.locate, self.workers, self.say = code_path, locate, workers, say
+        self.loaded = Loaded()
+
+    def seal(self, keys: Sequence[str]) -> None:
+        """Seal all feeds, partition by partition."""
+        jobs = [(feed, key) for key in keys for feed in self.pipeline.feeds if within(feed, key)]
+        work = partial(
+            _prepare, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate
+        )
+        for n, ((feed, key), prepared) in enumerate(self._at_once(work, jobs), 1):
+            self._take(feed.dataset, key, prepared, partial(self._settle, feed, key))
+            self.say(f"sealed {n} of {len(jobs)} partitions, up to {key}")
+
+    def compute(self, keys: Sequence[str]) -> None:
+        """Compute the features that are missing, or of other data or code than now."""
+        repo = ensure_applied(self.location, self.ledger)
+        wanted = self._uncomputed(keys, repo)
+        self.loaded.there += len(keys) - len(wanted)
+        work = partial(
+            _compute, pipeline=self.pipeline, location=self.location, root=self.store.root, ledger_url=self.ledger.url,
+            code_path=self.code_path, repo=repo,
+        )  # fmt: skip
+        for n, (key, draft) in enumerate(self._at_once(work, wanted), 1):
+            self._take("features", key, draft, partial(self._write, repo))
+            self.say(f"computed the features of {n} of {len(wanted)} partitions, up to {key}")
+
+    def _uncomputed(self, keys: Sequence[str], repo: FeatureRepo) -> list[str]:
+        if not keys:
+            return []
+        interval, home = self.pipeline.source.partitioning.interval, self.location.home
+        span = interval(keys[0])[0], interval(keys[-1])[1]
+        code = code_identity(self.pipeline.features.transform, import_folders(self.code_path, self.location))
+        every = repo.service(self.pipeline.features.name).views
+        views = [view for view in every if feature_file(home, view, "*").parent.is_dir()]  # others are not ours
+        there = read_inputs(home, views, *span)
+        stale = set(stale_days(home, self.store, views, *span, ledger=self.ledger, code=code))
+        return [key for key in keys if key in stale or not views or any((view, key) not in there for view in views)]
+
+    def _settle(self, feed: Partitions, key: str, prepared: Prepared | None) -> None:
+        if prepared is None:
+            self.loaded.there += 1
+            return
+        settle(feed, key, prepared, store=self.store, ledger=self.ledger, code_path=self.code_path)
+        self.loaded.sealed += 1
+
+    def _write(self, repo: FeatureRepo, draft: Draft) -> None:
+        features = self.pipeline.features
+        write_rows(
+            self.location.home,
+            draft,
+            store=self.store,
+            ledger=self.ledger,
+            repo=repo,
+            checks=features.view_checks,
+            rows=features.rows,
+        )
+        self.loaded.computed += 1
+
+    def _take(self, dataset: str, key: str, answer: _Done | DataError, take: Callable[[_Done], None]) -> None:
+        """Do with an answer what is to be done; write down what is wrong with one partition, and go on."""
+        try:
+            if isinstance(answer, DataError):
+                raise answer
+            take(answer)
+        except NotYetError:
+            self.loaded.there += 1
+        except DataError as error:
+            self.loaded.refused.append(Refused(dataset, key, f"{error.headline} {error.detail}".strip()))
+
+    def _at_once(self, work: Callable[[Any], _Done], jobs: Iterable[_Job]) -> Iterator[tuple[_Job, _Done]]:
+        """Yield each job with its outcome, in order; several are worked on at once."""
+        every = list(jobs)
+        if self.workers < 2:
+            yield from ((job, work(job)) for job in every)
+            return
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(self.workers, fork, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+            yield from zip(every, pool.map(work, every), strict=True)
+
+
+def _prepare(job: tuple[Partitions, str], **how: Any) -> Prepared | DataError | None:
+    try:
+        return prepare(*job, **how)
+    except DataError as error:
+        return error
+
+
+def _compute(
+    key: str, *, pipeline: ModelPipeline, location: Location, root: AnyPath, ledger_url: str, code_path: str, repo: Any
+) -> Draft | DataError:
+    ledger, features = _ledger(ledger_url), pipeline.features
+    try:
+        return compute_rows(
+            key,
+            store=PartitionStore(root, ledger),
+            ledger=ledger,
+            repo=repo,
+            transform=features.transform,
+            code_paths=import_folders(code_path, location),
+            datasets=[feed.dataset for feed in pipeline.feeds],
+            history=parse_duration(features.history),
+            start={feed.dataset: feed.start for feed in pipeline.feeds},
+            partitioning=pipeline.source.partitioning,
+            suites=features.view_suites,
+        )
+    except DataError as error:
+        return error
+
+
+@cache
+def _ledger(url: str) -> Ledger:
+    """One for each worker: connecting takes longer than sealing."""
+    return Ledger(url)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone; it would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,145 @@
+"""One partition of one feed, from what landed to what is sealed, in two steps.
+
+The first, which takes the time, needs nothing of other partitions: many run at once. The second compares with the
+partitions before, so it goes in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from airflow_mlops.contracts import Profile, ValidationResult
+from airflow_mlops.engine.data import storage
+from airflow_mlops.engine.data.arrival import look
+from airflow_mlops.engine.data.checks import accepted, check_partition
+from airflow_mlops.engine.data.checks.partition import load_contract, profile_landed
+from airflow_mlops.engine.data.files import identity
+from airflow_mlops.engine.data.landed import found
+from airflow_mlops.engine.data.lateness import mark_late
+from airflow_mlops.engine.data.parquet import parquet_files, readable
+from airflow_mlops.engine.data.partitions import FACT, PartitionStore
+from airflow_mlops.engine.data.staging import stage
+from airflow_mlops.engine.data.validation import enforce, load_suite, validate
+from airflow_mlops.exceptions import DataError
+from airflow_mlops.layout import Layout
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.data.storage import AnyPath
+    from airflow_mlops.engine.ledger import Ledger
+    from airflow_mlops.parts import Partitions
+
+Locate = Callable[[str], "AnyPath"]
+"""Turns the ``uri`` of a feed into a path."""
+
+
+class Prepared(NamedTuple):
+    """What was found of a landed partition: where its Parquet files are, what its suite says, what it looks like."""
+
+    landed: AnyPath
+    result: ValidationResult
+    profile: Profile
+
+
+def prepare(
+    feed: Partitions, key: str, *, home: Path, root: AnyPath, code_path: str, locate: Locate
+) -> Prepared | None:
+    """Stage, validate and profile a landed partition; None when these bytes were sealed by this suite already.
+
+    :param root: Where the sealed partitions are.
+    :raises DataError: when it has not landed, or cannot be read.
+    """
+    store, place = PartitionStore(root), locate(feed.uri)
+    layout, suite = Layout(feed.layout), load_suite(feed.suite, code_path)
+    asked = {name: value for name, value in feed.asked().items() if name != "settle"}
+    # A partition of the past has long been still.
+    if (
+        feed.arrived != "still"
+        and (seen := look(place, key, partitioning=feed.partitioning, layout=layout, **asked)).missing
+    ):
+        raise DataError(
+            f"{feed.dataset} of {key} has not landed.",
+            detail=f"{place}: {seen.missing}",
+            hint="Have the upstream land it, and load the history again: what is there is not loaded twice.",
+        )
+    if _is_sealed(store, feed, key, place, suite.hash):
+        return None
+    staged = stage(
+        place,
+        key,
+        home / "staged" / feed.dataset / key,
+        event_time=feed.event_time,
+        layout=layout,
+        partitioning=feed.partitioning,
+        contract=load_contract(feed.checks.contract, code_path),
+        naive_times=feed.naive_times,
+        options=feed.reader,
+    )
+    landed: AnyPath = Path(staged.uri) if "://" not in staged.uri else locate(staged.uri)
+    with storage.on_disk(parquet_files(landed)) as files:
+        result = validate(
+            files, suite, suite_name=feed.suite, batch=f"{feed.dataset}/{key}", may_be_empty=feed.may_be_empty
+        )
+    profile = profile_landed(
+        landed, feed.dataset, key, result.batch_hash[:16], checks=feed.checks, partitioning=feed.partitioning
+    )
+    return Prepared(landed, result, profile)
+
+
+def settle(
+    feed: Partitions, key: str, prepared: Prepared, *, store: PartitionStore, ledger: Ledger, code_path: str
+) -> None:
+    """Write down what the suite says, check against the partitions before, and seal: as the daily DAG does.
+
+    :raises DataError: when the suite or the history blocks it.
+    """
+    ledger.record("validation", feed.dataset, prepared.result.model_dump(mode="json"), key=key)
+    enforce(prepared.result)
+    store.declare(feed.dataset, feed.partitioning)
+    checked = check_partition(
+        store,
+        ledger,
+        feed.dataset,
+        key,
+        prepared.landed,
+        event_time=feed.event_time,
+        validated=prepared.result.batch_hash,
+        checks=feed.checks,
+        code_path=code_path,
+        profile=prepared.profile,
+    ).result
+    ledger.record("validation", feed.dataset, checked.model_dump(mode="json"), key=key)
+    if not (checked.blocked and accepted(ledger, feed.dataset, key, checked)):
+        enforce(checked)
+    sealed = store.seal(
+        feed.dataset,
+        key,
+        prepared.landed,
+        event_time=feed.event_time,
+        batch_hash=prepared.result.batch_hash,
+        suite_hash=prepared.result.suite_hash,
+        may_be_empty=feed.may_be_empty,
+    )
+    for fact in ledger.facts(FACT, feed.dataset, key=key):
+        if fact.payload["revision"] == sealed.revision and fact.payload["replaces"]:
+            mark_late(ledger, feed.dataset, key, fact.payload["replaces"], sealed.revision)
+
+
+def within(feed: Partitions, key: str) -> bool:
+    """Return whether a feed has a partition: it has begun, and not ended."""
+    begin, end = feed.partitioning.interval(key)
+    return feed.starts_at <= begin and (feed.ends_at is None or end <= feed.ends_at)
+
+
+def _is_sealed(store: PartitionStore, feed: Partitions, key: str, place: AnyPath, suite: str) -> bool:
+    """Return whether what lies there is what was sealed, by the same suite."""
+    if not store.partitioning(feed.dataset).is_key(key) or store.current(feed.dataset, key) is None:
+        return False
+    sealed = store.get(feed.dataset, key)
+    with readable(place):
+        files = [entry.path for entry in found(place, Layout(feed.layout).of(key, feed.partitioning))[1]]
+        digests = {file: storage.digest(file) for file in files if not file.name.startswith("_")}
+    by_name = identity({file.name: digest for file, digest in digests.items()})
+    by_path = identity({str(file): digest for file, digest in digests.items()})
+    return sealed.suite_hash == suite and sealed.receipt.sha256 in (by_name, by_path)
