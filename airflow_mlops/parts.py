@@ -168,7 +168,7 @@ class Partitions:
     :param dataset: Name of the sealed dataset; default is the last part of ``uri``.
     :param lands_within: The source's promise: how long after the end of its day a partition may still land.
     :param checks: What a day is held against besides its suite.
-    :param resources: Where its ``validate``, ``check`` and ``seal`` run.
+    :param resources: Where its ``stage``, ``validate``, ``check`` and ``seal`` run.
     """
 
     uri: str

@@ -71,7 +71,7 @@ class ModelPipeline:
     tags: Sequence[str] = ()
     owner: str = ""
     notify: Sequence[Callable[..., Any]] = ()
-    deadlines: Mapping[Literal["features", "history", "train", "deploy", "runbook", "sources"], Duration] = Field(
+    deadlines: Mapping[Literal["features", "train", "deploy", "runbook", "sources", "history"], Duration] = Field(
         default_factory=dict
     )
 

@@ -11,7 +11,7 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
-from airflow_mlops.operators.base import MlopsOperator, beneath, require, required_key
+from airflow_mlops.operators.base import MlopsOperator, path_of, require, required_key
 from airflow_mlops.operators.reports import publish_report
 from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.parts import Checks
@@ -45,7 +45,8 @@ def located(task: MlopsOperator | MlopsSensor, uri: str | None, name: str) -> Pa
     :raises ConfigError: when it is empty.
     """
     rendered = require(uri, name, "Did the task whose XCom it comes from succeed?")
-    return beneath(task.home_path, rendered)
+    path = path_of(rendered)
+    return task.home_path / path if isinstance(path, Path) else path
 
 
 class SealPartitionOperator(MlopsOperator):

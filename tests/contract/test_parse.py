@@ -66,7 +66,9 @@ def test_the_pipeline_gives_its_dags():
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(dag_folder=str(ROOT / "dags" / "flight_delay.py"))
-    assert set(bag.dags) == {f"flight_delay.{name}" for name in ("features", "train", "deploy", "runbook", "sources")}
+    assert set(bag.dags) == {
+        f"flight_delay.{name}" for name in ("features", "history", "train", "deploy", "runbook", "sources")
+    }
     for dag in bag.dags.values():
         assert dag.max_active_runs == (4 if dag.dag_id == "flight_delay.train" else 1)
         for task in dag.tasks:

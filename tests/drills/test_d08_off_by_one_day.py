@@ -64,7 +64,7 @@ def test_fault_guard_on(feed, labelled, home):
 def test_fault_guard_off(feed, labelled, home, monkeypatch):
     """Without the check of event times, the wrong day is what training reads under that key."""
 
-    def trusting(files, event_time, bounds, source):
+    def trusting(files, event_time, bounds, source, **_):
         import pyarrow.parquet as pq
 
         return column_types(pq.read_schema(files[0])), bounds[0], bounds[1]

@@ -57,7 +57,7 @@ ROWWISE = [
 ]
 
 
-def believing(files: Sequence[Path]) -> ParquetBatch:
+def believing(files: Sequence[Path], **_: object) -> ParquetBatch:
     """In place of the look at the files before a validation, with its check for rows: take what is there."""
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     return ParquetBatch(tuple(files), pq.read_schema(files[0]).remove_metadata(), rows, batch_hash(files))
@@ -120,7 +120,7 @@ def test_fault_guard_off(home, monkeypatch):
     folder = landed(home / "lake")
     no_rows(folder)
 
-    def trusting(files, event_time, bounds, source):
+    def trusting(files, event_time, bounds, source, **_):
         return column_types(pq.read_schema(files[0])), *bounds
 
     monkeypatch.setattr(partitions, "inspect", trusting)

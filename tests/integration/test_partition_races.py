@@ -59,9 +59,9 @@ def race(home: Path, url: str, feed: Path, together: Any, outcomes: Any) -> None
     """Seal, with everybody at the same point after having looked at the pointer."""
     inspect = partitions.inspect
 
-    def inspect_together(*arguments: Any) -> Any:
+    def inspect_together(*arguments: Any, **more: Any) -> Any:
         together.wait(60)
-        return inspect(*arguments)
+        return inspect(*arguments, **more)
 
     partitions.inspect = inspect_together
     try:

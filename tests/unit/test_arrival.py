@@ -236,7 +236,7 @@ def test_everything_asked_for_must_hold(parts):
 
 def test_something_must_tell_when_a_day_is_complete(parts):
     with pytest.raises(ConfigError, match="Nothing tells when a day has landed"):
-        missing(parts, settle=timedelta(minutes=1))
+        missing(parts)
 
 
 # --- what the sensor says ---------------------------------------------------------------------------------
@@ -272,7 +272,14 @@ def test_a_sensor_that_does_not_defer_says_the_same(mode, home):
 
 
 def test_the_trigger_carries_every_setting(home):
-    settings = {"marker": None, "manifest": "m.json", "settle": "5m", "late_after": "6h", "partitioning": "daily"}
+    settings = {
+        "marker": None,
+        "manifest": "m.json",
+        "settle": "5m",
+        "late_after": "6h",
+        "partitioning": "daily",
+        "layout": "{key}/*",
+    }
     trigger = sensor(home, min_rows="42", **settings).trigger(deadline=1.0)
     _, carried = trigger.serialize()
     assert carried == {

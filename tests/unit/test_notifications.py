@@ -299,7 +299,7 @@ def test_resources_are_on_the_tasks_of_their_stage_and_on_no_other():
             )
         }
 
-    assert having(pool="data") == {"departures.validate", "departures.check", "departures.seal"}
+    assert having(pool="data") == {f"departures.{task}" for task in ("stage", "validate", "check", "seal")}
     assert having(queue="big") == {"compute_features", "materialize", "snapshot"}
     assert having(executor_config={"pod_override": pod}) == having(queue="big")
     assert having(queue="gpu", priority_weight=7) == {"train", "evaluate"}

@@ -85,10 +85,12 @@ def look(
         except FileNotFoundError:
             storage.subfolders(feed)  # raises when it is the bucket that is not there
             return Look(None, f"nothing is there: {landed.unlike(feed, key)}")
-    rows = [entry for entry in matching if landed.format_of(entry.path.name)]
+    rows = [one for one in matching if landed.format_of(one.path.name) and one.path.name not in (marker, manifest)]
     if not rows and marker is None and manifest is None:
         return Look(None, f"nothing fits {pattern!r}: {landed.unlike(folder, key)}")
-    files = {entry.path.name if manifest else str(entry.path): entry for entry in rows}
+    names = [str(entry.path.name) for entry in rows]
+    unlike = len(set(names)) == len(names)
+    files = {name if unlike else str(entry.path): entry for name, entry in zip(names, rows, strict=True)}
     missing = (
         _unmarked(found, marker)
         or _unsettled(folder, [*found.values(), *rows], settle)

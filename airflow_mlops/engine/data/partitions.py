@@ -488,7 +488,7 @@ def _lost(partition: Partition, winner: Pointer | None) -> DataError:
 
 
 def agreed_columns(partitions: Sequence[Partition], columns: Sequence[str] | None) -> list[str]:
-    """Return the columns to read: those asked for, of which no partition may lack one, or all that any of them has.
+    """Return the columns to read: those asked for, or all there are. None may lack one; a new one may come later.
 
     Types may differ where one holds the other: whole numbers and floats, narrow and wide, nothing but nulls.
 
@@ -496,18 +496,18 @@ def agreed_columns(partitions: Sequence[Partition], columns: Sequence[str] | Non
     """
     first = partitions[0]
     if columns is None:
-        expected = {name: kind for partition in reversed(partitions) for name, kind in partition.columns.items()}
-        expected = {name: expected[name] for one in partitions for name in one.columns}
+        expected: dict[str, str] = {}
     else:
         expected = {name: first.columns.get(name, "any type") for name in columns}
     for partition in partitions:
+        if columns is None:
+            expected |= {name: kind for name, kind in partition.columns.items() if expected.get(name, "null") == "null"}
         found = {name: partition.columns[name] for name in expected if name in partition.columns}
-        lacks = columns is not None and len(found) < len(expected)
+        lacks = len(found) < len(expected)
         if lacks or any(not alike(kind, expected[name]) for name, kind in found.items()):
-            wanted = expected if lacks else {name: expected[name] for name in found}
             raise DataError(
                 f"Partition {partition.key} of {partition.dataset!r} does not have the columns to read.",
-                detail=f"expected as in {first.key}: {difference(wanted, found)}",
+                detail=f"expected as in {first.key}: {difference(expected, found)}",
                 hint="See what the upstream changed; days before and after it cannot be read together.",
             )
     return list(expected)

@@ -146,4 +146,4 @@ class FeastComputeFeaturesOperator(MlopsOperator):
     def _starts(self) -> dict[str, date]:
         """Return dataset → its first day."""
         given = self.start if isinstance(self.start, Mapping) else dict.fromkeys(self.datasets, self.start)
-        return {name: parse_day(given[name], f"start of {name!r}") for name in self.datasets}
+        return {name: parse_day(given[name], "start") for name in self.datasets}

@@ -1,0 +1,240 @@
+"""A history loaded in bulk is, to the byte, what the daily steps make of it, and what is wrong stops nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer, cli
+from airflow_mlops.engine.data.files import sha256
+from airflow_mlops.engine.history.load import Loaded, load_history
+from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.operators.history import PlanHistoryOperator, ReportHistoryOperator
+from tests import rides
+from tests.rides import EVENT_TIMES, FIRST, SERVICE, Rides, key_of
+
+DAYS = 8
+LAST = FIRST + timedelta(days=DAYS - 1)
+CODE = """
+from datetime import date
+import great_expectations.expectations as gxe
+from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer
+
+def suite():
+    return [gxe.ExpectTableRowCountToBeBetween(min_value=20, max_value=200)]
+
+def feed(name, event_time):
+    return Partitions(
+        f"lake/{name}", event_time=event_time, suite="ride_pipeline:suite", start=date(2024, 3, 1), arrived="still"
+    )
+
+ride_delay = ModelPipeline(
+    model="ride_delay",
+    source=feed("rides", "called_at"),
+    entity="ride_id",
+    label=Label("late", source=feed("ends", "ended_at"), matures_after="1d"),
+    features=FeatureService(
+        "rides_v1", transform="ride_features:compute", suite="ride_pipeline:suite", history="2d",
+        view_suites={"zone_delays": "ride_pipeline:views"},
+    ),
+    train=Trainer("ride_pipeline:build", window="60d"),
+    gates=[Gate("auc", min=0.5)],
+)
+
+def views():
+    return [gxe.ExpectColumnValuesToBeBetween(column="zone_late_rate", min_value=0, max_value=1)]
+"""
+
+
+def feed(name: str) -> Partitions:
+    return Partitions(
+        f"lake/{name}", event_time=EVENT_TIMES[name], suite="ride_pipeline:suite", start=FIRST, arrived="still"
+    )
+
+
+PIPELINE = ModelPipeline(
+    model="ride_delay",
+    source=feed("rides"),
+    entity="ride_id",
+    label=Label("late", source=feed("ends"), matures_after="1d"),
+    features=FeatureService(
+        SERVICE, transform=rides.TRANSFORM, suite="ride_pipeline:suite", history="2d",
+        view_suites={"zone_delays": "ride_pipeline:views"},
+    ),
+    train=Trainer("ride_pipeline:build", window="60d"),
+    gates=[Gate("auc", min=0.5)],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def by_day(tmp_path_factory):
+    """The same days, sealed and computed one after the other."""
+    return Rides.make(tmp_path_factory.mktemp("by_day"), DAYS)
+
+
+@pytest.fixture(scope="module")
+def landed(tmp_path_factory):
+    """A world in which everything has landed, and nothing else has happened."""
+    world = Rides.make(tmp_path_factory.mktemp("landed"), 0)
+    for n in range(DAYS):
+        for dataset in EVENT_TIMES:
+            rides.land(world.home, dataset, n)
+    (world.dags / "ride_pipeline.py").write_text(CODE)
+    return world
+
+
+@pytest.fixture
+def world(landed, tmp_path):
+    sys.modules.pop("ride_pipeline", None)
+    for name in ("home", "repo", "dags"):
+        shutil.copytree(getattr(landed, name), tmp_path / name, ignore=shutil.ignore_patterns("feast", "ledger.db*"))
+    return Rides(tmp_path)
+
+
+def load(world: Rides, last: date = LAST, **more: Any) -> Loaded:
+    store, ledger = world.store, world.ledger
+    store.ledger = ledger
+    return load_history(
+        PIPELINE,
+        FIRST,
+        last,
+        location=world.location,
+        store=store,
+        ledger=ledger,
+        code_path=str(world.dags),
+        locate=world.home.joinpath,
+        **more,
+    )
+
+
+def contents(world: Rides) -> dict[str, str]:
+    """Every feature file with its bytes, and every sealed revision."""
+    files = sorted((world.home / "features").glob("*/*.parquet"))
+    found = {str(file.relative_to(world.home)): sha256(file) for file in files}
+    return found | {
+        f"{name} {one.key}": one.revision for name in EVENT_TIMES for one in world.store.list(name, None, None)
+    }
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_in_bulk_and_day_by_day_are_the_same_bytes(world, by_day, workers):
+    loaded = load(world, workers=workers)
+    assert (loaded.sealed, loaded.computed, loaded.there, loaded.refused) == (2 * DAYS, DAYS, 0, [])
+    assert contents(world) == contents(by_day)
+    kinds = [fact.payload["suite"] for fact in world.ledger.facts("validation", "rides", limit=None)]
+    assert sorted(set(kinds)) == ["history", "ride_pipeline:suite"], "as the daily DAG writes them down"
+
+
+def test_what_is_there_is_left_alone(world):
+    load(world)
+    before = {file: file.stat().st_mtime_ns for file in (world.home / "features").glob("*/*.parquet")}
+    again = load(world)
+    assert (again.sealed, again.computed, again.there) == (0, 0, 3 * DAYS)
+    assert before == {file: file.stat().st_mtime_ns for file in (world.home / "features").glob("*/*.parquet")}
+
+
+def test_the_next_days_go_on_where_it_ended(world):
+    load(world, FIRST + timedelta(days=4))
+    more = load(world)
+    assert (more.sealed, more.computed) == (2 * (DAYS - 5), DAYS - 5)
+
+
+def test_a_partition_that_is_blocked_stops_no_other_and_is_listed(world, by_day):
+    few = rides.rides_of(3)[:5]
+    rides.land(world.home, "rides", 3, few)
+    loaded = load(world)
+    refused = {(one.dataset, one.key) for one in loaded.refused}
+    assert refused == {("rides", key_of(3)), *(("features", key_of(n)) for n in (3, 4, 5))}
+    assert "do not hold" in next(one.why for one in loaded.refused if one.dataset == "rides")
+    assert (loaded.sealed, loaded.computed) == (2 * DAYS - 1, DAYS - 3)
+    rides.land(world.home, "rides", 3)
+    repaired = load(world)
+    assert (repaired.sealed, repaired.computed, repaired.refused) == (1, 3, [])
+    assert contents(world) == contents(by_day)
+
+
+def test_what_has_not_landed_is_listed(world):
+    shutil.rmtree(world.home / "lake" / "ends" / key_of(7))
+    assert {(one.dataset, one.key) for one in load(world).refused} == {("ends", key_of(7)), ("features", key_of(7))}
+
+
+@pytest.mark.parametrize("after", ["sealed 5 of", "computed the features of 3 of"])
+def test_killed_anywhere_it_goes_on(world, by_day, after):
+    def stop(text: str) -> None:
+        if text.startswith(after):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(world, say=stop)
+    rest = load(world)
+    assert rest.there > 0
+    assert contents(world) == contents(by_day)
+
+
+def test_edited_code_computes_the_features_again_and_seals_nothing(world):
+    load(world)
+    world.edit("ride_units.py", "/ 60", "/ 3600")
+    again = load(world)
+    assert (again.sealed, again.computed) == (0, DAYS)
+
+
+def test_a_wrong_setting_is_no_fault_of_a_partition(world):
+    (world.dags / "ride_pipeline.py").write_text("def suite():\n    return 7\n")
+    with pytest.raises(ConfigError, match="ride_pipeline:suite"):
+        load(world)
+
+
+# --- command and DAG --------------------------------------------------------------------------------------
+
+
+def test_the_command(world, capsys, monkeypatch):
+    monkeypatch.chdir(world.home.parent)
+    place = ["--home", str(world.home), "--ledger", world.ledger.url, "--repo", str(world.repo), "--workers", "1"]
+    spec = f"{world.dags}/ride_pipeline.py:ride_delay"
+    assert cli.main(["history", spec, "--to", str(LAST), *place]) == 0
+    assert capsys.readouterr().out.startswith(
+        f"{2 * DAYS} partitions sealed, features of {DAYS} computed, 0 were there"
+    )
+    assert cli.main(["history", spec, "--to", str(LAST + timedelta(days=1)), *place]) == 1
+    assert f"rides {key_of(DAYS)}: " in capsys.readouterr().err
+    assert cli.main(["history", f"{world.dags}/ride_pipeline.py:suite", "--to", str(LAST), *place]) == 1
+    assert "is no ModelPipeline" in capsys.readouterr().err
+    assert cli.main(["history", "nowhere.py:x", "--to", str(LAST), *place]) == 1
+    assert "does not name a pipeline" in capsys.readouterr().err
+
+
+def test_the_dag_loads_in_order_and_reports(tmp_path):
+    dag = PIPELINE.dags()["ride_delay_history"]
+    assert dag.get_task("load").partial_kwargs["max_active_tis_per_dagrun"] == 1
+    assert dag.get_task("load").upstream_task_ids == {"plan"}
+    assert dag.get_task("report").upstream_task_ids == {"load"}
+    plan = PlanHistoryOperator(
+        task_id="p", pipeline=PIPELINE, first="2024-03-01", last="2024-03-25", partitions=10, home=str(tmp_path)
+    )
+    stretches = plan.execute({})
+    assert [one["partitions"] for one in stretches] == [10, 10, 5]
+    assert [one["end"] for one in stretches][:-1] == [one["start"] for one in stretches][1:]
+    done = {"sealed": 2, "computed": 1, "there": 0, "refused": []}
+    assert ReportHistoryOperator(task_id="r", loaded=[done, done], home=str(tmp_path)).execute({})["sealed"] == 4
+    bad = ReportHistoryOperator(task_id="r", loaded=[{**done, "refused": ["rides x: why"]}], home=str(tmp_path))
+    with pytest.raises(AirflowFailException, match=r"1 partitions of the history were refused(.|\n)*rides x: why"):
+        bad.execute({})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"last": "2024-02-01"}, "ends on 2024-02-01, before it begins"),
+        ({"first": "x"}, "first='x' is not a day"),
+        ({"partitions": "0"}, "is not a number of partitions"),
+    ],
+)
+def test_a_form_that_makes_no_sense_is_refused(tmp_path, changes, says):
+    arguments = {"first": "2024-03-01", "last": "2024-03-02", "partitions": "10", **changes}
+    with pytest.raises(AirflowFailException, match=says):
+        PlanHistoryOperator(task_id="p", pipeline=PIPELINE, home=str(tmp_path), **arguments).execute({})
