@@ -37,6 +37,11 @@ def _is_entrypoint(text: str) -> str:
     return text
 
 
+def _is_suite(text: str) -> str:
+    """A suite is a function, or a file as Great Expectations writes it."""
+    return text if text.endswith(".json") else _is_entrypoint(text)
+
+
 def _is_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z]\w*", text):
         raise ConfigError(
@@ -48,6 +53,7 @@ def _is_name(text: str) -> str:
 
 Duration = Annotated[str, AfterValidator(_is_duration)]
 Entrypoint = Annotated[str, AfterValidator(_is_entrypoint)]
+SuiteName = Annotated[str, AfterValidator(_is_suite)]
 Name = Annotated[str, AfterValidator(_is_name)]
 Cut = Annotated[Partitioning, BeforeValidator(lambda given: Partitioning.parse(given) if type(given) is str else given)]
 
@@ -152,7 +158,8 @@ class Partitions:
 
     :param uri: Where the upstream lands them; a relative path starts at ``[mlops] home``.
     :param event_time: Column whose times must lie within the partition.
-    :param suite: ``module:function`` that returns the Great Expectations list a partition must meet.
+    :param suite: ``module:function`` that returns the Great Expectations list a partition must meet; or a JSON file as
+        Great Expectations writes it, its path from the folder of the DAG file.
     :param start: First day there is, in the zone of ``partitioning``.
     :param end: Last day there is, for a source that has ended.
     :param partitioning: How time is cut: ``daily`` in UTC, or ``Partitioning("hourly", "America/New_York")``.
@@ -173,7 +180,7 @@ class Partitions:
 
     uri: str
     event_time: str
-    suite: Entrypoint
+    suite: SuiteName
     start: date
     end: date | None = None
     partitioning: Cut = DAILY
@@ -329,8 +336,8 @@ class FeatureService:
 
     name: Name
     transform: Entrypoint
-    suite: Entrypoint
-    view_suites: Mapping[str, Entrypoint] = Field(default_factory=dict)
+    suite: SuiteName
+    view_suites: Mapping[str, SuiteName] = Field(default_factory=dict)
     view_checks: Mapping[str, Checks] = Field(default_factory=dict)
     rows: Sequence[Rows] = ()
     keys: Sequence[str] = ()

@@ -47,7 +47,14 @@ def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     suggest.add_argument("--to", dest="end", type=date.fromisoformat, metavar="DAY", help="last day to draw it from")
     suggest.add_argument("--out", type=Path, metavar="FILE", help="write it there (default: standard output)")
     suggest.add_argument("--force", action="store_true", help="overwrite FILE, with the edits in it")
+    suggest.add_argument(
+        "--landed", type=Path, metavar="FOLDER", help="draw it from a feed's folder as it landed, sealed or not"
+    )
     suggest.set_defaults(run=_suggest)
+
+    contract = commands.add_parser("suggest-contract", help="draw a schema contract from a landed folder, as Python")
+    contract.add_argument("landed", type=Path, metavar="FOLDER", help="where the upstream lands, whatever the layout")
+    contract.set_defaults(run=_suggest_contract)
 
     sweep = commands.add_parser(
         "sweep",
@@ -104,7 +111,7 @@ def _words(value: Any) -> str:
 
 def _suggest(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.data.exclusions import exclusions
-    from airflow_mlops.engine.data.suggest import suggest_from_store
+    from airflow_mlops.engine.data.suggest import suggest_from_store, suggest_suite
 
     if options.out is not None and options.out.exists() and not options.force:
         raise ConfigError(
@@ -112,9 +119,15 @@ def _suggest(options: argparse.Namespace) -> None:
             detail=str(options.out),
             hint="Choose another --out, or overwrite it with --force.",
         )
-    dataset, ledger = options.dataset, open_ledger(options)
-    store, excluded = open_store(options, ledger), exclusions(ledger, dataset)
-    text = json.dumps(suggest_from_store(store, dataset, options.start, options.end, excluded), indent=2) + "\n"
+    if options.landed is not None:
+        from airflow_mlops.engine.data.suggest_landed import profiles_of_landed
+
+        suite = suggest_suite(profiles_of_landed(options.landed), name=options.dataset)
+    else:
+        ledger = open_ledger(options)
+        store, excluded = open_store(options, ledger), exclusions(ledger, options.dataset)
+        suite = suggest_from_store(store, options.dataset, options.start, options.end, excluded)
+    text = json.dumps(suite, indent=2) + "\n"
     if options.out is None:
         print(text, end="")
         return
@@ -127,6 +140,12 @@ def _suggest(options: argparse.Namespace) -> None:
             hint="Name a file as --out, in a folder that is there and that you may write to.",
         ) from None
     print(f"Wrote {options.out}. Read it, edit it, then name it as the suite of {options.dataset!r}.")
+
+
+def _suggest_contract(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.suggest_landed import profiles_of_landed, suggest_contract
+
+    print(suggest_contract(profiles_of_landed(options.landed)), end="")
 
 
 def _sweep(options: argparse.Namespace) -> None:

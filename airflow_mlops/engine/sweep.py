@@ -40,8 +40,8 @@ _SHORTEST = timedelta(days=1)
 class Aged:
     """A file or folder that is older than it need be; ``needed_by`` says why it stays all the same.
 
-    ``kind`` is ``snapshot``, ``training``, ``features``, ``report``, ``quarantine``, ``registry`` (the cache of it) or
-    ``model`` (a version in a model store).
+    ``kind`` is ``snapshot``, ``training``, ``features``, ``report``, ``quarantine``, ``staged``, ``registry`` (its
+    cache) or ``model`` (a version in a model store).
     """
 
     kind: str
@@ -189,8 +189,8 @@ def _aged(home: Path, ledger: Ledger, kept: _Kept, model_stores: Mapping[str, Pa
         yield from kept.aged("features", file, (*users, *unknown))
     for file in sorted((home / "reports").glob("[!.]*")):
         yield from kept.aged("report", file)
-    for folder in sorted((home / "quarantine").glob("*/*/[!.]*")):
-        yield from kept.aged("quarantine", folder)
+    for kind, below in (("quarantine", "*/*/[!.]*"), ("staged", "*/[!.]*")):
+        yield from (one for folder in sorted((home / kind).glob(below)) for one in kept.aged(kind, folder))
     for folder in sorted((home / "registry").glob("*/[!.]*")):
         yield from kept.aged("registry", folder, kept.version(folder.parent.name, folder.name))
     for state in deployments(ledger):
@@ -228,7 +228,13 @@ def _snapshot_of(training: Path) -> str:
 def _folders(home: Path) -> list[Path]:
     """Return where a sweep that was killed may have left what it had made invisible."""
     fixed = [home / name for name in ("snapshots", "trainings", "reports")]
-    return [*fixed, *home.glob("features/*/superseded"), *home.glob("quarantine/*/*"), *home.glob("registry/*")]
+    return [
+        *fixed,
+        *home.glob("features/*/superseded"),
+        *home.glob("quarantine/*/*"),
+        *home.glob("staged/*"),
+        *home.glob("registry/*"),
+    ]
 
 
 def _say(ledger: Ledger, going: list[Aged], keep: timedelta) -> None:

@@ -32,6 +32,7 @@ FOREIGN = {
     "apis",
     "apt",
     "chromium",
+    "decimal_separator",
     "depracated",
     "feature_age_seconds",
     "feature_watermark",

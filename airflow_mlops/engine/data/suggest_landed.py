@@ -1,0 +1,76 @@
+"""A first suite and a first contract, drawn from files as they landed: before anything can be sealed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from airflow_mlops.contracts import Profile
+from airflow_mlops.engine.data.fitting import common, fit
+from airflow_mlops.engine.data.landed import format_of, found
+from airflow_mlops.engine.data.parquet import readable
+from airflow_mlops.engine.data.profiles import merge, null_rate, profile_table
+from airflow_mlops.engine.data.reading import batches, schema_of
+from airflow_mlops.exceptions import DataError
+
+
+def profiles_of_landed(folder: Path, options: Mapping[str, Any] | None = None) -> list[Profile]:
+    """Return a profile of each folder of files below a feed's folder, or of each file where all lie in one.
+
+    :param folder: Whatever its layout.
+    :param options: Of the reader, for CSV and JSON.
+    :raises DataError: when there are no files of rows, or they cannot be read.
+    """
+    with readable(folder):
+        files = [entry.path for entry in found(folder, "**/*")[1] if format_of(entry.path.name)]
+    if not files:
+        raise DataError(
+            "There are no files of rows.",
+            detail=f"in {folder} and below; readable are .parquet, .csv, .tsv, .json, .jsonl and .orc, also with .gz",
+            hint="Name the folder that the upstream lands in.",
+        )
+    groups: dict[str, list[Path]] = defaultdict(list)
+    apart = len({file.parent for file in files}) == 1
+    for file in files:
+        groups[str(file if apart else file.parent)].append(file)
+    schema = common({str(file): schema_of(file, options or {}, {}, "UTC") for file in files})
+    return [_profile(folder.name, n, group, schema, options or {}) for n, group in enumerate(groups.values())]
+
+
+def suggest_contract(profiles: Sequence[Profile]) -> str:
+    """Return the source of a function that returns a contract of what was seen, to be read and edited."""
+    whole = merge(profiles)
+    lines = [
+        "from airflow_mlops.engine.data.checks import Column, SchemaContract",
+        "",
+        "",
+        f"def {_name(whole.dataset)}() -> SchemaContract:",
+        f'    """Drawn from {whole.rows} rows: read and edit."""',
+        "    return SchemaContract(",
+        '        version="1",',
+        "        columns={",
+    ]
+    for name, column in whole.columns.items():
+        kind = "string" if column.type == "null" else column.type
+        nullable = ", nullable=False" if not null_rate(column) else ""
+        lines.append(f'            "{name}": Column("{kind}"{nullable}),')
+    return "\n".join([*lines, "        },", "    )", ""])
+
+
+def _profile(
+    dataset: str, number: int, files: Sequence[Path], schema: pa.Schema, options: Mapping[str, Any]
+) -> Profile:
+    tables = [
+        fit(table, schema, zone="UTC", where=str(file)) for file in files for table in batches(file, options, {}, "UTC")
+    ]
+    rows = pa.concat_tables(tables) if tables else schema.empty_table()
+    return profile_table(rows, dataset=dataset, key=str(number), revision="landed")
+
+
+def _name(dataset: str) -> str:
+    made = "".join(letter if letter.isalnum() else "_" for letter in dataset)
+    return made if made[:1].isalpha() else f"feed_{made}"
