@@ -155,6 +155,10 @@ class Partitioning:
                 yield key
             at = self.next(at)
 
+    def last_ended(self, by: datetime) -> str:
+        """Return the key of the last partition that has ended by a moment."""
+        return self.key(self.floor(by) - timedelta(microseconds=1))
+
     def within(self, start: datetime, end: datetime) -> Iterator[str]:
         """Yield the keys of the partitions that lie wholly within ``[start, end)``."""
         at = self.ceil(start)
@@ -205,6 +209,19 @@ def _zone(name: str) -> ZoneInfo:
 
 DAILY = Partitioning()
 _FINEST_FIRST = get_args(Every)
+
+
+def aligned(key: str | None, cut: str, feed: str) -> str:
+    """Return the partition of a feed that belongs to a partition of another cut: the last that has ended with it.
+
+    >>> aligned("2013-01-16", "daily", "weekly")
+    '2013-01-07'
+
+    :param cut: Of which ``key`` is one; both cuts as text.
+    """
+    if key in (None, "", "None"):
+        return ""  # a run without a key: the task that needs one says so
+    return Partitioning.parse(feed).last_ended(Partitioning.parse(cut).interval(str(key))[1])
 
 
 def finest_of(several: Iterable[Partitioning]) -> Partitioning:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.partitioning import finest_of
 from airflow_mlops.parts import (
     Deploy,
     Duration,
@@ -106,12 +107,12 @@ class ModelPipeline:
 
     def _check_feeds(self, datasets: Sequence[str]) -> None:
         for feed in self.feeds:
-            if feed.partitioning != self.source.partitioning:
+            if finest_of([self.source.partitioning, feed.partitioning]).every != self.source.partitioning.every:
                 raise ConfigError(
-                    f"The feeds of {self.model!r} are cut into different partitions.",
+                    f"Feed {feed.dataset!r} of {self.model!r} is cut finer than its source.",
                     detail=f"{self.source.dataset!r} is {self.source.partitioning}, {feed.dataset!r} is "
                     f"{feed.partitioning}",
-                    hint="Let all feeds of a pipeline land in partitions of one size and zone.",
+                    hint="Features are computed a partition of the source at a time: no feed may be cut finer.",
                 )
         places: dict[str, str] = {}
         for feed in self.feeds:

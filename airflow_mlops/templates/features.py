@@ -25,6 +25,7 @@ from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.reconcile import ReconcilePartitionsOperator
 from airflow_mlops.operators.runbook import RemindOfPinOperator
 from airflow_mlops.operators.stage import StagePartitionOperator
+from airflow_mlops.partitioning import aligned
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from airflow_mlops.templates.base import pipeline_dag, refused_as, result
@@ -51,6 +52,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
         schedule=CronPartitionTimetable(
             cron, timezone=timezone, run_offset=-1, key_format=source.partitioning.key_format
         ),
+        user_defined_macros={"aligned": aligned},
         start_date=source.starts_at,
         end_date=source.ends_at,
     ) as dag:
@@ -98,12 +100,13 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             entity = [pipeline.entity] if feed.dataset in used else []
             sealed[feed.dataset] = _sealed(feed, pipeline, [*entity, *used.get(feed.dataset, [feed.event_time])])
             sealed[feed.dataset] >> apply
-        starts = {feed.dataset: feed.start.isoformat() for feed in pipeline.feeds}
+        feeds = {feed.dataset: feed for feed in pipeline.feeds}
         for pair in pipeline.reconcile:
             reconcile = ReconcilePartitionsOperator(
                 task_id=f"reconcile_{pair.left}_with_{pair.right}",
                 reconcile=asdict(pair),
-                start=starts[pair.right],
+                start=feeds[pair.right].start.isoformat(),
+                key=_key_of(feeds[pair.left], pipeline),
                 ledger_conn_id=pipeline.ledger_conn_id,
                 **refused_as(pipeline, "partition_blocked"),
             )
@@ -121,14 +124,22 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
     return dag
 
 
+def _key_of(feed: Partitions, pipeline: ModelPipeline) -> str:
+    """Return the template of a feed's key: of one with larger partitions, the last that has ended with the run's."""
+    cut, own = str(pipeline.source.partitioning), str(feed.partitioning)
+    return PARTITION_KEY if own == cut else f"{{{{ aligned(partition_key, '{cut}', '{own}') }}}}"
+
+
 def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) -> SealPartitionOperator:
     """Add the tasks that take one feed's day from landing to a sealed partition; return the last one."""
+    own, key = str(feed.partitioning), _key_of(feed, pipeline)
     told = {**refused_as(pipeline, "partition_blocked"), **feed.resources.as_arguments()}
     with TaskGroup(feed.dataset):
         wait = PartitionArrivalSensor(
             task_id="wait",
             uri=feed.uri,
-            partitioning=str(feed.partitioning),
+            key=key,
+            partitioning=own,
             first=feed.start.isoformat(),
             last=feed.end.isoformat() if feed.end else None,
             late_after=feed.lands_within,
@@ -141,13 +152,14 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             task_id="stage",
             dataset=feed.dataset,
             uri=feed.uri,
+            key=key,
             event_time=feed.event_time,
             layout=feed.layout,
             contract=feed.checks.contract,
             naive_times=feed.naive_times,
             reader=dict(feed.reader),
             row_id_column=feed.checks.unique[0] if len(feed.checks.unique) == 1 else "",
-            partitioning=str(feed.partitioning),
+            partitioning=own,
             **told,
         )
         landed = result(stage, "uri")
@@ -157,16 +169,17 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             suite=feed.suite,
             may_be_empty=feed.may_be_empty,
             dataset=feed.dataset,
-            key=PARTITION_KEY,
+            key=key,
             ledger_conn_id=pipeline.ledger_conn_id,
             **told,
         )
         check = CheckPartitionOperator(
             task_id="check",
             dataset=feed.dataset,
+            key=key,
             uri=landed,
             event_time=feed.event_time,
-            partitioning=str(feed.partitioning),
+            partitioning=own,
             validation=validate.output,
             checks=asdict(feed.checks),
             model=pipeline.model,
@@ -179,9 +192,10 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
         seal = SealPartitionOperator(
             task_id="seal",
             dataset=feed.dataset,
+            key=key,
             uri=landed,
             event_time=feed.event_time,
-            partitioning=str(feed.partitioning),
+            partitioning=own,
             may_be_empty=feed.may_be_empty,
             validation=validate.output,
             ledger_conn_id=pipeline.ledger_conn_id,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
-from datetime import date, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer, cli
 from airflow_mlops.engine.data.files import sha256
+from airflow_mlops.engine.features.computing.provenance import read_inputs
 from airflow_mlops.engine.history.load import Loaded, load_history
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.operators.history import PlanHistoryOperator, ReportHistoryOperator
@@ -100,7 +104,7 @@ def load(world: Rides, last: date = LAST, **more: Any) -> Loaded:
     store, ledger = world.store, world.ledger
     store.ledger = ledger
     return load_history(
-        PIPELINE,
+        more.pop("pipeline", PIPELINE),
         FIRST,
         last,
         location=world.location,
@@ -187,6 +191,30 @@ def test_a_wrong_setting_is_no_fault_of_a_partition(world):
     (world.dags / "ride_pipeline.py").write_text("def suite():\n    return 7\n")
     with pytest.raises(ConfigError, match="ride_pipeline:suite"):
         load(world)
+
+
+def test_a_weekly_feed_beside_daily_ones(world):
+    """A day stands on the last week that has ended with it; before there is one, there is nothing to compute."""
+    for monday in ("2024-02-26", "2024-03-04"):
+        folder = world.home / "lake" / "prices" / monday
+        folder.mkdir(parents=True)
+        at = datetime.fromisoformat(monday).replace(tzinfo=UTC)
+        rows = {
+            "at": pa.array([at + timedelta(minutes=n) for n in range(30)], pa.timestamp("us", "UTC")),
+            "x": range(30),
+        }
+        pq.write_table(pa.table(rows), folder / "a.parquet")
+    weekly = Partitions(
+        "lake/prices", event_time="at", suite="ride_pipeline:suite", start=date(2024, 2, 26), arrived="still",
+        partitioning="weekly",
+    )  # fmt: skip
+    features = replace(PIPELINE.features, sources=[weekly])
+    loaded = load(world, pipeline=replace(PIPELINE, features=features))
+    assert loaded.refused == []
+    assert (loaded.sealed, loaded.computed) == (2 * DAYS + 1, DAYS - 2)
+    assert world.store.keys("prices") == ["2024-02-26"], "the next week has not ended on the eighth of March"
+    inputs = read_inputs(world.home, ["zone_delays"], FIRST, LAST)
+    assert {one.partitions["prices"].popitem()[0] for one in inputs.values()} == {"2024-02-26"}
 
 
 # --- command and DAG --------------------------------------------------------------------------------------

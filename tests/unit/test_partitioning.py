@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from airflow_mlops import Partitioning, Partitions
 from airflow_mlops.engine.data.exclusions import excluded_keys
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.partitioning import finest_of
+from airflow_mlops.partitioning import aligned, finest_of
 from tests.unit.test_pipeline import pipeline, source
 
 SIZES = ("hourly", "daily", "weekly", "monthly")
@@ -153,9 +153,37 @@ def test_the_features_dag_runs_once_a_partition_and_its_keys_are_the_partitionin
     assert dag.start_date == partitioning.first(date(2013, 1, 1))
 
 
-def test_feeds_of_different_sizes_are_refused_in_words():
-    with pytest.raises(ConfigError, match=r"different partitions(.|\n)*'arrivals' is daily"):
-        pipeline(source=source(partitioning=Partitioning("hourly")))
+def test_a_feed_that_is_cut_finer_than_the_source_is_refused_in_words():
+    label = pipeline().label
+    with pytest.raises(ConfigError, match=r"cut finer than its source(.|\n)*'arrivals' is hourly"):
+        pipeline(label=type(label)("late", source=source("arrivals", partitioning="hourly"), matures_after="1d"))
+
+
+@pytest.mark.parametrize(
+    ("key", "cut", "feed", "belongs"),
+    [
+        ("2013-01-16", "daily", "weekly", "2013-01-07"),
+        ("2013-01-13", "daily", "weekly", "2013-01-07"),
+        ("2013-01-12", "daily", "weekly", "2012-12-31"),
+        ("2013-01-31", "daily", "monthly", "2013-01"),
+        ("2013-01-16", "daily@America/New_York", "daily", "2013-01-16"),
+        ("2013-01-16", "daily", "daily@America/New_York", "2013-01-15"),
+        ("2013-01-16T0700Z", "hourly", "daily", "2013-01-15"),
+        ("None", "daily", "weekly", ""),
+    ],
+)
+def test_of_a_larger_feed_a_run_takes_the_last_partition_that_has_ended(key, cut, feed, belongs):
+    assert aligned(key, cut, feed) == belongs
+
+
+def test_the_tasks_of_a_larger_feed_have_its_own_key():
+    label = pipeline().label
+    made = pipeline(label=type(label)("late", source=source("arrivals", partitioning="weekly"), matures_after="1d"))
+    dag = made.dags()["m_features"]
+    for name in ("wait", "stage", "validate", "check", "seal"):
+        assert dag.get_task(f"departures.{name}").key == "{{ partition_key }}"
+        assert dag.get_task(f"arrivals.{name}").key == "{{ aligned(partition_key, 'daily', 'weekly') }}"
+    assert dag.user_defined_macros["aligned"] is aligned
 
 
 def test_a_partitioning_may_be_written_as_text():

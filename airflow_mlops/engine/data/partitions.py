@@ -154,7 +154,10 @@ class PartitionStore:
 
     def keys(self, dataset: str) -> builtins.list[str]:
         """Return the keys of the sealed partitions, in order."""
-        return [folder.name for folder, contents in self._currents(dataset, None, None) if contents is not None]
+        folders = self._folders(dataset, None, None)
+        with readable(self.folder(dataset)):
+            there = storage.are_there([folder / CURRENT for folder in folders])
+        return [folder.name for folder, sealed in zip(folders, there, strict=True) if sealed]
 
     def list(self, dataset: str, start: Bound, end: Bound) -> builtins.list[Partition]:
         """Return the current partitions that lie, wholly or in part, between two bounds, in order of their keys.
@@ -365,14 +368,19 @@ class PartitionStore:
 
     def _currents(self, dataset: str, start: Bound, end: Bound) -> builtins.list[tuple[AnyPath, bytes | None]]:
         """Return the folders of the partitions with what is in their ``current.json``."""
+        folders = self._folders(dataset, start, end)
+        with readable(self.folder(dataset)):
+            return list(zip(folders, storage.read_if_there([folder / CURRENT for folder in folders]), strict=True))
+
+    def _folders(self, dataset: str, start: Bound, end: Bound) -> builtins.list[AnyPath]:
+        """Return the folders of the partitions between two bounds, sealed or not."""
         partitioning, parent = self.partitioning(dataset), self.folder(dataset)
         begin, stop = partitioning.span(start or _LONG_AGO, end or _FAR_OFF)
         first, last = (partitioning.key(begin) if start else ""), (partitioning.key(stop - _TICK) if end else "~")
         with readable(parent):
             names = storage.subfolders(parent)  # keys sort as time does; others may keep things here too
-            chosen = [name for name in names if first <= name <= last]
-            folders = [parent / name for name in chosen if partitioning.is_key(name)]
-            return list(zip(folders, storage.read_if_there([folder / CURRENT for folder in folders]), strict=True))
+        chosen = [name for name in names if first <= name <= last]
+        return [parent / name for name in chosen if partitioning.is_key(name)]
 
     def _missing(self, dataset: str, key: str, revision: str | None) -> DataError:
         folder = self.folder(dataset, key)

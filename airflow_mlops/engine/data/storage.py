@@ -8,6 +8,7 @@ that into words.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -133,6 +134,9 @@ def is_folder(path: AnyPath) -> bool:
 def subfolders(folder: AnyPath) -> list[str]:
     """Return the names of the folders in a folder, in order; none when it is not there itself."""
     try:
+        if isinstance(folder, Path):  # a year of hours: no more than one look at each
+            with os.scandir(folder) as found:
+                return sorted(entry.name for entry in found if entry.name[0] != "." and entry.is_dir())
         return [entry.path.name for entry in entries(folder) if entry.is_folder]
     except FileNotFoundError as error:
         if _no_bucket(error):
@@ -162,6 +166,13 @@ def read_if_there(paths: Sequence[AnyPath]) -> list[bytes | None]:
         if isinstance(answer, Exception) and (not isinstance(answer, FileNotFoundError) or _no_bucket(answer)):
             raise answer
     return [None if isinstance(answer, Exception) else bytes(answer) for answer in answers]
+
+
+def are_there(paths: Sequence[AnyPath]) -> list[bool]:
+    """Return for each of some files of one storage whether it is there."""
+    if all(isinstance(path, Path) for path in paths):
+        return [os.path.isfile(path) for path in paths if isinstance(path, Path)]  # noqa: PTH113  four times as fast
+    return [contents is not None for contents in read_if_there(paths)]
 
 
 @contextmanager

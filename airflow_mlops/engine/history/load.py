@@ -120,13 +120,27 @@ class _Load:
 
     def seal(self, keys: Sequence[str]) -> None:
         """Seal all feeds, partition by partition."""
-        jobs = [(feed, key) for key in keys for feed in self.pipeline.feeds if within(feed, key)]
+        jobs = self._landed(keys)
         work = partial(
             _prepare, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate
         )
         for n, ((feed, key), prepared) in enumerate(self._at_once(work, jobs), 1):
             self._take(feed.dataset, key, prepared, partial(self._settle, feed, key))
             self.say(f"sealed {n} of {len(jobs)} partitions, up to {key}")
+
+    def _landed(self, keys: Sequence[str]) -> list[tuple[Partitions, str]]:
+        """Return the partitions of all feeds that those of the source stand on, in the order in which they end."""
+        if not keys:
+            return []
+        interval = self.pipeline.source.partitioning.interval
+        begin, end = interval(keys[0])[0], interval(keys[-1])[1]
+        jobs = []
+        for feed in self.pipeline.feeds:
+            cut = feed.partitioning
+            first = begin if cut == self.pipeline.source.partitioning else cut.interval(cut.last_ended(begin))[0]
+            ended = [key for key in cut.keys(first, end) if cut.interval(key)[1] <= end and within(feed, key)]
+            jobs += [(cut.interval(key)[1], feed, key) for key in ended]
+        return [(feed, key) for _, feed, key in sorted(jobs, key=lambda job: job[0])]
 
     def compute(self, keys: Sequence[str]) -> None:
         """Compute the features that are missing, or of other data or code than now."""

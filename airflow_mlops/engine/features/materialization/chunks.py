@@ -93,7 +93,9 @@ def due(
     for day in partitioning.keys(since, end):
         if day in computed:
             first, last = partitioning.interval(day)
-            spans += _stale(watermark, day, digest(home, view, day), (max(first, since), min(last, end)))
+            span = max(first, since), min(last, end)
+            known = day in watermark.files or day in watermark.parts
+            spans += _stale(watermark, day, digest(home, view, day), span) if known else [span]
     return since, merged(spans)
 
 
