@@ -43,7 +43,8 @@ def lint(repo: FeatureRepo) -> list[Finding]:
         for name, one in getattr(repo, owned).items():
             if not one.tags.get("owner", "").strip():
                 fix = 'Add tags={"owner": "<team or person>"}.'
-                found.append(_error(f"{kind} {name!r}", "It has no owner.", fix))
+                where = f"{kind} {name!r}"
+                found.append(Finding(severity="warning", where=where, what="It has no owner.", fix=fix))
     for name in repo.services:
         found += _service(repo, name)
     return sorted(found, key=lambda finding: finding.severity)
