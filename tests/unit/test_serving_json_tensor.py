@@ -12,6 +12,7 @@ from airflow_mlops.contracts import TensorSpec
 from airflow_mlops.engine.serving.server.errors import ServingError
 from airflow_mlops.engine.serving.server.json_answer import write_outputs
 from airflow_mlops.engine.serving.server.json_tensor import parse_body, read_inputs
+from airflow_mlops.engine.serving.tensors import as_array
 
 TWO = {"a": TensorSpec(dtype="float32", shape=(-1,)), "b": TensorSpec(dtype="int64", shape=(-1,))}
 TEXT = {"s": TensorSpec(dtype="string", shape=(-1,))}
@@ -22,12 +23,21 @@ def one(dtype: str) -> dict[str, TensorSpec]:
 
 
 def read(document: dict[str, Any], specs: dict[str, TensorSpec]) -> dict[str, np.ndarray]:
-    return read_inputs(document, specs)[1]
+    return {name: as_array(tensor) for name, tensor in read_inputs(document, specs)[1].items()}
+
+
+def test_rows_may_hold_values_in_one_input_and_lists_in_another_of_its_type():
+    rows = [{"a": 1, "b": [2, 3]}, {"a": 4, "b": [5, 6]}]
+    specs = {name: TensorSpec(dtype="float32", shape=shape) for name, shape in (("a", (-1,)), ("b", (-1, 2)))}
+    inputs = read({"instances": rows}, specs)
+    assert inputs["a"].tolist() == [1, 4]
+    assert inputs["b"].tolist() == [[2, 3], [5, 6]]
 
 
 def test_rows_become_columns():
-    layout, inputs = read_inputs({"instances": [{"a": 1, "b": 2}, {"b": 4, "a": 3.5}]}, TWO)
-    assert layout == "row"
+    rows = {"instances": [{"a": 1, "b": 2}, {"b": 4, "a": 3.5}]}
+    assert read_inputs(rows, TWO)[0] == "row"
+    inputs = read(rows, TWO)
     assert inputs["a"].dtype == np.float32
     assert inputs["a"].tolist() == [1.0, 3.5]
     assert inputs["b"].tolist() == [2, 4]

@@ -100,11 +100,11 @@ class SavedModel:
 
     def call(
         self,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Mapping[str, np.ndarray | tensors.Content],
         signature: str,
         outputs: Sequence[str] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Call a signature with arrays that have its types already, and fetch some or all of its outputs.
+        """Call a signature with tensors that have its types already, and fetch some or all of its outputs.
 
         For a caller that holds the model (:meth:`hold`), so that one request is let in once: a model that begins
         to close lets those finish that it let in.
@@ -231,8 +231,13 @@ class SavedModel:
             endpoints.append(c_api.Output(operation, int(index)))
         return (c_api.Output * len(endpoints))(*endpoints)
 
-    def _to_tensor(self, array: np.ndarray) -> int:
-        """Copy an array into a new tensor of TensorFlow's."""
+    def _to_tensor(self, array: np.ndarray | tensors.Content) -> int:
+        """Copy an array, or content, into a new tensor of TensorFlow's."""
+        if isinstance(array, tensors.Content):
+            dims, size = array.shape, len(array.content)
+            filled: int = self._quick.TF_AllocateTensor(array.number, (c_int64 * len(dims))(*dims), len(dims), size)
+            ctypes.memmove(self._quick.TF_TensorData(filled), array.content, size)
+            return filled
         number = tensors.dtype_number(array)
         shape = (c_int64 * array.ndim)(*array.shape)
         if number != tf.DT_STRING:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +36,14 @@ _BY_NAME = {name: number for number, (name, _, _) in _DTYPES.items()}
 _BY_NUMPY = {dtype: number for number, (_, dtype, _) in _DTYPES.items()}
 #: Signatures that only load and restore a model.
 _INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
+
+
+class Content(NamedTuple):
+    """Numbers as they lie in memory: TensorFlow's dtype number, shape, and bytes that fit both."""
+
+    number: int
+    shape: tuple[int, ...]
+    content: bytes
 
 
 def dtype_name(number: int) -> str:
@@ -126,22 +136,41 @@ def from_proto(proto: tf.TensorProto) -> np.ndarray:
 
     :raises DataError: when dtype, shape and content do not fit together.
     """
-    number, dims, content = proto.dtype, proto.tensor_shape, proto.tensor_content
+    return as_array(read_proto(proto))
+
+
+def as_array(tensor: np.ndarray | Content) -> np.ndarray:
+    """Return a tensor as an array; one of content cannot be written to."""
+    if isinstance(tensor, Content):
+        return np.ndarray(tensor.shape, numpy_dtype(tensor.number), tensor.content)
+    return tensor
+
+
+def read_proto(proto: tf.TensorProto) -> np.ndarray | Content:
+    """Return a tensor message as :func:`from_proto` does, but content as it came: an array of it costs more."""
+    number, content = proto.dtype, proto.tensor_content
     dtype = numpy_dtype(number)
-    shape = tuple([dim.size for dim in dims.dim])
-    if (shape and min(shape) < 0) or dims.unknown_rank:
-        raise DataError("A tensor has no complete shape.", detail=f"shape {shape}")
-    count = math.prod(shape)
+    shape, count = _complete_shape(proto.tensor_shape.SerializeToString())
     if content:
         if number == tf.DT_STRING or len(content) != count * dtype.itemsize:
             raise _wrong_length(proto, shape, f"{len(content)} bytes of content")
-        return np.frombuffer(content, dtype=dtype).reshape(shape)
+        return Content(number, shape, content)
     flat = _values(proto, dtype)
     if len(flat) > count:
         raise _wrong_length(proto, shape, f"{len(flat)} values")
     if len(flat) < count:
         flat = _pad(flat, count, dtype)
     return flat.reshape(shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _complete_shape(serialized: bytes) -> tuple[tuple[int, ...], int]:
+    """Return a shape and how many values it holds. Most tensors of a request share one: it is walked once."""
+    proto = tf.TensorShapeProto.FromString(serialized)
+    shape = tuple(dim.size for dim in proto.dim)
+    if (shape and min(shape) < 0) or proto.unknown_rank:
+        raise DataError("A tensor has no complete shape.", detail=f"shape {shape}")
+    return shape, math.prod(shape)
 
 
 def _values(proto: tf.TensorProto, dtype: np.dtype) -> np.ndarray:

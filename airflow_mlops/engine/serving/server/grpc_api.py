@@ -61,7 +61,7 @@ class GrpcApi:
 
     def _predict(self, request: pb.PredictRequest, _: grpc.ServicerContext) -> pb.PredictResponse:
         with self._manager.hold(_request(request)) as servable:
-            inputs = {alias: _array(alias, proto) for alias, proto in request.inputs.items()}
+            inputs = {alias: _tensor(alias, proto) for alias, proto in request.inputs.items()}
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             outputs = predict(servable.saved_model, name, inputs, request.output_filter)
             return pb.PredictResponse(
@@ -207,8 +207,8 @@ def _spec(servable: Servable, signature_name: str = "") -> pb.ModelSpec:
     return spec
 
 
-def _array(alias: str, proto: tf.TensorProto) -> np.ndarray:
+def _tensor(alias: str, proto: tf.TensorProto) -> np.ndarray | tensors.Content:
     try:
-        return tensors.from_proto(proto)
+        return tensors.read_proto(proto)
     except (DataError, MemoryError, ValueError):  # the last two: a shape that no memory holds
         raise invalid(f"tensor parsing error: {alias}") from None

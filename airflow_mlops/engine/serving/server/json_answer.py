@@ -25,18 +25,17 @@ def write_outputs(outputs: Mapping[str, np.ndarray], layout: Format) -> bytes:
         if layout == "row" and not array.ndim:
             raise invalid(f"Tensor name: {name} has no shape information ")
     values: dict[str, Any] = {name: _writable(name, array) for name, array in outputs.items()}
-    finite = all(array.dtype.kind != "f" or np.isfinite(array).all() for array in outputs.values())
     if layout == "column":
-        return _dump({"outputs": values if len(values) > 1 else next(iter(values.values()))}, finite=finite)
+        return _dump({"outputs": values if len(values) > 1 else next(iter(values.values()))})
     sizes = {name: len(array) for name, array in outputs.items()}
     expected = next(iter(sizes.values()))
     for name, size in sizes.items():
         if size != expected:
             raise invalid(f"Tensor name: {name} has inconsistent batch size: {size} expecting: {expected}")
     if len(values) == 1:
-        return _dump({"predictions": next(iter(values.values()))}, finite=finite)
+        return _dump({"predictions": next(iter(values.values()))})
     rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-    return _dump({"predictions": rows}, finite=finite)
+    return _dump({"predictions": rows})
 
 
 def _writable(name: str, array: np.ndarray) -> Any:
@@ -53,10 +52,12 @@ def _writable(name: str, array: np.ndarray) -> Any:
     return nested.reshape(array.shape).tolist()
 
 
-def _dump(document: dict[str, Any], *, finite: bool) -> bytes:
-    if finite:
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return json.dumps(document, default=_plain, ensure_ascii=False).encode()
+def _dump(document: dict[str, Any]) -> bytes:
+    text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    # It writes null for NaN and the infinities, and no answer has a null of its own; text that says so costs time only.
+    if b"null" in text:
+        return json.dumps(document, default=_plain, ensure_ascii=False).encode()
+    return text
 
 
 def _plain(value: np.ndarray | np.generic) -> Any:

@@ -17,10 +17,10 @@ from airflow_mlops.exceptions import MlopsError
 def predict(
     model: SavedModel,
     signature_name: str,
-    inputs: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray | tensors.Content],
     output_filter: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Run a signature on arrays that are in its types already.
+    """Run a signature on tensors that are in its types already.
 
     :raises ServingError: when the request does not fit the signature, or the model fails on it.
     """
@@ -41,7 +41,7 @@ def predict(
         raise from_mlops(error) from error
 
 
-def _check_names(definition: tf.SignatureDef, inputs: Mapping[str, np.ndarray]) -> None:
+def _check_names(definition: tf.SignatureDef, inputs: Mapping[str, object]) -> None:
     wanted, sent = set(definition.inputs), set(inputs)
     extra, missing = sent - wanted, wanted - sent
     if len(sent) > len(wanted) or (len(sent) < len(wanted) and not definition.defaults):
