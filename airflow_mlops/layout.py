@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from string import Formatter
 from zoneinfo import ZoneInfo
 
@@ -69,13 +69,35 @@ class Layout:
         """
         start, end = partitioning.interval(key)
         found = self._at(key, start, partitioning)
-        if found == self._at(partitioning.key(end), end, partitioning):
+        following = self._at(partitioning.key(end), end, partitioning)
+        if found == following and not self._hour_twice(start, end, partitioning):
             raise ConfigError(
                 f"The layout {self.pattern!r} is the same for {key} and the partition after it.",
                 detail=f"partitions are {partitioning.every}; both are {found!r}",
                 hint="Name more of the time: {key}, or {hour:02} for hours.",
             )
         return found
+
+    def shared(self, key: str, partitioning: Partitioning) -> bool:
+        """Return whether a partition beside this one has the same files: of an hour that the clock has twice."""
+        start, end = partitioning.interval(key)
+        before = partitioning.floor(start - timedelta(microseconds=1))
+        return self._hour_twice(start, end, partitioning) or self._hour_twice(before, start, partitioning)
+
+    @property
+    def time_names(self) -> frozenset[str]:
+        """The names before ``=`` in folders that say the partition's time: ``dt`` in ``dt={key}``."""
+        named = (folder.split("=", 1) for folder in self.pattern.split("/") if "=" in folder)
+        return frozenset(name for name, value in named if "{" in value)
+
+    def _hour_twice(self, one: datetime, other: datetime, partitioning: Partitioning) -> bool:
+        """Return whether two neighbouring hours are the same one on the clock, and to this layout."""
+        if partitioning.every != "hourly" or partitioning.timezone == "UTC":
+            return False
+        zone = ZoneInfo(partitioning.timezone)
+        clocks = {moment.astimezone(zone).replace(tzinfo=None, fold=0) for moment in (one, other)}
+        same = {self._at(partitioning.key(moment), moment, partitioning) for moment in (one, other)}
+        return len(clocks) == 1 and len(same) == 1
 
     def _at(self, key: str, start: datetime, partitioning: Partitioning) -> str:
         local = start.astimezone(UTC if partitioning.timezone == "UTC" else ZoneInfo(partitioning.timezone))

@@ -146,6 +146,11 @@ class ModelPipeline:
         return self.label.source or self.source
 
     @property
+    def late(self) -> dict[str, list[str]]:
+        """Dataset → the label's column and that of when it is known, where the label is a column of the source."""
+        return {self.label_feed.dataset: [self.label.column, self.label.known_at]} if self.label.known_at else {}
+
+    @property
     def begins_on(self) -> date:
         """The first day on which all feeds are there: features and training begin with it."""
         return max(feed.start for feed in self.feeds)

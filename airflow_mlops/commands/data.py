@@ -50,10 +50,16 @@ def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     suggest.add_argument(
         "--landed", type=Path, metavar="FOLDER", help="draw it from a feed's folder as it landed, sealed or not"
     )
+    suggest.add_argument(
+        "--reader", type=json.loads, default={}, metavar="JSON", help="options for CSV, as in Partitions"
+    )
     suggest.set_defaults(run=_suggest)
 
     contract = commands.add_parser("suggest-contract", help="draw a schema contract from a landed folder, as Python")
     contract.add_argument("landed", type=Path, metavar="FOLDER", help="where the upstream lands, whatever the layout")
+    contract.add_argument(
+        "--reader", type=json.loads, default={}, metavar="JSON", help="options for CSV, as in Partitions"
+    )
     contract.set_defaults(run=_suggest_contract)
 
     sweep = commands.add_parser(
@@ -122,7 +128,7 @@ def _suggest(options: argparse.Namespace) -> None:
     if options.landed is not None:
         from airflow_mlops.engine.data.suggest_landed import profiles_of_landed
 
-        suite = suggest_suite(profiles_of_landed(options.landed), name=options.dataset)
+        suite = suggest_suite(profiles_of_landed(options.landed, options.reader), name=options.dataset)
     else:
         ledger = open_ledger(options)
         store, excluded = open_store(options, ledger), exclusions(ledger, options.dataset)
@@ -145,7 +151,7 @@ def _suggest(options: argparse.Namespace) -> None:
 def _suggest_contract(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.data.suggest_landed import profiles_of_landed, suggest_contract
 
-    print(suggest_contract(profiles_of_landed(options.landed)), end="")
+    print(suggest_contract(profiles_of_landed(options.landed, options.reader)), end="")
 
 
 def _sweep(options: argparse.Namespace) -> None:

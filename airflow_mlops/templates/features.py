@@ -70,6 +70,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             history=features.history,
             start={feed.dataset: feed.start.isoformat() for feed in pipeline.feeds},
             partitioning=cut,
+            late=pipeline.late,
             suites=dict(features.view_suites),
             checks={view: asdict(checks) for view, checks in features.view_checks.items()},
             rows=[asdict(rows) for rows in features.rows],

@@ -187,6 +187,11 @@ def test_edited_code_computes_the_features_again_and_seals_nothing(world):
     assert (again.sealed, again.computed) == (0, DAYS)
 
 
+def test_bounds_in_the_wrong_order_are_refused(world):
+    with pytest.raises(ConfigError, match="before it begins"):
+        load(world, FIRST - timedelta(days=1))
+
+
 def test_a_wrong_setting_is_no_fault_of_a_partition(world):
     (world.dags / "ride_pipeline.py").write_text("def suite():\n    return 7\n")
     with pytest.raises(ConfigError, match="ride_pipeline:suite"):

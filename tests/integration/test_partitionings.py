@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class CutRides(Rides):
 
     def train(self, **changes: Any) -> Snapshot:
         """Freeze what is known at the end of the last partition."""
-        return self.snapshot(END, **changes)
+        return self.snapshot(changes.pop("as_of", END), **changes)
 
 
 def rows_of(world: Rides, snapshot: Snapshot) -> dict[str, dict[str, Any]]:
@@ -255,6 +256,40 @@ def test_a_label_may_be_a_column_of_the_source_that_is_known_later(world, tmp_pa
     ended = {one["ride_id"]: one["ended_at"] for n in range(DAYS + 1) for one in rides.rides_of(n)}
     assert max(ended[ride] for ride in rows_of(copy, early)) < early.as_of
     assert early.unlabelled_rows > snapshot.unlabelled_rows
+
+
+def test_a_transform_is_not_given_what_was_not_known_yet(world, tmp_path):
+    """Neither the label nor that it would be known; in a day computed later no more than on the day itself."""
+    copy = CutRides(tmp_path)
+    copy.cut = world.cut
+    world.copy(tmp_path)
+    seal_whole(copy)
+    code = "seen = []\ndef compute(day, data):\n    seen.append(data['whole'])\n    return {}\n"
+    (copy.dags / "peeking.py").write_text(code)
+    key = copy.cut.key(rides.midnight(5))
+    end = copy.cut.interval(key)[1]
+    sys.modules.pop("peeking", None)
+    compute_features(
+        copy.home, key, store=copy.store, ledger=copy.ledger, repo=ensure_applied(copy.location, copy.ledger),
+        transform="peeking:compute", code_paths=[str(copy.dags)], datasets=["whole"], history=timedelta(days=2),
+        start=FIRST, partitioning=copy.cut, late={"whole": ["late", "ended_at"]},
+    )  # fmt: skip
+    [seen] = sys.modules.pop("peeking").seen
+    known = seen[seen["ended_at"].notna()]
+    assert (known["ended_at"] < end).all()
+    hidden = seen[seen["ended_at"].isna()]
+    assert len(hidden) > 0 or copy.cut == WEEKLY, "of a week of which all rides have ended nothing is hidden"
+    assert hidden["late"].isna().all()
+
+
+def test_a_label_in_the_source_without_a_time_is_a_leak_and_refused(world):
+    with pytest.raises(ConfigError, match="Nothing says since when the label 'late' is known"):
+        world.train(source_dataset="rides", label_dataset="rides")
+
+
+def test_a_cut_without_a_zone_is_refused(world):
+    with pytest.raises(ConfigError, match="as_of has no time zone"):
+        world.train(as_of=END.replace(tzinfo=None))
 
 
 def test_a_label_known_at_no_time_is_refused(world, tmp_path):

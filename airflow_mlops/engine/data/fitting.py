@@ -101,8 +101,8 @@ def _column(table: pa.Table, field: pa.Field, zone: str, where: str, row_id: str
         raise _refused(column, field, where, "one is no kind of the other", _Lost())
     try:
         return column.cast(field.type)
-    except pa.ArrowInvalid as error:
-        why = str(error).splitlines()[0]
+    except pa.ArrowInvalid:
+        why = "not all are times as ISO 8601 writes them" if _text(column.type) else "it would not be the same again"
         raise _refused(column, field, where, why, _lost(table, field, column, row_id)) from None
 
 

@@ -16,9 +16,24 @@ from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.exceptions import ConfigError, DataError
 
 _BATCH_ROWS = 65_536
-_CSV: dict[str, Any] = {"header": True, "quote": '"', "escape": '"', "strict_mode": True, "sample_size": -1}
+_CSV: dict[str, Any] = {
+    "header": True,
+    "skip": 0,
+    "quote": '"',
+    "escape": '"',
+    "strict_mode": True,
+    "sample_size": -1,
+    # Not times: which of 01/02 is the month would be guessed file by file.
+    "auto_type_candidates": ["BOOLEAN", "BIGINT", "DOUBLE", "VARCHAR"],
+}
 _JSON: dict[str, Any] = {"format": "newline_delimited", "sample_size": -1}
 _NUMBERS = frozenset({"BIGINT", "DOUBLE", "HUGEINT"})
+_ZONE = r"(Z|[+-]\d{2}(:?\d{2})?)"
+_ISO = rf"^\d{{4}}-\d{{2}}-\d{{2}}([ T]\d{{2}}:\d{{2}}(:\d{{2}}([.]\d+)?)?{_ZONE}?)?$"
+_DAY = 10
+"""Characters of a day in ISO 8601."""
+_DIGITS = 15
+"""That a float surely keeps."""
 _HINTS = {
     "unicode": "Say in which encoding it is: Partitions(reader={'encoding': 'latin-1'}).",
     "dialect": "A quote is never closed: the file is cut off, or quotes as Partitions(reader={'quote': \"'\"}).",
@@ -94,8 +109,8 @@ class _Text:
             return self._call("read_json", _JSON)
         csv = {**_CSV, "delim": "\t" if ".tsv" in self.file.suffixes else ","}
         rows = self._call("read_csv", csv)
-        if padded := self._padded(csv, rows):
-            self.types = {**self.types, **dict.fromkeys(padded, "VARCHAR")}
+        if padded := self._meant(csv, rows):
+            self.types = {**self.types, **padded}
             rows = self._call("read_csv", csv)
         if rows.types and all(str(kind) == "VARCHAR" for kind in rows.types):
             names = " AND ".join(f"{_quoted(name)} = {_literal(name)}" for name in rows.columns)
@@ -108,15 +123,20 @@ class _Text:
                 )
         return rows
 
-    def _padded(self, csv: Mapping[str, Any], rows: duckdb.DuckDBPyRelation) -> list[str]:
-        """Return the columns of numbers that have a value such as 007: that is a name, and not the number 7."""
-        kinds = zip(rows.columns, rows.types, strict=True)
-        numbers = [name for name, kind in kinds if str(kind) in _NUMBERS and name not in self.types]
-        if not numbers:
-            return []
+    def _meant(self, csv: Mapping[str, Any], rows: duckdb.DuckDBPyRelation) -> dict[str, str]:
+        """Return the types of columns that are not what their values look like at first.
+
+        A number such as 007, or with more digits than a float keeps, is a text. A text is a time if all of its values
+        are, as ISO 8601 writes it.
+        """
+        kinds = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True) if name not in self.types}
+        tests = {name: _if_no_number(_quoted(name)) for name, kind in kinds.items() if kind in _NUMBERS}
+        tests |= {name: _if_times(_quoted(name)) for name, kind in kinds.items() if kind == "VARCHAR"}
+        if not tests:
+            return {}
         texts = self._call("read_csv", {**csv, "all_varchar": True})
-        asked = ", ".join(f"coalesce(bool_or({_quoted(name)} ~ '^-?0[0-9].*'), false)" for name in numbers)
-        return [name for name, yes in zip(numbers, texts.aggregate(asked).fetchall()[0], strict=True) if yes]
+        answers = zip(tests, texts.aggregate(", ".join(tests.values())).fetchall()[0], strict=True)
+        return {name: answer for name, answer in answers if answer is not None}
 
     def _call(self, function: str, defaults: Mapping[str, Any]) -> duckdb.DuckDBPyRelation:
         given = {**defaults, **self.options}
@@ -128,6 +148,23 @@ class _Text:
 
     def _arguments(self, given: Mapping[str, Any]) -> str:
         return ", ".join([_literal(str(self.file)), *(f"{name} = {_literal(value)}" for name, value in given.items())])
+
+
+def _if_no_number(column: str) -> str:
+    """Return the SQL for the type of a column of digits that is not one of numbers; null where it is."""
+    digits = f"length(ltrim(regexp_replace({column}, '[^0-9]', '', 'g'), '0'))"
+    whole = rf"regexp_matches({column}, '^-?\d{{1,18}}$')"
+    padded = rf"regexp_matches({column}, '^-?0\d')"
+    return f"CASE WHEN bool_or({padded} OR ({digits} > {_DIGITS} AND NOT {whole})) THEN 'VARCHAR' END"
+
+
+def _if_times(column: str) -> str:
+    """Return the SQL for the type of a column of texts that all are times; null where they are not."""
+    return (
+        f"CASE WHEN count({column}) = 0 OR bool_or(NOT regexp_matches({column}, '{_ISO}')) THEN NULL "
+        f"WHEN bool_or(length({column}) > {_DAY} AND regexp_matches({column}, '{_ZONE}$')) THEN 'TIMESTAMPTZ' "
+        f"WHEN bool_or(length({column}) > {_DAY}) THEN 'TIMESTAMP' ELSE 'DATE' END"
+    )
 
 
 @contextmanager

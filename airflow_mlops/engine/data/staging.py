@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.arrow import arrow_type
 from airflow_mlops.engine.data.checks.contract import SchemaContract
+from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.fitting import TIME, common, fit, shifted
 from airflow_mlops.engine.data.landed import format_of, found, path_columns, unlike
 from airflow_mlops.engine.data.parquet import listing, readable
 from airflow_mlops.engine.data.reading import batches, schema_of
+from airflow_mlops.engine.data.splits import between
 from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.exceptions import DataError, did_you_mean
 from airflow_mlops.layout import Layout
@@ -88,15 +90,27 @@ def stage(
     :raises DataError: when there are no files, or they cannot be read, or a value does not fit.
     """
     zone = naive_times or partitioning.timezone
-    pattern = (layout or Layout()).of(key, partitioning)
+    layout = layout or Layout()
+    pattern = layout.of(key, partitioning)
     files = _files(feed, pattern, key)
-    if (folder := _as_they_are(files, event_time, contract)) is not None:
+    extras = [
+        {name: value for name, value in path_columns(feed, file).items() if name not in layout.time_names}
+        for file in files
+    ]
+    within = partitioning.interval(key) if layout.shared(key, partitioning) else None
+    if not any(extras) and within is None and (folder := _as_they_are(files, event_time, contract)) is not None:
         return Staged(str(folder), None)
     with ExitStack() as stack:
         here = stack.enter_context(storage.on_disk(files))
-        sources = [_Source(one, origin, path_columns(feed, origin)) for one, origin in zip(here, files, strict=True)]
+        sources = [_Source(*source) for source in zip(here, files, extras, strict=True)]
         staging = _Staging(
-            sources, contract=contract, zone=zone, options=options or {}, row_id=row_id, event_time=event_time
+            sources,
+            contract=contract,
+            zone=zone,
+            options=options or {},
+            row_id=row_id,
+            event_time=event_time,
+            within=within,
         )
         return staging.write(target, f"{feed}/{pattern}")
 
@@ -124,7 +138,7 @@ def _files(feed: AnyPath, pattern: str, key: str) -> list[AnyPath]:
 def _as_they_are(files: Sequence[AnyPath], event_time: str, contract: SchemaContract | None) -> AnyPath | None:
     """Return the folder of files that need nothing done to them; None when they do."""
     folder = files[0].parent
-    if any(format_of(file.name) != "parquet" or str(file.parent) != str(folder) or "=" in str(file) for file in files):
+    if any(format_of(file.name) != "parquet" or str(file.parent) != str(folder) for file in files):
         return None
     schemas = {}
     for file in files:
@@ -176,7 +190,9 @@ class _Staging:
         options: Mapping[str, Any],
         row_id: str | None,
         event_time: str,
+        within: Span | None,
     ) -> None:
+        self.event_time, self.within, self.left_out = event_time, within, 0
         self.sources, self.contract, self.zone, self.options, self.row_id = sources, contract, zone, options, row_id
         known = {} if contract is None else contract.columns
         self.types = {name: _DUCKDB[one.type] for name, one in known.items() if one.type in _DUCKDB}
@@ -219,7 +235,14 @@ class _Staging:
                 for name, value in one.extra.items():
                     if name not in table.schema.names:
                         table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
-                yield fit(table, self.schema, zone=self.zone, where=str(one.origin), row_id=self.row_id)
+                fitted = fit(table, self.schema, zone=self.zone, where=str(one.origin), row_id=self.row_id)
+                yield fitted if self.within is None else self._of_the_hour(fitted, *self.within)
+
+    def _of_the_hour(self, table: pa.Table, start: datetime, end: datetime) -> pa.Table:
+        """Return the rows of one of the two hours that share a folder."""
+        kept = between(table, self.event_time, start, end)
+        self.left_out += table.num_rows - kept.num_rows
+        return kept
 
     def _with_path(self, one: _Source, schema: pa.Schema) -> pa.Schema:
         for name in one.extra:
@@ -241,6 +264,8 @@ class _Staging:
         for column, (times, unclear) in self.unclear.items():
             twice = f"; {unclear} of them the clock skips or has twice, taken as the first" if unclear else ""
             yield f"{times} times of {column!r} had no zone: taken as {self.zone}{twice}"
+        if self.within is not None:
+            yield f"{self.left_out} rows belong to the other hour of the same name"
         kinds: dict[str, set[str]] = {}
         for schema in self.changed.values():
             for field in schema:

@@ -98,14 +98,19 @@ def suggest_suite(profiles: Profile | Sequence[Profile], *, name: str, margin: f
     days = [profiles] if isinstance(profiles, Profile) else list(profiles)
     whole = merge(days)
     entries = [*_table(whole, days, margin)]
-    for column in whole.columns:
-        present = [day.columns[column] for day in days if column in day.columns]
+    for column in _always(whole, days):
+        present = [day.columns[column] for day in days]
         entries += _column(column, whole.columns[column], present, margin, is_label=column == whole.label)
     return {
         "name": name,
         "expectations": entries,
         "meta": {"version": "1", "notes": f"Suggested from {len(days)} profiles of {whole.dataset}: read and edit."},
     }
+
+
+def _always(whole: Profile, days: Sequence[Profile]) -> list[str]:
+    """Return the columns that every day has: one that began later is no reason to refuse what came before."""
+    return [name for name in whole.columns if all(name in day.columns for day in days)]
 
 
 def _entry(type: str, kwargs: dict[str, Any], notes: str, severity: str = "critical") -> Entry:
@@ -116,7 +121,7 @@ def _entry(type: str, kwargs: dict[str, Any], notes: str, severity: str = "criti
 
 
 def _table(whole: Profile, days: Sequence[Profile], margin: float) -> Iterator[Entry]:
-    always = [column for column in whole.columns if all(column in day.columns for day in days)]
+    always = _always(whole, days)
     yield _entry(
         "expect_table_columns_to_match_set",
         {"column_set": always, "exact_match": False},

@@ -38,7 +38,8 @@ def profiles_of_landed(folder: Path, options: Mapping[str, Any] | None = None) -
     for file in files:
         groups[str(file if apart else file.parent)].append(file)
     schema = common({str(file): schema_of(file, options or {}, {}, "UTC") for file in files})
-    return [_profile(folder.name, n, group, schema, options or {}) for n, group in enumerate(groups.values())]
+    profiles = [_profile(folder.name, n, group, schema, options or {}) for n, group in enumerate(groups.values())]
+    return [profile for profile in profiles if profile.rows] or profiles
 
 
 def suggest_contract(profiles: Sequence[Profile]) -> str:
@@ -54,7 +55,9 @@ def suggest_contract(profiles: Sequence[Profile]) -> str:
         '        version="1",',
         "        columns={",
     ]
-    for name, column in whole.columns.items():
+    always = [name for name in whole.columns if all(name in profile.columns for profile in profiles)]
+    for name in always:
+        column = whole.columns[name]
         kind = "string" if column.type == "null" else column.type
         nullable = ", nullable=False" if not null_rate(column) else ""
         lines.append(f'            "{name}": Column("{kind}"{nullable}),')
@@ -64,6 +67,8 @@ def suggest_contract(profiles: Sequence[Profile]) -> str:
 def _profile(
     dataset: str, number: int, files: Sequence[Path], schema: pa.Schema, options: Mapping[str, Any]
 ) -> Profile:
+    there = {name for file in files for name in schema_of(file, options, {}, "UTC").names}
+    schema = pa.schema([field for field in schema if field.name in there])
     tables = [
         fit(table, schema, zone="UTC", where=str(file)) for file in files for table in batches(file, options, {}, "UTC")
     ]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -25,10 +26,10 @@ from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.history.sealing import Locate, Prepared, prepare, settle, within
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.exceptions import DataError
+from airflow_mlops.exceptions import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from datetime import date, datetime
+    from datetime import date
 
     from airflow_mlops.engine.data.storage import AnyPath
     from airflow_mlops.engine.features.project.location import Location
@@ -94,6 +95,8 @@ def load_history(
     :raises ConfigError: when a setting is wrong, for all partitions alike.
     :raises TransientError: when the ledger or a storage does not answer.
     """
+    if not isinstance(first, datetime) and not isinstance(last, datetime) and last < first:
+        raise ConfigError(f"The history ends on {last}, before it begins on {first}.", hint="Swap the days.")
     load = _Load(pipeline, location, store, ledger, code_path, locate, workers, say)
     cut = pipeline.source.partitioning
     keys = list(cut.keys(*cut.span(first, last)))
@@ -232,6 +235,7 @@ def _compute(
             history=parse_duration(features.history),
             start={feed.dataset: feed.start for feed in pipeline.feeds},
             partitioning=pipeline.source.partitioning,
+            late=pipeline.late,
             suites=features.view_suites,
         )
     except DataError as error:

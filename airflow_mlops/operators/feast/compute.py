@@ -45,6 +45,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
     :param history: How far back they reach, such as ``7d``.
     :param start: First day that the datasets have (ISO), or dataset → its own. Before each has a whole partition there
         is nothing to compute from: the task is skipped, and says so.
+    :param late: Dataset → a column that is known later than its row, such as a label, and the column of when: the
+        transform is given both as null where that is not before the end of the partition.
     :param suites: Feature view → ``module:function`` with the expectations that its rows must meet. Such a view is held
         against its own earlier days too. When one view is refused, none is written.
     :param checks: Feature view → arguments of :class:`~airflow_mlops.parts.Checks`, where the defaults do not fit.
@@ -63,6 +65,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         "datasets",
         "history",
         "start",
+        "late",
         "suites",
         "checks",
         "rows",
@@ -79,6 +82,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         datasets: Sequence[str],
         history: str,
         start: str | Mapping[str, str],
+        late: Mapping[str, Sequence[str]] | None = None,
         suites: Mapping[str, str] | None = None,
         checks: Mapping[str, Mapping[str, Any]] | None = None,
         rows: Sequence[Mapping[str, Any]] = (),
@@ -93,6 +97,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
         self.datasets = datasets
         self.history = history
         self.start = start
+        self.late = late
         self.suites = suites
         self.checks = checks
         self.rows = rows
@@ -125,6 +130,7 @@ class FeastComputeFeaturesOperator(MlopsOperator):
             history=parse_duration(self.history),
             start=self._starts(),
             partitioning=partitioning,
+            late=self.late or {},
             suites=self.suites or {},
             checks={view: Checks(**given) for view, given in (self.checks or {}).items()},
             rows=[Rows(**given) for given in self.rows],

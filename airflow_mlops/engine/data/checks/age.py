@@ -40,6 +40,8 @@ def check_age(
     note = f"newest event {newest:%Y-%m-%d %H:%M} UTC, {gap} before the end of the interval; up to {allowed} is usual"
     if written_at is not None:
         note += f"; the file was written {written_at:%Y-%m-%d %H:%M} UTC"
+    if newest < start:
+        note += f"; all rows lie before {start:%Y-%m-%d %H:%M} UTC: does the upstream cut by another time zone?"
     old = "the file is fresh, the data is old: " if written_at is not None and written_at >= start else ""
     level = "block" if newest < start else "warn" if gap > allowed else None
     return outcome(

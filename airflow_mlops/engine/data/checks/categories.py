@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -39,15 +39,18 @@ _COMPLETE = 0.95
 """Share of rows that the most frequent values must cover for the others not to matter."""
 
 
-def check_categories(profile: Profile, usual_days: Sequence[Profile], named: Sequence[str]) -> list[ExpectationOutcome]:
+def check_categories(
+    profile: Profile, usual_days: Sequence[Profile], named: Sequence[str], skip: Collection[str] = ()
+) -> list[ExpectationOutcome]:
     """Compare the values of text columns with those of the days before.
 
     :param named: Columns whose values may be quoted: the slices, whose names are reported anyway.
+    :param skip: Columns that identify rows: their values are new each day.
     """
     known = known_values(usual_days)
     outcomes: list[ExpectationOutcome] = []
     for name, column in profile.columns.items():
-        if column.kind != "category":
+        if column.kind != "category" or name in skip:
             continue
         days = [day.columns[name] for day in usual_days if name in day.columns]
         if name in known and column.top:

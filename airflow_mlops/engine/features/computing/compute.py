@@ -33,6 +33,10 @@ _TICK = timedelta(microseconds=1)
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 
 
+Late = Mapping[str, Sequence[str]]
+"""Dataset → column, and the column with the moment from which it is known."""
+
+
 class NotYetError(DataError):
     """A partition lies before the first one of a feed: nothing is wrong, and there is nothing to do."""
 
@@ -57,6 +61,7 @@ def compute_features(
     history: timedelta,
     start: date | Mapping[str, date],
     partitioning: Partitioning = DAILY,
+    late: Late = MappingProxyType({}),
     suites: Mapping[str, str] = MappingProxyType({}),
     checks: Mapping[str, Checks] = MappingProxyType({}),
     rows: Sequence[Rows] = (),
@@ -84,6 +89,8 @@ def compute_features(
         at least the last one that had ended.
     :param start: First day that the datasets have, in their zones, or dataset → its own; no history is missed before.
     :param partitioning: Of which ``key`` is one.
+    :param late: Dataset → a column that is known later than its row, such as a label, and the column of when. The
+        transform is given both as null where that is not before the end of the partition.
     :param suites, checks, rows: What the rows of views must meet before any is written, and who is shown what was
         found; see :func:`~airflow_mlops.engine.features.computing.judge.judge_rows`.
     :raises NotYetError: when a dataset has no whole partition before the end of this one: it begins later.
@@ -103,6 +110,7 @@ def compute_features(
         history=history,
         start=start,
         partitioning=partitioning,
+        late=late,
         suites=suites,
     )
     return write_rows(
@@ -142,6 +150,7 @@ def compute_rows(
     history: timedelta,
     start: date | Mapping[str, date],
     partitioning: Partitioning = DAILY,
+    late: Late = MappingProxyType({}),
     suites: Mapping[str, str] = MappingProxyType({}),
 ) -> Draft:
     """Compute what :func:`compute_features` writes. Needs nothing of other partitions' features: many can be computed
@@ -157,7 +166,7 @@ def compute_rows(
         name: every_partition(store.list(name, *span), name, store.partitioning(name), span, skipped[name])
         for name, span in spans.items()
     }
-    data = {name: _history(store, used[name], excluded[name]) for name in datasets}
+    data = {name: _history(store, used[name], excluded[name], late.get(name), end) for name in datasets}
     function, code = load_transform(transform, code_paths)
     hint = "See the traceback above; run it in a notebook on PartitionStore.read(...) of the same days."
     with users_code(DataError, f"The transform {transform!r}", f"day {key}", hint):
@@ -250,9 +259,26 @@ def _rows_within(
     return between(without(rows, event_time, excluded), event_time, begin, end)
 
 
-def _history(store: PartitionStore, partitions: Sequence[Partition], excluded: Sequence[Exclusion]) -> pd.DataFrame:
-    rows = store.read(partitions)
-    return without(rows, partitions[0].event_time, excluded).to_pandas()
+def _history(
+    store: PartitionStore,
+    partitions: Sequence[Partition],
+    excluded: Sequence[Exclusion],
+    late: Sequence[str] | None,
+    end: datetime,
+) -> pd.DataFrame:
+    rows = without(store.read(partitions), partitions[0].event_time, excluded)
+    return (rows if late is None else _as_known(rows, *late, end=end)).to_pandas()
+
+
+def _as_known(rows: pa.Table, column: str, known_at: str, *, end: datetime) -> pa.Table:
+    """Return rows without what was not known yet: a value, and that it would be known."""
+    if not {column, known_at} <= set(rows.schema.names) or not pa.types.is_timestamp(rows[known_at].type):
+        return rows  # said where the label is read
+    known = pc.fill_null(pc.less(rows[known_at].cast(TIME), pa.scalar(end, TIME)), False)
+    for name in (column, known_at):
+        kept = pc.if_else(known, rows[name], pa.scalar(None, rows[name].type))
+        rows = rows.set_column(rows.schema.get_field_index(name), name, kept)
+    return rows
 
 
 def _views(transform: str, computed: Any) -> Mapping[str, pd.DataFrame]:

@@ -77,6 +77,12 @@ def read_chunks(
     asked = _Asked(repo, schema, recipe)
     _check_columns(sources, asked.columns, "entity, event time, keys, split column, join keys and request columns")
     asked.check(sources[0].columns)
+    if not sources[0].columns[recipe.event_time].startswith("timestamp"):
+        raise ConfigError(
+            f"The event time {recipe.event_time!r} is of type {sources[0].columns[recipe.event_time]}.",
+            detail=f"dataset {recipe.source!r}",
+            hint="Name a column of times.",
+        )
     _check_columns(sources, recipe.slices, "slices")
     known_at = [recipe.known_at] if recipe.known_at else []
     _check_columns(labels, [recipe.entity, recipe.label, *known_at], "entity, label and when it is known")

@@ -111,6 +111,12 @@ def build_training_snapshot(
     :raises TransientError: when Feast's registry or the ledger does not answer, or features were computed again while
         they were read.
     """
+    if label_dataset == source_dataset and not label_known_at:
+        raise ConfigError(
+            f"Nothing says since when the label {label!r} is known.",
+            detail=f"it is a column of {source_dataset!r} itself, label_known_at=''",
+            hint="Name the column of times from which it is known in label_known_at.",
+        )
     begin, label_cut, known = _window(as_of, matures_after, window, start, store.partitioning(label_dataset))
     home = location.home
     feast = open_store(location)
@@ -322,6 +328,12 @@ def _window(
     as_of: datetime, matures_after: timedelta, window: timedelta, start: date, of_labels: Partitioning
 ) -> tuple[datetime, datetime, datetime]:
     """Return the first prediction time, the end of the matured ones, and the moment of which knowledge is used."""
+    if as_of.tzinfo is None:
+        raise ConfigError(
+            "as_of has no time zone.",
+            detail=f"as_of={as_of.isoformat()}",
+            hint="Give it one: datetime(..., tzinfo=UTC).",
+        )
     if as_of > datetime.now(UTC):
         raise ConfigError(
             "A snapshot cannot know the future.",
