@@ -150,6 +150,12 @@ def test_new_columns_are_kept_dropped_or_refused(land, staged, policy, names):
         assert staged(contract=contract).schema.names == names
 
 
+def test_a_type_that_arrow_does_not_have_is_a_mistake_in_the_contract(land, staged):
+    land(pa.table({"at": at(), "x": [1]}))
+    with pytest.raises(ConfigError, match="column 'x' a type 'strng' that Arrow does not have"):
+        staged(contract=SchemaContract(version="1", columns={"x": Column("strng")}))
+
+
 # --- times ------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +353,17 @@ def test_what_is_staged_is_sealed_with_a_receipt_of_what_landed(land, staged, tm
 
 
 # --- days that are read together --------------------------------------------------------------------------
+
+
+def test_structs_that_differ_are_not_read_together(tmp_path):
+    store = PartitionStore.under(tmp_path)
+    for day, value in ((14, {"a": 1}), (15, {"b": "x"})):
+        folder = tmp_path / "lake" / str(day)
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"at": pa.array([AT.replace(day=day)], UTC_TIME), "x": [value]}), folder / "a.parquet")
+        store.seal("orders", f"2013-01-{day}", folder, event_time="at", batch_hash=None, suite_hash=None)
+    with pytest.raises(DataError, match="does not have the columns to read"):
+        store.read(store.list("orders", None, None))
 
 
 @pytest.mark.parametrize(

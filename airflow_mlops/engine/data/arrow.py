@@ -52,5 +52,8 @@ def alike(one: str, other: str) -> bool:
     """Return whether columns of two types can be read together: one holds what the other does, nothing is lost."""
     if "null" in (one, other) or one == other:
         return True
-    ours, theirs = _family(arrow_type(one)), _family(arrow_type(other))
+    try:
+        ours, theirs = _family(arrow_type(one)), _family(arrow_type(other))
+    except ValueError:  # structs and maps must be the same
+        return False
     return ours == theirs or {ours, theirs} == {"whole number", "float"}

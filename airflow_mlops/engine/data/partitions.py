@@ -30,13 +30,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_mlops.contracts import Partition, PartitionFile, Profile, Receipt
+from airflow_mlops.contracts import Partition, PartitionFile, Profile
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.arrow import alike
 from airflow_mlops.engine.data.diff import PartitionDiff, comparable_columns, compare, count_rows
 from airflow_mlops.engine.data.files import identity, sweep
 from airflow_mlops.engine.data.fitting import plain
 from airflow_mlops.engine.data.parquet import difference, inspect, parquet_files, readable
+from airflow_mlops.engine.data.receipts import receipt
 from airflow_mlops.engine.data.revisions import (
     CURRENT,
     MANIFEST,
@@ -303,7 +304,7 @@ class PartitionStore:
                 event_time=event_time,
                 min_event_time=earliest,
                 max_event_time=latest,
-                receipt=_receipt(landed, sources, files, contents_hash, manifest),
+                receipt=receipt(landed, sources, files, contents_hash, manifest),
                 suite_hash=suite_hash,
             )
             partition = publish(partition, made, folder)
@@ -448,30 +449,6 @@ def _copy(source: AnyPath, target: Path) -> PartitionFile:
         with pq.ParquetFile(target) as parquet:
             rows = parquet.metadata.num_rows
     return PartitionFile(name=source.name, sha256=storage.digest(target), bytes=target.stat().st_size, rows=rows)
-
-
-def _receipt(
-    landed: AnyPath, sources: Sequence[AnyPath], files: Sequence[PartitionFile], sha256: str, manifest: str | None
-) -> Receipt:
-    with readable(landed):
-        [note] = storage.read_if_there([landed / "_staged.json"]) if storage.is_folder(landed) else [None]
-        if note is not None:
-            staged = json.loads(note)
-            return Receipt(
-                uri=staged["uri"],
-                sha256=identity(staged["files"]),
-                files=len(staged["files"]),
-                bytes=staged["bytes"],
-                written_at=datetime.fromisoformat(staged["written_at"]),
-            )
-        return Receipt(
-            uri=str(landed),
-            sha256=sha256,
-            files=len(files),
-            bytes=sum(file.bytes for file in files),
-            written_at=max((storage.modified(source) for source in sources), default=None),
-            manifest_sha256=None if manifest is None else storage.digest(landed / manifest),
-        )
 
 
 def _check_revision(revision: str) -> None:

@@ -24,14 +24,12 @@ from airflow_mlops.engine.data.fitting import TIME, common, fit, shifted
 from airflow_mlops.engine.data.landed import format_of, found, path_columns, unlike
 from airflow_mlops.engine.data.parquet import listing, readable
 from airflow_mlops.engine.data.reading import batches, schema_of
+from airflow_mlops.engine.data.receipts import STAGED
 from airflow_mlops.engine.data.splits import between
 from airflow_mlops.engine.data.storage import AnyPath
-from airflow_mlops.exceptions import DataError, did_you_mean
+from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 from airflow_mlops.layout import Layout
 from airflow_mlops.partitioning import DAILY, Partitioning
-
-NOTE = "_staged.json"
-"""Beside the staged files: where they came from, file → SHA-256, bytes, and when the newest was written."""
 
 _DUCKDB = {
     "bool": "BOOLEAN",
@@ -156,7 +154,7 @@ def _as_they_are(files: Sequence[AnyPath], event_time: str, contract: SchemaCont
 
 def _wanted(schemas: Mapping[str, pa.Schema], event_time: str, contract: SchemaContract | None) -> pa.Schema:
     """Return the schema that all files are to have."""
-    declared = {} if contract is None else {name: arrow_type(one.type) for name, one in contract.columns.items()}
+    declared = {} if contract is None else {name: _declared(name, one.type) for name, one in contract.columns.items()}
     free = {
         file: pa.schema([field for field in schema if field.name not in declared]) for file, schema in schemas.items()
     }
@@ -176,6 +174,16 @@ def _wanted(schemas: Mapping[str, pa.Schema], event_time: str, contract: SchemaC
         if name in declared or new == "keep":
             fields.append((name, kind))
     return pa.schema(fields)
+
+
+def _declared(name: str, kind: str) -> pa.DataType:
+    try:
+        return arrow_type(kind)
+    except ValueError:
+        raise ConfigError(
+            f"The contract gives column {name!r} a type {kind!r} that Arrow does not have.",
+            hint="Write it as Arrow does: int64, double, string, bool, timestamp[us, tz=UTC].",
+        ) from None
 
 
 class _Staging:
@@ -220,9 +228,9 @@ class _Staging:
                 for table in self._tables():
                     writer.write_table(table)
                     rows += table.num_rows
-            (made / NOTE).write_text(json.dumps(self._note(uri), sort_keys=True))
+            (made / STAGED).write_text(json.dumps(self._note(uri), sort_keys=True))
             storage.remove(target)
-            storage.publish(made, target, NOTE)
+            storage.publish(made, target, STAGED)
         return Staged(str(target), rows, tuple(self._said()))
 
     def _tables(self) -> Iterator[pa.Table]:
