@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
 TOOLS := .venv-tools
-DEMO := $(BIN)/airflow-mlops demo
+MLOPS := $(BIN)/airflow-mlops
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -25,16 +25,16 @@ help:  ## this list
 
 ## The demo
 demo: setup  ## from real flights to a served prediction, on a stack that it starts; again: quick
-	@$(DEMO) run
+	@$(MLOPS) demo run
 
 up: setup  ## start the stack only: Airflow, MLflow, model server
-	@$(DEMO) up
+	@$(MLOPS) stack up
 
 down:  ## stop the stack; its data stays
-	@if [ -x $(BIN)/airflow-mlops ]; then $(DEMO) down; else echo 'nothing is installed, so nothing runs'; fi
+	@if [ -x $(BIN)/airflow-mlops ]; then $(MLOPS) stack down; else echo 'nothing is installed, so nothing runs'; fi
 
 status: setup  ## what runs, and where
-	@$(DEMO) status
+	@$(MLOPS) stack status
 
 clean: down  ## stop the stack and remove all that the demo and the tools wrote
 	rm -rf .mlops .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

@@ -1,4 +1,4 @@
-"""The command line: ``airflow-mlops serve …``, ``airflow-mlops demo …``, and the commands for people on call."""
+"""The command line: ``airflow-mlops serve …``, ``stack …``, ``demo …``, and the commands for people on call."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.halts import add_halts
 from airflow_mlops.commands.history import add_history
 from airflow_mlops.commands.sources import add_sources
+from airflow_mlops.commands.stack import add_stack
 from airflow_mlops.exceptions import MlopsError
 
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     add_demo(commands)
+    add_stack(commands)
     add_sources(commands)
     add_data(commands)
     add_features(commands)

@@ -26,8 +26,8 @@ from _figures import Figures
 from _flights import DAGS, REPO
 
 if TYPE_CHECKING:
-    from airflow_mlops.demo.airflow_api import AirflowApi
-    from airflow_mlops.demo.stack import Stack
+    from airflow_mlops.stack.airflow_api import AirflowApi
+    from airflow_mlops.stack.stack import Stack
 
 TRAIN = "flight_delay.train"
 AS_OF = datetime(2013, 6, 1, tzinfo=UTC)
@@ -157,10 +157,10 @@ def against_one_script(figures: Figures, airflow: AirflowApi, stack: Stack, run_
 
 def main() -> None:
     from airflow_mlops.demo import run as demo
-    from airflow_mlops.demo.airflow_api import AirflowApi
-    from airflow_mlops.demo.ports import Ports
-    from airflow_mlops.demo.stack import Stack
     from airflow_mlops.demo.watch import Watcher
+    from airflow_mlops.stack.airflow_api import AirflowApi
+    from airflow_mlops.stack.ports import Ports
+    from airflow_mlops.stack.stack import Stack
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plain", nargs=6, help=argparse.SUPPRESS)

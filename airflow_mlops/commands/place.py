@@ -82,13 +82,10 @@ def use_laptop_connections(home: Path) -> None:
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     if not (home / "postgres").is_dir():
         return
-    from airflow_mlops.demo.stack import Stack
+    from airflow_mlops.stack.stack import Stack
 
-    ports = Stack.running_ports(home)
-    if ports is None:
-        return
-    environment = Stack(home, ports, dags=Path("dags"), feature_repo=LAPTOP_REPO).environment
-    for name, value in environment.items():
+    running = Stack.running(home)
+    for name, value in running.environment.items() if running else ():
         if name.startswith("AIRFLOW_CONN_"):
             os.environ.setdefault(name, value)
 
@@ -147,8 +144,8 @@ def _url_of_the_laptop(home: Path) -> str | None:
     """Return the URL of the ledger of the stack that runs below a home folder, or None when none does."""
     if not (home / "postgres").is_dir():
         return None
-    from airflow_mlops.demo import postgres
-    from airflow_mlops.demo.environment import Layout
+    from airflow_mlops.stack import postgres
+    from airflow_mlops.stack.environment import Layout
 
     database = postgres.find(Layout(home).database)
     return None if database is None else database.url("mlops_ledger")

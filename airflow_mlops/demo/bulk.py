@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import time
 
-from airflow_mlops.demo import processes
 from airflow_mlops.demo.history import PROGRESS, History
-from airflow_mlops.demo.stack import Stack
 from airflow_mlops.exceptions import MlopsError
+from airflow_mlops.stack import processes
+from airflow_mlops.stack.stack import Stack
 
 
 class BulkLanding:

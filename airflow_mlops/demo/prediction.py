@@ -62,7 +62,7 @@ class ModelServer:
             raise TransientError(
                 "The model server does not answer.",
                 detail=f"{method} {self.url}{path}: {error}",
-                hint="See whether the stack runs: airflow-mlops demo status",
+                hint="See whether the stack runs: airflow-mlops stack status",
             ) from None
 
 

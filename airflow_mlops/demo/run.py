@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from airflow_mlops.demo.airflow_api import ACTIVE, AirflowApi
 from airflow_mlops.demo.bulk import BulkLanding
 from airflow_mlops.demo.example import DAGS, DEPLOY, FEATURES, FIRST_DAY, LAND, MODEL, TRAIN, WEEK
 from airflow_mlops.demo.history import History
-from airflow_mlops.demo.stack import Stack
 from airflow_mlops.demo.summary import summary
 from airflow_mlops.demo.watch import Watcher
 from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.stack.airflow_api import ACTIVE, AirflowApi
+from airflow_mlops.stack.stack import Stack
 
 
 def run(stack: Stack) -> None:

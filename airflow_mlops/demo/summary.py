@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import httpx
 
 from airflow_mlops.demo import example, prediction
-from airflow_mlops.demo.airflow_api import AirflowApi
-from airflow_mlops.demo.stack import Stack
 from airflow_mlops.exceptions import MlopsError
+from airflow_mlops.stack.airflow_api import AirflowApi
+from airflow_mlops.stack.stack import Stack
 
 
 def summary(airflow: AirflowApi, stack: Stack, training: str, trained: int, deployment: str) -> str:

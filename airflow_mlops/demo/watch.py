@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
-from airflow_mlops.demo.airflow_api import ACTIVE, AirflowApi
-from airflow_mlops.demo.console import Console
-from airflow_mlops.demo.stack import Stack
 from airflow_mlops.exceptions import MlopsError, TransientError
 from airflow_mlops.partitioning import DAILY
+from airflow_mlops.stack.airflow_api import ACTIVE, AirflowApi
+from airflow_mlops.stack.console import Console
+from airflow_mlops.stack.stack import Stack
 
 _POLL = 1.0
 _LOG_LINES = 25

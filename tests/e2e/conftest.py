@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_mlops.demo import environment
-from airflow_mlops.demo.airflow_api import AirflowApi
 from airflow_mlops.demo.flights import DAYS_LATER
-from airflow_mlops.demo.ports import Ports
-from airflow_mlops.demo.stack import Stack
 from airflow_mlops.demo.watch import Watcher
+from airflow_mlops.stack import environment
+from airflow_mlops.stack.airflow_api import AirflowApi
+from airflow_mlops.stack.ports import Ports
+from airflow_mlops.stack.stack import Stack
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

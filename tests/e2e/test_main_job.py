@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -23,14 +24,14 @@ from mlflow import MlflowClient
 
 from airflow_mlops.demo import example
 from airflow_mlops.demo import run as demo
-from airflow_mlops.demo.airflow_api import AirflowApi
-from airflow_mlops.demo.environment import FEAST_POOL
 from airflow_mlops.demo.prediction import ModelServer, flight_after, instance, online_features
-from airflow_mlops.demo.stack import Stack
 from airflow_mlops.demo.summary import champion
 from airflow_mlops.demo.watch import TaskFailedError, Watcher
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.exceptions import TransientError
+from airflow_mlops.stack.airflow_api import AirflowApi
+from airflow_mlops.stack.environment import FEAST_POOL
+from airflow_mlops.stack.stack import Stack
 from tests.e2e.conftest import LATER, SECRET, YESTERDAY
 from tests.planted import OF_THE_DATA, databases, files, found
 
@@ -133,6 +134,21 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert_somebody_was_told(watcher, stack)
     assert_owned(airflow, stack)
     assert_no_row_and_no_secret_left_the_data(stack)
+
+
+def test_the_stack_answers_from_any_shell(stack: Stack, tmp_path: Path) -> None:
+    home = ["--home", str(stack.layout.home)]
+    shell = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+
+    def said(*command: str) -> str:
+        run = [sys.executable, "-m", "airflow_mlops.cli", "stack", *command]
+        return subprocess.run(run, capture_output=True, text=True, env=shell, cwd=tmp_path, check=True).stdout
+
+    assert example.TRAIN in said("airflow", *home, "dags", "list")
+    assert f"export AIRFLOW_HOME={stack.layout.airflow}" in said("env", *home).splitlines()
+    assert stack.airflow_url in said("status", *home)
+    assert "scheduler.log:\n" in said("logs", *home, "scheduler")
+    assert list(tmp_path.iterdir()) == [], "no stray database, no stray settings"
 
 
 def test_a_training_from_its_form_is_halted_in_the_middle_and_resumed(

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_mlops.cli import main
-from airflow_mlops.demo import postgres, processes
 from airflow_mlops.engine.data.announcements import announced
 from airflow_mlops.engine.data.exclusions import exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.stack import postgres, processes
 from tests.small_days import ledger_of, seal_day, seal_days
 
 
@@ -61,19 +61,19 @@ def test_land_refuses_unclear_days(
 
 
 def test_status_and_down_where_nothing_ever_ran(capsys: pytest.CaptureFixture[str], home: Path) -> None:
-    assert main(["demo", "status", "--home", str(home)]) == 0
+    assert main(["stack", "status", "--home", str(home)]) == 0
     assert capsys.readouterr().out.count("does not run") == 8
-    assert main(["demo", "down", "--home", str(home)]) == 0
+    assert main(["stack", "down", "--home", str(home)]) == 0
     assert "nothing ran" in capsys.readouterr().out
 
 
 def test_up_reports_a_taken_port_before_anything_starts(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        assert main(["demo", "up", "--home", str(home), "--mlflow-port", str(port)]) == 1
+        assert main(["stack", "up", "--home", str(home), "--dags", str(home), "--mlflow-port", str(port)]) == 1
     said = capsys.readouterr().err
     assert f"port {port}, for the MLflow tracking server, is in use by another program" in said
-    assert "make demo MLFLOW_PORT=" in said
+    assert "choose other ports in the environment: MLFLOW_PORT=" in said
     assert not (home / "postgres").exists()
 
 

@@ -1,10 +1,10 @@
-"""The eight components of the laptop stack: what each runs, and on which ports it listens."""
+"""The eight components of a stack: what each runs, and on which ports it listens."""
 
 from __future__ import annotations
 
-from airflow_mlops.demo.environment import Layout
-from airflow_mlops.demo.ports import HOST, Ports
-from airflow_mlops.demo.postgres import Postgres
+from airflow_mlops.stack.environment import Layout
+from airflow_mlops.stack.ports import HOST, Ports
+from airflow_mlops.stack.postgres import Postgres
 
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 COMPONENTS = ("postgres", "mlflow", "serving", "logs", *AIRFLOW)

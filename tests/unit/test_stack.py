@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from airflow_mlops.demo.airflow_api import AirflowApi
-from airflow_mlops.demo.console import Console
-from airflow_mlops.demo.environment import FEAST_POOL, Layout, process_environment
 from airflow_mlops.demo.history import History
-from airflow_mlops.demo.ports import Ports
-from airflow_mlops.demo.postgres import Postgres, start
 from airflow_mlops.demo.prediction import flight_after, instance
-from airflow_mlops.demo.processes import ProcessRecord
-from airflow_mlops.demo.state import State
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
+from airflow_mlops.stack.airflow_api import AirflowApi
+from airflow_mlops.stack.console import Console
+from airflow_mlops.stack.environment import FEAST_POOL, Layout, process_environment
+from airflow_mlops.stack.ports import Ports
+from airflow_mlops.stack.postgres import Postgres, start
+from airflow_mlops.stack.processes import ProcessRecord
+from airflow_mlops.stack.state import State
 
 DATABASE = Postgres(ProcessRecord("postgres", 1, 0.0), "/a folder/socket")
 
@@ -42,6 +42,7 @@ def test_the_users_own_airflow_does_not_leak_into_the_stack(home: Path, monkeypa
 
 
 def test_connections_are_of_the_types_that_the_hooks_want(home: Path) -> None:
+    (home / "repo").mkdir()
     settings = environment(home)
     types = {name: json.loads(settings[f"AIRFLOW_CONN_{name}_DEFAULT"])["conn_type"] for name in CONNECTIONS}
     assert types == {name: name.lower() for name in CONNECTIONS}
@@ -66,7 +67,7 @@ def test_state_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     assert State.read(path) is None
     one, two = ProcessRecord("one", 11, 1.5), ProcessRecord("two", 12, 2.5)
-    state = State(Ports(airflow=1234)).plus(one).plus(two).plus(ProcessRecord("one", 13, 3.5))
+    state = State(Ports(airflow=1234), "dags", "feature_repo").plus(one).plus(two).plus(ProcessRecord("one", 13, 3.5))
     state.write(path)
     assert State.read(path) == state
     assert state.of(["one"]) == [ProcessRecord("one", 13, 3.5)]

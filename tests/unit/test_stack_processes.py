@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airflow_mlops.demo import postgres, processes
-from airflow_mlops.demo.ports import Ports, require_free
 from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.stack import postgres, processes
+from airflow_mlops.stack.ports import Ports, require_free
 
 # A leader, and a child in a process group of its own, as Airflow's task processes are. Both ignore SIGTERM.
 STUBBORN = """
@@ -123,7 +123,7 @@ def test_port_clashes_are_reported_together_with_ports_that_are_free() -> None:
             require_free(twins, set(ports.as_dict()))
     assert f"port {ports.airflow}, for the Airflow UI and API" in refused.value.detail
     assert f"port {ports.serving_grpc} is asked for by gRPC of the model server and by REST" in refused.value.detail
-    advised = refused.value.hint.split("make demo ")[1].split()
+    advised = refused.value.hint.split("environment: ")[1].split()
     assert [word.split("=")[0] for word in advised] == ["AIRFLOW_PORT", "SERVING_REST_PORT"]
     for word in advised:
         socket.create_server(("127.0.0.1", int(word.split("=")[1]))).close()

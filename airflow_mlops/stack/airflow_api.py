@@ -1,4 +1,4 @@
-"""A small client of Airflow's public REST API (v2): what the demo and the end-to-end tests need of it."""
+"""A small client of Airflow's public REST API (v2): what the stack, the demo and the end-to-end tests need of it."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class AirflowApi:
             raise TransientError(
                 "Airflow's API does not answer.",
                 detail=f"{method} {self.url}/api/v2{path}: {error}",
-                hint="See whether the stack runs: airflow-mlops demo status",
+                hint="See whether the stack runs: airflow-mlops stack status",
             ) from None
 
     def _read(self, response: httpx.Response) -> Any:

@@ -1,4 +1,4 @@
-"""The ports of the laptop stack: where they come from, and whether they are free."""
+"""The ports of a stack: where they come from, and whether they are free."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def require_free(ports: Ports, names: Container[str]) -> None:
         raise ConfigError(
             f"The stack cannot start: {'a port is' if len(problems) == 1 else 'ports are'} taken.",
             detail="; ".join(problems),
-            hint=f"Stop what uses it, or choose other ports: make demo {' '.join(changes)}",
+            hint=f"Stop what uses it, or choose other ports in the environment: {' '.join(changes)}",
         )
 
 

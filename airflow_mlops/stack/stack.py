@@ -18,17 +18,17 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from airflow_mlops.demo import postgres, processes
-from airflow_mlops.demo.airflow_api import AirflowApi
-from airflow_mlops.demo.components import AIRFLOW, COMPONENTS, LISTENS, module_and_flags
-from airflow_mlops.demo.console import Console
-from airflow_mlops.demo.environment import FEAST_POOL, Layout, process_environment
-from airflow_mlops.demo.health import HealthCheck
-from airflow_mlops.demo.ports import HOST, PURPOSES, Ports, require_free, variable
-from airflow_mlops.demo.postgres import Postgres
-from airflow_mlops.demo.processes import ProcessRecord, tail
-from airflow_mlops.demo.state import State
 from airflow_mlops.exceptions import ConfigError, TransientError
+from airflow_mlops.stack import postgres, processes
+from airflow_mlops.stack.airflow_api import AirflowApi
+from airflow_mlops.stack.components import AIRFLOW, COMPONENTS, LISTENS, module_and_flags
+from airflow_mlops.stack.console import Console
+from airflow_mlops.stack.environment import FEAST_POOL, Layout, process_environment
+from airflow_mlops.stack.health import HealthCheck
+from airflow_mlops.stack.ports import HOST, PURPOSES, Ports, require_free, variable
+from airflow_mlops.stack.postgres import Postgres
+from airflow_mlops.stack.processes import ProcessRecord, tail
+from airflow_mlops.stack.state import State
 
 
 class Stack:
@@ -51,11 +51,22 @@ class Stack:
 
     # --- what it looks like from outside ------------------------------------------------------------------
 
-    @staticmethod
-    def running_ports(home: Path) -> Ports | None:
-        """Return the ports of the stack that runs below ``home``, or None when none does."""
-        state = State.read(Layout(home).state)
-        return state.ports if state and any(record.alive for record in state.processes) else None
+    @classmethod
+    def started(cls, home: Path) -> Stack | None:
+        """Return the stack that was started below ``home`` and not stopped since, dead or alive; None without one."""
+        layout = Layout(home)
+        state = State.read(layout.state)
+        if state is not None:
+            return cls(home, state.ports, dags=Path(state.dags), feature_repo=Path(state.feature_repo))
+        # A crash may have left the database alone.
+        lost = layout.database.is_dir() and postgres.find(layout.database) is not None
+        return cls(home, Ports(), dags=Path("dags"), feature_repo=Path("feature_repo")) if lost else None
+
+    @classmethod
+    def running(cls, home: Path) -> Stack | None:
+        """Return the stack that runs below ``home``, or None when none does."""
+        stack = cls.started(home)
+        return stack if stack and any(stack.status().values()) else None
 
     @property
     def airflow_url(self) -> str:
@@ -80,7 +91,9 @@ class Stack:
         """
         database = postgres.find(self.layout.database)
         if database is None:
-            raise ConfigError("The stack does not run.", detail=f"home: {self.layout.home}", hint="Start it: make up")
+            raise ConfigError(
+                "The stack does not run.", detail=f"home: {self.layout.home}", hint="Start it: airflow-mlops stack up"
+            )
         return database
 
     @property
@@ -117,16 +130,23 @@ class Stack:
         :param timeout: Seconds until it gives up.
         :param database_up: Called once the database answers and the rest is still on its way.
         :returns: False when everything ran already.
-        :raises ConfigError: when a port is taken, or the stack runs on other ports.
+        :raises ConfigError: when a port is taken, the stack runs on other ports or for other folders, or there are no
+            DAGs.
         :raises TransientError: when a component dies or does not become healthy in time.
         """
+        if not self.dags.is_dir():
+            raise ConfigError(
+                "There is no folder of DAG files.",
+                detail=str(self.dags),
+                hint="Start it where `dags/` lies, or pass --dags FOLDER.",
+            )
         with self._alone():
             missing = [name for name, record in self.status().items() if record is None]
             if not missing:
-                self._require_same_ports()
+                self._require_same()
                 return False
             if len(missing) < len(COMPONENTS):
-                self._require_same_ports()
+                self._require_same()
                 self.console.say(f"restarting {', '.join(missing)}")
             self._stop(self._state().of(missing), grace=5)  # of a dead process, children may live and hold its port
             require_free(self.ports, {port for name in missing for port in LISTENS.get(name, ())})
@@ -246,10 +266,14 @@ class Stack:
     # --- state --------------------------------------------------------------------------------------------
 
     def _state(self) -> State:
-        return State.read(self.layout.state) or State(self.ports)
+        return State.read(self.layout.state) or self._itself
+
+    @property
+    def _itself(self) -> State:
+        return State(self.ports, str(self.dags), str(self.feature_repo))
 
     def _remember(self, record: ProcessRecord) -> None:
-        replace(self._state().plus(record), ports=self.ports).write(self.layout.state)
+        replace(self._itself, processes=self._state().plus(record).processes).write(self.layout.state)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -268,8 +292,15 @@ class Stack:
 
     # --- words --------------------------------------------------------------------------------------------
 
-    def _require_same_ports(self) -> None:
-        running = self._state().ports
+    def _require_same(self) -> None:
+        state = self._state()
+        running = state.ports
+        if (state.dags, state.feature_repo) != (str(self.dags), str(self.feature_repo)):
+            raise ConfigError(
+                "The stack already runs, for other folders.",
+                detail=f"DAG files: {state.dags}; features: {state.feature_repo}",
+                hint="Stop it first (airflow-mlops stack down), or choose another --home.",
+            )
         if running != self.ports:
             differences = [
                 f"{PURPOSES[name]} is on {old}, not {self.ports.as_dict()[name]}"
@@ -280,7 +311,7 @@ class Stack:
             raise ConfigError(
                 "The stack already runs, on other ports.",
                 detail="; ".join(differences),
-                hint=f"Stop it first (make down), or ask for the ports it has: {given}",
+                hint=f"Stop it first (airflow-mlops stack down), or ask for the ports it has: {given}",
             )
 
     def _died(self, name: str) -> TransientError:

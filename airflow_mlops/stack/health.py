@@ -8,7 +8,7 @@ from typing import Self
 
 import httpx
 
-from airflow_mlops.demo.processes import ProcessRecord
+from airflow_mlops.stack.processes import ProcessRecord
 
 _HEARTBEATS = {
     "scheduler": "latest_scheduler_heartbeat",

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL of the laptop stack: from a wheel, over a Unix socket, nothing to install."""
+"""The embedded PostgreSQL of a stack: from a wheel, over a Unix socket, nothing to install."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import psutil
 
-from airflow_mlops.demo.processes import ProcessRecord, record_of, tail
 from airflow_mlops.exceptions import ConfigError, TransientError
+from airflow_mlops.stack.processes import ProcessRecord, record_of, tail
 
 DATABASES = ("airflow", "mlflow", "mlops_ledger")
 
@@ -48,7 +48,7 @@ def start(data: Path, timeout: float = 60) -> Postgres:
         raise ConfigError(
             "The embedded PostgreSQL cannot live below a path with a space.",
             detail=str(data.resolve()),
-            hint="Move the clone, or choose another folder with --home.",
+            hint="Move the folder, or choose another with --home.",
         )
     data.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout

@@ -1,4 +1,4 @@
-"""The environment that every process of the laptop stack gets: Airflow's settings, connections, telemetry off."""
+"""The environment that every process of a stack gets: Airflow's settings, connections, telemetry off."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_mlops.demo.ports import HOST, Ports
-from airflow_mlops.demo.postgres import Postgres
+from airflow_mlops.stack.ports import HOST, Ports
+from airflow_mlops.stack.postgres import Postgres
 
 FEAST_POOL = "feast"
 """Airflow pool of one slot: two applies at once would undo each other in Feast's registry."""
@@ -87,7 +87,7 @@ def process_environment(
     """Return the environment of the stack's processes.
 
     :param dags: Folder with the DAG files.
-    :param feature_repo: The Feast repository.
+    :param feature_repo: The Feast repository; without one there is no connection ``feast_default``.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_STRIPPED)}
     no_proxy = ",".join(filter(None, [inherited.get("NO_PROXY", inherited.get("no_proxy", "")), HOST, "localhost"]))
@@ -108,8 +108,10 @@ def process_environment(
 def _airflow(layout: Layout, ports: Ports, database: Postgres, dags: Path) -> dict[str, str]:
     keys = _secrets(layout.run / "secrets.json")
     address = f"http://{HOST}:{ports.airflow}"
+    plugins = dags.parent / "plugins"
     settings = {
         "CORE__DAGS_FOLDER": str(dags),
+        "CORE__PLUGINS_FOLDER": str(plugins if plugins.is_dir() else layout.airflow / "plugins"),
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "4",
@@ -133,7 +135,7 @@ def _airflow(layout: Layout, ports: Ports, database: Postgres, dags: Path) -> di
         "LOGGING__BASE_LOG_FOLDER": str(layout.airflow / "logs"),
         "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.logs),
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports.logs),
-        "CORE__HOSTNAME_CALLABLE": "airflow_mlops.demo.ports.loopback",
+        "CORE__HOSTNAME_CALLABLE": "airflow_mlops.stack.ports.loopback",
         "OPERATORS__DEFAULT_DEFERRABLE": "True",
         "MLOPS__HOME": str(layout.home),
         "MLOPS__FEAST_POOL": FEAST_POOL,
@@ -144,7 +146,7 @@ def _airflow(layout: Layout, ports: Ports, database: Postgres, dags: Path) -> di
 def _connections(layout: Layout, ports: Ports, database: Postgres, feature_repo: Path) -> dict[str, str]:
     connections: Mapping[str, Mapping[str, object]] = {
         "mlflow_default": {"conn_type": "mlflow", "host": f"http://{HOST}:{ports.mlflow}"},
-        "feast_default": {"conn_type": "feast", "host": str(feature_repo)},
+        **({"feast_default": {"conn_type": "feast", "host": str(feature_repo)}} if feature_repo.is_dir() else {}),
         "mlops_ledger_default": {"conn_type": "mlops_ledger", "host": database.url("mlops_ledger")},
         "tf_serving_default": {
             "conn_type": "tf_serving",

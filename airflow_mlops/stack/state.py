@@ -8,15 +8,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from airflow_mlops.demo.ports import Ports
-from airflow_mlops.demo.processes import ProcessRecord
+from airflow_mlops.stack.ports import Ports
+from airflow_mlops.stack.processes import ProcessRecord
 
 
 @dataclass(frozen=True)
 class State:
-    """What was started, dead or alive."""
+    """What was started, dead or alive.
+
+    :param dags: Folder with the DAG files.
+    :param feature_repo: The Feast repository.
+    """
 
     ports: Ports
+    dags: str
+    feature_repo: str
     processes: tuple[ProcessRecord, ...] = ()
 
     @classmethod
@@ -26,7 +32,8 @@ class State:
             stored = json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        return cls(Ports(**stored["ports"]), tuple(ProcessRecord(**record) for record in stored["processes"]))
+        processes = tuple(ProcessRecord(**record) for record in stored.pop("processes"))
+        return cls(Ports(**stored.pop("ports")), **stored, processes=processes)
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""

@@ -1,4 +1,4 @@
-"""What the user sees while the demo works: one moving line on a terminal, few plain lines in a log."""
+"""What the user sees while a command works: one moving line on a terminal, few plain lines in a log."""
 
 from __future__ import annotations
 

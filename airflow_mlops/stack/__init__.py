@@ -1,0 +1,1 @@
+"""A real installation for one folder of DAGs: PostgreSQL, Airflow, MLflow and a model server on this machine."""
