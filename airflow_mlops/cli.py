@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from airflow_mlops.commands.ask import add_ask
 from airflow_mlops.commands.data import add_data
 from airflow_mlops.commands.demo import add_demo
 from airflow_mlops.commands.deployments import add_deployments
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add_history(commands)
     add_deployments(commands)
     add_halts(commands)
+    add_ask(commands)
     return parser
 
 

@@ -478,6 +478,8 @@ class Deploy:
     :param timeout: How long a server may take to load a version.
     :param resources: Where ``publish`` runs, which loads the model.
     :param keep: How many other versions that served well stay in the model store and can be gone back to.
+    :param signature_changes: What may be different for those who call the version that serves now: nothing; new inputs
+        (``additive``), which the server then demands of them; or ``any``.
     """
 
     server: str = "tf_serving_default"
@@ -485,6 +487,7 @@ class Deploy:
     timeout: Duration = "10m"
     resources: Resources = Field(default_factory=Resources)
     keep: Annotated[int, Field(gt=0)] = 3
+    signature_changes: Literal["refuse", "additive", "any"] = "refuse"
 
 
 @part

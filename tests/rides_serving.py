@@ -29,7 +29,7 @@ class Service:
     def put(self, saved_model: Path) -> int:
         """Publish a model as the next version and put it into service, as the deploy DAG does."""
         version = next(self._numbers)
-        publish(saved_model, self.rollout.base, version, same_signature_as=self.rollout.deployment().stable)
+        publish(saved_model, self.rollout.base, version, serving=self.rollout.deployment().stable)
         put_into_service(self.rollout, version)
         return version
 

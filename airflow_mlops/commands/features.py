@@ -1,15 +1,19 @@
 # ruff: noqa: T201  a command talks on standard output
-"""Features: what applying them would change, who reads them, who does not, and what they cost."""
+"""Features: plan, apply, compute and bring them online; who reads them, who does not, and what they cost."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.commands.history import add_span, in_bulk
 from airflow_mlops.commands.place import open_home, open_ledger, open_location, open_store, place_options, repo_option
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.moments import is_day, parse_day_or_moment
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.features.project.schema import FeatureRepo
@@ -22,12 +26,30 @@ def add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verbs = features.add_subparsers(required=True, metavar="VERB")
     place = place_options()
     place.add_argument("--json", action="store_true", help="print JSON")
-    parents = [place, repo_option()]
+    parents, plain = [place, repo_option()], [place_options(), repo_option()]
 
     plan = verbs.add_parser(
         "plan", parents=parents, help="say what applying the repository would change, and whether it would be refused"
     )
     plan.set_defaults(run=_plan)
+
+    apply = verbs.add_parser("apply", parents=plain, help="register what the repository defines, if nothing breaks")
+    apply.set_defaults(run=_apply)
+
+    compute = verbs.add_parser(
+        "compute",
+        parents=plain,
+        help="compute the features of sealed partitions in bulk: missing ones, and those of other code or data",
+    )
+    add_span(compute, to="today")
+    compute.set_defaults(run=_compute)
+
+    materialize = verbs.add_parser("materialize", parents=plain, help="bring a feature service online")
+    materialize.add_argument("service", metavar="SERVICE")
+    materialize.add_argument(
+        "--until", metavar="ISO", help="end of the last day, or a moment (default: what is computed of all its views)"
+    )
+    materialize.set_defaults(run=_materialize)
 
     consumers = verbs.add_parser("consumers", parents=parents, help="list the model versions that read each feature")
     consumers.add_argument("features", nargs="*", metavar="FEATURE", help="view or view:feature (default: all)")
@@ -44,7 +66,7 @@ def add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     rebuild = commands.add_parser(
         "rebuild",
-        parents=[place_options(), repo_option()],
+        parents=plain,
         help="build a training snapshot again, byte for byte, from what it pinned; or say what is gone or differs",
     )
     rebuild.add_argument("snapshot", metavar="SNAPSHOT", help="its id")
@@ -80,6 +102,36 @@ def _plan(options: argparse.Namespace) -> None:
             print(line)
     check_lint(found.definitions)
     check_served(found)
+
+
+def _apply(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.features.governance.apply import apply_planned
+
+    _, plan = apply_planned(open_location(options), open_ledger(options))
+    for line in plan.lines():
+        print(line)
+
+
+def _compute(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.history.load import compute_history
+
+    in_bulk(options, compute_history)
+
+
+def _materialize(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.features.materialization.materialize import computed_until, materialize
+
+    location, ledger = open_location(options), open_ledger(options)
+    os.environ.setdefault("MLOPS_HOME", str(location.home))
+    if options.until:
+        until = parse_day_or_moment(options.until, "--until")
+        until += timedelta(days=1) if is_day(options.until) else timedelta(0)
+    else:
+        until = computed_until(location, options.service, ledger)
+    done = materialize(location, options.service, until=until, ledger=ledger)
+    for view, one in done["views"].items():
+        what = "was there" if one["start"] is None else f"written from {one['start'][:16]}"
+        print(f"{view}: {what}, online up to {one['watermark'][:16]} UTC" if one["online"] else f"{view}: not online")
 
 
 def _consumers(options: argparse.Namespace) -> None:

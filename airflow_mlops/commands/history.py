@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 import time
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,9 @@ from airflow_mlops.commands.place import open_home, open_ledger, open_location, 
 from airflow_mlops.exceptions import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_mlops.engine.history.load import Loaded
     from airflow_mlops.pipeline import ModelPipeline
 
 _EVERY = 1.0
@@ -29,17 +32,40 @@ def add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="seal months and years of landed data, and compute their features; again: goes on; exits with 1 when "
         "partitions were refused",
     )
-    history.add_argument("pipeline", metavar="PIPELINE", help="DAG file and name, such as dags/churn.py:churn")
-    history.add_argument("--from", dest="first", type=date.fromisoformat, metavar="DAY", help="default: its first day")
-    history.add_argument("--to", dest="last", type=date.fromisoformat, metavar="DAY", required=True)
-    history.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    add_span(history)
     history.set_defaults(run=_history)
+
+
+def add_span(command: argparse.ArgumentParser, to: str = "") -> None:
+    """Add the arguments of what works on a span of a pipeline's partitions.
+
+    :param to: What the last day is by default, in words; it must be given without.
+    """
+    command.add_argument("pipeline", metavar="PIPELINE", help="DAG file and name, such as dags/churn.py:churn")
+    command.add_argument("--from", dest="first", type=date.fromisoformat, metavar="DAY", help="default: its first day")
+    command.add_argument(
+        "--to",
+        dest="last",
+        type=date.fromisoformat,
+        metavar="DAY",
+        required=not to,
+        help=f"default: {to}" if to else "last day",
+    )
+    command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
 
 
 def _history(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.history.load import load_history
     from airflow_mlops.operators.base import beneath
 
+    in_bulk(options, partial(load_history, locate=partial(beneath, open_home(options))))
+
+
+def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPipeline:
+    """Load a span of a pipeline's partitions, and say what was done.
+
+    :raises DataError: listing what was refused.
+    """
     folder, pipeline = load_pipeline(options.pipeline)
     home, ledger = open_home(options), open_ledger(options)
     os.environ.setdefault("MLOPS_HOME", str(home))
@@ -51,15 +77,14 @@ def _history(options: argparse.Namespace) -> None:
             told = time.monotonic()
             print(text, file=sys.stderr)
 
-    loaded = load_history(
+    loaded = load(
         pipeline,
         options.first or pipeline.source.start,
-        options.last,
+        options.last or datetime.now(UTC).date(),
         location=open_location(options),
         store=open_store(options, ledger),
         ledger=ledger,
         code_path=str(folder),
-        locate=partial(beneath, home),
         workers=options.workers,
         say=say,
     )
@@ -70,6 +95,7 @@ def _history(options: argparse.Namespace) -> None:
             detail="\n    ".join(map(str, loaded.refused)),
             hint="Have the upstream correct them, or accept or exclude them, and run the same command again.",
         )
+    return pipeline
 
 
 def load_pipeline(spec: str) -> tuple[Path, ModelPipeline]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pyarrow.compute as pc
 
+from airflow_mlops.demo.example import MODEL, SERVICE
 from airflow_mlops.demo.flights import read_feed
 from airflow_mlops.engine.features.online.reader import OnlineReader
 from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.serving.client import ServingClient
 from airflow_mlops.exceptions import DataError, TransientError
+from airflow_mlops.stack.ports import HOST
+from airflow_mlops.stack.stack import Stack
 
 
 class ModelServer:
@@ -33,12 +35,6 @@ class ModelServer:
         """Return the version that the label ``stable`` points to, or None when there is none."""
         response = self._request("GET", "/labels/stable/metadata")
         return int(response.json()["model_spec"]["version"]) if response.is_success else None
-
-    def inputs(self) -> dict[str, str]:
-        """Return the inputs of the stable version: name → TensorFlow's name of the type."""
-        metadata = self._request("GET", "/labels/stable/metadata").json()["metadata"]
-        signature = metadata["signature_def"]["signature_def"]["serving_default"]
-        return {name: spec["dtype"] for name, spec in signature["inputs"].items()}
 
     def predict(self, instances: list[dict[str, Any]], target: str = "labels/stable") -> list[float]:
         """Return a probability an instance.
@@ -101,30 +97,14 @@ def flight_after(day: date) -> Flight:
     return Flight(departures.slice(0, 1).to_pylist()[0])
 
 
-def online_features(feature_repo: Path, home: Path, service: str, flight: dict[str, Any]) -> dict[str, Any]:
-    """Return what is known of a flight when it should leave, by feature; None is unknown.
+def request_for(stack: Stack, flight: dict[str, Any]) -> dict[str, Any]:
+    """Return what a caller sends to ask about a flight: its keys and timetable are known, the rest is read online.
 
-    The caller sends the keys and what the timetable says; the rest is read from the online store, or computed
-    from both. What is too old to be used in training is not used here either.
+    What is too old to be used in training is not used here either.
     """
-    reader = OnlineReader(Location(feature_repo, home), service)
-    [features] = reader.read(
-        [{name: flight[name] for name in {**reader.keys, **reader.request}}], as_of=flight["sched_dep_utc"]
-    )
-    return features
-
-
-def instance(inputs: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
-    """Return a request's instance: raw values, NaN where a number is missing."""
-    missing: dict[str, Any] = {"DT_STRING": "", "DT_FLOAT": math.nan, "DT_DOUBLE": math.nan}
-    if lacking := sorted(set(inputs) - set(values)):
-        raise DataError(
-            f"The model wants inputs that nobody computed: {', '.join(lacking)}.",
-            hint="Compare the feature service with the signature of the served version.",
-        )
-    return {name: missing[inputs[name]] if value is None else value for name, value in values.items() if name in inputs}
-
-
-def curl(server: ModelServer, request: dict[str, Any]) -> str:
-    """Return the request as a line to paste into a shell."""
-    return f"curl -s {server.url}/labels/stable:predict -d '{json.dumps({'instances': [request]})}'"
+    reader = OnlineReader(Location(stack.feature_repo, stack.layout.home), SERVICE)
+    with ServingClient(HOST, stack.ports.serving_grpc) as client:
+        _, signature = client.metadata(MODEL, label="stable")
+    known = {name: flight[name] for name in {**reader.keys, **reader.request}}
+    own = {name: flight[name] for name in reader.own_inputs(signature)}
+    return reader.inputs([known | own], signature, as_of=flight["sched_dep_utc"])[0]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx
 
 from airflow_mlops.demo import example, prediction
+from airflow_mlops.engine.serving.requests import curl
 from airflow_mlops.exceptions import MlopsError
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.stack import Stack
@@ -30,8 +31,7 @@ def summary(airflow: AirflowApi, stack: Stack, training: str, trained: int, depl
             hint=f"Trigger {example.DEPLOY} with the version that should serve.",
         )
     flight = prediction.flight_after(example.WEEK[1])
-    online = prediction.online_features(stack.feature_repo, stack.layout.home, example.SERVICE, flight.row)
-    request = prediction.instance(server.inputs(), {**flight.row, **online})
+    request = prediction.request_for(stack, flight.row)
     probability = server.predict([request])[0]
     lines = [
         "",
@@ -41,7 +41,7 @@ def summary(airflow: AirflowApi, stack: Stack, training: str, trained: int, depl
         f"A real prediction: will {flight.words}, arrive more than 15 minutes late?",
         "  Nobody computed anything for it: the timetable and Feast's online store say what is known. Ask yourself:",
         "",
-        f"  {prediction.curl(server, request)}",
+        f"  {curl(server.url, request)}",
         "",
         f"  answer: {probability:.3f}, by version {version}.  What happened: {flight.outcome()}.",
         "",

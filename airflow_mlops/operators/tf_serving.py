@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast, get_args
 
+from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.links.tf_serving import TFServingModelLink
@@ -21,6 +22,7 @@ from airflow_mlops.operators.runbook import HoldsUntil, PersonOperator
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
+    from airflow_mlops.engine.serving.model_store import SignatureChanges
     from airflow_mlops.engine.serving.rollout import Rollout
 
 
@@ -174,19 +176,26 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
 
     :param source: Folder of the SavedModel.
     :param tolerance: Largest absolute difference between a golden prediction and the answer now.
-    :param allow_signature_change: Publish even if callers of the version that serves now would break.
+    :param signature_changes: What may be different for callers of the version that serves now: nothing (``refuse``),
+        new inputs (``additive``), or ``any``.
     :param override_by: Who answers for publishing it although its features have moved on; kept in the ledger.
     :param override_reason: Why; needed with ``override_by``.
     """
 
-    template_fields = (*ModelVersionOperator.template_fields, "source", "override_by", "override_reason")
+    template_fields = (
+        *ModelVersionOperator.template_fields,
+        "source",
+        "signature_changes",
+        "override_by",
+        "override_reason",
+    )
 
     def __init__(
         self,
         *,
         source: str,
         tolerance: float = 1e-5,
-        allow_signature_change: bool = False,
+        signature_changes: str = "refuse",
         override_by: str | None = None,
         override_reason: str | None = None,
         **kwargs: Any,
@@ -196,7 +205,7 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
         self.override_by = override_by
         self.override_reason = override_reason
         self.tolerance = tolerance
-        self.allow_signature_change = allow_signature_change
+        self.signature_changes = signature_changes
 
     def perform(self, context: Context) -> PublishedVersion:
         """Publish and return where it lies."""
@@ -209,16 +218,29 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
         hook = TFServingHook(self.tf_serving_conn_id)
         check_server(self.tf_serving_conn_id, hook.tensorflow_version(), trained_with(Path(source)))
         with self.rollout(context) as rollout:
-            stable = None if self.allow_signature_change else rollout.deployment().stable
             path = publish(
                 Path(source),
                 rollout.base,
                 version,
-                same_signature_as=stable,
+                serving=rollout.deployment().stable,
+                signature_changes=_signature_changes(self.signature_changes),
                 tolerance=self.tolerance,
                 check=partial(self.check_verdict, version),
             )
         return PublishedVersion(model=self.model, version=version, path=str(path))
+
+
+def _signature_changes(asked: str) -> SignatureChanges:
+    """Return which changes are allowed, once rendered."""
+    from airflow_mlops.engine.serving.model_store import SignatureChanges
+
+    known = get_args(SignatureChanges)
+    if asked not in known:
+        raise ConfigError(
+            f"signature_changes={asked!r} is unknown.{did_you_mean(asked, known)}",
+            hint=f"It is one of: {', '.join(known)}.",
+        )
+    return cast("SignatureChanges", asked)
 
 
 class TFServingLoadVersionOperator(HeldAgainstVerdict):

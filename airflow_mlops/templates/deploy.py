@@ -47,7 +47,14 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
                 type=["null", "integer"],
                 title="Version",
                 description="Approved version to deploy; empty means the newest.",
-            )
+            ),
+            "signature_changes": Param(
+                deploy.signature_changes,
+                enum=["refuse", "additive", "any"],
+                title="Changes of the signature",
+                description="What may be different for callers: nothing, new inputs (`additive`), or `any`. "
+                "`airflow-mlops ask` shows them the new input.",
+            ),
         },
     ) as dag:
         fetch = MLflowFetchApprovedModelOperator(
@@ -69,6 +76,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             task_id="publish",
             source=result(fetch, "saved_model"),
             tolerance=deploy.tolerance,
+            signature_changes="{{ params.signature_changes }}",
             **serving,
             **deploy.resources.as_arguments(),
         )

@@ -42,7 +42,6 @@ NOT_TEMPLATED = {
         "timeout",
         "deferrable",
         "tolerance",
-        "allow_signature_change",
         "require_verdict",
         "keep",
         "notify",

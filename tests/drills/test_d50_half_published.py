@@ -234,7 +234,7 @@ def test_no_fault(rollout, tmp_path):
     """A fortnight of daily deployments: none is refused, each answers as trained."""
     for version in range(2, 16):
         source = make_saved_model(tmp_path / str(version), 0.05 * version)
-        publish(source, rollout.base, version, same_signature_as=version - 1)
+        publish(source, rollout.base, version, serving=version - 1)
         put_into_service(rollout, version)
         assert answers_like(rollout, source)
     assert rollout.deployment().loaded == (14, 15)

@@ -70,7 +70,7 @@ def answers_like(rollout: Rollout, model: Path, callers: Path) -> bool:
 def test_fault_guard_on(inputs, words, rollout, champion, tmp_path):
     candidate = make_saved_model(tmp_path / "candidate", 0.8, inputs)
     with pytest.raises(GateError, match=words):
-        publish(candidate, rollout.base, 2, same_signature_as=rollout.deployment().stable)
+        publish(candidate, rollout.base, 2, serving=rollout.deployment().stable)
     assert not (rollout.base / "2").exists()
     assert answers_like(rollout, champion, callers=champion)
 
@@ -89,6 +89,6 @@ def test_no_fault(rollout, champion, tmp_path):
     """A fortnight of daily retrainings with an unchanged signature: none is refused, callers never notice."""
     for version in range(2, 16):
         candidate = make_saved_model(tmp_path / str(version), 0.05 * version)
-        publish(candidate, rollout.base, version, same_signature_as=rollout.deployment().stable)
+        publish(candidate, rollout.base, version, serving=rollout.deployment().stable)
         put_into_service(rollout, version)
         assert answers_like(rollout, candidate, callers=champion)

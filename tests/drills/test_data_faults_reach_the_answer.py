@@ -247,7 +247,7 @@ def rollout(service, right, requests, request) -> Iterator[Rollout]:
 
 def put_retrained_into_service(rollout: Rollout, model: Path) -> None:
     version = max(rollout.deployment().loaded) + 1
-    publish(model, rollout.base, version, same_signature_as=CHAMPION)
+    publish(model, rollout.base, version, serving=CHAMPION)
     put_into_service(rollout, version)
     assert rollout.deployment().stable == version
 

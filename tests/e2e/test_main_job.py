@@ -9,7 +9,9 @@ When it is told, the trigger form of every DAG is opened in a browser and sent a
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from mlflow import MlflowClient
 
 from airflow_mlops.demo import example
 from airflow_mlops.demo import run as demo
-from airflow_mlops.demo.prediction import ModelServer, flight_after, instance, online_features
+from airflow_mlops.demo.prediction import ModelServer, flight_after, request_for
 from airflow_mlops.demo.summary import champion
 from airflow_mlops.demo.watch import TaskFailedError, Watcher
 from airflow_mlops.engine.data.partitions import PartitionStore
@@ -106,15 +108,14 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
 
     # A flight of tomorrow, as a caller would ask about it: nothing was ever computed for it.
     flight = flight_after(date.fromisoformat(DAY_3)).row
-    online = online_features(stack.feature_repo, stack.layout.home, example.SERVICE, flight)
-    assert online["origin_dep_delay_mean_1h"] is not None
-    assert online["weather_temp"] is not None
-    request = instance(server.inputs(), {**flight, **online})
+    request = request_for(stack, flight)
+    assert math.isfinite(request["origin_dep_delay_mean_1h"])
+    assert math.isfinite(request["weather_temp"])
     assert 0 < server.predict([request])[0] < 1
     unknown = {**flight, "tailnum": None}
-    online = online_features(stack.feature_repo, stack.layout.home, example.SERVICE, unknown)
-    assert online["aircraft_idle_minutes"] is None
-    assert 0 < server.predict([instance(server.inputs(), {**unknown, **online})])[0] < 1
+    request = request_for(stack, unknown)
+    assert math.isnan(request["aircraft_idle_minutes"])
+    assert 0 < server.predict([request])[0] < 1
 
     # The model server is killed; the rollback waits for it, in words, and goes through when it is back.
     crashed = stack.status()["serving"]
@@ -138,16 +139,26 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
 
 def test_the_stack_answers_from_any_shell(stack: Stack, tmp_path: Path) -> None:
     home = ["--home", str(stack.layout.home)]
+    repo = ["--repo", str(stack.feature_repo)]
     shell = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
 
-    def said(*command: str) -> str:
-        run = [sys.executable, "-m", "airflow_mlops.cli", "stack", *command]
+    def told(*command: str) -> str:
+        run = [sys.executable, "-m", "airflow_mlops.cli", *command]
         return subprocess.run(run, capture_output=True, text=True, env=shell, cwd=tmp_path, check=True).stdout
+
+    def said(*command: str) -> str:
+        return told("stack", *command)
 
     assert example.TRAIN in said("airflow", *home, "dags", "list")
     assert f"export AIRFLOW_HOME={stack.layout.airflow}" in said("env", *home).splitlines()
     assert stack.airflow_url in said("status", *home)
     assert "scheduler.log:\n" in said("logs", *home, "scheduler")
+    flight = flight_after(date.fromisoformat(DAY_3)).row
+    wants = told("ask", *home, *repo, example.MODEL)
+    assert f"reads feature service {example.SERVICE}." in wants
+    names = re.findall(r"(\w+)=", wants.splitlines()[-1])
+    values = [f"{name}={flight[name] or ''}" for name in names]
+    assert re.search(r"^probability: 0\.\d+", told("ask", *home, *repo, example.MODEL, *values), re.MULTILINE)
     assert list(tmp_path.iterdir()) == [], "no stray database, no stray settings"
 
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from airflow_mlops.demo.flights import read_feed
-from airflow_mlops.demo.prediction import online_features
 from airflow_mlops.engine.features.materialization.materialize import materialize
+from airflow_mlops.engine.features.online.reader import OnlineReader
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.schema import describe
 from airflow_mlops.engine.features.project.store import open_store
@@ -60,8 +60,10 @@ def plain(value: object) -> object:
 def test_tomorrows_flights_have_the_same_features_online_as_offline(home, tomorrow):
     wanted = offline(home, tomorrow)
     aircraft_known, weather_known = 0, 0
+    reader = OnlineReader(Location(REPO, home), SERVICE)
     for flight in tomorrow.astype(object).where(tomorrow.notna(), None).to_dict("records"):
-        answer = online_features(REPO, home, SERVICE, flight)
+        asked = {name: flight[name] for name in (*reader.keys, *reader.request)}
+        [answer] = reader.read([asked], as_of=flight["sched_dep_utc"])
         trained_on = {name: plain(value) for name, value in wanted.loc[flight["flight_id"]].items()}
         assert {name: plain(value) for name, value in answer.items()} == trained_on
         aircraft_known += answer["aircraft_idle_minutes"] is not None

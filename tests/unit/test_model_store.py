@@ -12,7 +12,7 @@ import pytest
 from airflow_mlops.contracts import Signature, TensorSpec
 from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
-from airflow_mlops.engine.serving.model_store import check_same_signature, publish
+from airflow_mlops.engine.serving.model_store import check_signature, publish
 from airflow_mlops.exceptions import DataError, GateError, MlopsError, TransientError
 from tests.serving_fixtures import INPUTS, make_saved_model
 
@@ -157,20 +157,20 @@ def test_a_wider_tolerance_lets_a_small_difference_pass(source, tmp_path):
 def test_refuses_a_renamed_input_and_says_so(models, tmp_path):
     publish(models / "a", tmp_path, 1)
     with pytest.raises(GateError, match="input 'hour' is gone; input 'hours' is new"):
-        publish(models / "renamed", tmp_path, 2, same_signature_as=1)
+        publish(models / "renamed", tmp_path, 2, serving=1)
     assert versions(tmp_path) == {"1"}
     publish(models / "renamed", tmp_path, 2)
 
 
 def test_same_signature_passes(models, tmp_path):
     publish(models / "a", tmp_path, 1)
-    publish(models / "b", tmp_path, 2, same_signature_as=1)
+    publish(models / "b", tmp_path, 2, serving=1)
     assert versions(tmp_path) == {"1", "2"}
 
 
 def test_a_serving_version_that_is_gone_from_the_store_is_not_taken_for_agreement(models, tmp_path):
     with pytest.raises(DataError, match="not in the model store"):
-        publish(models / "a", tmp_path, 2, same_signature_as=1)
+        publish(models / "a", tmp_path, 2, serving=1)
 
 
 FLOAT, INT = TensorSpec(dtype="float32", shape=(-1,)), TensorSpec(dtype="int64", shape=(-1,))
@@ -190,6 +190,6 @@ CURRENT = Signature(inputs={"x": FLOAT, "n": INT}, outputs={"y": FLOAT})
     ],
 )
 def test_any_change_of_signature_breaks_a_caller(candidate, words):
-    check_same_signature(CURRENT, CURRENT)
+    check_signature(CURRENT, CURRENT)
     with pytest.raises(GateError, match=words):
-        check_same_signature(candidate, CURRENT)
+        check_signature(candidate, CURRENT)

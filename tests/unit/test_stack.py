@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import stat
 from datetime import date
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops.demo.history import History
-from airflow_mlops.demo.prediction import flight_after, instance
-from airflow_mlops.exceptions import ConfigError, DataError, TransientError
+from airflow_mlops.demo.prediction import flight_after
+from airflow_mlops.exceptions import ConfigError, TransientError
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.console import Console
 from airflow_mlops.stack.environment import FEAST_POOL, Layout, process_environment
@@ -82,15 +81,6 @@ def test_a_log_gets_a_line_when_the_step_changes(capsys: pytest.CaptureFixture[s
     console.say("done")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("] ")[1] for line in lines] == ["… history: 0 of 100", "… week: 1 of 7", "done"]
-
-
-def test_a_missing_number_is_nan_in_a_request() -> None:
-    inputs = {"carrier": "DT_STRING", "delay": "DT_FLOAT", "hour": "DT_INT64"}
-    made = instance(inputs, {"carrier": "DL", "delay": None, "hour": 7, "flight_id": "not an input"})
-    assert math.isnan(made.pop("delay"))
-    assert made == {"carrier": "DL", "hour": 7}
-    with pytest.raises(DataError, match="hour"):
-        instance(inputs, {"carrier": "DL", "delay": 1.0})
 
 
 def test_the_flight_to_predict_leaves_after_the_last_features() -> None:

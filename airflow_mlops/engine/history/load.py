@@ -105,6 +105,30 @@ def load_history(
     return load.loaded
 
 
+def compute_history(
+    pipeline: ModelPipeline,
+    first: date | datetime,
+    last: date | datetime,
+    *,
+    location: Location,
+    store: PartitionStore,
+    ledger: Ledger,
+    code_path: str,
+    workers: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+) -> Loaded:
+    """Compute the features of the sealed partitions of a span that have none, or those of other data or code than now.
+
+    So a feature is added, or code corrected, without a run of the DAG for each partition. What is the same as before
+    stays the same, also to the models that read it: see :mod:`airflow_mlops.engine.features.computing.sameness`.
+    The parameters and errors are those of :func:`load_history`.
+    """
+    load = _Load(pipeline, location, store, ledger, code_path, None, workers, say)
+    source = pipeline.source
+    load.compute([one.key for one in store.list(source.dataset, *source.partitioning.span(first, last))])
+    return load.loaded
+
+
 class _Load:
     def __init__(  # noqa: PLR0917
         self,
@@ -113,7 +137,7 @@ class _Load:
         store: PartitionStore,
         ledger: Ledger,
         code_path: str,
-        locate: Locate,
+        locate: Locate | None,
         workers: int,
         say: Callable[[str], None],
     ) -> None:

@@ -53,7 +53,38 @@ def pack_manifest(
         triggered_by=triggered_by,
     )
     write_text(path, manifest.to_json())
+    write_text(path.with_name("README.md"), _readme(manifest, spec))
     return manifest
+
+
+def _readme(manifest: ModelManifest, spec: TrainingSpec) -> str:
+    """Return what a caller has to know, in words."""
+    inputs = "\n".join(f"| `{name}` | {one.dtype} |" for name, one in manifest.signature.inputs.items())
+    outputs = ", ".join(f"`{name}` ({one.dtype})" for name, one in manifest.signature.outputs.items())
+    return _README.format(
+        model=manifest.model,
+        label=spec.snapshot.label,
+        service=manifest.feature_service,
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+_README = """# {model}
+
+Predicts `{label}`. It reads the Feast feature service `{service}`.
+
+A request has all of these inputs; a missing number is NaN, a missing text is "".
+
+| input | type |
+|---|---|
+{inputs}
+
+It answers {outputs}.
+
+`airflow-mlops ask {model}` says which keys and request fields a caller needs, and with them gives the whole input and a
+`curl` line. In Python: `OnlineReader(location, "{service}").inputs(rows, signature)`.
+"""
 
 
 def code_version(code_path: str | None) -> tuple[str, bool]:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 from airflow_mlops.contracts import Signature, TensorSpec
 from airflow_mlops.engine.data.files import TEMPORARY, sync, temporary_sibling, tree_hash
@@ -24,12 +25,17 @@ LOCK_FILE = ".publish.lock"
 """Name of the file, beside the versions, that whoever adds or removes one holds."""
 
 
+SignatureChanges = Literal["refuse", "additive", "any"]
+"""Which changes of a signature may be published: none; new inputs beside all that were there; or any."""
+
+
 def publish(
     source: Path,
     base: Path,
     version: int,
     *,
-    same_signature_as: int | None = None,
+    serving: int | None = None,
+    signature_changes: SignatureChanges = "refuse",
     tolerance: float = 1e-5,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
@@ -41,7 +47,8 @@ def publish(
     :param source: Folder of the SavedModel, with its golden predictions.
     :param base: The model's folder in the store.
     :param version: Number to publish it under.
-    :param same_signature_as: Version in the store whose callers are to be served by this one, unchanged.
+    :param serving: Version in the store whose callers are to be served by this one.
+    :param signature_changes: What may be different for them.
     :param tolerance: Largest absolute difference to the golden predictions.
     :param check: Called with the source, to refuse it by an error.
     :raises DataError: when the source is not a SavedModel that loads and answers.
@@ -49,7 +56,7 @@ def publish(
     :raises TransientError: when the store cannot be written.
     """
     published = base / str(version)
-    current = None if same_signature_as is None else base / str(same_signature_as)
+    current = None if serving is None or signature_changes == "any" else base / str(serving)
     if not (source / "saved_model.pb").is_file():
         raise DataError(
             "There is no SavedModel to publish.",
@@ -62,13 +69,13 @@ def publish(
         _sweep(base)
         if published.exists():
             _check_same_content(source, published)
-            _prove(published, current, tolerance)
+            _prove(published, current, signature_changes, tolerance)
             os.utime(published)  # a sweep takes it for new again
             return published
         staged = temporary_sibling(published)
         try:
             _copy(source, staged)
-            _prove(staged, current, tolerance)
+            _prove(staged, current, signature_changes, tolerance)
             staged.rename(published)
             sync(base)
         finally:
@@ -76,24 +83,32 @@ def publish(
     return published
 
 
-def check_same_signature(candidate: Signature, current: Signature) -> None:
-    """Refuse a signature that differs at all from the one that callers use now.
+def check_signature(candidate: Signature, current: Signature, allowed: SignatureChanges = "refuse") -> None:
+    """Refuse a signature that differs from the one that callers use now.
 
     A new input is as breaking as a lost one, since the server demands all of them; a second output changes the
     form of every REST answer.
 
+    :param allowed: With ``additive``, inputs may be new: whoever lets them be tells the callers.
     :raises GateError: naming what changed.
     """
-    changes = [
-        *_changes("input", candidate.inputs, current.inputs),
-        *_changes("output", candidate.outputs, current.outputs),
-    ]
+    added = candidate.inputs.keys() - current.inputs.keys() if allowed == "additive" else set()
+    inputs = {name: spec for name, spec in candidate.inputs.items() if name not in added}
+    changes = (
+        []
+        if allowed == "any"
+        else [
+            *_changes("input", inputs, current.inputs),
+            *_changes("output", candidate.outputs, current.outputs),
+        ]
+    )
     if changes:
         raise GateError(
             "The candidate's signature is not the one that callers use now.",
             detail="; ".join(changes),
-            hint="Restore it in the model's code, or deploy under a new model name and move the callers; "
-            "allow_signature_change=True publishes it nevertheless.",
+            hint="Restore it in the model's code, or deploy under a new model name and move the callers. Once they can "
+            "send what is new, Deploy(signature_changes='additive') lets new inputs through, 'any' everything; so does "
+            "the field of that name in the form of <model>.deploy.",
         )
 
 
@@ -113,11 +128,11 @@ def _describe(spec: TensorSpec) -> str:
     return f"{spec.dtype}{list(spec.shape)}"
 
 
-def _prove(folder: Path, current: Path | None, tolerance: float) -> None:
+def _prove(folder: Path, current: Path | None, allowed: SignatureChanges, tolerance: float) -> None:
     """Load a version as the server will, and ask it what it was asked at training time."""
     with closing(SavedModel(folder)) as model:
         if current is not None:
-            check_same_signature(model.signature, _signature(current))
+            check_signature(model.signature, _signature(current), allowed)
         Golden.read(folder).check(model.run, model.signature, tolerance)
 
 
@@ -126,7 +141,7 @@ def _signature(folder: Path) -> Signature:
         raise DataError(
             "The version that serves now is not in the model store, so its signature cannot be compared.",
             detail=f"{folder} does not exist",
-            hint="Put its folder back, or pass allow_signature_change=True.",
+            hint="Put its folder back, or publish with signature_changes='any'.",
         )
     with closing(SavedModel(folder)) as model:
         return model.signature

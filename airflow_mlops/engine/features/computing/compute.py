@@ -22,6 +22,7 @@ from airflow_mlops.engine.data.splits import TIME, between, without
 from airflow_mlops.engine.features.computing.code import Code, load_transform
 from airflow_mlops.engine.features.computing.files import write_day
 from airflow_mlops.engine.features.computing.provenance import Inputs
+from airflow_mlops.engine.features.computing.sameness import compare_with_stored
 from airflow_mlops.engine.features.project.schema import FeatureRepo, ViewSchema
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.users_code import users_code
@@ -213,6 +214,10 @@ def write_rows(
             show=show,
         )
     for name, table in draft.tables.items():
+        if ledger is not None:
+            compare_with_stored(
+                home, repo.project, name, key, table, repo.views[name].features, draft.code.of(name), ledger
+            )
         inputs = Inputs.of(draft.since, end, draft.used, excluded, draft.code.of(name))
         write_day(home, name, key, inputs.written_into(table), partitioning)
     return {"key": key, "views": {name: table.num_rows for name, table in draft.tables.items()}}

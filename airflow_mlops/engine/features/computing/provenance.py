@@ -187,6 +187,13 @@ def windows(excluded: Iterable[Exclusion], start: datetime, end: datetime) -> li
     return [[first.isoformat(), last.isoformat()] for first, last in merged]
 
 
+def read_code(file: Path) -> str | None:
+    """Return the identity of the code that computed a file of rows; None when it does not say."""
+    with readable(file):
+        said = (pq.read_metadata(file).metadata or {}).get(_CODE)
+    return None if said is None else said.decode()
+
+
 def _read(file: Path, key: str, until: datetime, known: dict[tuple[str | bytes, ...], Inputs]) -> Inputs | None:
     """Return a file's inputs, the same object for files that say the same: the views of a partition do."""
     with readable(file):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from airflow_mlops.contracts import Record, Snapshot
+from airflow_mlops.engine.features.computing.sameness import Pinned, equal_features
 from airflow_mlops.engine.features.materialization.watermarks import Watermark, pointer_name
 from airflow_mlops.engine.features.project.schema import FeatureRepo, OnDemandSchema, ViewSchema
 from airflow_mlops.engine.ledger import Ledger
@@ -28,7 +29,8 @@ class ModelFeatures(Record):
     """What a model version reads.
 
     ``definition`` and ``code`` are those of its snapshot; ``features`` are ``view:feature``, or, when the service
-    was gone already at registration, the names of all inputs of the model. ``label_cut`` says how far its data goes.
+    was gone already at registration, the names of all inputs of the model. ``label_cut`` says how far its data goes,
+    ``pinned`` which partitions of each stored view it was trained on.
     """
 
     model: str
@@ -40,6 +42,7 @@ class ModelFeatures(Record):
     features: tuple[str, ...]
     snapshot: str
     label_cut: datetime | None = None
+    pinned: dict[str, Pinned] = {}
 
 
 class Consumer(Record):
@@ -113,6 +116,7 @@ def record_model(ledger: Ledger, model: str, version: int, snapshot: Snapshot) -
         features=features,
         snapshot=snapshot.id,
         label_cut=snapshot.label_cut,
+        pinned={view: (min(keys), max(keys), len(keys)) for view, keys in snapshot.feature_files.items() if keys},
     )
     if read_by(ledger, model, version) is None:
         ledger.record(KIND, model, read.model_dump(mode="json"), key=str(version))
@@ -220,6 +224,7 @@ def check_features(ledger: Ledger, model: str, version: int, override: Override 
         detail="\n    ".join([f"feature service {read.service!r} of Feast project {read.project!r}", *changed]),
         hint="Bring back the definitions and the code that it was trained with (snapshot "
         f"{read.snapshot}), under the same names, apply and materialise them; or use another version, or train one. "
+        "Where other code computes the same values, prove it: airflow-mlops features compute. "
         "To serve it all the same, override by name with a reason.",
     )
     if override is None:
@@ -263,8 +268,17 @@ def _code_changes(ledger: Ledger, read: ModelFeatures, views: Iterable[str]) -> 
     for view in sorted(read.code.keys() & set(views)):
         pointer = ledger.pointer(pointer_name(read.project, view))
         code, trained = Watermark.of(pointer.value).code if pointer is not None else None, read.code[view]
-        if code and code != trained:
-            found.append(f"online values of {view!r} are computed by code {code[:12]}, trained on {trained[:12]}")
+        if not code or code == trained:
+            continue
+        wanted = {name.partition(":")[2] for name in read.features if name.partition(":")[0] == view}
+        if view in read.pinned and wanted:
+            wanted -= equal_features(ledger, read.project, view, (trained, code), read.pinned[view])
+            if not wanted:
+                continue
+        found.append(
+            f"online values of {view!r} are computed by code {code[:12]}, trained on {trained[:12]}: "
+            f"{', '.join(sorted(wanted)) or 'all of them'} differ, or were not compared"
+        )
     return found
 
 

@@ -21,6 +21,7 @@ from airflow_mlops.engine.features.materialization.chunks import (
     TICK,
     Chunk,
     as_chunk,
+    computed_keys,
     cut,
     digests,
     due,
@@ -33,7 +34,7 @@ from airflow_mlops.engine.features.project.secrets import without_secrets
 from airflow_mlops.engine.features.project.settings import read_settings
 from airflow_mlops.engine.features.project.store import feast_errors, open_store, quietly, restore_online
 from airflow_mlops.engine.locks import locked
-from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.moments import parse_moment
 
 if TYPE_CHECKING:
@@ -115,6 +116,25 @@ def plan_chunks(
     return _Work(location, ledger).plan(service, until, chunk_bytes)
 
 
+def computed_until(location: Location, service: str, ledger: Ledger) -> datetime:
+    """Return up to when the rows of all views of a service are computed: the end of the last partition of each.
+
+    :raises DataError: when nothing was computed of a view.
+    """
+    work, ends = _Work(location, ledger), []
+    for view in work.repo.service(service).views:
+        if work.is_ours(view):
+            keys = computed_keys(location.home, view)
+            if not keys:
+                raise DataError(
+                    f"No row of feature view {view!r} was computed.",
+                    detail=f"service {service!r}, home {location.home}",
+                    hint="Compute them first: airflow-mlops features compute, or the features DAG.",
+                )
+            ends.append(partitioning_of(location.home, view).interval(max(keys))[1])
+    return min(ends, default=datetime.now(UTC))
+
+
 def materialize_chunk(location: Location, chunk: Chunk, *, ledger: Ledger) -> MaterializedChunk:
     """Write one chunk online, and move the view's watermark. May be repeated, and killed at any point.
 
@@ -139,6 +159,10 @@ class _Work:
         self.repo: FeatureRepo = ensure_applied(location, ledger)
         self.store: FeatureStore = open_store(location)
         self.address = content_hash(without_secrets(read_settings(location).get("online_store")))[:16]
+
+    def is_ours(self, name: str) -> bool:
+        """Return whether the rows of a view are computed into the home folder."""
+        return self._has_files(self._view(name))
 
     def plan(self, service: str, until: datetime, chunk_bytes: int) -> list[Chunk]:
         _check_end(until, "until")

@@ -14,10 +14,13 @@ from airflow_mlops.engine.features.online.access import OnlineAccess
 from airflow_mlops.engine.features.online.views import ServicePlan, Stored, StoredView, resolve
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.store import feast_errors, open_store
+from airflow_mlops.engine.serving.requests import instance
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+    from airflow_mlops.contracts import Signature
 
 TIMEOUT = 5.0  # seconds
 _NOTHING: Stored = (None, None)
@@ -95,6 +98,30 @@ class OnlineReader:
             answer |= view.run(columns, len(entities))
         ordered = [answer[name] for name in self._plan.outputs]
         return [dict(zip(self._plan.outputs, row, strict=True)) for row in zip(*ordered, strict=True)]
+
+    def own_inputs(self, signature: Signature) -> list[str]:
+        """Return the inputs of a model that no feature gives: the caller sends them as they are."""
+        return [name for name in signature.inputs if name not in self._plan.outputs and name not in self._columns]
+
+    def inputs(
+        self, rows: Sequence[Mapping[str, Any]], signature: Signature, *, as_of: datetime | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the whole input of a model for each row, in order: what a model server is sent as an instance.
+
+        Features are read; keys, request columns and other columns of the caller that are inputs themselves are handed
+        on. A missing number is NaN, a missing text ``""``, as in training.
+
+        :param rows: For each, the columns of :attr:`keys`, :attr:`request` and :meth:`own_inputs`, and nothing else.
+        :param signature: The model's, from :meth:`~airflow_mlops.engine.serving.client.ServingClient.metadata`.
+        :param as_of: As in :meth:`read`.
+        :raises ConfigError: as :meth:`read`, or when an input has no value.
+        :raises DataError: as :meth:`read`, or when a whole number is missing.
+        :raises TransientError: as :meth:`read`.
+        """
+        own = set(self.own_inputs(signature))
+        entities = [{name: value for name, value in row.items() if name not in own} for row in rows]
+        found = self.read(entities, as_of=as_of)
+        return [instance(signature, {**row, **features}) for row, features in zip(rows, found, strict=True)]
 
     def read_view(self, view: str, entities: Sequence[Mapping[str, Any]]) -> list[tuple[datetime | None, list[Any]]]:
         """Return what is stored of one view: event time and values of each entity; time None when there is nothing.
