@@ -130,7 +130,8 @@ def check_served(plan: Plan) -> None:
         ),
         hint="Leave these definitions as they were, and make the change in new ones beside them, such as "
         f"{min(services).partition('_v')[0]}_v2 and views with _v2. Remove the old ones once no loaded version reads "
-        "them.",
+        "them. Where a feature was added to a view that the old service lists whole, let it name those it had: "
+        'some_view[["a", "b"]].',
     )
 
 
