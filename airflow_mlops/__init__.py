@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_mlops.feature_rules import FeatureRules
     from airflow_mlops.partitioning import Partitioning
     from airflow_mlops.parts import (
         Checks,
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Checks",
     "Deploy",
+    "FeatureRules",
     "FeatureService",
     "Gate",
     "Label",
@@ -50,5 +52,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"ModelPipeline": "pipeline", "Partitioning": "partitioning"}.get(name, "parts")
+    elsewhere = {"FeatureRules": "feature_rules", "ModelPipeline": "pipeline", "Partitioning": "partitioning"}
+    module = elsewhere.get(name, "parts")
     return getattr(importlib.import_module(f"airflow_mlops.{module}"), name)

@@ -15,8 +15,10 @@ from feast.data_format import ParquetFormat
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String, UnixTimestamp
 
+from airflow_mlops import FeatureRules
 from flight_features import flight_request as flight_request_features
 
+RULES = FeatureRules(owner="block", tags="block", doubles="block")
 HOME = os.environ["MLOPS_HOME"]
 OWNER = {"owner": "flight-ops"}
 TAGS = {**OWNER, "allowed_use": "flight_delay", "status": "active", "valid_from": "2013-01-01"}

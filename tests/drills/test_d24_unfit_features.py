@@ -128,7 +128,7 @@ def test_fault_guard_off(location, monkeypatch):
     """Without both guards the blocked feature is an input of the model."""
     tag(location, FEATURE, status="blocked")
     without_the_guard_at_apply(location, monkeypatch)
-    monkeypatch.setattr(training_data, "check_training_use", lambda *arguments: None)
+    monkeypatch.setattr(training_data, "check_training_use", lambda *arguments, **options: None)
     snapshot = snapshot_of(location)
     assert read_split(snapshot, "train")["weather_temp"].null_count < snapshot.splits["train"].rows / 2
     spec = make_spec(snapshot, epochs=1, batch_size=256)
@@ -161,7 +161,7 @@ def test_window_fault_guard_off(location, monkeypatch):
     """Without the guard the training set has rows, with values, of days on which the feature means nothing."""
     tag(location, FEATURE, valid_until="2013-01-02")
     apply_repo(location, ledger_of(location.home))
-    monkeypatch.setattr(training_data, "check_training_use", lambda *arguments: None)
+    monkeypatch.setattr(training_data, "check_training_use", lambda *arguments, **options: None)
     table = read_split(snapshot_of(location), "test")
     assert min(table["sched_dep_utc"].to_pylist()) >= datetime(2013, 1, 4, tzinfo=UTC)
     assert np.isfinite(table["weather_temp"].to_numpy(zero_copy_only=False)).mean() > 0.5

@@ -29,10 +29,16 @@ PIPELINE = "ride_pipeline.py:ride_delay"
 def before(tmp_path_factory):
     """Eight days, a model that was trained on them, and what is online."""
     world = Rides.make(tmp_path_factory.mktemp("before"), DAYS)
-    (world.dags / "ride_pipeline.py").write_text(CODE.replace('"rides_v1", transform', '"rides_v2", transform'))
+    (world.dags / "ride_pipeline.py").write_text(CODE)
     snapshot = world.snapshot(DAYS)
     record_model(world.ledger, MODEL, 1, snapshot)
     return world, snapshot, trained(world.home, snapshot)
+
+
+def copied(world: Rides, folder: Path) -> Rides:
+    for name in ("home", "repo", "dags"):
+        shutil.copytree(getattr(world, name), folder / name)
+    return Rides(folder)
 
 
 def command(world: Rides, *words: str) -> int:
@@ -47,7 +53,7 @@ def compute(world: Rides) -> int:
 
 
 def add_feature(world: Rides) -> None:
-    """As a person would: one more field, one more column, and a service that reads it beside the one there is."""
+    """As a person would: one more field and column, a service that reads it beside the one there is, and its name."""
     world.edit(
         "definitions.py",
         'Field(name="zone_late_rate", dtype=Float64)]',
@@ -66,10 +72,13 @@ def add_feature(world: Rides) -> None:
         '"zone_late_rate": of_zone.mean().astype(float),',
         '"zone_late_rate": of_zone.mean().astype(float), "zone_km": seen.groupby("zone")["km"].mean(),',
     )
+    pipeline = world.dags / "ride_pipeline.py"
+    pipeline.write_text(pipeline.read_text().replace('"rides_v1", transform', '"rides_v2", transform'))
 
 
-def test_a_feature_is_added_deployed_rolled_back_and_deployed_again(before, capsys):
-    world, first, saved_model = before
+def test_a_feature_is_added_deployed_rolled_back_and_deployed_again(before, tmp_path, capsys):
+    first, saved_model = before[1:]
+    world = copied(before[0], tmp_path)
     ledger = world.ledger
     assert command(world, "features", "materialize", "rides_v1") == 0
     with in_service(world.home, saved_model) as service:
@@ -116,12 +125,6 @@ def answer(world: Rides, service: Service, features: str) -> int:
     [probability] = service.answers({name: [value] for name, value in request.items()})
     assert 0 < probability < 1
     return version
-
-
-def copied(world: Rides, folder: Path) -> Rides:
-    for name in ("home", "repo", "dags"):
-        shutil.copytree(getattr(world, name), folder / name)
-    return Rides(folder)
 
 
 def test_a_feature_with_other_values_is_another_one(before, tmp_path):

@@ -273,6 +273,9 @@ def test_rules_are_checked_before_anything_is_registered(location, ledger):
 )
 def test_names_are_checked_before_anything_is_registered(location, ledger, old, new, said):
     edit(location, old, new)
+    edit(
+        location, "OWNED = ", 'from airflow_mlops import FeatureRules\nRULES = FeatureRules(doubles="block")\nOWNED = '
+    )
     if said is None:
         assert plan(location, ledger).findings == ()
         return

@@ -445,7 +445,7 @@ def test_the_operator_reads_a_log(floor, tmp_path):
     ("changes", "words"),
     [
         ({"version": ""}, "is not a version"),
-        ({"model": ""}, "model is empty"),
+        ({"source_dataset": ""}, "source_dataset is empty"),
         ({"service": "delivery_v2"}, "Did you mean 'delivery_v1'"),
         ({"source_dataset": "order"}, "no sealed partition of 'order'"),
         ({"sample_rows": "none"}, "sample_rows='none' cannot be"),

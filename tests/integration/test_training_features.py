@@ -337,7 +337,7 @@ def test_features_that_must_not_be_used_for_this_are_refused(own, tags, words):
     view = 'source=source("zone_delays"), tags='
     own.edit("definitions.py", f"{view}TAGS", f"{view}{{**TAGS, {extra}}}")
     store = open_store(own.location)
-    contents = load_definitions(own.location, store.project)
+    contents = load_definitions(own.location, store.project).contents
     store.apply([*contents.feature_views, *contents.on_demand_feature_views, *contents.feature_services])
     with pytest.raises(ConfigError, match=rf"must not be trained on feature service(.|\n)*'zone_delays'(.|\n)*{words}"):
         own.snapshot(DAYS)

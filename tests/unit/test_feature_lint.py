@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 
 import pytest
 
+from airflow_mlops import FeatureRules
 from airflow_mlops.engine.features.governance.lint import check_lint, check_training_use, lint
 from airflow_mlops.engine.features.project.schema import FeatureRepo, OnDemandSchema, ServiceSchema, ViewSchema
 from airflow_mlops.exceptions import ConfigError
 
 OWNED = {"owner": "ops"}
+STRICT = FeatureRules(tags="block", doubles="block")
 BEGIN, END = datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 3, 1, tzinfo=UTC)
 
 
@@ -39,7 +41,9 @@ def repo(view=None, feature=None, service=None, on_demand=None, on_demand_featur
         request={"asked": "double"},
         tags=OWNED | {"model": "late"} | (service or {}),
     )
-    return FeatureRepo(project="p", hash="h", views={"delays": delays}, services={"v1": v1}, on_demand={"ratio": ratio})
+    return FeatureRepo(
+        project="p", hash="h", views={"delays": delays}, services={"v1": v1}, on_demand={"ratio": ratio}, rules=STRICT
+    )
 
 
 def findings(*, severity="error", **changes) -> list[str]:
@@ -262,7 +266,9 @@ def test_nothing_is_without_features():
 
 def test_a_model_may_be_trained_on_what_is_allowed_and_valid():
     valid = {"allowed_use": "late", "valid_from": "2013-01-01", "valid_until": "2013-03-01"}
-    check_training_use(repo(view=valid, feature={"unused": {"status": "blocked"}}), "v1", "late", BEGIN, END)
+    check_training_use(
+        repo(view=valid, feature={"unused": {"status": "blocked"}}), "v1", "late", BEGIN, END, rules=STRICT
+    )
 
 
 @pytest.mark.parametrize(
@@ -289,7 +295,7 @@ def test_a_model_may_be_trained_on_what_is_allowed_and_valid():
 )
 def test_training_is_refused(changes, said):
     with pytest.raises(ConfigError) as error:
-        check_training_use(repo(**changes), "v1", "late", BEGIN, END)
+        check_training_use(repo(**changes), "v1", "late", BEGIN, END, rules=STRICT)
     assert "Model 'late' must not be trained on feature service 'v1'." in error.value.headline
     assert said in error.value.detail
     assert "2013-01-01T00:00:00+00:00 to 2013-03-01T00:00:00+00:00" in error.value.detail

@@ -10,6 +10,7 @@ from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.operators.base import MlopsOperator, require, whole_version
+from airflow_mlops.operators.feast.training_data import read_own_rows
 from airflow_mlops.operators.reports import publish_report
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ class FeastCheckParityOperator(MlopsOperator):
     of a sealed dataset, or requests that were really answered, with the features that the model got. Nothing to
     compare is no pass.
 
-    The report is linked from the task, and is fact ``parity`` of the model's version in the ledger, passed or not.
+    The report is linked from the task, and is fact ``parity`` of the model's version in the ledger, passed or not;
+    without a model, of the service. It works on any Feast repository. Of views that something else brings online, the
+    ledger does not know how far they are: say it in ``as_of``.
 
-    :param model: Name of the model.
-    :param version: Version of the model that is to be promoted.
     :param service: Feast feature service.
+    :param model: Name of the model that is to be promoted.
+    :param version: Version of it.
     :param source_dataset: Sealed dataset with a row an entity: the service's join keys and request columns.
+    :param entities: In its place, rows of one's own: a Parquet file, a folder of them, or a query for DuckDB.
     :param entity: Its column whose values name, in the report and in the log, some entities that are not alike; empty
         names nobody.
     :param sample_rows: How many entities to read.
@@ -68,6 +72,7 @@ class FeastCheckParityOperator(MlopsOperator):
         "version",
         "service",
         "source_dataset",
+        "entities",
         "entity",
         "sample_rows",
         "seed",
@@ -83,10 +88,11 @@ class FeastCheckParityOperator(MlopsOperator):
     def __init__(
         self,
         *,
-        model: str,
-        version: int | str,
         service: str,
-        source_dataset: str,
+        model: str = "",
+        version: int | str = "",
+        source_dataset: str = "",
+        entities: str = "",
         entity: str = "",
         sample_rows: int | str = 200,
         seed: int | str = 0,
@@ -104,6 +110,7 @@ class FeastCheckParityOperator(MlopsOperator):
         self.version = version
         self.service = service
         self.source_dataset = source_dataset
+        self.entities = entities
         self.entity = entity
         self.sample_rows = sample_rows
         self.seed = seed
@@ -122,8 +129,9 @@ class FeastCheckParityOperator(MlopsOperator):
         from airflow_mlops.engine.features.parity.report import as_validation
         from airflow_mlops.moments import parse_moment
 
-        model = require(self.model, "model", "Check the template: it must render to the model's name.")
-        version = whole_version(self.version)
+        subject, key = self.service, ""
+        if self.model not in ("", "None"):
+            subject, key = self.model, str(whole_version(self.version))
         seed = _whole(self.seed, "seed", 0)
         location = FeastHook(self.feast_conn_id).location(self.home_path)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
@@ -140,7 +148,7 @@ class FeastCheckParityOperator(MlopsOperator):
             reader=reader,
         )
         publish_report(self, context, as_validation(report))
-        ledger.record("parity", model, report.model_dump(mode="json"), key=str(version))
+        ledger.record("parity", subject, report.model_dump(mode="json"), key=key)
         enforce_parity(report)
         return {
             "service": report.service,
@@ -151,14 +159,15 @@ class FeastCheckParityOperator(MlopsOperator):
         }
 
     def _entities(self, reader: OnlineReader, ledger: Ledger, seed: int) -> Entities:
-        from airflow_mlops.engine.features.parity.check import logged_entities, recent_entities
+        from airflow_mlops.engine.features.parity.check import logged_entities, own_entities, recent_entities
 
         entity = self.entity or None
         rows = _whole(self.sample_rows, "sample_rows", 1)
         if self.served in ("", "None"):
-            return recent_entities(
-                reader, self.partition_store(ledger), self.source_dataset, entity=entity, rows=rows, seed=seed
-            )
+            if self.entities not in ("", "None"):
+                return own_entities(reader, read_own_rows(self, self.entities), entity=entity, rows=rows, seed=seed)
+            dataset = require(self.source_dataset, "source_dataset", "Name it, or give rows of your own in entities.")
+            return recent_entities(reader, self.partition_store(ledger), dataset, entity=entity, rows=rows, seed=seed)
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -12,10 +12,12 @@ from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.moments import parse_day, parse_moment
-from airflow_mlops.operators.base import MlopsOperator
+from airflow_mlops.operators.base import MlopsOperator, require
+from airflow_mlops.operators.data import located
 from airflow_mlops.operators.reports import publish_report
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from airflow.sdk import Context
 
     from airflow_mlops.contracts import Snapshot, SplitRule
@@ -41,8 +43,14 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     The same moment and the same data give the same snapshot. It is written down in the ledger, so that late data
     finds the models that have not seen it. Windows that somebody excluded are left out.
 
+    With ``entities``, the rows are one's own, and nothing has to be sealed: what the log then says cannot be promised.
+    ``source_dataset``, ``label_dataset``, ``label_known_at``, ``matures_after``, ``window``, ``start``, ``as_of``,
+    ``transform``, ``slices`` and the bounds of joins then have no meaning.
+
     :param model: Name of the model.
     :param entity: Column that identifies a row of both datasets.
+    :param entities: Rows of one's own, with entity, time, label, inputs and what the service is asked with: a Parquet
+        file, a folder of them, or a query for DuckDB; such as the XCom of a task before.
     :param source_dataset: Sealed dataset with a row an entity.
     :param event_time: Its column with the prediction time.
     :param keys: Its columns that are inputs of the model themselves.
@@ -75,6 +83,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         *MlopsOperator.template_fields,
         "model",
         "entity",
+        "entities",
         "source_dataset",
         "event_time",
         "keys",
@@ -105,18 +114,19 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         *,
         model: str,
         entity: str,
-        source_dataset: str,
         event_time: str,
-        keys: Sequence[str],
         service: str,
-        label_dataset: str,
         label_column: str,
-        matures_after: str,
-        window: str,
         validation: str,
         test: str,
-        start: str,
-        as_of: str,
+        entities: str = "",
+        source_dataset: str = "",
+        label_dataset: str = "",
+        keys: Sequence[str] = (),
+        matures_after: str = "",
+        window: str = "",
+        start: str = "",
+        as_of: str = "",
         split: str = "time",
         split_column: str | None = None,
         transform: str | None = None,
@@ -131,6 +141,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         super().__init__(**kwargs)
         self.model = model
         self.entity = entity
+        self.entities = entities
         self.source_dataset = source_dataset
         self.event_time = event_time
         self.keys = keys
@@ -155,6 +166,32 @@ class FeastGetTrainingDataOperator(MlopsOperator):
 
     def perform(self, context: Context) -> TrainingData:
         """Build the snapshot."""
+        entities = _named(self.entities)
+        if entities is not None:
+            return _training_data(self._of_own_rows(entities))
+        for name in ("source_dataset", "label_dataset", "matures_after", "window", "start", "as_of"):
+            require(getattr(self, name), name, f"Give {name}, or rows of your own in entities.")
+        return _training_data(self._of_sealed_rows(context))
+
+    def _of_own_rows(self, entities: str) -> Snapshot:
+        from airflow_mlops.engine.features.training.own_rows import build_snapshot_of_rows
+
+        return build_snapshot_of_rows(
+            FeastHook(self.feast_conn_id).location(self.home_path),
+            read_own_rows(self, entities),
+            model=self.model,
+            entity=self.entity,
+            event_time=self.event_time,
+            service=self.service,
+            label=self.label_column,
+            validation=parse_duration(self.validation),
+            test=parse_duration(self.test),
+            keys=self.keys,
+            split_rule=_split_rule(self.split, self.split_column),
+            ledger=LedgerHook(self.ledger_conn_id).get_conn(),
+        )
+
+    def _of_sealed_rows(self, context: Context) -> Snapshot:
         from airflow_mlops.engine.features.computing.code import code_identity, import_folders
         from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 
@@ -162,7 +199,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         location = FeastHook(self.feast_conn_id).location(self.home_path)
         transform = _named(self.transform)
         code = None if transform is None else code_identity(transform, import_folders(self.code_path, location))
-        snapshot = build_training_snapshot(
+        return build_training_snapshot(
             location,
             store=self.partition_store(ledger),
             ledger=ledger,
@@ -188,7 +225,14 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             max_join_drop=self.max_join_drop,
             report=partial(publish_report, self, context),
         )
-        return _training_data(snapshot)
+
+
+def read_own_rows(task: MlopsOperator, entities: str) -> pa.Table:
+    """Return rows of one's own: of Parquet, its path relative to the home folder; or what DuckDB answers to a query."""
+    from airflow_mlops.engine.features.training.own_rows import read_rows
+
+    is_query = entities.split(None, 1)[0].upper() in ("SELECT", "FROM", "WITH")
+    return read_rows(entities if is_query else located(task, entities, "entities"))
 
 
 def _split_rule(split: str, column: str | None) -> SplitRule:

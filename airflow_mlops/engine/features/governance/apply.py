@@ -10,7 +10,12 @@ from airflow_mlops.engine.features.governance.consumers import applied, pointer_
 from airflow_mlops.engine.features.governance.lint import check_lint
 from airflow_mlops.engine.features.governance.plan import Plan, check_served, compare
 from airflow_mlops.engine.features.materialization.watermarks import Watermark, pointer_name
-from airflow_mlops.engine.features.project.definitions import describe_definitions, files_hash, load_definitions
+from airflow_mlops.engine.features.project.definitions import (
+    Definitions,
+    describe_definitions,
+    files_hash,
+    load_definitions,
+)
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.schema import FeatureRepo, describe
 from airflow_mlops.engine.features.project.settings import read_settings
@@ -19,8 +24,6 @@ from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import TransientError
 
 if TYPE_CHECKING:
-    from feast.repo_contents import RepoContents
-
     from airflow_mlops.engine.ledger import Ledger
 
 _log = logging.getLogger(__name__)
@@ -47,14 +50,14 @@ def apply_planned(location: Location, ledger: Ledger) -> tuple[FeatureRepo, Plan
     with locked(project_lock(location.home, project)):
         name = pointer_of(project)
         before = ledger.pointer(name)
-        contents = load_definitions(location, project)
-        after = describe_definitions(location, contents, files_hash(location))
+        definitions = load_definitions(location, project)
+        after = describe_definitions(location, definitions, files_hash(location))
         plan = compare(applied(ledger, project), after, ledger)
         for line in plan.lines():
             _log.info("%s", line)
         check_lint(after)
         check_served(plan)
-        repo, lost = _apply(location, contents, after.hash)
+        repo, lost = _apply(location, definitions, after.hash)
         for view in sorted({*plan.incomplete, *lost}):
             ledger.move(pointer_name(project, view), lambda value: None if value is None else Watermark().to_value())
         if not ledger.swap(name, repo.model_dump(), expected=before):
@@ -99,7 +102,7 @@ def _registered(location: Location) -> FeatureRepo:
     return found.model_copy(update={"hash": content_hash(found.model_dump(exclude={"hash"}))})
 
 
-def _apply(location: Location, contents: RepoContents, digest: str) -> tuple[FeatureRepo, list[str]]:
+def _apply(location: Location, definitions: Definitions, digest: str) -> tuple[FeatureRepo, list[str]]:
     """Register, and return what holds now, and the views whose online values had been lost."""
     from feast import repo_operations
 
@@ -107,7 +110,7 @@ def _apply(location: Location, contents: RepoContents, digest: str) -> tuple[Fea
     lost = restore_online(store)
     with quietly(), feast_errors():
         repo_operations.apply_total_with_repo_instance(
-            store, store.project, store.registry, contents, skip_source_validation=True
+            store, store.project, store.registry, definitions.contents, skip_source_validation=True
         )
         store.registry.refresh(store.project)
-    return describe(store, digest), lost
+    return describe(store, digest).model_copy(update={"rules": definitions.rules}), lost

@@ -15,12 +15,14 @@ from airflow_mlops.engine.features.governance.tags import (
     allowed_models,
     meant_tag,
     models_of,
+    readable,
     status_of,
     validity,
     wrong_value,
 )
 from airflow_mlops.engine.features.project.schema import FeatureRepo, OnDemandSchema, ViewSchema
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.feature_rules import FeatureRules, Strictness
 
 
 class Finding(Record):
@@ -37,14 +39,13 @@ class Finding(Record):
 
 def lint(repo: FeatureRepo) -> list[Finding]:
     """Return what a repository's definitions break, errors first."""
-    found = [finding for where, tags in _places(repo) for finding in _values(where, tags)]
+    found = [finding for where, tags in _places(repo) for finding in _as(repo.rules.tags, _values(where, tags))]
     found += _names_of(repo)
     for kind, owned in _OWNED.items():
         for name, one in getattr(repo, owned).items():
             if not one.tags.get("owner", "").strip():
                 fix = 'Add tags={"owner": "<team or person>"}.'
-                where = f"{kind} {name!r}"
-                found.append(Finding(severity="warning", where=where, what="It has no owner.", fix=fix))
+                found += _as(repo.rules.owner, [_error(f"{kind} {name!r}", "It has no owner.", fix)])
     for name in repo.services:
         found += _service(repo, name)
     return sorted(found, key=lambda finding: finding.severity)
@@ -66,7 +67,15 @@ def check_lint(repo: FeatureRepo) -> list[Finding]:
     return [finding for finding in found if finding.severity == "warning"]
 
 
-def check_training_use(repo: FeatureRepo, service: str, model: str, begin: datetime, end: datetime) -> None:
+def check_training_use(
+    repo: FeatureRepo,
+    service: str,
+    model: str,
+    begin: datetime,
+    end: datetime,
+    *,
+    rules: FeatureRules = FeatureRules(),  # noqa: B008  frozen
+) -> None:
     """Refuse to train a model on a feature service of which something must not be used for it.
 
     That is: blocked or deprecated, not allowed for this model, computed by a model without a pinned version, or not
@@ -76,12 +85,14 @@ def check_training_use(repo: FeatureRepo, service: str, model: str, begin: datet
     :param model: Name of the model to train.
     :param begin: First prediction time.
     :param end: End of the prediction times, which is not one of them.
+    :param rules: How strictly tags are looked at that cannot be read.
     :raises ConfigError: naming everything that stands against it; or when there is no such service.
     """
     found: list[Finding] = []
     for where, tags in (*_used(repo, service), (f"feature service {service!r}", repo.service(service).tags)):
-        wrong = _values(where, tags)
-        found += wrong or _training(where, tags, model, begin, end)
+        wrong = _as(rules.tags, _values(where, tags))
+        found += wrong if rules.tags == "block" and wrong else _training(where, readable(tags), model, begin, end)
+    found += _doubles(repo, service)
     errors = [finding for finding in found if finding.severity == "error"]
     if errors:
         raise ConfigError(
@@ -197,11 +208,17 @@ def _names_of(repo: FeatureRepo) -> Iterator[Finding]:
     for name, computed in repo.on_demand.items():
         keys = {key: f"a join key of {behind!r}" for behind in computed.views for key in repo.views[behind].keys}
         yield from _feature_names(name, computed.features, keys)
-    for name, service in repo.services.items():
-        for feature, views in service.doubles.items():
-            what = f"It has two features {feature!r}: of {' and '.join(map(repr, views))}."
-            fix = f"Rename one; or name the features that it takes, without one of them: {views[-1]}[[...]]."
-            yield _error(f"feature service {name!r}", what, f"{fix} An alias, with_name(), renames no feature.")
+    for name in repo.services:
+        yield from _as(repo.rules.doubles, _doubles(repo, name))
+
+
+def _doubles(repo: FeatureRepo, service: str) -> list[Finding]:
+    found = []
+    for feature, views in repo.services[service].doubles.items():
+        what = f"It has two features {feature!r}: of {' and '.join(map(repr, views))}."
+        fix = f"Rename one; or name the features that it takes, without one of them: {views[-1]}[[...]]."
+        found.append(_error(f"feature service {service!r}", what, f"{fix} An alias, with_name(), renames no feature."))
+    return found
 
 
 def _feature_names(view: str, features: Collection[str], keys: Mapping[str, str]) -> Iterator[Finding]:
@@ -225,6 +242,14 @@ def _feature_names(view: str, features: Collection[str], keys: Mapping[str, str]
 
 def _error(where: str, what: str, fix: str) -> Finding:
     return Finding(severity="error", where=where, what=what, fix=fix)
+
+
+def _as(strictness: Strictness, findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings as severe as a rule is strict."""
+    if strictness == "off":
+        return []
+    severity = "error" if strictness == "block" else "warning"
+    return [finding.model_copy(update={"severity": severity}) for finding in findings]
 
 
 def _names(models: Collection[str]) -> str:

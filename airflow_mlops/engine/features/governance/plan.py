@@ -89,8 +89,8 @@ def plan(location: Location, ledger: Ledger) -> Plan:
     :raises ConfigError: when the definitions cannot be loaded, or Feast refuses them.
     """
     project = read_settings(location)["project"]
-    contents = load_definitions(location, project)
-    after = describe_definitions(location, contents, files_hash(location))
+    definitions = load_definitions(location, project)
+    after = describe_definitions(location, definitions, files_hash(location))
     return compare(applied(ledger, project), after, ledger)
 
 

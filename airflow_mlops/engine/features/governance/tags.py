@@ -45,6 +45,11 @@ def wrong_value(tag: str, text: str) -> str | None:
     return _WRONG[tag](text) if tag in _WRONG else None
 
 
+def readable(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags without those of ours whose value cannot be read: these count as not there."""
+    return {tag: text for tag, text in tags.items() if wrong_value(tag, text) is None}
+
+
 def meant_tag(tag: str) -> str | None:
     """Return the tag of ours that a tag which is none was probably meant to be."""
     plain = re.sub(r"[^a-z]+", "_", tag.lower()).strip("_")

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Record
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.features.computing.compute import EVENT
+from airflow_mlops.engine.features.computing.computed import stored_here
+from airflow_mlops.engine.features.governance.tags import readable
 from airflow_mlops.engine.features.online.reader import OnlineReader, check_moment
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.schema import describe, feature_file, partitioning_of
@@ -96,10 +98,13 @@ def freshness(location: Location, service: str, *, as_of: datetime, max_age: tim
         name = view.table.name
         if name in found:
             continue  # read under several aliases
-        tag = views[name].tags.get("max_age") if name in views else None
+        tag = readable(views[name].tags).get("max_age") if name in views else None
         allowed = parse_duration(tag) if tag else max_age
         files = _Files(location.home, name, [key for key, _ in view.keys])
-        sample = files.sample(as_of) or _source_sample(reader, view, as_of, allowed)
+        if stored_here(reader.store, location.home, [name]):
+            sample = files.sample(as_of)
+        else:
+            sample = _source_sample(reader, view, as_of, allowed)
         newest = _newest_online(reader, view, sample)
         found[name] = _judge(name, newest, files, as_of=as_of, max_age=allowed, ttl=view.ttl)
     return Freshness(project=reader.store.project, service=service, as_of=as_of, views=found)
@@ -181,11 +186,7 @@ def _source_sample(reader: OnlineReader, view: StoredView, as_of: datetime, max_
 
     Of as long as the view may be old, and no longer: the tables of a warehouse are large.
     """
-    from feast import FileSource
-
     table: FeatureView = view.table
-    if isinstance(table.batch_source, FileSource):
-        return []
     names: Mapping[str, str] = {feature: column for column, feature in table.batch_source.field_mapping.items()}
     keys = [names.get(key, key) for key, _ in view.keys]
     with feast_errors():

@@ -62,8 +62,6 @@ def recent_entities(
     :raises ConfigError: when the dataset lacks a column.
     :raises DataError: when there is no partition.
     """
-    import numpy as np
-
     columns = list(dict.fromkeys([*([entity] if entity else []), *reader.keys, *reader.request]))
     chosen, known = [], 0
     for key in sorted((key for key in store.keys(dataset) if until is None or key <= str(until)), reverse=True):
@@ -82,13 +80,38 @@ def recent_entities(
         raise DataError(
             f"There is no sealed partition of {dataset!r} to sample.", hint="Run the features DAG for a day first."
         )
-    table = store.read(chosen, columns)
+    origin = f"{dataset} {chosen[-1].key} to {chosen[0].key}"
+    return own_entities(reader, store.read(chosen, columns), entity=entity, rows=rows, seed=seed, origin=origin)
+
+
+def own_entities(
+    reader: OnlineReader,
+    table: pa.Table,
+    *,
+    entity: str | None = None,
+    rows: int = SAMPLE,
+    seed: int = 0,
+    origin: str = "rows of one's own",
+) -> Entities:
+    """Return a sample of rows that have what the service asks for; the same sample for the same rows and seed.
+
+    :param entity: Column whose values name rows in a report, which is kept and shown; None names nobody.
+    :param origin: Where the rows are from, for the report.
+    :raises ConfigError: when a column is missing.
+    """
+    import numpy as np
+
+    columns = list(dict.fromkeys([*([entity] if entity else []), *reader.keys, *reader.request]))
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise ConfigError(
+            f"The entities have no column {missing[0]!r}.{did_you_mean(missing[0], table.column_names)}",
+            detail=f"missing: {', '.join(missing)}; asked for by feature service {reader.plan.name!r}",
+            hint="Give rows with the service's join keys and request columns.",
+        )
     picked = np.sort(np.random.default_rng(seed).permutation(table.num_rows)[:rows])
-    table = table.take(pa.array(picked))
+    table = table.take(pa.array(picked, pa.int64()))
     return Entities(
-        rows=table.select([*reader.keys, *reader.request]).to_pylist(),
-        ids=_texts(table, entity),
-        origin=f"{dataset} {chosen[-1].key} to {chosen[0].key}",
+        rows=table.select([*reader.keys, *reader.request]).to_pylist(), ids=_texts(table, entity), origin=origin
     )
 
 

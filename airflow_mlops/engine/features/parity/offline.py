@@ -84,7 +84,7 @@ def _joined(
             raise DataError(
                 "The feature store did not return the rows that it was asked for.",
                 detail=f"feature view {view.table.name!r}: asked for {len(asked)}, got {answer.num_rows}",
-                hint="Use an offline store that keeps entities without features: `type: duckdb` does, dask does not.",
+                hint="Use an offline store that keeps entities without features, such as `type: duckdb`.",
             )
         place = answer[_ROW].to_pylist()
         for name in names:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_mlops.contracts import FeatureParity
+from airflow_mlops.engine.features.governance.tags import readable
 from airflow_mlops.engine.features.project.schema import FeatureRepo, OnDemandSchema, ViewSchema
 
 ABSOLUTE = 1e-9
@@ -32,14 +33,18 @@ class Tolerances:
         """Read the tags ``parity_tolerance`` of a repository."""
         tag = "parity_tolerance"
         views: dict[str, ViewSchema | OnDemandSchema] = {**repo.views, **repo.on_demand}
+
+        def said(tags: Mapping[str, str]) -> bool:
+            return tag in readable(tags)
+
         return cls(
             features={
                 (name, feature): float(tags[tag])
                 for name, view in views.items()
                 for feature, tags in view.feature_tags.items()
-                if tag in tags
+                if said(tags)
             },
-            views={name: float(view.tags[tag]) for name, view in views.items() if tag in view.tags},
+            views={name: float(view.tags[tag]) for name, view in views.items() if said(view.tags)},
             default=ABSOLUTE if default is None else default,
         )
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_mlops.contracts import content_hash
 from airflow_mlops.engine.data.files import sha256
@@ -23,12 +23,20 @@ from airflow_mlops.engine.features.project.secrets import without_secrets
 from airflow_mlops.engine.features.project.settings import read_settings
 from airflow_mlops.engine.features.project.store import feast_errors, import_feast, quietly
 from airflow_mlops.exceptions import ConfigError, MlopsError
+from airflow_mlops.feature_rules import FeatureRules
 
 if TYPE_CHECKING:
     from feast.repo_contents import RepoContents
 
 
-def load_definitions(location: Location, project: str) -> RepoContents:
+class Definitions(NamedTuple):
+    """What the Python files of a repository define: for Feast, and how strictly it is looked at."""
+
+    contents: RepoContents
+    rules: FeatureRules
+
+
+def load_definitions(location: Location, project: str) -> Definitions:
     """Return all that the Python files of a repository define; they see the home folder as ``MLOPS_HOME``.
 
     :param project: Name of the project, for a repository that does not define it itself.
@@ -41,6 +49,7 @@ def load_definitions(location: Location, project: str) -> RepoContents:
     with _importable(folder, location.home), redirect_stdout(io.StringIO()):
         try:
             contents = repo_operations.parse_repo(folder)
+            rules = _rules(folder)
         except MlopsError:
             raise
         except Exception as error:
@@ -51,10 +60,26 @@ def load_definitions(location: Location, project: str) -> RepoContents:
             ) from error
     if not contents.projects:
         contents.projects.append(Project(name=project))
-    return contents
+    return Definitions(contents, rules)
 
 
-def describe_definitions(location: Location, contents: RepoContents, digest: str) -> FeatureRepo:
+def _rules(folder: Path) -> FeatureRules:
+    """Return the rules that the repository sets itself; the files were just imported.
+
+    :raises ConfigError: when it sets several.
+    """
+    values = (value for name in _modules(folder) if name in sys.modules for value in vars(sys.modules[name]).values())
+    found = {id(value): value for value in values if isinstance(value, FeatureRules)}
+    if len(found) > 1:
+        raise ConfigError(
+            "The feature repository sets its rules more than once.",
+            detail="; ".join(map(str, found.values())),
+            hint="Leave one FeatureRules(...).",
+        )
+    return next(iter(found.values()), FeatureRules())
+
+
+def describe_definitions(location: Location, definitions: Definitions, digest: str) -> FeatureRepo:
     """Return what :func:`~airflow_mlops.engine.features.project.schema.describe` would of loaded definitions once they
     are applied, without applying them: Feast completes and checks them against empty stores of their own.
 
@@ -63,6 +88,7 @@ def describe_definitions(location: Location, contents: RepoContents, digest: str
     """
     from feast import FeatureStore
 
+    contents = definitions.contents
     _check_schemas(location, contents)
     with tempfile.TemporaryDirectory(prefix="feast-plan-") as folder:
         elsewhere = {
@@ -80,6 +106,7 @@ def describe_definitions(location: Location, contents: RepoContents, digest: str
         views=contents.feature_views,
         on_demand=contents.on_demand_feature_views,
         services=contents.feature_services,
+        rules=definitions.rules,
     )
 
 
@@ -105,6 +132,11 @@ def definition_files(repo_path: Path) -> list[Path]:
     return sorted(file for file in files if not any(part.startswith(".") for part in file.parts))
 
 
+def _modules(repo_path: Path) -> list[str]:
+    """Return the names under which Feast imports the Python files of a repository."""
+    return [".".join(f.with_suffix("").parts).removesuffix(".__init__") for f in definition_files(repo_path)]
+
+
 def files_hash(location: Location) -> str:
     """Identity of what would be applied, and where to: another registry or online store knows nothing of it yet.
 
@@ -116,7 +148,7 @@ def files_hash(location: Location) -> str:
             "files": {str(file): sha256(folder / file) for file in definition_files(folder)},
             "settings": without_secrets(read_settings(location)),
             "home": str(location.home),
-            "format": 2,  # of what describe() returns: a new one is described, and applied, again
+            "format": 3,  # of what describe() returns: a new one is described, and applied, again
             "feast": importlib.metadata.version("feast"),
         }
     )
@@ -129,7 +161,7 @@ def _importable(repo_path: Path, home: Path) -> Iterator[None]:
     It resolves modules against the working folder; and a module imported before an edit, or one of the same
     name from elsewhere, must not stand in for the file that is there now.
     """
-    names = [".".join(f.with_suffix("").parts).removesuffix(".__init__") for f in definition_files(repo_path)]
+    names = _modules(repo_path)
     hidden = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     folder, path, bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
     variable = os.environ.get("MLOPS_HOME")

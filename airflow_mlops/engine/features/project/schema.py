@@ -7,12 +7,14 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import BeforeValidator
 from pydantic import Field as RecordField
 
 from airflow_mlops.contracts import Record, content_hash
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.feature_rules import FeatureRules
 from airflow_mlops.partitioning import DAILY, Partitioning
 
 if TYPE_CHECKING:
@@ -78,8 +80,14 @@ class ServiceSchema(Record):
     doubles: dict[str, tuple[str, ...]] = RecordField(default={}, exclude=True)
 
 
+def _as_rules(stored: Any) -> Any:
+    return FeatureRules(**stored) if isinstance(stored, dict) else stored
+
+
 class FeatureRepo(Record):
-    """What an applied Feast repository defines; ``hash`` identifies the files that it was applied from."""
+    """What an applied Feast repository defines; ``hash`` identifies the files that it was applied from, ``rules`` says
+    how strictly they are looked at.
+    """
 
     project: str
     hash: str
@@ -87,6 +95,7 @@ class FeatureRepo(Record):
     services: dict[str, ServiceSchema]
     on_demand: dict[str, OnDemandSchema] = {}
     entities: dict[str, EntitySchema] = {}
+    rules: Annotated[FeatureRules, BeforeValidator(_as_rules)] = FeatureRules()
 
     def service(self, name: str) -> ServiceSchema:
         """Return a feature service.
@@ -170,6 +179,7 @@ def describe_objects(
     views: Iterable[FeatureView],
     on_demand: Iterable[OnDemandFeatureView],
     services: Iterable[FeatureService],
+    rules: FeatureRules = FeatureRules(),  # noqa: B008  frozen
 ) -> FeatureRepo:
     """Return what Feast's own objects say, as plain records; their types must have been inferred."""
     stored = {view.name: _view(view) for view in views}
@@ -180,6 +190,7 @@ def describe_objects(
         views=stored,
         services={service.name: _service(service, stored, computed) for service in services},
         on_demand=computed,
+        rules=rules,
         entities={
             entity.name: EntitySchema(
                 join_key=entity.join_key, type=entity.value_type.name, tags=dict(entity.tags or {})

@@ -74,7 +74,7 @@ def read_chunks(
     :raises DataError: when an entity is there twice, or the feature store loses one.
     """
     schema = repo.service(recipe.service)
-    asked = _Asked(repo, schema, recipe)
+    asked = Asked(repo, schema, recipe)
     _check_columns(sources, asked.columns, "entity, event time, keys, split column, join keys and request columns")
     asked.check(sources[0].columns)
     if not sources[0].columns[recipe.event_time].startswith("timestamp"):
@@ -99,7 +99,7 @@ def read_chunks(
         span = max(interval(days[0].key)[0], recipe.begin), interval(days[-1].key)[1]
         seen = {view: _seen(repo, view, by_key, cuts[view], span) for view, by_key in files.items()}
         with reading_files(seen):
-            table = _with_features(feast, recipe, asked, labelled)
+            table = with_features(feast, recipe, asked, labelled)
         yield Rows(
             table,
             entities.num_rows - labelled.num_rows,
@@ -131,7 +131,7 @@ def count_unread(store: PartitionStore, recipe: Recipe, partitions: Sequence[Par
     return count
 
 
-class _Asked:
+class Asked:
     """What a recipe asks of its source's columns, and of the feature store."""
 
     def __init__(self, repo: FeatureRepo, schema: ServiceSchema, recipe: Recipe) -> None:
@@ -180,7 +180,7 @@ def _seen(repo: FeatureRepo, view: str, by_key: Mapping[str, Path], cut: Partiti
     return [file for key, file in by_key.items() if first <= key <= last]
 
 
-def _with_features(feast: FeatureStore, recipe: Recipe, asked: _Asked, labelled: pa.Table) -> pa.Table:
+def with_features(feast: FeatureStore, recipe: Recipe, asked: Asked, labelled: pa.Table) -> pa.Table:
     """Put the features beside their entities, in the order of time; the feature store may lose or double none."""
     sent = pa.table({**{name: _sent(asked, labelled, name) for name in asked.sent}, EVENT: labelled[recipe.event_time]})
     if not sent.num_rows:
@@ -200,14 +200,14 @@ def _with_features(feast: FeatureStore, recipe: Recipe, asked: _Asked, labelled:
         raise DataError(
             "The feature store did not return the rows that it was asked for.",
             detail=f"asked for {labelled.num_rows}, got {retrieved.num_rows}",
-            hint="Use an offline store that keeps entities without features: `type: duckdb` does, dask does not.",
+            hint="Use an offline store that keeps entities without features, such as `type: duckdb`.",
         )
     for name, kind in asked.features.items():
         labelled = labelled.append_column(name, _received(name, retrieved[name], kind))
     return labelled.sort_by([(recipe.event_time, "ascending"), (recipe.entity, "ascending")])
 
 
-def _sent(asked: _Asked, rows: pa.Table, name: str) -> pa.ChunkedArray:
+def _sent(asked: Asked, rows: pa.Table, name: str) -> pa.ChunkedArray:
     column = rows[name]
     if name not in asked.request:
         return column

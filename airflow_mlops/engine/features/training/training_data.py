@@ -25,6 +25,7 @@ from airflow_mlops.engine.features.computing.code import Code
 from airflow_mlops.engine.features.computing.computed import check_computed, computed_for, few, one_code, stored_here
 from airflow_mlops.engine.features.computing.files import check_unchanged, current_pins, pinned_paths
 from airflow_mlops.engine.features.computing.provenance import ByFile
+from airflow_mlops.engine.features.governance.consumers import applied
 from airflow_mlops.engine.features.governance.lint import check_training_use
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.schema import FeatureRepo, describe, partitioning_of
@@ -133,14 +134,15 @@ def build_training_snapshot(
         label_cut=label_cut,
         as_of=known,
         start=store.partitioning(source_dataset).first(start),
-        split_rule=_with_shares(split_rule, validation / window, test / window),
+        split_rule=with_shares(split_rule, validation / window, test / window),
         validation=validation,
         test=test,
         excluded={},
         slices=tuple(slices),
         known_at=label_known_at,
     )
-    check_training_use(repo, service, model, begin, label_cut)
+    rules = (applied(ledger, repo.project) if ledger is not None else None) or repo
+    check_training_use(repo, service, model, begin, label_cut, rules=rules.rules)
     ours = stored_here(feast, home, repo.service(service).views)
     computed = computed_for(home, repo, recipe, ours)
     names = dict.fromkeys([source_dataset, label_dataset, *provenance.pins(computed)])
@@ -353,7 +355,8 @@ def _window(
     return begin, label_cut, known
 
 
-def _with_shares(rule: SplitRule, validation: float, test: float) -> SplitRule:
+def with_shares(rule: SplitRule, validation: float, test: float) -> SplitRule:
+    """Return a rule with these shares of the entities, where it has none of its own."""
     if rule.kind == "time":
         return rule
     shares = {"validation": validation, "test": test}
