@@ -12,5 +12,5 @@ LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK, SOURCES = (
 DAGS = (LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK, SOURCES)
 
 FIRST_DAY = date(2013, 1, 1)
-WEEK = (date(2013, 6, 1), date(2013, 6, 7))
-"""The days that go through the scheduler, one by one; those before are landed in bulk."""
+LAST_DAYS = (date(2013, 6, 5), date(2013, 6, 7))
+"""The days that go through the scheduler, one by one; those before are loaded in bulk."""

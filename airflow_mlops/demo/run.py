@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from airflow_mlops.demo.bulk import BulkLanding
-from airflow_mlops.demo.example import DAGS, DEPLOY, FEATURES, FIRST_DAY, LAND, MODEL, TRAIN, WEEK
+from airflow_mlops.demo.example import DAGS, DEPLOY, FEATURES, FIRST_DAY, LAND, LAST_DAYS, MODEL, TRAIN
 from airflow_mlops.demo.history import History
 from airflow_mlops.demo.summary import summary
 from airflow_mlops.demo.watch import Watcher
@@ -35,12 +35,12 @@ def run(stack: Stack) -> None:
             hint="Run this in a clone of the repository, or pass --dags and --feature-repo.",
         )
     with _only_one(stack):
-        land_history_while_starting(stack, FIRST_DAY, WEEK[0] - timedelta(days=1))
+        land_history_while_starting(stack, FIRST_DAY, LAST_DAYS[0] - timedelta(days=1))
         with AirflowApi(stack.airflow_url) as airflow:
             watcher = Watcher(airflow, stack)
             watcher.ready(DAGS)
-            _run_week(watcher, stack)
-            trained = train(watcher, stack, WEEK[1] + timedelta(days=1))
+            _run_last_days(watcher, stack)
+            trained = train(watcher, stack, LAST_DAYS[1] + timedelta(days=1))
             deployed = deploy(watcher, stack, trained.version)
             stack.console.step("asking for a prediction")
             stack.console.text(summary(airflow, stack, trained.run_id, trained.version, deployed))
@@ -78,11 +78,11 @@ def land_history_while_starting(stack: Stack, first: date, last: date) -> None:
     stack.console.say(f"history, {first} to {last}: sealed, with features{_took(began) if landed else _BEFORE}")
 
 
-def _run_week(watcher: Watcher, stack: Stack) -> None:
+def _run_last_days(watcher: Watcher, stack: Stack) -> None:
     """The features DAG first: its sensors are waiting when the upstream lands."""
     began = time.monotonic()
-    watcher.partitions(*WEEK, [FEATURES, LAND])
-    stack.console.say(f"last week, {WEEK[0]} to {WEEK[1]}: day by day through the scheduler{_took(began)}")
+    watcher.partitions(*LAST_DAYS, [FEATURES, LAND])
+    stack.console.say(f"last days, {LAST_DAYS[0]} to {LAST_DAYS[1]}: day by day through the scheduler{_took(began)}")
 
 
 def train(watcher: Watcher, stack: Stack, as_of: date) -> Trained:

@@ -30,7 +30,7 @@ def summary(airflow: AirflowApi, stack: Stack, training: str, trained: int, depl
             detail=f"label stable on the server: version {version}; alias champion in MLflow: version {registered}",
             hint=f"Trigger {example.DEPLOY} with the version that should serve.",
         )
-    flight = prediction.flight_after(example.WEEK[1])
+    flight = prediction.flight_after(example.LAST_DAYS[1])
     request = prediction.request_for(stack, flight.row)
     probability = server.predict([request])[0]
     lines = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
@@ -40,60 +40,84 @@ _HINTS = {
 }
 
 
-def schema_of(file: Path, options: Mapping[str, Any], types: Mapping[str, str], zone: str) -> pa.Schema:
-    """Return the columns of a file with their Arrow types; of CSV and JSON as all of their rows suggest.
+class Reader:
+    """Reads files of one feed. Use it in a ``with`` block: files of text are read by one DuckDB, and looked at once.
 
-    :param options: Of the reader, for CSV and JSON: as DuckDB's ``read_csv`` and ``read_json`` take them.
+    :param options: For CSV and JSON: as DuckDB's ``read_csv`` and ``read_json`` take them.
     :param types: Column → DuckDB type that is known, for CSV.
     :param zone: Of times without one.
-    :raises DataError: when it cannot be read.
     """
-    kind = format_of(file.name)
-    with readable(file):
+
+    def __init__(
+        self, options: Mapping[str, Any] | None = None, types: Mapping[str, str] | None = None, zone: str = "UTC"
+    ) -> None:
+        self._options, self._types, self._zone = options or {}, types or {}, zone
+        self._seen: dict[Path, dict[str, str]] = {}
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def schema(self, file: Path) -> pa.Schema:
+        """Return the columns of a file with their Arrow types; of CSV and JSON as all of their rows suggest.
+
+        :raises DataError: when it cannot be read.
+        """
+        kind = format_of(file.name)
+        with readable(file):
+            if kind == "parquet":
+                return pq.read_schema(file).remove_metadata()
+            if kind == "orc":
+                from pyarrow import orc
+
+                return orc.ORCFile(file).schema.remove_metadata()
+        with self._text(file) as reader:
+            return reader.schema
+
+    def batches(self, file: Path) -> Iterator[pa.Table]:
+        """Yield the rows of a file.
+
+        :raises DataError: when it cannot be read.
+        """
+        kind = format_of(file.name)
         if kind == "parquet":
-            return pq.read_schema(file).remove_metadata()
-        if kind == "orc":
+            with readable(file), pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+                for batch in parquet.iter_batches(_BATCH_ROWS):
+                    yield pa.Table.from_batches([batch])
+        elif kind == "orc":
             from pyarrow import orc
 
-            return orc.ORCFile(file).schema.remove_metadata()
-    with _text(file, options, types, zone) as reader:
-        return reader.schema
+            with readable(file):
+                stripes = orc.ORCFile(file)
+                for n in range(stripes.nstripes):
+                    yield pa.Table.from_batches([stripes.read_stripe(n)])
+        else:
+            with self._text(file) as reader:
+                for batch in reader:
+                    yield pa.Table.from_batches([batch])
 
-
-def batches(file: Path, options: Mapping[str, Any], types: Mapping[str, str], zone: str) -> Iterator[pa.Table]:
-    """Yield the rows of a file; see :func:`schema_of`."""
-    kind = format_of(file.name)
-    if kind == "parquet":
-        with readable(file), pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            for batch in parquet.iter_batches(_BATCH_ROWS):
-                yield pa.Table.from_batches([batch])
-    elif kind == "orc":
-        from pyarrow import orc
-
-        with readable(file):
-            stripes = orc.ORCFile(file)
-            for n in range(stripes.nstripes):
-                yield pa.Table.from_batches([stripes.read_stripe(n)])
-    else:
-        with _text(file, options, types, zone) as reader:
-            for batch in reader:
-                yield pa.Table.from_batches([batch])
-
-
-@contextmanager
-def _text(
-    file: Path, options: Mapping[str, Any], types: Mapping[str, str], zone: str
-) -> Iterator[pa.RecordBatchReader]:
-    """Open a file of text as a stream of Arrow batches."""
-    if not file.stat().st_size:
-        raise DataError(
-            "A file is empty.",
-            detail=f"{file} has no byte",
-            hint="See why the upstream landed nothing: even no rows have a header.",
-        )
-    with duckdb.connect() as connection, _said(file):
-        connection.execute("SET TimeZone = ?", [zone])
-        yield _Text(file, options, types, connection).rows().to_arrow_reader(_BATCH_ROWS)
+    @contextmanager
+    def _text(self, file: Path) -> Iterator[pa.RecordBatchReader]:
+        """Open a file of text as a stream of Arrow batches."""
+        if not file.stat().st_size:
+            raise DataError(
+                "A file is empty.",
+                detail=f"{file} has no byte",
+                hint="See why the upstream landed nothing: even no rows have a header.",
+            )
+        if self._connection is None:
+            self._connection = duckdb.connect()
+            self._connection.execute("SET TimeZone = ?", [self._zone])
+        with _said(file):
+            text = _Text(file, self._options, self._types, self._connection)
+            rows = text.as_seen(self._seen[file]) if file in self._seen else text.rows()
+            self._seen[file] = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
+            yield rows.to_arrow_reader(_BATCH_ROWS)
 
 
 class _Text:
@@ -104,10 +128,23 @@ class _Text:
     ) -> None:
         self.file, self.options, self.types, self.connection = file, options, types, connection
 
+    @property
+    def _csv(self) -> dict[str, Any]:
+        return {**_CSV, "delim": "\t" if ".tsv" in self.file.suffixes else ","}
+
+    def as_seen(self, kinds: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
+        """Return the rows of a file whose columns were looked at before."""
+        if format_of(self.file.name) == "json":
+            return self._call("read_json", {**_JSON, "columns": kinds})
+        return self.connection.sql(
+            f"SELECT * FROM read_csv({self._arguments({**self._csv, **self.options, 'types': kinds})})"
+        )
+
     def rows(self) -> duckdb.DuckDBPyRelation:
+        """Return the rows, with the types that all of them suggest."""
         if format_of(self.file.name) == "json":
             return self._call("read_json", _JSON)
-        csv = {**_CSV, "delim": "\t" if ".tsv" in self.file.suffixes else ","}
+        csv = self._csv
         rows = self._call("read_csv", csv)
         if padded := self._meant(csv, rows):
             self.types = {**self.types, **padded}

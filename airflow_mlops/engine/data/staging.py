@@ -23,7 +23,7 @@ from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.fitting import TIME, common, fit, shifted
 from airflow_mlops.engine.data.landed import format_of, found, path_columns, unlike
 from airflow_mlops.engine.data.parquet import listing, readable
-from airflow_mlops.engine.data.reading import batches, schema_of
+from airflow_mlops.engine.data.reading import Reader
 from airflow_mlops.engine.data.receipts import STAGED
 from airflow_mlops.engine.data.splits import between
 from airflow_mlops.engine.data.storage import AnyPath
@@ -101,11 +101,13 @@ def stage(
     with ExitStack() as stack:
         here = stack.enter_context(storage.on_disk(files))
         sources = [_Source(*source) for source in zip(here, files, extras, strict=True)]
+        known = {} if contract is None else contract.columns
+        types = {name: _DUCKDB[one.type] for name, one in known.items() if one.type in _DUCKDB}
         staging = _Staging(
             sources,
+            stack.enter_context(Reader(options, types, zone)),
             contract=contract,
             zone=zone,
-            options=options or {},
             row_id=row_id,
             event_time=event_time,
             within=within,
@@ -192,19 +194,18 @@ class _Staging:
     def __init__(
         self,
         sources: Sequence[_Source],
+        reader: Reader,
         *,
         contract: SchemaContract | None,
         zone: str,
-        options: Mapping[str, Any],
         row_id: str | None,
         event_time: str,
         within: Span | None,
     ) -> None:
         self.event_time, self.within, self.left_out = event_time, within, 0
-        self.sources, self.contract, self.zone, self.options, self.row_id = sources, contract, zone, options, row_id
-        known = {} if contract is None else contract.columns
-        self.types = {name: _DUCKDB[one.type] for name, one in known.items() if one.type in _DUCKDB}
-        schemas = {str(one.origin): self._with_path(one, schema_of(one.file, *self._how)) for one in sources}
+        self.sources, self.contract, self.zone, self.row_id = sources, contract, zone, row_id
+        self.reader = reader
+        schemas = {str(one.origin): self._with_path(one, self.reader.schema(one.file)) for one in sources}
         if event_time not in (names := {name for schema in schemas.values() for name in schema.names}):
             raise DataError(
                 f"There is no event-time column {event_time!r}.{did_you_mean(event_time, names)}",
@@ -215,10 +216,6 @@ class _Staging:
         self.schema = _wanted(schemas, event_time, contract)
         self.changed = {file: schema for file, schema in schemas.items() if not schema.equals(self.schema)}
         self.unclear: dict[str, list[int]] = {}
-
-    @property
-    def _how(self) -> tuple[Mapping[str, Any], Mapping[str, str], str]:
-        return self.options, self.types, self.zone
 
     def write(self, target: Path, uri: str) -> Staged:
         """Write all rows into one file, and make it visible by one rename."""
@@ -235,7 +232,7 @@ class _Staging:
 
     def _tables(self) -> Iterator[pa.Table]:
         for one in self.sources:
-            for read in batches(one.file, *self._how):
+            for read in self.reader.batches(one.file):
                 table = read
                 for column, times, unclear in shifted(table, self.zone):
                     counts = self.unclear.setdefault(column, [0, 0])

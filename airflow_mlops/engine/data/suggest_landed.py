@@ -14,7 +14,7 @@ from airflow_mlops.engine.data.fitting import common, fit
 from airflow_mlops.engine.data.landed import format_of, found
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.profiles import merge, null_rate, profile_table
-from airflow_mlops.engine.data.reading import batches, schema_of
+from airflow_mlops.engine.data.reading import Reader
 from airflow_mlops.exceptions import DataError
 
 
@@ -37,8 +37,9 @@ def profiles_of_landed(folder: Path, options: Mapping[str, Any] | None = None) -
     apart = len({file.parent for file in files}) == 1
     for file in files:
         groups[str(file if apart else file.parent)].append(file)
-    schema = common({str(file): schema_of(file, options or {}, {}, "UTC") for file in files})
-    profiles = [_profile(folder.name, n, group, schema, options or {}) for n, group in enumerate(groups.values())]
+    with Reader(options) as reader:
+        schema = common({str(file): reader.schema(file) for file in files})
+        profiles = [_profile(folder.name, n, group, schema, reader) for n, group in enumerate(groups.values())]
     return [profile for profile in profiles if profile.rows] or profiles
 
 
@@ -64,14 +65,10 @@ def suggest_contract(profiles: Sequence[Profile]) -> str:
     return "\n".join([*lines, "        },", "    )", ""])
 
 
-def _profile(
-    dataset: str, number: int, files: Sequence[Path], schema: pa.Schema, options: Mapping[str, Any]
-) -> Profile:
-    there = {name for file in files for name in schema_of(file, options, {}, "UTC").names}
+def _profile(dataset: str, number: int, files: Sequence[Path], schema: pa.Schema, reader: Reader) -> Profile:
+    there = {name for file in files for name in reader.schema(file).names}
     schema = pa.schema([field for field in schema if field.name in there])
-    tables = [
-        fit(table, schema, zone="UTC", where=str(file)) for file in files for table in batches(file, options, {}, "UTC")
-    ]
+    tables = [fit(table, schema, zone="UTC", where=str(file)) for file in files for table in reader.batches(file)]
     rows = pa.concat_tables(tables) if tables else schema.empty_table()
     return profile_table(rows, dataset=dataset, key=str(number), revision="landed")
 
