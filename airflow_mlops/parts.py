@@ -165,10 +165,13 @@ class Partitions:
     :param partitioning: How time is cut: ``daily`` in UTC, or ``Partitioning("hourly", "America/New_York")``.
     :param layout: Where a partition lies below ``uri``: ``dt={key}/*.parquet``, ``{year}/{month:02}/{day:02}/*.csv``;
         see :class:`~airflow_mlops.layout.Layout`.
-    :param arrived: What tells that a partition is complete: ``marker``, ``manifest``, or ``still``: its files have not
-        changed for ``still_for``. By default a marker where a partition has a folder of its own, else ``still``.
+    :param arrived: What tells that a partition is complete: ``marker``, ``manifest``, ``still`` (its files have not
+        changed for ``still_for``), or ``event``, of the upstream's ``asset``. By default a marker where a partition has
+        a folder of its own, else ``still``.
     :param marker: Name of the file that the upstream writes last, in the partition's folder; or of its manifest.
     :param still_for: See ``arrived``.
+    :param asset: Name of the asset that an upstream DAG writes, for ``arrived="event"``: an event with the partition's
+        key, or one without a key from after its end.
     :param naive_times: Zone of times without one; default is that of ``partitioning``.
     :param reader: Options of DuckDB's ``read_csv`` or ``read_json``: ``{"delim": ";", "encoding": "latin-1"}``.
     :param may_be_empty: Whether a partition without a row is no fault, as in the hours of a night.
@@ -185,9 +188,10 @@ class Partitions:
     end: date | None = None
     partitioning: Cut = DAILY
     layout: str = FOLDER
-    arrived: Literal["marker", "manifest", "still"] | None = None
+    arrived: Literal["marker", "manifest", "still", "event"] | None = None
     marker: str = ""
     still_for: Duration = "5m"
+    asset: str = ""
     naive_times: str = ""
     reader: Mapping[str, Any] = Field(default_factory=dict)
     may_be_empty: bool = False
@@ -210,6 +214,11 @@ class Partitions:
                 detail="arrived='manifest', marker=''",
                 hint="Name it in marker='manifest.json'.",
             )
+        if (self.arrived == "event") != bool(self.asset):
+            raise ConfigError(
+                f"Partitions(arrived={self.arrived!r}, asset={self.asset!r}) does not say one clear thing.",
+                hint="Name the upstream's asset with arrived='event', and none otherwise.",
+            )
         if not self.dataset:
             object.__setattr__(self, "dataset", _is_name(self.uri.rstrip("/").rsplit("/", 1)[-1]))
         if self.end is not None and self.end < self.start:
@@ -225,6 +234,7 @@ class Partitions:
             "marker": (self.marker or "_SUCCESS") if self.arrived == "marker" else None,
             "manifest": self.marker if self.arrived == "manifest" else None,
             "settle": self.still_for if self.arrived == "still" else None,
+            "asset": self.asset or None,
         }
 
     @property

@@ -10,6 +10,7 @@ from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import MlopsOperator, required_key
 from airflow_mlops.operators.data import PARTITION_KEY
+from airflow_mlops.operators.other_runs import WaitsForOtherRuns
 from airflow_mlops.operators.reports import publish_report
 from airflow_mlops.parts import Reconcile
 
@@ -27,7 +28,7 @@ class ReconciledPartition(TypedDict):
     failed: list[dict[str, Any]]
 
 
-class ReconcilePartitionsOperator(MlopsOperator):
+class ReconcilePartitionsOperator(WaitsForOtherRuns):
     """Hold a sealed day of one feed against another one that tells of the same things.
 
     Two feeds can be perfect each by itself while no row of one finds its partner in the other: then a join yields
@@ -65,9 +66,10 @@ class ReconcilePartitionsOperator(MlopsOperator):
         key = required_key(self.key)
         how = Reconcile(**self.reconcile)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
-        result = reconcile_partitions(
-            self.partition_store(ledger), ledger, key, how, start=parse_day(self.start, "start")
-        )
+        with self.other_runs_minded(context):
+            result = reconcile_partitions(
+                self.partition_store(ledger), ledger, key, how, start=parse_day(self.start, "start")
+            )
         ledger.record("validation", f"{how.left}.{how.right}", result.model_dump(mode="json"), key=key)
         publish_report(self, context, result)
         enforce(result)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.layout import FOLDER
@@ -16,18 +17,24 @@ from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.sensors.base import MlopsSensor
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.sdk import Context
+    from airflow.sdk.execution_time.context import InletEventsAccessors
 
     from airflow_mlops.engine.data.arrival import Arrival
     from airflow_mlops.triggers.data import PartitionArrivalTrigger
+
+
+_EVER = "1970-01-01T00:00:00+00:00"
 
 
 class PartitionArrivalSensor(MlopsSensor):
     """Wait until the upstream has landed a partition completely: by default, ``<uri>/<key>/_SUCCESS`` is there.
 
     Everything that is asked for must hold; what is missing is in the log, and in the message when it gives up. A day
-    that lands later than ``late_after`` fails at once, as late. That promise counts from the end of the day, or from
-    this task's first look where that is later: so a day of 2013 that is landed today is not late before it begins.
+    that lands later than ``late_after`` fails at once, as late. That promise, and ``timeout``, count from the end of
+    the day; but a day long past, as in a backfill, has fifteen minutes from this task's first look.
 
     :param uri: Folder in which the upstream lands one folder a day; a relative path starts at the home folder, and
         ``s3://aws_default@bucket/prefix`` is opened by the Airflow connection before the ``@``.
@@ -43,6 +50,9 @@ class PartitionArrivalSensor(MlopsSensor):
     :param min_rows: Rows that the Parquet files must have in all.
     :param settle: How long ago the newest change must be, such as ``5m``, by the storage's clock.
     :param late_after: The upstream's promise: how long after the end of its day it lands, such as ``6h``.
+    :param asset: Name of an asset that an upstream DAG writes. Its event tells that a partition is complete: one of
+        this partition key, or one without a key from after the end of the partition. Such a sensor does not defer;
+        give it ``mode="reschedule"``.
     """
 
     template_fields = (
@@ -76,9 +86,10 @@ class PartitionArrivalSensor(MlopsSensor):
         min_rows: int | str = 0,
         settle: str | None = None,
         late_after: str | None = None,
+        asset: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**({"inlets": [Asset.ref(name=asset)], **kwargs, "deferrable": False} if asset else kwargs))
         self.uri = uri
         self.key = key
         self.partitioning = partitioning
@@ -90,6 +101,7 @@ class PartitionArrivalSensor(MlopsSensor):
         self.min_rows = min_rows
         self.settle = settle
         self.late_after = late_after
+        self.asset = asset
 
     def look(self, context: Context) -> Arrival | None:
         """Look once, as the trigger does."""
@@ -104,19 +116,35 @@ class PartitionArrivalSensor(MlopsSensor):
         if self._since is None:
             started = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
             self._since = started.timestamp() if started else time.time()
+        if self.asset and not self._told(context["inlet_events"], key, end):
+            self._missing = f"asset {self.asset!r} has no event of it"
+            self.log.info("Partition %s of %s: %s.", key, self.uri, self._missing)
+            return None
         looking = self.trigger(deadline=self._since + self.timeout)
         try:
             return looking.poll()
         finally:
             self._missing = looking.missing
 
+    def _told(self, events: InletEventsAccessors, key: str, end: datetime) -> bool:
+        """Return whether an event of the asset says that a partition is complete."""
+        try:
+            found = events[Asset.ref(name=str(self.asset))].after(end.isoformat())
+            return any(event.partition_key in (key, None) for event in found) or any(
+                event.partition_key == key for event in events[Asset.ref(name=str(self.asset))].after(_EVER)
+            )
+        except AirflowRuntimeError:  # nobody has declared the asset yet
+            return False
+
     def trigger(self, deadline: float) -> PartitionArrivalTrigger:
         """Go on looking in the triggerer."""
-        from airflow_mlops.triggers.data import PartitionArrivalTrigger
+        from airflow_mlops.triggers.data import GRACE, PartitionArrivalTrigger
 
+        key, since = required_key(self.key), time.time() if self._since is None else self._since
+        end = Partitioning.parse(self.partitioning).interval(key)[1].timestamp()
         return PartitionArrivalTrigger(
             feed=str(located(self, self.uri, "uri")),
-            key=required_key(self.key),
+            key=key,
             partitioning=self.partitioning,
             layout=self.layout,
             marker=self.marker,
@@ -124,9 +152,10 @@ class PartitionArrivalSensor(MlopsSensor):
             min_rows=self._whole(self.min_rows),
             settle=self.settle,
             late_after=self.late_after,
-            since=time.time() if self._since is None else self._since,
+            since=since,
+            told=self.asset is not None,
             poll_interval=self.poke_interval,
-            deadline=deadline,
+            deadline=min(deadline, max(end + self.timeout, since + GRACE)),
         )
 
     def describe(self) -> str:

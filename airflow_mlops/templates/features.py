@@ -146,8 +146,8 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
             late_after=feed.lands_within,
             layout=feed.layout,
             **feed.asked(),
-            deferrable=True,
-            poke_interval=5,
+            # An asset's events can be read in the worker only.
+            **({"mode": "reschedule", "poke_interval": 30} if feed.asset else {"deferrable": True, "poke_interval": 5}),
         )
         stage = StagePartitionOperator(
             task_id="stage",

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GRACE = 15 * 60
+"""Seconds that are left to a partition which should have landed before anybody looked: it may be landing now."""
+
 
 class PartitionArrivalTrigger(PollTrigger):
     """Wait until the upstream has landed a day completely; fail when it is later than it promised.
@@ -33,7 +36,8 @@ class PartitionArrivalTrigger(PollTrigger):
     :param min_rows: Rows that must be there.
     :param settle: How long ago the newest change must be, such as ``5m``.
     :param late_after: The upstream's promise: how long after the end of its day it lands, such as ``6h``.
-    :param since: Wall-clock time of the first look. A promise about a day long past is counted from there.
+    :param told: Whether something else has told that it is complete.
+    :param since: Wall-clock time of the first look. A day long past has :data:`GRACE` from there.
     :param poll_interval: Seconds between polls.
     :param deadline: Wall-clock time at which to give up.
     """
@@ -56,6 +60,7 @@ class PartitionArrivalTrigger(PollTrigger):
         deadline: float,
         partitioning: str = "daily",
         layout: str = FOLDER,
+        told: bool = False,
     ) -> None:
         super().__init__(
             poll_interval=poll_interval,
@@ -70,6 +75,7 @@ class PartitionArrivalTrigger(PollTrigger):
             settle=settle,
             late_after=late_after,
             since=since,
+            told=told,
         )
         self._feed = feed
         self._key = key
@@ -81,6 +87,7 @@ class PartitionArrivalTrigger(PollTrigger):
         self._settle = settle
         self._late_after = late_after
         self._since = since
+        self._told = told
 
     def poll(self) -> Arrival | None:
         """Look once; what is missing is logged whenever it changes.
@@ -98,6 +105,7 @@ class PartitionArrivalTrigger(PollTrigger):
             min_rows=self._min_rows,
             partitioning=Partitioning.parse(self._partitioning),
             layout=Layout(self._layout),
+            told=self._told,
             **asked,
         )
         if found.missing != self.missing:
@@ -109,13 +117,13 @@ class PartitionArrivalTrigger(PollTrigger):
 
     def _refuse_when_late(self, late_after: str) -> None:
         end = Partitioning.parse(self._partitioning).interval(self._key)[1].timestamp()
-        counted_from = max(end, self._since)
-        if time.time() < counted_from + parse_duration(late_after).total_seconds():
+        promised, patient = end + parse_duration(late_after).total_seconds(), self._since + GRACE
+        if time.time() < max(promised, patient):
             return
-        what = "the end of the partition" if counted_from == end else "the first look"
+        looked = "" if promised > patient else f", and it did not come within {GRACE // 60} minutes of the first look"
         raise DataError(
             f"Partition {self._key} is late.",
-            detail=f"{self._feed} promised it within {late_after}, counted from {what}; {self.missing}",
+            detail=f"{self._feed} promised it within {late_after} of the end of the partition{looked}; {self.missing}",
             hint="Ask the upstream. When it has landed, clear this task; if it promised too much, raise late_after= "
             "(lands_within= of Partitions).",
         )

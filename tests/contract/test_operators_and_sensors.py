@@ -41,6 +41,7 @@ NOT_TEMPLATED = {
         "poke_interval",
         "timeout",
         "deferrable",
+        "asset",
         "tolerance",
         "require_verdict",
         "keep",

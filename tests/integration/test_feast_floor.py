@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.exceptions import ConfigError
@@ -20,6 +20,7 @@ from airflow_mlops.operators.feast import (
     FeastGetTrainingDataOperator,
     FeastMaterializeOperator,
 )
+from airflow_mlops.operators.other_runs import PATIENCE
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from tests.feast_fixtures import EVENT_TIMES, REPO, ledger_of, make_home
 
@@ -53,6 +54,10 @@ class TaskInstance:
     def xcom_push(self, key: str, value: object) -> None:
         """Take the link that the task pushes."""
 
+    def get_dr_count(self, dag_id: str, states: list[str]) -> int:
+        """Return how many runs of the DAG are active: this one."""
+        return 1
+
 
 def execute(cls: type, **arguments):
     """Run an operator's execute, as a worker would after rendering."""
@@ -61,6 +66,37 @@ def execute(cls: type, **arguments):
     result = operator.execute({"ti": TaskInstance()})
     assert json.loads(json.dumps(result)) == result, "an XCom is JSON"
     return result
+
+
+class OneOfSeveral(TaskInstance):
+    """A task whose run is one of so many that are active."""
+
+    def __init__(self, active: int) -> None:
+        self.active = active
+
+    def get_dr_count(self, dag_id: str, states: list[str]) -> int:
+        assert (dag_id, states) == ("d", ["queued", "running"])
+        return self.active
+
+
+def test_the_later_days_of_a_backfill_wait_for_the_earlier_ones(own):
+    arguments = {
+        "transform": "flight_features:compute",
+        "datasets": list(EVENT_TIMES),
+        "history": "8d",
+        "start": "2013-01-01",
+        "key": "2013-01-09",  # the days from the 8th are not sealed
+    }
+    with DAG("d", schedule=None):
+        waiting = FeastComputeFeaturesOperator(task_id="t", **arguments)
+    with pytest.raises(TaskDeferred) as deferred:
+        waiting.execute({"ti": OneOfSeveral(2)})
+    assert deferred.value.method_name == "execute_again"
+    since = deferred.value.kwargs["since"]
+    with pytest.raises(AirflowFailException, match="the first is 2013-01-08"):
+        waiting.execute_again({"ti": OneOfSeveral(1)}, since=since)
+    with pytest.raises(AirflowFailException, match="the first is 2013-01-08"):
+        waiting.execute_again({"ti": OneOfSeveral(2)}, since=since - PATIENCE)
 
 
 def compute(**changes):

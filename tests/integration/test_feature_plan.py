@@ -65,6 +65,15 @@ def test_a_plan_touches_nothing(location, ledger):
     assert ledger.facts("feature_repo") == []
 
 
+def test_a_changed_tag_of_an_on_demand_view_reaches_the_registry(location, ledger):
+    apply_repo(location, ledger)
+    edit(location, 'mode="python", tags=OWNED', 'mode="python", tags={**OWNED, "status": "deprecated"}')
+    assert [change.effect for change in plan(location, ledger).changes] == ["cosmetic"]
+    apply_repo(location, ledger)
+    assert plan(location, ledger).changes == (), "it is not planned again for ever"
+    assert open_store(location).get_on_demand_feature_view("basket_worth").tags["status"] == "deprecated"
+
+
 def test_what_is_planned_is_what_is_registered_then(location, ledger):
     planned = plan(location, ledger).definitions
     applied = apply_repo(location, ledger)

@@ -20,7 +20,7 @@ from airflow_mlops.engine.data.arrival import look, look_for
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.sensors.data import PartitionArrivalSensor
-from airflow_mlops.triggers.data import PartitionArrivalTrigger
+from airflow_mlops.triggers.data import GRACE, PartitionArrivalTrigger
 from tests.data_fixtures import KEY, landed, permission_lost
 
 
@@ -290,6 +290,7 @@ def test_the_trigger_carries_every_setting(home):
         "poll_interval": 0.05,
         "deadline": 1.0,
         "since": pytest.approx(time.time(), abs=60),
+        "told": False,
     }
 
 
@@ -313,20 +314,24 @@ def test_a_day_that_lands_later_than_promised_fails_as_late(home):
         assert late(home, yesterday, since=midnight - 9).poll() is None
     with time_is(midnight + 2 * 3600 + 1), pytest.raises(DataError, match=f"Partition {yesterday} is late") as refused:
         late(home, yesterday, since=midnight - 9).poll()
-    assert "promised it within 2h, counted from the end of the partition; nothing is there" in refused.value.detail
+    assert "promised it within 2h of the end of the partition; nothing is there" in refused.value.detail
     with pytest.raises(AirflowFailException, match="is late"):
         sensor(home).execute_complete({}, asyncio.run(event_of(late(home, KEY, since=time.time() - 7201))))
 
 
-def test_a_promise_about_a_day_long_past_counts_from_the_first_look(home):
+def test_a_day_long_past_that_never_landed_is_not_waited_for_for_hours(home):
     now = time.time()
-    with time_is(now + 7199):
+    with time_is(now + GRACE - 1):
         assert late(home, KEY, since=now).poll() is None
-    with time_is(now + 7201), pytest.raises(DataError, match="is late") as refused:
+    with time_is(now + GRACE + 1), pytest.raises(DataError, match="is late") as refused:
         late(home, KEY, since=now).poll()
-    assert "counted from the first look" in refused.value.detail
+    assert "within 15 minutes of the first look" in refused.value.detail
+    unpromised = sensor(home, timeout=24 * 3600).trigger(deadline=now + 24 * 3600)
+    assert unpromised.deadline == pytest.approx(now + GRACE, abs=60), "nor where nothing was promised"
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert sensor(home, key=today, timeout=24 * 3600).trigger(deadline=now + 99).deadline == now + 99
     landed(home / "lake")
-    with time_is(now + 7201):
+    with time_is(now + GRACE + 1):
         assert late(home, KEY, since=now).poll() is not None  # it is there: nothing to complain of
 
 

@@ -56,6 +56,7 @@ def look(
     settle: timedelta = timedelta(0),
     partitioning: Partitioning = DAILY,
     layout: Layout | None = None,
+    told: bool = False,
 ) -> Look:
     """Look once for a day of a feed. It has landed when everything that was asked for holds.
 
@@ -68,11 +69,12 @@ def look(
     :param settle: How long ago the newest change must be, by the storage's clock.
     :param partitioning: Of which ``key`` is one.
     :param layout: Where a partition lies below ``feed``; default is a folder of its name.
+    :param told: Whether something else has told that it is complete: then files are enough.
     :raises DataError: when the folder cannot be read, or the manifest is damaged.
     :raises ConfigError: when the key is none, or nothing was asked for.
     """
     pattern = (layout or Layout()).of(key, partitioning)
-    if marker is None and manifest is None and min_rows < 1 and not settle:
+    if marker is None and manifest is None and min_rows < 1 and not settle and not told:
         raise ConfigError(
             "Nothing tells when a day has landed completely.",
             detail=f"{feed}: marker=None, manifest=None, min_rows={min_rows}",

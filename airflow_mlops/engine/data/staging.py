@@ -175,6 +175,9 @@ def _wanted(schemas: Mapping[str, pa.Schema], event_time: str, contract: SchemaC
             kind = TIME
         if name in declared or new == "keep":
             fields.append((name, kind))
+    there = {name for name, _ in fields}
+    nullable = () if contract is None else (name for name, one in contract.columns.items() if one.nullable)
+    fields += [(name, declared[name]) for name in nullable if name not in there]
     return pa.schema(fields)
 
 

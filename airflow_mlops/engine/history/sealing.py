@@ -52,10 +52,10 @@ def prepare(
     """
     store, place = PartitionStore(root), locate(feed.uri)
     layout, suite = Layout(feed.layout), load_suite(feed.suite, code_path)
-    asked = {name: value for name, value in feed.asked().items() if name != "settle"}
-    # A partition of the past has long been still.
+    asked = {name: value for name, value in feed.asked().items() if name in ("marker", "manifest")}
+    # A partition of the past has long been still, and its event may be forgotten.
     if (
-        feed.arrived != "still"
+        feed.arrived in ("marker", "manifest")
         and (seen := look(place, key, partitioning=feed.partitioning, layout=layout, **asked)).missing
     ):
         raise DataError(

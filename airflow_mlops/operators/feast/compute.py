@@ -15,6 +15,7 @@ from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import MlopsOperator, required_key
+from airflow_mlops.operators.other_runs import WaitsForOtherRuns
 from airflow_mlops.operators.reports import publish_report
 from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.parts import Checks, Rows
@@ -31,7 +32,7 @@ class RecomputedFeatures(TypedDict):
     recomputed: list[str]
 
 
-class FeastComputeFeaturesOperator(MlopsOperator):
+class FeastComputeFeaturesOperator(WaitsForOtherRuns):
     """Compute the feature rows of one partition from sealed datasets, by the user's transform.
 
     Computing a partition again replaces its rows, and those of the later partitions within ``history`` that were
@@ -137,7 +138,8 @@ class FeastComputeFeaturesOperator(MlopsOperator):
             show=partial(publish_report, self, context),
         )
         try:
-            computed = compute(key)
+            with self.other_runs_minded(context):
+                computed = compute(key)
         except NotYetError as error:
             raise AirflowSkipException(str(error)) from None
         end = partitioning.interval(key)[1]

@@ -9,6 +9,7 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.operators.base import MlopsOperator, require, required_key
+from airflow_mlops.operators.other_runs import WaitsForOtherRuns
 from airflow_mlops.partitioning import Partitioning
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _SHOWN = 50
 
 
-class FeastPlanMaterializationOperator(MlopsOperator):
+class FeastPlanMaterializationOperator(WaitsForOtherRuns):
     """List what must be written online so that a service is up to date at the end of a partition.
 
     That is what was never written, gaps that failed tasks left, and days that were computed again since they were
@@ -72,13 +73,14 @@ class FeastPlanMaterializationOperator(MlopsOperator):
         """Plan, and say what."""
         from airflow_mlops.engine.features.materialization.materialize import plan_chunks
 
-        chunks = plan_chunks(
-            FeastHook(self.feast_conn_id).location(self.home_path),
-            self.service,
-            until=Partitioning.parse(self.partitioning).interval(required_key(self.key))[1],
-            ledger=LedgerHook(self.ledger_conn_id).get_conn(),
-            chunk_bytes=_whole(self.chunk_bytes),
-        )
+        with self.other_runs_minded(context):
+            chunks = plan_chunks(
+                FeastHook(self.feast_conn_id).location(self.home_path),
+                self.service,
+                until=Partitioning.parse(self.partitioning).interval(required_key(self.key))[1],
+                ledger=LedgerHook(self.ledger_conn_id).get_conn(),
+                chunk_bytes=_whole(self.chunk_bytes),
+            )
         for chunk in chunks[:_SHOWN]:
             self.log.info("%(view)s from %(start)s to %(end)s: %(rows)s rows, %(bytes)s bytes", chunk)
         self.log.info("%d chunks are due%s.", len(chunks), f"; the first {_SHOWN} are above" if chunks[_SHOWN:] else "")

@@ -24,6 +24,8 @@ from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import TransientError
 
 if TYPE_CHECKING:
+    from feast import FeatureStore
+
     from airflow_mlops.engine.ledger import Ledger
 
 _log = logging.getLogger(__name__)
@@ -112,5 +114,14 @@ def _apply(location: Location, definitions: Definitions, digest: str) -> tuple[F
         repo_operations.apply_total_with_repo_instance(
             store, store.project, store.registry, definitions.contents, skip_source_validation=True
         )
+        _renew_tags(store, definitions)
         store.registry.refresh(store.project)
     return describe(store, digest).model_copy(update={"rules": definitions.rules}), lost
+
+
+def _renew_tags(store: FeatureStore, definitions: Definitions) -> None:
+    """Register the on-demand views anew whose tags changed: to Feast such a view is the one that it has."""
+    for view in definitions.contents.on_demand_feature_views:
+        if dict(store.registry.get_on_demand_feature_view(view.name, store.project).tags) != dict(view.tags):
+            store.registry.delete_feature_view(view.name, store.project)
+            store.registry.apply_feature_view(view, store.project)

@@ -10,12 +10,11 @@ from typing import NamedTuple, TypedDict
 
 import pyarrow.parquet as pq
 
-from airflow_mlops.engine.data.complete import Span
+from airflow_mlops.engine.data.complete import MissingPartitionsError, Span
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.features.materialization.watermarks import Watermark, merged
 from airflow_mlops.engine.features.project.schema import feature_file, partitioning_of
-from airflow_mlops.exceptions import DataError
 
 CHUNK_BYTES = 64 * 2**20
 TICK = timedelta(microseconds=1)
@@ -99,9 +98,9 @@ def due(
     return since, merged(spans)
 
 
-def missing_days(view: str, days: Sequence[str]) -> DataError:
+def missing_days(view: str, days: Sequence[str]) -> MissingPartitionsError:
     """Return the error that names the days which were not computed."""
-    return DataError(
+    return MissingPartitionsError(
         f"The rows of feature view {view!r} for {days[0]} were not computed.",
         detail=f"missing: {', '.join(days[:_NAMED])}{' …' if days[_NAMED:] else ''}",
         hint="Run the features DAG for the missing days first, oldest first.",

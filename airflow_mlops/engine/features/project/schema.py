@@ -271,9 +271,16 @@ def _service(
 
 
 def _code(view: OnDemandFeatureView) -> str:
-    """Identify an on-demand view's function by its syntax, so that comments and layout do not count."""
+    """Identify an on-demand view's function by its syntax, so that comments and layout do not count.
+
+    Nor does its decorator: what that says is held in the view, and compared there.
+    """
     source = textwrap.dedent(view.feature_transformation.udf_string)
     try:
-        return content_hash(ast.dump(ast.parse(source)))
+        tree = ast.parse(source)
     except SyntaxError:
         return content_hash(source)
+    for function in tree.body:
+        if isinstance(function, ast.FunctionDef):
+            function.decorator_list = []
+    return content_hash(ast.dump(tree))
