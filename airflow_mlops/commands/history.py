@@ -66,6 +66,8 @@ def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPi
 
     :raises DataError: listing what was refused.
     """
+    from airflow_mlops.engine.history.load import in_groups
+
     folder, pipeline = load_pipeline(options.pipeline)
     home, ledger = open_home(options), open_ledger(options)
     os.environ.setdefault("MLOPS_HOME", str(home))
@@ -92,8 +94,8 @@ def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPi
     if loaded.refused:
         raise DataError(
             f"{len(loaded.refused)} partitions were refused; all others are loaded.",
-            detail="\n    ".join(map(str, loaded.refused)),
-            hint="Have the upstream correct them, or accept or exclude them, and run the same command again.",
+            detail="\n    ".join(in_groups(loaded.refused)),
+            hint="Do what the lines say, or accept or exclude the partitions; then run the same command again.",
         )
     return pipeline
 

@@ -37,7 +37,7 @@ def load_object(entrypoint: str, *code_paths: str | None) -> Any:
         raise ConfigError(
             f"Module {module_name!r} has no {name!r}.{did_you_mean(name, dir(module))}",
             detail=f"entrypoint {entrypoint!r}",
-            hint="Name a function that the module defines.",
+            hint="Name a function, or a variable, that the module defines.",
         )
     return getattr(module, name)
 

@@ -115,7 +115,7 @@ class LoadHistoryOperator(MlopsOperator):
 
     def perform(self, context: Context) -> LoadedHistory:
         """Load, and say what was refused."""
-        from airflow_mlops.engine.history.load import load_history
+        from airflow_mlops.engine.history.load import in_groups, load_history
 
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         loaded = load_history(
@@ -130,7 +130,7 @@ class LoadHistoryOperator(MlopsOperator):
             workers=self.workers,
         )
         self.log.info("%s", loaded)
-        for refused in loaded.refused:
+        for refused in in_groups(loaded.refused):
             self.log.warning("%s", refused)
         return LoadedHistory(
             sealed=loaded.sealed,

@@ -162,6 +162,19 @@ def test_the_stack_answers_from_any_shell(stack: Stack, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "no stray database, no stray settings"
 
 
+def test_the_event_of_an_asset_tells_that_a_partition_is_complete(stack: Stack, watcher: Watcher) -> None:
+    airflow, folder = watcher.airflow, stack.layout.home / "lake" / "told" / "2024-03-05"
+    folder.mkdir(parents=True)
+    (folder / "rows.csv").write_text("at,x\n2024-03-05,1\n")
+    watcher.ready(["told", "tells"])
+    waiting = airflow.trigger("told")["dag_run_id"]
+    watcher.until(lambda: "has no event of it" in "".join(airflow.log("told", waiting, "wait", 1)))
+    watcher.finish("tells", airflow.trigger("tells", partition_key="2024-03-04")["dag_run_id"])
+    watcher.finish("tells", airflow.trigger("tells", partition_key="2024-03-05")["dag_run_id"])
+    watcher.finish("told", waiting)
+    assert airflow.xcom("told", waiting, "wait")["files"] == 1
+
+
 def test_a_training_from_its_form_is_halted_in_the_middle_and_resumed(
     stack: Stack, watcher: Watcher, page: Page, capsys: pytest.CaptureFixture[str]
 ) -> None:

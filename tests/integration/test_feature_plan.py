@@ -67,11 +67,11 @@ def test_a_plan_touches_nothing(location, ledger):
 
 def test_a_changed_tag_of_an_on_demand_view_reaches_the_registry(location, ledger):
     apply_repo(location, ledger)
-    edit(location, 'mode="python", tags=OWNED', 'mode="python", tags={**OWNED, "status": "deprecated"}')
+    edit(location, 'mode="python", tags=OWNED', 'mode="python", tags={**OWNED, "team": "checkout"}')
     assert [change.effect for change in plan(location, ledger).changes] == ["cosmetic"]
     apply_repo(location, ledger)
     assert plan(location, ledger).changes == (), "it is not planned again for ever"
-    assert open_store(location).get_on_demand_feature_view("basket_worth").tags["status"] == "deprecated"
+    assert open_store(location).get_on_demand_feature_view("basket_worth").tags["team"] == "checkout"
 
 
 def test_what_is_planned_is_what_is_registered_then(location, ledger):

@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from airflow_mlops.engine.data.csv_faults import fault
 from airflow_mlops.engine.data.landed import format_of
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.exceptions import ConfigError, DataError
@@ -34,10 +35,6 @@ _DAY = 10
 """Characters of a day in ISO 8601."""
 _DIGITS = 15
 """That a float surely keeps."""
-_HINTS = {
-    "unicode": "Say in which encoding it is: Partitions(reader={'encoding': 'latin-1'}).",
-    "dialect": "A quote is never closed: the file is cut off, or quotes as Partitions(reader={'quote': \"'\"}).",
-}
 
 
 class Reader:
@@ -113,7 +110,7 @@ class Reader:
         if self._connection is None:
             self._connection = duckdb.connect()
             self._connection.execute("SET TimeZone = ?", [self._zone])
-        with _said(file):
+        with _said(file, self._options):
             text = _Text(file, self._options, self._types, self._connection)
             rows = text.as_seen(self._seen[file]) if file in self._seen else text.rows()
             self._seen[file] = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
@@ -205,7 +202,7 @@ def _if_times(column: str) -> str:
 
 
 @contextmanager
-def _said(file: Path) -> Iterator[None]:
+def _said(file: Path, options: Mapping[str, Any]) -> Iterator[None]:
     """Say in words what DuckDB has against a file."""
     try:
         yield
@@ -216,11 +213,10 @@ def _said(file: Path) -> Iterator[None]:
             hint="Partitions(reader=...) takes the options of DuckDB's read_csv or read_json.",
         ) from None
     except (duckdb.Error, pa.ArrowInvalid, OSError) as error:
-        said = str(error)
-        hint = next((hint for word, hint in _HINTS.items() if word in said.lower()), "")
+        what, hint = fault(file, str(error), options) if format_of(file.name) == "csv" else ("", "")
         raise DataError(
             "A file cannot be read.",
-            detail=f"{file}: {'; '.join(said.splitlines()[:2])}",
+            detail=f"{file}: {what or str(error).splitlines()[0]}",
             hint=hint or "It is cut off or damaged, or written otherwise: see Partitions(reader=...).",
         ) from None
 

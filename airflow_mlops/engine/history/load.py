@@ -37,19 +37,34 @@ if TYPE_CHECKING:
     from airflow_mlops.parts import Partitions
     from airflow_mlops.pipeline import ModelPipeline
 
+_NAMED = 10
 _Job = TypeVar("_Job")
 _Done = TypeVar("_Done")
 
 
 class Refused(NamedTuple):
-    """A partition that is not there afterwards, and why. ``dataset`` is ``features`` for its features."""
+    """A partition that is not there afterwards, why, and what to do. ``dataset`` is ``features`` for its features."""
 
     dataset: str
     key: str
     why: str
+    hint: str = ""
 
     def __str__(self) -> str:
         return f"{self.dataset} {self.key}: {self.why}"
+
+
+def in_groups(refused: Sequence[Refused]) -> list[str]:
+    """Return refusals in words: those of a dataset with the same remedy together, the first one told in full."""
+    groups: dict[tuple[str, str], list[Refused]] = {}
+    for one in refused:
+        groups.setdefault((one.dataset, one.hint), []).append(one)
+    lines = []
+    for (dataset, hint), [first, *more] in groups.items():
+        keys = ", ".join(one.key for one in more[:_NAMED]) + (" …" if more[_NAMED:] else "")
+        also = f" So are {len(more)} more: {keys}." if more else ""
+        lines.append(f"{dataset} {first.key}: {first.why}{also}{f' → {hint}' if hint else ''}")
+    return lines
 
 
 @dataclass
@@ -223,7 +238,7 @@ class _Load:
         except NotYetError:
             self.loaded.there += 1
         except DataError as error:
-            self.loaded.refused.append(Refused(dataset, key, f"{error.headline} {error.detail}".strip()))
+            self.loaded.refused.append(Refused(dataset, key, f"{error.headline} {error.detail}".strip(), error.hint))
 
     def _at_once(self, work: Callable[[Any], _Done], jobs: Iterable[_Job]) -> Iterator[tuple[_Job, _Done]]:
         """Yield each job with its outcome, in order; several are worked on at once."""

@@ -1,0 +1,44 @@
+"""A CSV that cannot be read is refused with the line where it begins, and without its values."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops.engine.data.reading import Reader
+from airflow_mlops.exceptions import DataError
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('at,x\n2024-01-01,1\n2024-01-02,"SECRET\n2024-01-03,3\n', "a quote that opens in line 3 is never closed"),
+        ("at,x\n2024-01-01,1\n2024-01-02,SECRET,2\n", "line 3 has 3 fields, the header has 2"),
+        ("at,x\n2024-01-01,1\n2024-01-02\n", "line 3 has 1 fields, the header has 2"),
+        ('at,x\n2024-01-01,"a\nb"\nSECRET\n', "line 4 has 1 fields, the header has 2"),
+        ("at,x\n2024-01-01,1\n2024-01-02,SECRET\n", "line 3, column 'x' cannot be read as the other lines"),
+        ("at,x\n2024-01-01,caf\xe9SECRET\n", "it is no UTF-8, in line 2"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_the_line_is_told(tmp_path: Path, content: str, words: str, name: str) -> None:
+    file = tmp_path / name
+    encoded = content.encode("latin-1")
+    file.write_bytes(gzip.compress(encoded) if name.endswith(".gz") else encoded)
+    with pytest.raises(DataError, match="A file cannot be read") as refused, Reader(types={"x": "BIGINT"}) as reader:
+        list(reader.batches(file))
+    assert words in refused.value.detail
+    assert "SECRET" not in str(refused.value)
+
+
+def test_a_thousands_separator_is_an_option(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text('at,x\n2024-01-01,"1,234"\n')
+    with pytest.raises(DataError) as refused, Reader(types={"x": "BIGINT"}) as reader:
+        list(reader.batches(file))
+    assert "Partitions(reader={'thousands': ','})" in refused.value.hint
+    with Reader({"thousands": ","}) as reader:
+        [table] = reader.batches(file)
+    assert table["x"].to_pylist() == [1234]
