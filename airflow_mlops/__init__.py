@@ -9,21 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_mlops.feeds import Checks, Partitions, Resources, SQLSource
     from airflow_mlops.partitioning import Partitioning
-    from airflow_mlops.parts import (
-        Checks,
-        Deploy,
-        FeatureService,
-        Gate,
-        Label,
-        Partitions,
-        Reconcile,
-        Resources,
-        Retrain,
-        Rows,
-        Slice,
-        Trainer,
-    )
+    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Retrain, Rows, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
 
 __version__ = "0.1.0"
@@ -41,14 +29,22 @@ __all__ = [
     "Resources",
     "Retrain",
     "Rows",
+    "SQLSource",
     "Slice",
     "Trainer",
     "__version__",
 ]
 
 
+_ELSEWHERE = {
+    "ModelPipeline": "pipeline",
+    "Partitioning": "partitioning",
+    **dict.fromkeys(("Checks", "Partitions", "Resources", "SQLSource"), "feeds"),
+}
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"ModelPipeline": "pipeline", "Partitioning": "partitioning"}.get(name, "parts")
+    module = _ELSEWHERE.get(name, "parts")
     return getattr(importlib.import_module(f"airflow_mlops.{module}"), name)

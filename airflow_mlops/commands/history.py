@@ -38,6 +38,7 @@ def add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _history(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.history.load import load_history
+    from airflow_mlops.hooks.databases import database
     from airflow_mlops.operators.base import beneath
 
     folder, pipeline = load_pipeline(options.pipeline)
@@ -60,6 +61,7 @@ def _history(options: argparse.Namespace) -> None:
         ledger=ledger,
         code_path=str(folder),
         locate=partial(beneath, home),
+        databases=database,
         workers=options.workers,
         say=say,
     )
