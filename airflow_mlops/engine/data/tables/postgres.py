@@ -164,14 +164,10 @@ class _Copy:
     closed = False
 
     def __init__(self, connection: Any, statement: str) -> None:
-        from psycopg import pq
-
         self._connection, self._pgconn = connection, connection.pgconn
+        self._statement: str | None = statement
         self._left, self._done, self._stopped = b"", False, False
         self._reading = threading.Lock()
-        result = self._pgconn.exec_(statement.encode())
-        if result.status != pq.ExecStatus.COPY_OUT:
-            raise _error(connection, result)
 
     def readable(self) -> bool:
         return True
@@ -185,6 +181,7 @@ class _Copy:
         count = buffer.write(self._left)
         get, write = self._pgconn.get_copy_data, buffer.write
         with self._reading:
+            self._begin()
             while count < size and not self._done and not self._stopped:
                 sent, row = get(0)
                 if sent > 0:
@@ -208,6 +205,17 @@ class _Copy:
                 line.shutdown(socket.SHUT_RDWR)
             self._reading.acquire()
         self._reading.release()
+
+    def _begin(self) -> None:
+        """Send the statement, the first time; the server answers with its first rows."""
+        from psycopg import pq
+
+        if self._statement is None or self._stopped:
+            return
+        result, self._statement = self._pgconn.exec_(self._statement.encode()), None
+        if result.status != pq.ExecStatus.COPY_OUT:
+            self._done = True
+            raise _error(self._connection, result)
 
     def _finish(self) -> None:
         """See that all has come: without this, a connection that was cut would look like the end of the rows."""

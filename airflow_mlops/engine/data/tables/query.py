@@ -85,7 +85,7 @@ class Selection:
         for name in wanted:
             if name not in found:
                 raise ConfigError(
-                    f"There is no column {name!r}.{did_you_mean(name, found)}",
+                    f"There is no column {name!r}.{_meant(name, found)}",
                     detail=f"{where} has: {listing(sorted(found))}",
                     hint="Correct event_time=, updated_at= or columns=; names are taken as the database keeps them.",
                 )
@@ -192,6 +192,12 @@ def kind_of_text(text: str) -> tuple[Kind, bool]:
             hint="Let a query make times of it as ISO 8601 writes them: 2013-01-15 10:00:00.",
         ) from None
     return ("text T" if "T" in text else "text"), moment.tzinfo is not None
+
+
+def _meant(name: str, found: Sequence[str]) -> str:
+    """Return which column may be meant: first the one that differs by upper and lower case only."""
+    same = [one for one in found if one.casefold() == name.casefold()]
+    return f" Did you mean {same[0]!r}?" if same else did_you_mean(name, found)
 
 
 def _is_twice(naive: datetime, zone: str) -> bool:

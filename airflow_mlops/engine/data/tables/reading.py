@@ -22,6 +22,7 @@ _MYSQL_TIMESTAMP = 7
 
 _MYSQL_DECIMALS = (0, 246)
 _DIGITS = 38
+_EVER = {"start": "0001-01-01", "end": "9999-12-31"}
 
 
 class Opened(NamedTuple):
@@ -107,7 +108,6 @@ def _looked(
     cursor: Any, driver: Driver, selection: Selection, within: Span, *, zone: str, where: str
 ) -> tuple[list[str], Kind, str]:
     """Return the columns, what event times are kept as, and the zone of their bounds, from a row at most."""
-    first: Kind = "text" if driver.name == "sqlite3" else "aware"
     look = f"SELECT * FROM {selection.all_rows(driver)} AS q LIMIT 1"
     if selection.table:
         found = _one(cursor, driver, f"SELECT * FROM {selection.all_rows(driver)} LIMIT 0", {})
@@ -117,7 +117,9 @@ def _looked(
         (_, code), row = _one(cursor, driver, look, {})[1:]
         sample = row[0] if row else None
     else:
-        found_names, code_and, row = _one(cursor, driver, look, bounds(*within, first, zone), selection.event_time)
+        # How texts are written is not known yet, so SQLite is asked for a row of any time.
+        sample_of = _EVER if driver.name == "sqlite3" else bounds(*within, "aware", zone)
+        found_names, code_and, row = _one(cursor, driver, look, sample_of, selection.event_time)
         names = selection.checked(_unwrapped(found_names), where)
         code = code_and[1]
         sample = row[found_names.index(selection.event_time)] if row else None
