@@ -154,15 +154,3 @@ def made(which: str, folder: Path) -> Tables:
     """Return an empty database."""
     kinds = {"postgres": Postgres, "psycopg2": Psycopg2, "mysql": Mysql}
     return Sqlite(folder) if which == "sqlite" else kinds[which]()
-
-
-@pytest.fixture
-def postgres() -> Postgres:
-    """An empty PostgreSQL schema."""
-    return Postgres()
-
-
-@pytest.fixture(params=EVERY)
-def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Tables:
-    """An empty database of each kind."""
-    return made(request.param, tmp_path)

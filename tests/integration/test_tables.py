@@ -1,4 +1,4 @@
-"""A partition of a table becomes Parquet: of one moment, with its types, with nothing lost; or it is refused in words."""
+"""A partition of a table becomes Parquet: of one moment, with its types, nothing lost; or it is refused in words."""
 
 from __future__ import annotations
 
@@ -26,20 +26,24 @@ from airflow_mlops.engine.data.tables.extract import FILE, extract
 from airflow_mlops.engine.data.tables.query import Selection
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from airflow_mlops.partitioning import DAILY, Partitioning
-from tests.table_fixtures import (  # noqa: F401  fixtures
-    Mysql,
-    Postgres,
-    Sqlite,
-    Tables,
-    needs_mariadb,
-    postgres,
-    tables,
-)
+from tests.table_fixtures import EVERY, Mysql, Postgres, Sqlite, Tables, made, needs_mariadb
 
 KEY = "2013-01-15"
 UTC_TIME = pa.timestamp("us", "UTC")
 NEW_YORK = "America/New_York"
 ORDERS = Selection("ordered_at", "orders")
+
+
+@pytest.fixture(params=EVERY)
+def tables(request, tmp_path: Path) -> Tables:
+    """An empty database of each kind."""
+    return made(request.param, tmp_path)
+
+
+@pytest.fixture
+def postgres() -> Postgres:
+    """An empty PostgreSQL schema."""
+    return Postgres()
 
 
 @pytest.fixture
@@ -263,20 +267,21 @@ def test_types_of_postgresql(postgres, read):
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "wish", "found"),
+    ("kind_and_value", "wish", "found"),
     [
-        ("numeric", "1.25", None, r"no match for the type of 'x'(.|\n)*'x' \(numeric\)(.|\n)*decimal128"),
-        ("numeric", "1.25", "double", 1.25),
-        ("numeric", "1.25", "decimal128(8, 2)", Decimal("1.25")),
-        ("numeric", "'NaN'", "decimal128(8, 2)", "A value of column 'x' does not fit into decimal128"),
-        ("text[]", "'{a,b}'", None, r"'x' \(text\[\]\)"),
-        ("text[]", "'{a,b}'", "string", "{a,b}"),
-        ("interval", "'1 day'", None, r"'x' \(interval\)"),
-        ("timestamptz", "'infinity'", None, r"A value of column 'x' does not fit into timestamp"),
-        ("date", "'0044-03-15 BC'", None, r"A value of column 'x' does not fit into date32"),
+        (("numeric", "1.25"), None, r"no match for the type of 'x'(.|\n)*'x' \(numeric\)(.|\n)*decimal128"),
+        (("numeric", "1.25"), "double", 1.25),
+        (("numeric", "1.25"), "decimal128(8, 2)", Decimal("1.25")),
+        (("numeric", "'NaN'"), "decimal128(8, 2)", "A value of column 'x' does not fit into decimal128"),
+        (("text[]", "'{a,b}'"), None, r"'x' \(text\[\]\)"),
+        (("text[]", "'{a,b}'"), "string", "{a,b}"),
+        (("interval", "'1 day'"), None, r"'x' \(interval\)"),
+        (("timestamptz", "'infinity'"), None, r"A value of column 'x' does not fit into timestamp"),
+        (("date", "'0044-03-15 BC'"), None, r"A value of column 'x' does not fit into date32"),
     ],
 )
-def test_types_without_a_match(postgres, read, kind, value, wish, found):
+def test_types_without_a_match(postgres, read, kind_and_value, wish, found):
+    kind, value = kind_and_value
     postgres.run(
         f"CREATE TABLE orders (ordered_at timestamptz, x {kind})",
         f"INSERT INTO orders VALUES ('2013-01-15 10:00+00', {value})",
@@ -484,7 +489,7 @@ def test_sqlite_has_times_as_texts(tmp_path, read, first, second, zone):
 def test_sqlite_has_no_such_time(tmp_path, read, value):
     tables = Sqlite(tmp_path)
     tables.run("CREATE TABLE orders (ordered_at)", f"INSERT INTO orders VALUES ({value})")
-    with pytest.raises(ConfigError, match="is no time|is a text that is no time"):
+    with pytest.raises(ConfigError, match=r"is no time|is a text that is no time"):
         read(tables)
 
 
