@@ -41,9 +41,9 @@ def _hook(connection: Connection, conn_id: str) -> Any:
 
     :raises ConfigError: when there is none, or it is none of a database.
     """
-    from airflow.providers.common.sql.hooks.sql import DbApiHook
-
     try:
+        from airflow.providers.common.sql.hooks.sql import DbApiHook
+
         hook = connection.get_hook()
     except (AirflowException, ImportError):
         raise ConfigError(

@@ -177,6 +177,14 @@ def test_hours_of_new_york_with_times_of_its_clock(tables, read):
     }  # fmt: skip
 
 
+def test_a_partition_that_has_not_ended_is_refused(postgres, read):
+    orders(postgres, *DAY)
+    with pytest.raises(DataError, match=r"is not complete yet(.|\n)*PartitionEndSensor"):
+        read(postgres, key=f"{datetime.now(UTC):%Y-%m-%d}")
+    with pytest.raises(DataError, match="is not complete yet"):
+        read(postgres, complete_after=timedelta(days=365_000))
+
+
 # --- the same rows, and others ----------------------------------------------------------------------------
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops.contracts import Partition
+from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data.checks.partition import load_contract
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.tables.changes import states
@@ -41,6 +43,7 @@ def extracted(
         contract=load_contract(feed.checks.contract, code_path),
         naive_times=feed.naive_times,
         row_id=feed.checks.unique[0] if len(feed.checks.unique) == 1 else None,
+        complete_after=parse_duration(feed.complete_after) if feed.complete_after else timedelta(0),
         sealed=sealed,
         store=store,
     )

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from airflow_mlops.engine.data.partitions import PartitionStore
 
 _NAIVE = pa.timestamp("us")
+_NOTHING = timedelta(0)
 FILE = "part-0.parquet"
 
 
@@ -53,6 +54,7 @@ def extract(
     contract: SchemaContract | None = None,
     naive_times: str = "",
     row_id: str | None = None,
+    complete_after: timedelta = _NOTHING,
     sealed: Partition | None = None,
     store: PartitionStore | None = None,
 ) -> Staged:
@@ -66,15 +68,22 @@ def extract(
     :param contract: Declared types, and what becomes of columns that it does not know.
     :param naive_times: Zone of times without one; default is that of the partitions.
     :param row_id: Column that names the rows which do not fit.
+    :param complete_after: How long after its end the partition is complete.
     :param sealed: The current revision of the partition, which is in ``store``.
     :raises TransientError: when the database does not answer.
     :raises ConfigError: when it refuses the query, a column is not there, or its type has no match.
-    :raises DataError: when rows do not belong to the partition, or a value does not fit.
+    :raises DataError: when it has not ended, rows do not belong to the partition, or a value does not fit.
     """
     zone = naive_times or partitioning.timezone
     source = f"{database.name}:{selection.name}"
     within = partitioning.interval(key)
     began = datetime.now(UTC)
+    if within[1] + complete_after > began:
+        raise DataError(
+            f"The partition {key} is not complete yet.",
+            detail=f"{source}: it is from {(within[1] + complete_after):%Y-%m-%d %H:%M} UTC on",
+            hint="Wait for it: PartitionEndSensor does; what is extracted before lacks what is still to come.",
+        )
     with database.session(selection.name) as connection, storage.making(target) as made:
         table = opened(connection, selection, within, source, zone=zone)
         schema, rows = table.rows(within, declared_types(contract))
