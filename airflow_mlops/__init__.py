@@ -10,21 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_mlops.feature_rules import FeatureRules
+    from airflow_mlops.feeds import Checks, Partitions, Resources, SQLSource
     from airflow_mlops.partitioning import Partitioning
-    from airflow_mlops.parts import (
-        Checks,
-        Deploy,
-        FeatureService,
-        Gate,
-        Label,
-        Partitions,
-        Reconcile,
-        Resources,
-        Retrain,
-        Rows,
-        Slice,
-        Trainer,
-    )
+    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Retrain, Rows, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
 
 __version__ = "0.1.0"
@@ -43,15 +31,23 @@ __all__ = [
     "Resources",
     "Retrain",
     "Rows",
+    "SQLSource",
     "Slice",
     "Trainer",
     "__version__",
 ]
 
 
+_ELSEWHERE = {
+    "FeatureRules": "feature_rules",
+    "ModelPipeline": "pipeline",
+    "Partitioning": "partitioning",
+    **dict.fromkeys(("Checks", "Partitions", "Resources", "SQLSource"), "feeds"),
+}
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    elsewhere = {"FeatureRules": "feature_rules", "ModelPipeline": "pipeline", "Partitioning": "partitioning"}
-    module = elsewhere.get(name, "parts")
+    module = _ELSEWHERE.get(name, "parts")
     return getattr(importlib.import_module(f"airflow_mlops.{module}"), name)

@@ -61,6 +61,9 @@ class Receipt(Record):
     bytes: int
     written_at: datetime | None = None
     manifest_sha256: str | None = Field(default=None, description="of the upstream's own manifest, if it wrote one")
+    changed_at: datetime | None = Field(
+        default=None, description="newest `updated_at` of a table's rows, if it has one"
+    )
 
 
 class Partition(Record):

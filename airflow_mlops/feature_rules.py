@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from airflow_mlops.parts import part
+from airflow_mlops.typed import part
 
 Strictness = Literal["block", "warn", "off"]
 

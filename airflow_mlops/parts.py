@@ -1,251 +1,19 @@
-"""The pieces of a :class:`~airflow_mlops.pipeline.ModelPipeline`: strict, frozen, and with errors in words.
+"""The pieces of a :class:`~airflow_mlops.pipeline.ModelPipeline` beside its feeds: strict, and with errors in words.
 
 Nothing here imports Airflow or a machine-learning library.
 """
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic import Field
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
-from airflow_mlops.layout import FOLDER, Layout, literal
-from airflow_mlops.partitioning import DAILY, Partitioning
-
-_Part = TypeVar("_Part", bound=type)
-
-
-def _is_duration(text: str) -> str:
-    parse_duration(text)
-    return text
-
-
-def _is_entrypoint(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
-        raise ConfigError(
-            f"{text!r} does not name a function.",
-            hint="Write 'package.module:function'; the module lies beside the DAG file (a transform's may lie in the "
-            "Feast repository).",
-        )
-    return text
-
-
-def _is_suite(text: str) -> str:
-    """A suite is a function, or a file as Great Expectations writes it."""
-    return text if text.endswith(".json") else _is_entrypoint(text)
-
-
-def _is_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z]\w*", text):
-        raise ConfigError(
-            f"{text!r} cannot be a name.",
-            hint="Start with a letter and use letters, digits and '_' only: it becomes part of DAG ids and paths.",
-        )
-    return text
-
-
-Duration = Annotated[str, AfterValidator(_is_duration)]
-Entrypoint = Annotated[str, AfterValidator(_is_entrypoint)]
-SuiteName = Annotated[str, AfterValidator(_is_suite)]
-Name = Annotated[str, AfterValidator(_is_name)]
-Cut = Annotated[Partitioning, BeforeValidator(lambda given: Partitioning.parse(given) if type(given) is str else given)]
-
-
-def _explain(cls: type, error: ValidationError) -> ConfigError:
-    """Turn pydantic's report into one error per config, with the nearest known key."""
-    known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
-    lines, hints = [], []
-    problems = error.errors(include_url=False)
-    problems.sort(key=lambda problem: problem["type"] != "unexpected_keyword_argument")
-    for problem in problems:
-        where = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "unexpected_keyword_argument":
-            lines.append(f"unknown key {where!r}.{did_you_mean(where, known)}")
-            hints.append(f"{cls.__name__} knows: {', '.join(known)}.")
-        elif problem["type"] in ("missing", "missing_argument"):
-            lines.append(f"{where!r} is missing")
-        elif problem["type"] == "sequence_str":
-            lines.append(f"{where!r} is a list: write [{problem['input']!r}]")
-        else:
-            lines.append(f"{where}: {problem['msg']} (got {problem['input']!r})")
-    return ConfigError(
-        f"{cls.__name__}(...) is not valid: {lines[0]}",
-        detail="; ".join(lines[1:]),
-        hint=" ".join(dict.fromkeys(hints)) or f"See help({cls.__name__}).",
-    )
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
-def part(cls: _Part) -> _Part:
-    """Make a class a strict, frozen, typed piece of configuration that explains its errors."""
-    made = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))(cls)
-    validate: Callable[..., None] = made.__init__
-
-    @functools.wraps(validate)
-    def explained(self: Any, *args: Any, **kwargs: Any) -> None:
-        try:
-            validate(self, *args, **kwargs)
-        except ValidationError as error:
-            raise _explain(cls, error) from None
-
-    made.__init__ = explained  # type: ignore[method-assign]
-    return made  # type: ignore[return-value]
-
-
-@part
-class Resources:
-    """Where and how Airflow runs the tasks of a stage, in Airflow's own words; what is left out stays as it is.
-
-    :param queue: Queue of the executor, such as one whose workers have a GPU.
-    :param pool: Pool that limits how many run at once.
-    :param pool_slots: How many slots of the pool one takes.
-    :param priority_weight: Which task goes first when slots are scarce.
-    :param retries: How often a task is tried again after an error that may pass.
-    :param executor: Executor, where several are configured.
-    :param executor_config: For the executor, such as ``{"pod_override": V1Pod(...)}``.
-    """
-
-    queue: str | None = None
-    pool: str | None = None
-    pool_slots: Annotated[int, Field(gt=0)] | None = None
-    priority_weight: int | None = None
-    retries: Annotated[int, Field(ge=0)] | None = None
-    executor: str | None = None
-    executor_config: Mapping[str, Any] | None = None
-
-    def as_arguments(self) -> dict[str, Any]:
-        """Return what was given, as arguments of an operator."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@part
-class Checks:
-    """What a day is held against besides its suite: its own history of valid days, and rules across columns.
-
-    :param slices: Columns whose every value must keep its usual share of rows; one that vanishes is noticed.
-    :param label: Boolean column whose rate of positives, in all and in each slice, must stay near its usual one.
-    :param unique: Columns that together identify a row; repeated rows are counted.
-    :param identifiers: Columns that may be nearly unique. Any other nearly unique column is a privacy finding.
-    :param volatile: Columns of numbers that differ too much from day to day to be held against earlier days, such as
-        the weather's: neither their level nor their unit is judged. The suite and the invariants still are.
-    :param invariants: Name → SQL expression over the columns that must hold in every row where it is not null.
-    :param contract: ``module:function`` that returns the dataset's ``SchemaContract``.
-    :param history: How far back the days lie that a day is compared with; same weekdays first.
-    """
-
-    slices: Sequence[str] = ()
-    label: str | None = None
-    unique: Sequence[str] = ()
-    identifiers: Sequence[str] = ()
-    volatile: Sequence[str] = ()
-    invariants: Mapping[str, str] = Field(default_factory=dict)
-    contract: Entrypoint | None = None
-    history: Duration = "56d"
-
-
-@part
-class Partitions:
-    """A source that lands files a partition at a time: by default ``<uri>/2013-01-15/*`` and, last, ``_SUCCESS``.
-
-    Readable are Parquet, CSV, JSON lines and ORC, compressed or not.
-
-    :param uri: Where the upstream lands them; a relative path starts at ``[mlops] home``.
-    :param event_time: Column whose times must lie within the partition.
-    :param suite: ``module:function`` that returns the Great Expectations list a partition must meet; or a JSON file as
-        Great Expectations writes it, its path from the folder of the DAG file.
-    :param start: First day there is, in the zone of ``partitioning``.
-    :param end: Last day there is, for a source that has ended.
-    :param partitioning: How time is cut: ``daily`` in UTC, or ``Partitioning("hourly", "America/New_York")``.
-    :param layout: Where a partition lies below ``uri``: ``dt={key}/*.parquet``, ``{year}/{month:02}/{day:02}/*.csv``;
-        see :class:`~airflow_mlops.layout.Layout`.
-    :param arrived: What tells that a partition is complete: ``marker``, ``manifest``, ``still`` (its files have not
-        changed for ``still_for``), or ``event``, of the upstream's ``asset``. By default a marker where a partition has
-        a folder of its own, else ``still``.
-    :param marker: Name of the file that the upstream writes last, in the partition's folder; or of its manifest.
-    :param still_for: See ``arrived``.
-    :param asset: Name of the asset that an upstream DAG writes, for ``arrived="event"``: an event with the partition's
-        key, or one without a key from after its end.
-    :param naive_times: Zone of times without one; default is that of ``partitioning``.
-    :param reader: Options of DuckDB's ``read_csv`` or ``read_json``: ``{"delim": ";", "encoding": "latin-1"}``.
-    :param may_be_empty: Whether a partition without a row is no fault, as in the hours of a night.
-    :param dataset: Name of the sealed dataset; default is the last part of ``uri``.
-    :param lands_within: The source's promise: how long after the end of its day a partition may still land.
-    :param checks: What a day is held against besides its suite.
-    :param resources: Where its ``stage``, ``validate``, ``check`` and ``seal`` run.
-    """
-
-    uri: str
-    event_time: str
-    suite: SuiteName
-    start: date
-    end: date | None = None
-    partitioning: Cut = DAILY
-    layout: str = FOLDER
-    arrived: Literal["marker", "manifest", "still", "event"] | None = None
-    marker: str = ""
-    still_for: Duration = "5m"
-    asset: str = ""
-    naive_times: str = ""
-    reader: Mapping[str, Any] = Field(default_factory=dict)
-    may_be_empty: bool = False
-    dataset: Name = ""
-    lands_within: Duration | None = None
-    checks: Checks = Field(default_factory=Checks)
-    resources: Resources = Field(default_factory=Resources)
-
-    def __post_init__(self) -> None:
-        pattern = Layout(self.layout).of(self.partitioning.key(self.starts_at), self.partitioning)
-        if self.naive_times:
-            Partitioning("daily", self.naive_times)
-        if self.arrived is None:
-            # A folder of its own may hold a marker; files of many partitions beside each other have nowhere to put one.
-            own = "{" in literal(self.layout)[0] and "{" not in literal(self.layout)[1]
-            object.__setattr__(self, "arrived", "marker" if own else "still")
-        if self.arrived == "manifest" and not self.marker:
-            raise ConfigError(
-                f"The manifest of {pattern!r} has no name.",
-                detail="arrived='manifest', marker=''",
-                hint="Name it in marker='manifest.json'.",
-            )
-        if (self.arrived == "event") != bool(self.asset):
-            raise ConfigError(
-                f"Partitions(arrived={self.arrived!r}, asset={self.asset!r}) does not say one clear thing.",
-                hint="Name the upstream's asset with arrived='event', and none otherwise.",
-            )
-        if not self.dataset:
-            object.__setattr__(self, "dataset", _is_name(self.uri.rstrip("/").rsplit("/", 1)[-1]))
-        if self.end is not None and self.end < self.start:
-            raise ConfigError(
-                f"Partitions of {self.dataset!r} end before they start.",
-                detail=f"start={self.start}, end={self.end}",
-                hint="Swap them.",
-            )
-
-    def asked(self) -> dict[str, Any]:
-        """Return what a look for a partition asks for, in the words of ``PartitionArrivalSensor``."""
-        return {
-            "marker": (self.marker or "_SUCCESS") if self.arrived == "marker" else None,
-            "manifest": self.marker if self.arrived == "manifest" else None,
-            "settle": self.still_for if self.arrived == "still" else None,
-            "asset": self.asset or None,
-        }
-
-    @property
-    def starts_at(self) -> datetime:
-        """When the first partition begins, in UTC."""
-        return self.partitioning.first(self.start)
-
-    @property
-    def ends_at(self) -> datetime | None:
-        """When the last partition ends, in UTC, of a source that has ended."""
-        return None if self.end is None else self.partitioning.after(self.end)
+from airflow_mlops.feeds import Checks, Feed, Resources
+from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
 
 
 @part
@@ -264,7 +32,7 @@ class Label:
     """
 
     column: str
-    source: Partitions | None = None
+    source: Feed | None = None
     matures_after: Duration = "1d"
     known_at: str = ""
     min_joined: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -351,7 +119,7 @@ class FeatureService:
     view_checks: Mapping[str, Checks] = Field(default_factory=dict)
     rows: Sequence[Rows] = ()
     keys: Sequence[str] = ()
-    sources: Sequence[Partitions] = ()
+    sources: Sequence[Feed] = ()
     history: Duration = "7d"
     max_age: Duration = "26h"
     parity_sample: Annotated[int, Field(gt=0)] = 200

@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.feeds import Feed, Partitions
 from airflow_mlops.partitioning import finest_of
 from airflow_mlops.parts import (
     Deploy,
-    Duration,
     FeatureService,
     Gate,
     Label,
-    Name,
-    Partitions,
     Reconcile,
     Retrain,
     Trainer,
-    part,
 )
+from airflow_mlops.typed import Duration, Name, part
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -58,7 +56,7 @@ class ModelPipeline:
     """
 
     model: Name
-    source: Partitions
+    source: Feed
     entity: str
     label: Label
     features: FeatureService
@@ -116,6 +114,8 @@ class ModelPipeline:
                 )
         places: dict[str, str] = {}
         for feed in self.feeds:
+            if not isinstance(feed, Partitions):
+                continue  # of one table come both the orders, and what became of them
             place = f"{feed.uri.rstrip('/')}/{feed.layout}"
             if place in places:
                 raise ConfigError(
@@ -135,13 +135,13 @@ class ModelPipeline:
                 )
 
     @property
-    def feeds(self) -> tuple[Partitions, ...]:
+    def feeds(self) -> tuple[Feed, ...]:
         """All feeds that land for this model: the source, the label's, and the further ones of its features."""
         labels = [] if self.label.source is None else [self.label.source]
         return (self.source, *labels, *self.features.sources)
 
     @property
-    def label_feed(self) -> Partitions:
+    def label_feed(self) -> Feed:
         """The feed that carries the label."""
         return self.label.source or self.source
 

@@ -56,9 +56,11 @@ def add_span(command: argparse.ArgumentParser, to: str = "") -> None:
 
 def _history(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.history.load import load_history
+    from airflow_mlops.hooks.databases import database
     from airflow_mlops.operators.base import beneath
 
-    in_bulk(options, partial(load_history, locate=partial(beneath, open_home(options))))
+    locate = partial(beneath, open_home(options))
+    in_bulk(options, partial(load_history, locate=locate, databases=database))
 
 
 def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPipeline:

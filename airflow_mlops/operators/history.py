@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.hooks.databases import database
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day, parse_moment
@@ -127,6 +128,7 @@ class LoadHistoryOperator(MlopsOperator):
             ledger=ledger,
             code_path=self.code_path,
             locate=partial(beneath, self.home_path),
+            databases=database,
             workers=self.workers,
         )
         self.log.info("%s", loaded)

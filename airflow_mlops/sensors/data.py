@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
+from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.layout import FOLDER
 from airflow_mlops.moments import parse_day
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import InletEventsAccessors
 
     from airflow_mlops.engine.data.arrival import Arrival
-    from airflow_mlops.triggers.data import PartitionArrivalTrigger
+    from airflow_mlops.triggers.data import PartitionArrivalTrigger, PartitionEndTrigger
 
 
 _EVER = "1970-01-01T00:00:00+00:00"
@@ -107,16 +109,11 @@ class PartitionArrivalSensor(MlopsSensor):
         """Look once, as the trigger does."""
         key = required_key(self.key)
         partitioning = Partitioning.parse(self.partitioning)
-        start, end = partitioning.interval(key)
-        if (self.first and start < partitioning.first(parse_day(self.first, "first"))) or (
-            self.last and end > partitioning.after(parse_day(self.last, "last"))
-        ):
-            days = f"{self.first or '…'} to {self.last or '…'}"
-            raise AirflowSkipException(f"Partition {key} never lands: {self.uri} has the days {days}.")
+        _skip_what_is_not_there(key, partitioning, self.first, self.last, self.uri)
         if self._since is None:
             started = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
             self._since = started.timestamp() if started else time.time()
-        if self.asset and not self._told(context["inlet_events"], key, end):
+        if self.asset and not self._told(context["inlet_events"], key, partitioning.interval(key)[1]):
             self._missing = f"asset {self.asset!r} has no event of it"
             self.log.info("Partition %s of %s: %s.", key, self.uri, self._missing)
             return None
@@ -179,3 +176,62 @@ class PartitionArrivalSensor(MlopsSensor):
                 hint="It must be a whole number from 0 on.",
             )
         return int(number)
+
+
+class PartitionEndSensor(MlopsSensor):
+    """Wait until a partition has ended, and what is added to a table after that has had its time.
+
+    :param key: Partition key.
+    :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
+    :param first: First day that there is. An earlier partition is not waited for: the task is skipped, and says so.
+    :param last: Last day that there is, for a source that has ended; likewise.
+    :param complete_after: How long after its end it is complete, such as ``1h``; default is at once.
+    """
+
+    template_fields = (*MlopsSensor.template_fields, "key", "partitioning", "first", "last", "complete_after")
+
+    def __init__(
+        self,
+        *,
+        key: str = PARTITION_KEY,
+        partitioning: str = "daily",
+        first: str | None = None,
+        last: str | None = None,
+        complete_after: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.key = key
+        self.partitioning = partitioning
+        self.first = first
+        self.last = last
+        self.complete_after = complete_after
+
+    def look(self, context: Context) -> str | None:
+        """Look at the clock."""
+        key, partitioning = required_key(self.key), Partitioning.parse(self.partitioning)
+        _skip_what_is_not_there(key, partitioning, self.first, self.last, "the table")
+        return self.trigger(deadline=0).poll()
+
+    def trigger(self, deadline: float) -> PartitionEndTrigger:
+        """Go on in the triggerer."""
+        from airflow_mlops.triggers.data import PartitionEndTrigger
+
+        end = Partitioning.parse(self.partitioning).interval(required_key(self.key))[1]
+        after = parse_duration(self.complete_after) if self.complete_after else timedelta(0)
+        return PartitionEndTrigger(until=(end + after).isoformat(), poll_interval=self.poke_interval, deadline=deadline)
+
+    def describe(self) -> str:
+        """Say what is waited for."""
+        return f"the end of partition {self.key}" + (f" and {self.complete_after}" if self.complete_after else "")
+
+
+def _skip_what_is_not_there(
+    key: str, partitioning: Partitioning, first: str | None, last: str | None, where: str
+) -> None:
+    start, end = partitioning.interval(key)
+    if (first and start < partitioning.first(parse_day(first, "first"))) or (
+        last and end > partitioning.after(parse_day(last, "last"))
+    ):
+        days = f"{first or '…'} to {last or '…'}"
+        raise AirflowSkipException(f"Partition {key} never lands: {where} has the days {days}.")

@@ -1,5 +1,5 @@
-"""``<model>.features``: wait for a day's data, make it fit, validate, check and seal it, compute its features, bring
-them online.
+"""``<model>.features``: wait for a day's data, make it fit or extract it, validate, check and seal it, compute its
+features, bring them online.
 
 Trigger by hand with a partition key such as `2013-01-15`; backfill by partition date. `materialize` runs once for each
 feature view and span of time that is due; when nothing is, it is skipped, and freshness is checked all the same.
@@ -9,12 +9,16 @@ feature view and span of time that is due; when nothing is, it is skipped, and f
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import CronPartitionTimetable, TaskGroup, TriggerRule, conf
 
 from airflow_mlops.assets import features_asset, partitions_asset
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.feeds import SQLSource
 from airflow_mlops.operators.data import PARTITION_KEY, CheckPartitionOperator, SealPartitionOperator
+from airflow_mlops.operators.extract import ExtractPartitionOperator
 from airflow_mlops.operators.feast import (
     FeastApplyOperator,
     FeastComputeFeaturesOperator,
@@ -26,15 +30,18 @@ from airflow_mlops.operators.reconcile import ReconcilePartitionsOperator
 from airflow_mlops.operators.runbook import RemindOfPinOperator
 from airflow_mlops.operators.stage import StagePartitionOperator
 from airflow_mlops.partitioning import aligned
-from airflow_mlops.sensors.data import PartitionArrivalSensor
+from airflow_mlops.sensors.data import PartitionArrivalSensor, PartitionEndSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from airflow_mlops.templates.base import pipeline_dag, refused_as, result
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG
+    from airflow.sdk import DAG, BaseOperator
 
-    from airflow_mlops.parts import Partitions
+    from airflow_mlops.feeds import Feed, Partitions
     from airflow_mlops.pipeline import ModelPipeline
+
+
+_DAY, _NONE = timedelta(days=1), timedelta(0)
 
 
 def features_dag(pipeline: ModelPipeline) -> DAG:
@@ -125,44 +132,18 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
     return dag
 
 
-def _key_of(feed: Partitions, pipeline: ModelPipeline) -> str:
+def _key_of(feed: Feed, pipeline: ModelPipeline) -> str:
     """Return the template of a feed's key: of one with larger partitions, the last that has ended with the run's."""
     cut, own = str(pipeline.source.partitioning), str(feed.partitioning)
     return PARTITION_KEY if own == cut else f"{{{{ aligned(partition_key, '{cut}', '{own}') }}}}"
 
 
-def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) -> SealPartitionOperator:
+def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> SealPartitionOperator:
     """Add the tasks that take one feed's day from landing to a sealed partition; return the last one."""
     own, key = str(feed.partitioning), _key_of(feed, pipeline)
     told = {**refused_as(pipeline, "partition_blocked"), **feed.resources.as_arguments()}
     with TaskGroup(feed.dataset):
-        wait = PartitionArrivalSensor(
-            task_id="wait",
-            uri=feed.uri,
-            key=key,
-            partitioning=own,
-            first=feed.start.isoformat(),
-            last=feed.end.isoformat() if feed.end else None,
-            late_after=feed.lands_within,
-            layout=feed.layout,
-            **feed.asked(),
-            # An asset's events can be read in the worker only.
-            **({"mode": "reschedule", "poke_interval": 30} if feed.asset else {"deferrable": True, "poke_interval": 5}),
-        )
-        stage = StagePartitionOperator(
-            task_id="stage",
-            dataset=feed.dataset,
-            uri=feed.uri,
-            key=key,
-            event_time=feed.event_time,
-            layout=feed.layout,
-            contract=feed.checks.contract,
-            naive_times=feed.naive_times,
-            reader=dict(feed.reader),
-            row_id_column=feed.checks.unique[0] if len(feed.checks.unique) == 1 else "",
-            partitioning=own,
-            **told,
-        )
+        wait, stage = _taken(feed, key, told)
         landed = result(stage, "uri")
         validate = GXValidateDataOperator(
             task_id="validate",
@@ -205,3 +186,53 @@ def _sealed(feed: Partitions, pipeline: ModelPipeline, columns_used: list[str]) 
         )
         wait >> stage >> validate >> check >> seal
     return seal
+
+
+def _taken(feed: Feed, key: str, told: dict[str, Any]) -> tuple[BaseOperator, BaseOperator]:
+    """Return the tasks that wait for a partition of a feed, and that make Parquet of it."""
+    own: dict[str, Any] = {"key": key, "partitioning": str(feed.partitioning)}
+    there: dict[str, Any] = {"first": feed.start.isoformat(), "last": feed.end.isoformat() if feed.end else None}
+    made: dict[str, Any] = {
+        "dataset": feed.dataset,
+        "event_time": feed.event_time,
+        "contract": feed.checks.contract,
+        "naive_times": feed.naive_times,
+        "row_id_column": feed.checks.unique[0] if len(feed.checks.unique) == 1 else "",
+        **told,
+    }
+    if isinstance(feed, SQLSource):
+        ended = PartitionEndSensor(
+            task_id="wait",
+            **own,
+            **there,
+            complete_after=feed.complete_after,
+            deferrable=True,
+            timeout=(_DAY + (parse_duration(feed.complete_after) if feed.complete_after else _NONE)).total_seconds(),
+        )
+        extract = ExtractPartitionOperator(
+            task_id="extract",
+            sql_conn_id=feed.conn_id,
+            table=feed.table,
+            query=feed.query,
+            columns=list(feed.columns),
+            updated_at=feed.updated_at,
+            **own,
+            **made,
+        )
+        return ended, extract
+    files = cast("Partitions", feed)
+    arrived = PartitionArrivalSensor(
+        task_id="wait",
+        uri=files.uri,
+        late_after=files.lands_within,
+        layout=files.layout,
+        **own,
+        **there,
+        **files.asked(),
+        # An asset's events can be read in the worker only.
+        **({"mode": "reschedule", "poke_interval": 30} if files.asset else {"deferrable": True, "poke_interval": 5}),
+    )
+    stage = StagePartitionOperator(
+        task_id="stage", uri=files.uri, layout=files.layout, reader=dict(files.reader), **own, **made
+    )
+    return arrived, stage

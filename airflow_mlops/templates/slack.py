@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.feeds import Partitions
 
 if TYPE_CHECKING:
     from airflow_mlops.pipeline import ModelPipeline
@@ -49,15 +50,16 @@ def warn_of_missing_slack(pipeline: ModelPipeline) -> None:
         return
     left = slack(cron)
     for feed in pipeline.feeds:
-        promise = parse_duration(feed.lands_within) if feed.lands_within else timedelta(0)
+        promise = parse_duration(feed.promise) if feed.promise else timedelta(0)
         if left < promise:
+            word = "lands_within" if isinstance(feed, Partitions) else "complete_after"
             at = (_MONDAY + promise).strftime("%H:%M")
             later = (
                 f"Let it run no earlier than {at} UTC" if promise < _DAY else "No time of day is late enough for that"
             )
             warnings.warn(
                 f"{pipeline.model}.train is due {left} after midnight UTC, but {feed.dataset!r} may land until "
-                f"{feed.lands_within} after it: each training will wait for it. {later}; or correct lands_within.",
+                f"{feed.promise} after it: each training will wait for it. {later}; or correct {word}.",
                 UserWarning,
                 stacklevel=2,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from airflow_mlops.durations import parse_duration
@@ -127,3 +128,20 @@ class PartitionArrivalTrigger(PollTrigger):
             hint="Ask the upstream. When it has landed, clear this task; if it promised too much, raise late_after= "
             "(lands_within= of Partitions).",
         )
+
+
+class PartitionEndTrigger(PollTrigger):
+    """Wait for a moment.
+
+    :param until: The moment, as ISO 8601 writes it.
+    :param poll_interval: Seconds between looks at the clock.
+    :param deadline: Wall-clock time at which to give up.
+    """
+
+    def __init__(self, *, until: str, poll_interval: float, deadline: float) -> None:
+        super().__init__(poll_interval=poll_interval, deadline=deadline, until=until)
+        self._until = until
+
+    def poll(self) -> str | None:
+        """Return the moment once it has come."""
+        return self._until if time.time() >= datetime.fromisoformat(self._until).timestamp() else None

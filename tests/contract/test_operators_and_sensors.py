@@ -26,6 +26,8 @@ PREFIXES = (
         "ReconcilePartitions",
         "RemindOfPin",
         "StagePartition",
+        "ExtractPartition",
+        "PartitionEnd",
         "PlanHistory",
         "LoadHistory",
         "ReportHistory",

@@ -38,6 +38,7 @@ FOREIGN = {
     "feature_watermark",
     "incremental",
     "install",
+    "mariadb",
     "mean_delay",
     "none_failed_min_one_success",
     "paid",

@@ -16,6 +16,7 @@ from airflow_mlops import (
     Reconcile,
     Rows,
     Slice,
+    SQLSource,
     Trainer,
 )
 from airflow_mlops.exceptions import ConfigError
@@ -25,6 +26,10 @@ START = date(2013, 1, 1)
 
 def source(name: str = "departures", **kwargs) -> Partitions:
     return Partitions(f"lake/{name}", event_time="at", suite="suites:all", start=START, **kwargs)
+
+
+def table(**kwargs) -> SQLSource:
+    return SQLSource("shop_db", **{"event_time": "at", "suite": "suites:all", "start": START, **kwargs})
 
 
 def pipeline(**changes) -> ModelPipeline:
@@ -64,6 +69,18 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
         (lambda: source(lands_within="soon"), "'soon' is not a duration"),
         (lambda: Trainer("code:build", window="60d", split="entity"), "does not say one clear thing"),
         (lambda: Trainer("code:build", window="60d", split="random"), "split: Input should be 'time' or 'entity'"),
+        (lambda: table(tabel="orders"), "unknown key 'tabel'. Did you mean 'table'?"),
+        (table, "names no table"),
+        (lambda: table(table="orders", query="{start} {end}"), "names both a table and a query"),
+        (lambda: table(query="SELECT 1", dataset="orders"), "has no {start} and no {end}: it would read the whole"),
+        (lambda: table(query="SELECT {start}", dataset="orders"), "has no {end}: it would read"),
+        (lambda: table(query="SELECT {start} {end}"), "A query gives its dataset no name"),
+        (lambda: table(query="{start} {end}", columns=["a"], dataset="o"), "says twice which columns there are"),
+        (lambda: table(table="orders", columns=["a_t"], event_time="at"), "leaves out 'at'. Did you mean 'a_t'?"),
+        (lambda: table(table="orders", columns=["at"], updated_at="changed"), "leaves out 'changed'"),
+        (lambda: table(table="order lines"), "'order lines' cannot be a name"),
+        (lambda: table(table="orders", complete_after="soon"), "'soon' is not a duration"),
+        (lambda: table(table="orders", naive_times="Europe/Berln"), "Did you mean 'Europe/Berlin'?"),
         (lambda: pipeline(model="my model"), "'my model' cannot be a name"),
         (lambda: pipeline(gates=[]), "has no gates"),
         (lambda: pipeline(label=Label("x", source=source(), matures_after="1d")), "are the same dataset"),
@@ -134,3 +151,12 @@ def test_the_list_of_dags_says_what_each_does(example_dags):
         assert 20 < len(dag.description or "") < 200, dag.dag_id
         assert "<model>" not in dag.description
         assert "\n" not in dag.description
+
+
+def test_a_table_is_a_feed_as_files_are():
+    """One table may be two feeds: what was ordered, and what became of it."""
+    orders, returned = table(table="shop.orders"), table(table="shop.orders", event_time="decided", dataset="returned")
+    made = pipeline(source=orders, label=Label("late", source=returned))
+    assert [feed.dataset for feed in made.feeds] == ["orders", "returned"]
+    features = FeatureService("m_v1", transform="code:compute", suite="suites:snapshot", sources=[table(table="x")])
+    assert [feed.dataset for feed in pipeline(features=features).feeds] == ["departures", "arrivals", "x"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -12,14 +12,6 @@ from airflow_mlops.exceptions import DataError
 
 TIME = pa.timestamp("us", tz="UTC")
 _FEW = 7
-
-
-class Shifted(NamedTuple):
-    """Times without a zone, by their column: how many there were, and how many the zone's clock skips or has twice."""
-
-    column: str
-    times: int
-    unclear: int
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
@@ -73,18 +65,34 @@ def fit(table: pa.Table, schema: pa.Schema, *, zone: str, where: str, row_id: st
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def shifted(table: pa.Table, zone: str) -> list[Shifted]:
-    """Return what is to be said of the times without a zone."""
-    found = []
-    for field in table.schema:
-        if pa.types.is_timestamp(field.type) and field.type.tz is None:
-            times = table[field.name]
-            early, late = (
-                pc.assume_timezone(times, zone, ambiguous=which, nonexistent=which) for which in ("earliest", "latest")
-            )
-            unclear = pc.sum(pc.not_equal(early, late)).as_py() or 0
-            found.append(Shifted(field.name, len(times) - times.null_count, unclear))
-    return found
+class Zoneless:
+    """The times without a zone that were taken as those of ``zone``, counted.
+
+    :param zone: Zone of times without one.
+    """
+
+    def __init__(self, zone: str) -> None:
+        self.zone = zone
+        self._counts: dict[str, tuple[int, int]] = {}
+
+    def count(self, table: pa.Table) -> None:
+        """Count those of some rows, and which of them the zone's clock skips or has twice."""
+        for field in table.schema:
+            if pa.types.is_timestamp(field.type) and field.type.tz is None:
+                times = table[field.name]
+                early, late = (
+                    pc.assume_timezone(times, self.zone, ambiguous=which, nonexistent=which)
+                    for which in ("earliest", "latest")
+                )
+                unclear = pc.sum(pc.not_equal(early, late)).as_py() or 0
+                before, unclear_before = self._counts.get(field.name, (0, 0))
+                self._counts[field.name] = before + len(times) - times.null_count, unclear_before + unclear
+
+    def said(self) -> Iterator[str]:
+        """Say, by column, how many there were."""
+        for column, (times, unclear) in self._counts.items():
+            twice = f"; {unclear} of them the clock skips or has twice, taken as the first" if unclear else ""
+            yield f"{times} times of {column!r} had no zone: taken as {self.zone}{twice}"
 
 
 def _column(table: pa.Table, field: pa.Field, zone: str, where: str, row_id: str | None) -> pa.ChunkedArray | pa.Array:

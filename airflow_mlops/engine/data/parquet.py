@@ -100,7 +100,7 @@ def inspect(
             "The partition has no rows.",
             detail=f"{landed} is readable, and its Parquet files are empty",
             hint="See why the upstream landed nothing. Where nothing may happen for a while, as in the hours of a "
-            "night, declare Partitions(may_be_empty=True).",
+            "night, declare its feed with may_be_empty=True.",
         )
     if nulls:
         raise DataError(

@@ -13,7 +13,9 @@ from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.storage import AnyPath
 
 STAGED = "_staged.json"
-"""Beside staged files: where they came from, file → SHA-256, bytes, and when the newest was written."""
+"""Beside staged files: where they came from, file → SHA-256, bytes, and when the newest was written.
+
+Beside extracted ones: of the table, the identity of its rows, when they were read, and when the newest was changed."""
 
 
 def receipt(
@@ -34,6 +36,7 @@ def receipt(
                 files=len(staged["files"]),
                 bytes=staged["bytes"],
                 written_at=datetime.fromisoformat(staged["written_at"]),
+                changed_at=_moment(staged.get("changed_at")),
             )
         return Receipt(
             uri=str(landed),
@@ -43,3 +46,7 @@ def receipt(
             written_at=max((storage.modified(source) for source in sources), default=None),
             manifest_sha256=None if manifest is None else storage.digest(landed / manifest),
         )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -17,17 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mlops.engine.data import storage
-from airflow_mlops.engine.data.arrow import arrow_type
 from airflow_mlops.engine.data.checks.contract import SchemaContract
 from airflow_mlops.engine.data.complete import Span
-from airflow_mlops.engine.data.fitting import TIME, common, fit, shifted
+from airflow_mlops.engine.data.declared import wanted_schema
+from airflow_mlops.engine.data.fitting import Zoneless, fit
 from airflow_mlops.engine.data.landed import format_of, found, path_columns, unlike
 from airflow_mlops.engine.data.parquet import listing, readable
 from airflow_mlops.engine.data.reading import Reader
 from airflow_mlops.engine.data.receipts import STAGED
 from airflow_mlops.engine.data.splits import between
 from airflow_mlops.engine.data.storage import AnyPath
-from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+from airflow_mlops.exceptions import DataError, did_you_mean
 from airflow_mlops.layout import Layout
 from airflow_mlops.partitioning import DAILY, Partitioning
 
@@ -145,50 +145,13 @@ def _as_they_are(files: Sequence[AnyPath], event_time: str, contract: SchemaCont
         with readable(file), storage.opened(file) as stream:
             schemas[str(file)] = pq.read_schema(stream).remove_metadata()
     try:
-        wanted = _wanted(schemas, event_time, contract)
+        wanted = wanted_schema(schemas, event_time, contract)
     except DataError:
         return None  # said where the rows can be counted
     if event_time not in wanted.names:
         return None
     same = all(schema.equals(wanted) for schema in schemas.values())
     return folder if same and set(wanted.names) == set(next(iter(schemas.values())).names) else None
-
-
-def _wanted(schemas: Mapping[str, pa.Schema], event_time: str, contract: SchemaContract | None) -> pa.Schema:
-    """Return the schema that all files are to have."""
-    declared = {} if contract is None else {name: _declared(name, one.type) for name, one in contract.columns.items()}
-    free = {
-        file: pa.schema([field for field in schema if field.name not in declared]) for file, schema in schemas.items()
-    }
-    kinds = {field.name: field.type for field in common(free)}
-    new = contract.new_columns if contract is not None else "keep"
-    if new == "refuse" and kinds:
-        raise DataError(
-            f"{listing(map(repr, kinds))}: no such column is in the contract.",
-            detail=f"{next(iter(schemas))}; contract {contract.version if contract else ''}",
-            hint="Add it to the contract, or declare SchemaContract(new_columns='keep') or 'drop'.",
-        )
-    fields = []
-    for name in dict.fromkeys(name for schema in schemas.values() for name in schema.names):
-        kind = declared.get(name, kinds.get(name))
-        if name == event_time and kind is not None and (pa.types.is_temporal(kind) or pa.types.is_string(kind)):
-            kind = TIME
-        if name in declared or new == "keep":
-            fields.append((name, kind))
-    there = {name for name, _ in fields}
-    nullable = () if contract is None else (name for name, one in contract.columns.items() if one.nullable)
-    fields += [(name, declared[name]) for name in nullable if name not in there]
-    return pa.schema(fields)
-
-
-def _declared(name: str, kind: str) -> pa.DataType:
-    try:
-        return arrow_type(kind)
-    except ValueError:
-        raise ConfigError(
-            f"The contract gives column {name!r} a type {kind!r} that Arrow does not have.",
-            hint="Write it as Arrow does: int64, double, string, bool, timestamp[us, tz=UTC].",
-        ) from None
 
 
 class _Staging:
@@ -216,9 +179,9 @@ class _Staging:
                 hint="Name the right column in Partitions(..., event_time=...), or see what the upstream renamed. "
                 "Where all is one column, the delimiter is another: Partitions(reader={'delim': ';'}).",
             )
-        self.schema = _wanted(schemas, event_time, contract)
+        self.schema = wanted_schema(schemas, event_time, contract)
         self.changed = {file: schema for file, schema in schemas.items() if not schema.equals(self.schema)}
-        self.unclear: dict[str, list[int]] = {}
+        self.zoneless = Zoneless(zone)
 
     def write(self, target: Path, uri: str) -> Staged:
         """Write all rows into one file, and make it visible by one rename."""
@@ -237,9 +200,7 @@ class _Staging:
         for one in self.sources:
             for read in self.reader.batches(one.file):
                 table = read
-                for column, times, unclear in shifted(table, self.zone):
-                    counts = self.unclear.setdefault(column, [0, 0])
-                    counts[0], counts[1] = counts[0] + times, counts[1] + unclear
+                self.zoneless.count(table)
                 for name, value in one.extra.items():
                     if name not in table.schema.names:
                         table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
@@ -269,9 +230,7 @@ class _Staging:
 
     def _said(self) -> Iterator[str]:
         yield f"{len(self.sources)} files became one of Parquet"
-        for column, (times, unclear) in self.unclear.items():
-            twice = f"; {unclear} of them the clock skips or has twice, taken as the first" if unclear else ""
-            yield f"{times} times of {column!r} had no zone: taken as {self.zone}{twice}"
+        yield from self.zoneless.said()
         if self.within is not None:
             yield f"{self.left_out} rows belong to the other hour of the same name"
         kinds: dict[str, set[str]] = {}

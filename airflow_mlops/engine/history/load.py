@@ -24,17 +24,20 @@ from airflow_mlops.engine.features.computing.compute import Draft, NotYetError, 
 from airflow_mlops.engine.features.computing.provenance import read_inputs, stale_days
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.schema import feature_file
-from airflow_mlops.engine.history.sealing import Locate, Prepared, prepare, settle, within
+from airflow_mlops.engine.history.sealing import Databases, Locate, Prepared, prepare, settle, within
+from airflow_mlops.engine.history.tables import unchanged
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.feeds import SQLSource
 
 if TYPE_CHECKING:
     from datetime import date
 
     from airflow_mlops.engine.data.storage import AnyPath
+    from airflow_mlops.engine.data.tables.database import Database
     from airflow_mlops.engine.features.project.location import Location
     from airflow_mlops.engine.features.project.schema import FeatureRepo
-    from airflow_mlops.parts import Partitions
+    from airflow_mlops.feeds import Feed
     from airflow_mlops.pipeline import ModelPipeline
 
 _NAMED = 10
@@ -83,6 +86,17 @@ class Loaded:
         )
 
 
+def no_database(conn_id: str) -> Database:
+    """Open no database: of feeds that are files.
+
+    :raises ConfigError: always.
+    """
+    raise ConfigError(
+        f"Nothing says how the database of {conn_id!r} is opened.",
+        hint="Pass databases=airflow_mlops.hooks.databases.database.",
+    )
+
+
 def load_history(
     pipeline: ModelPipeline,
     first: date | datetime,
@@ -93,6 +107,7 @@ def load_history(
     ledger: Ledger,
     code_path: str,
     locate: Locate,
+    databases: Databases = no_database,
     workers: int = 1,
     say: Callable[[str], None] = lambda _: None,
 ) -> Loaded:
@@ -105,6 +120,7 @@ def load_history(
     :param first, last: Two bounds, as :meth:`~airflow_mlops.partitioning.Partitioning.span` takes them.
     :param code_path: Folder of the DAG file.
     :param locate: Turns the ``uri`` of a feed into a path.
+    :param databases: Turns the Airflow connection of a feed into its database.
     :param workers: Processes at work; 1 is this one alone.
     :param say: Told how far it is.
     :raises ConfigError: when a setting is wrong, for all partitions alike.
@@ -112,7 +128,7 @@ def load_history(
     """
     if not isinstance(first, datetime) and not isinstance(last, datetime) and last < first:
         raise ConfigError(f"The history ends on {last}, before it begins on {first}.", hint="Swap the days.")
-    load = _Load(pipeline, location, store, ledger, code_path, locate, workers, say)
+    load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, say)
     cut = pipeline.source.partitioning
     keys = list(cut.keys(*cut.span(first, last)))
     load.seal(keys)
@@ -138,7 +154,7 @@ def compute_history(
     stays the same, also to the models that read it: see :mod:`airflow_mlops.engine.features.computing.sameness`.
     The parameters and errors are those of :func:`load_history`.
     """
-    load = _Load(pipeline, location, store, ledger, code_path, None, workers, say)
+    load = _Load(pipeline, location, store, ledger, code_path, None, no_database, workers, say)
     source = pipeline.source
     load.compute([one.key for one in store.list(source.dataset, *source.partitioning.span(first, last))])
     return load.loaded
@@ -153,24 +169,39 @@ class _Load:
         ledger: Ledger,
         code_path: str,
         locate: Locate | None,
+        databases: Databases,
         workers: int,
         say: Callable[[str], None],
     ) -> None:
         self.pipeline, self.location, self.store, self.ledger = pipeline, location, store, ledger
-        self.code_path, self.locate, self.workers, self.say = code_path, locate, workers, say
+        self.code_path, self.locate, self.databases = code_path, locate, databases
+        self.workers, self.say = workers, say
         self.loaded = Loaded()
 
     def seal(self, keys: Sequence[str]) -> None:
         """Seal all feeds, partition by partition."""
-        jobs = self._landed(keys)
+        jobs = self._without_unchanged(self._landed(keys))
         work = partial(
-            _prepare, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate
-        )
+            _prepare, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate,
+            databases=self.databases,
+        )  # fmt: skip
         for n, ((feed, key), prepared) in enumerate(self._at_once(work, jobs), 1):
             self._take(feed.dataset, key, prepared, partial(self._settle, feed, key))
             self.say(f"sealed {n} of {len(jobs)} partitions, up to {key}")
 
-    def _landed(self, keys: Sequence[str]) -> list[tuple[Partitions, str]]:
+    def _without_unchanged(self, jobs: list[tuple[Feed, str]]) -> list[tuple[Feed, str]]:
+        """Return the jobs without those of tables that say that nothing changed."""
+        known: set[tuple[str, str]] = set()
+        for feed in self.pipeline.feeds:
+            keys = [key for one, key in jobs if one is feed]
+            if isinstance(feed, SQLSource) and keys:
+                database = self.databases(feed.conn_id)
+                same = unchanged(feed, keys, self.store, database=database, code_path=self.code_path)
+                known |= {(feed.dataset, key) for key in same}
+        self.loaded.there += len(known)
+        return [(feed, key) for feed, key in jobs if (feed.dataset, key) not in known]
+
+    def _landed(self, keys: Sequence[str]) -> list[tuple[Feed, str]]:
         """Return the partitions of all feeds that those of the source stand on, in the order in which they end."""
         if not keys:
             return []
@@ -209,7 +240,7 @@ class _Load:
         stale = set(stale_days(home, self.store, views, *span, ledger=self.ledger, code=code))
         return [key for key in keys if key in stale or not views or any((view, key) not in there for view in views)]
 
-    def _settle(self, feed: Partitions, key: str, prepared: Prepared | None) -> None:
+    def _settle(self, feed: Feed, key: str, prepared: Prepared | None) -> None:
         if prepared is None:
             self.loaded.there += 1
             return
@@ -251,7 +282,7 @@ class _Load:
             yield from zip(every, pool.map(work, every), strict=True)
 
 
-def _prepare(job: tuple[Partitions, str], **how: Any) -> Prepared | DataError | None:
+def _prepare(job: tuple[Feed, str], **how: Any) -> Prepared | DataError | None:
     try:
         return prepare(*job, **how)
     except DataError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from airflow_mlops.contracts import Profile, ValidationResult
 from airflow_mlops.engine.data import storage
@@ -22,16 +22,22 @@ from airflow_mlops.engine.data.parquet import parquet_files, readable
 from airflow_mlops.engine.data.partitions import FACT, PartitionStore
 from airflow_mlops.engine.data.staging import stage
 from airflow_mlops.engine.data.validation import enforce, load_suite, validate
+from airflow_mlops.engine.history.tables import extracted
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.feeds import SQLSource
 from airflow_mlops.layout import Layout
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.storage import AnyPath
+    from airflow_mlops.engine.data.tables.database import Database
     from airflow_mlops.engine.ledger import Ledger
-    from airflow_mlops.parts import Partitions
+    from airflow_mlops.feeds import Feed, Partitions
 
 Locate = Callable[[str], "AnyPath"]
 """Turns the ``uri`` of a feed into a path."""
+
+Databases = Callable[[str], "Database"]
+"""Turns the Airflow connection of a feed into its database."""
 
 
 class Prepared(NamedTuple):
@@ -43,15 +49,37 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    feed: Partitions, key: str, *, home: Path, root: AnyPath, code_path: str, locate: Locate
+    feed: Feed, key: str, *, home: Path, root: AnyPath, code_path: str, locate: Locate, databases: Databases
 ) -> Prepared | None:
-    """Stage, validate and profile a landed partition; None when these bytes were sealed by this suite already.
+    """Stage or extract, validate and profile a partition; None when these rows were sealed by this suite already.
 
     :param root: Where the sealed partitions are.
     :raises DataError: when it has not landed, or cannot be read.
     """
-    store, place = PartitionStore(root), locate(feed.uri)
-    layout, suite = Layout(feed.layout), load_suite(feed.suite, code_path)
+    store, suite = PartitionStore(root), load_suite(feed.suite, code_path)
+    how = {"code_path": code_path, "suite": suite.hash}
+    landed: AnyPath | None
+    if isinstance(feed, SQLSource):
+        landed = extracted(feed, key, store, home, database=databases(feed.conn_id), **how)
+    else:
+        landed = _staged(cast("Partitions", feed), key, store, home, locate=locate, **how)
+    if landed is None:
+        return None
+    with storage.on_disk(parquet_files(landed)) as files:
+        result = validate(
+            files, suite, suite_name=feed.suite, batch=f"{feed.dataset}/{key}", may_be_empty=feed.may_be_empty
+        )
+    profile = profile_landed(
+        landed, feed.dataset, key, result.batch_hash[:16], checks=feed.checks, partitioning=feed.partitioning
+    )
+    return Prepared(landed, result, profile)
+
+
+def _staged(
+    feed: Partitions, key: str, store: PartitionStore, home: Path, *, locate: Locate, code_path: str, suite: str
+) -> AnyPath | None:
+    """Return where the Parquet files of what landed are; None when it was sealed by this suite already."""
+    place, layout = locate(feed.uri), Layout(feed.layout)
     asked = {name: value for name, value in feed.asked().items() if name in ("marker", "manifest")}
     # A partition of the past has long been still, and its event may be forgotten.
     if (
@@ -63,7 +91,7 @@ def prepare(
             detail=f"{place}: {seen.missing}",
             hint="Have the upstream land it, and load the history again: what is there is not loaded twice.",
         )
-    if _is_sealed(store, feed, key, place, suite.hash):
+    if _is_sealed(store, feed, key, place, suite):
         return None
     staged = stage(
         place,
@@ -76,20 +104,10 @@ def prepare(
         naive_times=feed.naive_times,
         options=feed.reader,
     )
-    landed: AnyPath = Path(staged.uri) if "://" not in staged.uri else locate(staged.uri)
-    with storage.on_disk(parquet_files(landed)) as files:
-        result = validate(
-            files, suite, suite_name=feed.suite, batch=f"{feed.dataset}/{key}", may_be_empty=feed.may_be_empty
-        )
-    profile = profile_landed(
-        landed, feed.dataset, key, result.batch_hash[:16], checks=feed.checks, partitioning=feed.partitioning
-    )
-    return Prepared(landed, result, profile)
+    return Path(staged.uri) if "://" not in staged.uri else locate(staged.uri)
 
 
-def settle(
-    feed: Partitions, key: str, prepared: Prepared, *, store: PartitionStore, ledger: Ledger, code_path: str
-) -> None:
+def settle(feed: Feed, key: str, prepared: Prepared, *, store: PartitionStore, ledger: Ledger, code_path: str) -> None:
     """Write down what the suite says, check against the partitions before, and seal: as the daily DAG does.
 
     :raises DataError: when the suite or the history blocks it.
@@ -126,7 +144,7 @@ def settle(
             mark_late(ledger, feed.dataset, key, fact.payload["replaces"], sealed.revision)
 
 
-def within(feed: Partitions, key: str) -> bool:
+def within(feed: Feed, key: str) -> bool:
     """Return whether a feed has a partition: it has begun, and not ended."""
     begin, end = feed.partitioning.interval(key)
     return feed.starts_at <= begin and (feed.ends_at is None or end <= feed.ends_at)

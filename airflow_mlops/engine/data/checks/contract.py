@@ -10,7 +10,7 @@ from pydantic import Field
 
 from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile
 from airflow_mlops.engine.data.checks.robust import outcome
-from airflow_mlops.parts import part
+from airflow_mlops.typed import part
 
 Casing = Literal["lower", "upper"]
 
