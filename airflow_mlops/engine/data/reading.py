@@ -16,7 +16,7 @@ from airflow_mlops.engine.data.landed import format_of
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.exceptions import ConfigError, DataError
 
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 262_144
 _CSV: dict[str, Any] = {
     "header": True,
     "skip": 0,

@@ -22,7 +22,7 @@ from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.declared import wanted_schema
 from airflow_mlops.engine.data.fitting import Zoneless, fit
 from airflow_mlops.engine.data.landed import format_of, found, path_columns, unlike
-from airflow_mlops.engine.data.parquet import listing, readable
+from airflow_mlops.engine.data.parquet import listing, open_writer, readable
 from airflow_mlops.engine.data.reading import Reader
 from airflow_mlops.engine.data.receipts import STAGED
 from airflow_mlops.engine.data.splits import between
@@ -187,7 +187,7 @@ class _Staging:
         """Write all rows into one file, and make it visible by one rename."""
         rows = 0
         with storage.making(target) as made:
-            with pq.ParquetWriter(made / "part-0.parquet", self.schema) as writer:
+            with open_writer(made / "part-0.parquet", self.schema) as writer:
                 for table in self._tables():
                     writer.write_table(table)
                     rows += table.num_rows
