@@ -25,10 +25,12 @@ class Digest:
         self._schema, self._rows, self._sum = schema, 0, 0
         columns = ", ".join('"' + name.replace('"', '""') + '"' for name in schema.names)
         self._sum_of = f"SELECT sum(hash({columns})::HUGEINT) FROM batch"
-        self._connection: Any = duckdb.connect(config={"threads": 1})
+        self._connection: Any = None
 
     def add(self, table: pa.Table) -> None:
         """Add rows."""
+        if self._connection is None:  # not before there are rows: the database is at work meanwhile
+            self._connection = duckdb.connect(config={"threads": 1})
         if table.num_rows:
             self._connection.register("batch", table)
             self._sum = (self._sum + int(self._connection.execute(self._sum_of).fetchall()[0][0])) % _FEW

@@ -184,7 +184,9 @@ class _Writing:
 
     def write(self, tables: Iterable[pa.Table], file: Path) -> None:
         """Write all rows into one file."""
-        with pq.ParquetWriter(file, self.schema) as writer:
+        # Other columns hardly repeat themselves within a batch, or are as small without: it is not worth the time.
+        texts = [field.name for field in self.schema if pa.types.is_string(field.type)]
+        with pq.ParquetWriter(file, self.schema, use_dictionary=texts or False) as writer:
             for found in tables:
                 table = self._with_times(found)
                 self.zoneless.count(table)

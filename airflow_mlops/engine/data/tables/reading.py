@@ -12,7 +12,7 @@ import pyarrow as pa
 from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.tables import postgres
 from airflow_mlops.engine.data.tables.database import Driver, driver_of
-from airflow_mlops.engine.data.tables.query import Bound, Kind, Selection, bind, bounds, kind_of_text, named
+from airflow_mlops.engine.data.tables.query import Bound, Kind, Selection, bind, bounds, kind_of_text, named, quoted
 from airflow_mlops.engine.data.tables.rows import fetched
 from airflow_mlops.exceptions import ConfigError
 
@@ -80,7 +80,7 @@ class Opened(NamedTuple):
 def opened(connection: Any, selection: Selection, within: Span, where: str, *, zone: str) -> Opened:
     """Look at the columns of a table.
 
-    :param within: A partition: a query is run with them, and ends before its first row.
+    :param within: A partition, whose bounds a query is run with.
     :raises ConfigError: when a column is not there, or event times are none.
     """
     driver = driver_of(connection)
@@ -108,22 +108,21 @@ def _looked(
     cursor: Any, driver: Driver, selection: Selection, within: Span, *, zone: str, where: str
 ) -> tuple[list[str], Kind, str]:
     """Return the columns, what event times are kept as, and the zone of their bounds, from a row at most."""
-    look = f"SELECT * FROM {selection.all_rows(driver)} AS q LIMIT 1"
+    rows = selection.all_rows(driver)
     if selection.table:
-        found = _one(cursor, driver, f"SELECT * FROM {selection.all_rows(driver)} LIMIT 0", {})
-        names = selection.checked(found[0], where)
-        at = selection.compared(driver, "naive")
-        look = f"SELECT {at} FROM {selection.all_rows(driver)} WHERE {at} IS NOT NULL LIMIT 1"
-        (_, code), row = _one(cursor, driver, look, {})[1:]
-        sample = row[0] if row else None
+        described, _ = _one(cursor, driver, f"SELECT * FROM {rows} LIMIT 0")
+        names = selection.checked(named(described), where)
+        at = quoted(selection.event_time, driver, whole=True)
+        [column], row = _one(cursor, driver, f"SELECT {at} FROM {rows} WHERE {at} IS NOT NULL LIMIT 1")
     else:
         # How texts are written is not known yet, so SQLite is asked for a row of any time.
-        sample_of = _EVER if driver.name == "sqlite3" else bounds(*within, "aware", zone)
-        found_names, code_and, row = _one(cursor, driver, look, sample_of, selection.event_time)
-        names = selection.checked(_unwrapped(found_names), where)
-        code = code_and[1]
-        sample = row[found_names.index(selection.event_time)] if row else None
-    if driver.name in _MYSQL and code == _MYSQL_TIMESTAMP:
+        any_time = _EVER if driver.name == "sqlite3" else bounds(*within, "aware", zone)
+        described, row = _one(cursor, driver, f"SELECT * FROM {rows} AS q LIMIT 1", any_time)
+        names = selection.checked(_unwrapped(named(described)), where)
+        n = names.index(selection.event_time)
+        column, row = described[n], row[n : n + 1]
+    sample = row[0] if row else None
+    if is_utc(column, driver):
         return names, "naive", "UTC"
     if isinstance(sample, str) and driver.name == "sqlite3":
         kind, has_zone = kind_of_text(sample)
@@ -141,19 +140,17 @@ def _looked(
 
 
 def _one(
-    cursor: Any, driver: Driver, statement: str, parameters: Mapping[str, Any], column: str = ""
-) -> tuple[list[str], tuple[str, Any], Any]:
-    """Return the columns of a statement; name and type code of one of them, by default the first; and its first row."""
-    bound = bind(statement, parameters, driver)
-    if parameters:
-        cursor.execute(bound.text, bound.parameters)
-    else:
+    cursor: Any, driver: Driver, statement: str, parameters: Mapping[str, Any] | None = None
+) -> tuple[list[Sequence[Any]], Sequence[Any]]:
+    """Return what a cursor says of the columns of a statement, and its first row, or none."""
+    if parameters is None:
         cursor.execute(statement)
-    described = list(cursor.description)
+    else:
+        bound = bind(statement, parameters, driver)
+        cursor.execute(bound.text, bound.parameters)
     row = cursor.fetchone()
     cursor.fetchall()
-    one = next((each for each in described if each[0] == column), described[0])
-    return named(described), (one[0], one[1]), row
+    return list(cursor.description), row or ()
 
 
 def _unwrapped(names: Sequence[str]) -> list[str]:
