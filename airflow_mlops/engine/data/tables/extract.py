@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import feather
 
 from airflow_mlops.engine.data import storage
@@ -25,7 +24,7 @@ from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.declared import declared_types, wanted_schema
 from airflow_mlops.engine.data.files import identity
 from airflow_mlops.engine.data.fitting import Zoneless, fit
-from airflow_mlops.engine.data.parquet import column_types
+from airflow_mlops.engine.data.parquet import column_types, open_writer
 from airflow_mlops.engine.data.receipts import STAGED
 from airflow_mlops.engine.data.staging import Staged
 from airflow_mlops.engine.data.tables.database import Database
@@ -184,9 +183,7 @@ class _Writing:
 
     def write(self, tables: Iterable[pa.Table], file: Path) -> None:
         """Write all rows into one file."""
-        # Other columns hardly repeat themselves within a batch, or are as small without: it is not worth the time.
-        texts = [field.name for field in self.schema if pa.types.is_string(field.type)]
-        with pq.ParquetWriter(file, self.schema, use_dictionary=texts or False) as writer:
+        with open_writer(file, self.schema) as writer:
             for found in tables:
                 table = self._with_times(found)
                 self.zoneless.count(table)
