@@ -197,6 +197,13 @@ def test_times_without_a_zone_are_not_guessed(repo, tmp_path):
         training_data(tmp_path / "naive.parquet")
 
 
+def test_a_join_key_of_unknown_type_is_named_where_there_are_no_rows_yet(repo):
+    (repo / "data" / "stats.parquet").unlink()
+    with pytest.raises(AirflowFailException, match="The type of join key 'driver_id' is not known") as refused:
+        execute(FeastApplyOperator)
+    assert 'join_keys=["driver_id"], value_type=ValueType.STRING)' in str(refused.value)
+
+
 # --- rules --------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,9 @@ from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.exceptions import ConfigError, DataError
 
 _BATCH_ROWS = 262_144
+# What the folders say is not in the file: the layout knows what becomes a column.
 _CSV: dict[str, Any] = {
+    "hive_partitioning": False,
     "header": True,
     "skip": 0,
     "quote": '"',
@@ -27,7 +29,7 @@ _CSV: dict[str, Any] = {
     # Not times: which of 01/02 is the month would be guessed file by file.
     "auto_type_candidates": ["BOOLEAN", "BIGINT", "DOUBLE", "VARCHAR"],
 }
-_JSON: dict[str, Any] = {"format": "newline_delimited", "sample_size": -1}
+_JSON: dict[str, Any] = {"hive_partitioning": False, "format": "newline_delimited", "sample_size": -1}
 _NUMBERS = frozenset({"BIGINT", "DOUBLE", "HUGEINT"})
 _ZONE = r"(Z|[+-]\d{2}(:?\d{2})?)"
 _ISO = rf"^\d{{4}}-\d{{2}}-\d{{2}}([ T]\d{{2}}:\d{{2}}(:\d{{2}}([.]\d+)?)?{_ZONE}?)?$"

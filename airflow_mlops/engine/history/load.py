@@ -131,6 +131,7 @@ def load_history(
     load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, say)
     cut = pipeline.source.partitioning
     keys = list(cut.keys(*cut.span(first, last)))
+    ensure_applied(location, ledger)  # what is wrong with the definitions is said before the work, not after
     load.seal(keys)
     load.compute(keys)
     return load.loaded

@@ -62,7 +62,10 @@ def check_categories(
 
 
 def known_values(usual_days: Sequence[Profile]) -> dict[str, Counter[str]]:
-    """Return column → values of the days before, of those text columns whose every value is in the profiles."""
+    """Return column → values of the days before, of those text columns whose every value is in the profiles.
+
+    Values that hardly ever come again, as ids in a small feed, are no categories.
+    """
     known: dict[str, Counter[str]] = {}
     incomplete = set()
     for day in usual_days:
@@ -71,7 +74,11 @@ def known_values(usual_days: Sequence[Profile]) -> dict[str, Counter[str]]:
                 known.setdefault(name, Counter()).update(column.top)
                 if sum(column.top.values()) < _COMPLETE * (column.count - column.nulls):
                     incomplete.add(name)
-    return {name: values for name, values in known.items() if name not in incomplete and values}
+    return {
+        name: values
+        for name, values in known.items()
+        if name not in incomplete and values and len(values) <= _IDENTIFIER * sum(values.values())
+    }
 
 
 def _unknown_values(

@@ -22,7 +22,7 @@ from airflow_mlops.engine.features.project.schema import FeatureRepo, describe_o
 from airflow_mlops.engine.features.project.secrets import without_secrets
 from airflow_mlops.engine.features.project.settings import read_settings
 from airflow_mlops.engine.features.project.store import feast_errors, import_feast, quietly
-from airflow_mlops.exceptions import ConfigError, MlopsError
+from airflow_mlops.exceptions import ConfigError, DataError, MlopsError
 from airflow_mlops.feature_rules import FeatureRules
 
 if TYPE_CHECKING:
@@ -96,9 +96,12 @@ def describe_definitions(location: Location, definitions: Definitions, digest: s
             "online_store": {"type": "sqlite", "path": f"{folder}/online.db"},
         }
         config = feast_config({**read_settings(location), **elsewhere}, location)
-        with quietly(), feast_errors():
-            store = FeatureStore(config=config)
-            store.plan(contents)
+        try:
+            with quietly(), feast_errors():
+                store = FeatureStore(config=config)
+                store.plan(contents)
+        except DataError as error:
+            raise _of_unknown_type(location, contents, error) from None
     return describe_objects(
         config.project,
         digest,
@@ -107,6 +110,22 @@ def describe_definitions(location: Location, definitions: Definitions, digest: s
         on_demand=contents.on_demand_feature_views,
         services=contents.feature_services,
         rules=definitions.rules,
+    )
+
+
+def _of_unknown_type(location: Location, contents: RepoContents, error: DataError) -> MlopsError:
+    """Return what to raise where Feast looked into a view's rows for a type, and there are none yet."""
+    from feast import ValueType
+
+    unknown = [one for one in contents.entities if one.value_type is ValueType.UNKNOWN]
+    if not unknown:
+        return error
+    names = ", ".join(repr(one.join_key) for one in unknown)
+    return ConfigError(
+        f"The type of join key {names} is not known.",
+        detail=f"{location.repo}: Feast looks for it in the rows, which are not there yet: {error.detail}",
+        hint=f'Say it: Entity(name="{unknown[0].name}", join_keys=["{unknown[0].join_key}"], '
+        "value_type=ValueType.STRING).",
     )
 
 
