@@ -502,6 +502,9 @@ class Deployment(Record):
     rolled_back: tuple[int, ...] = Field(
         default=(), description="versions that rollbacks took out: they stay out until one is asked for by number"
     )
+    asked: tuple[int, ...] = Field(
+        default=(), description="versions that somebody asked for by number, until they serve or a rollback takes over"
+    )
     pin: Pin | None = None
     reason: str = ""
 

@@ -211,6 +211,19 @@ DAILY = Partitioning()
 _FINEST_FIRST = get_args(Every)
 
 
+def latest(cut: str, last: str = "") -> str:
+    """Return the key of the last partition that has ended by now; of a source that has ended, of its last one.
+
+    :param cut: The partitioning, in words.
+    :param last: Last day there is (ISO); empty for a source that goes on.
+    """
+    partitioning = Partitioning.parse(cut)
+    ended = partitioning.floor(datetime.now(UTC))
+    if last:
+        ended = min(ended, partitioning.after(date.fromisoformat(last)))
+    return partitioning.key(ended - timedelta(microseconds=1))
+
+
 def aligned(key: str | None, cut: str, feed: str) -> str:
     """Return the partition of a feed that belongs to a partition of another cut: the last that has ended with it.
 

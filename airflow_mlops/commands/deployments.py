@@ -74,6 +74,7 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _rollback(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.evaluation.approvals import check_bytes
     from airflow_mlops.engine.features.governance.consumers import check_features
     from airflow_mlops.engine.serving.deployments import version_to_go_back_to
     from airflow_mlops.hooks.tf_serving import TFServingHook
@@ -82,10 +83,14 @@ def _rollback(options: argparse.Namespace) -> None:
     use_laptop_connections(open_home(options))
     to = version_to_go_back_to(ledger, options.server, options.model, options.to, options.served_on)
     with TFServingHook(options.server).rollout(options.model, ledger) as rollout:
-        state = rollout.rollback(
-            who(), options.reason, to, _until(options), lambda version: check_features(ledger, options.model, version)
-        )
+
+        def check(version: int) -> None:
+            check_features(ledger, options.model, version)
+            check_bytes(ledger, options.model, version, rollout.base / str(version))
+
+        state = rollout.rollback(who(), options.reason, to, _until(options), check)
     print(f"Version {state.stable} of {options.model} answers again, in place of {state.previous}. {_pinned(state)}")
+    print("The same command again only makes sure of it. To go further back, name the version with --to.")
     _set_champion(options.model, state)
 
 

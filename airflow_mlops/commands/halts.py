@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from airflow_mlops.commands.place import open_ledger, place_options, who
+from airflow_mlops.exceptions import DataError, did_you_mean
 from airflow_mlops.moments import parse_day_or_moment
 
 
@@ -42,13 +43,17 @@ def _halt(options: argparse.Namespace) -> None:
 
 
 def _resume(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.halts import resume
+    from airflow_mlops.engine.halts import halts, resume
 
-    ended = resume(open_ledger(options), options.model, who(), options.reason)
-    if ended is None:
-        print(f"{options.model} was not halted.")
-    else:
-        print(f"{options.model} goes on: what waited by itself; of what was skipped, clear the tasks.")
+    ledger = open_ledger(options)
+    if resume(ledger, options.model, who(), options.reason) is None:
+        halted = [made.model for made in halts(ledger)]
+        raise DataError(
+            f"{options.model} is not halted.{did_you_mean(options.model, halted)}",
+            detail=f"halted: {', '.join(halted) or 'none'}",
+            hint="Nothing was changed.",
+        )
+    print(f"{options.model} goes on: what waited by itself; of what was skipped, clear the tasks.")
 
 
 def _halts(options: argparse.Namespace) -> None:

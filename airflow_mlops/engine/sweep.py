@@ -111,7 +111,14 @@ def sweep(
     with readable(store.root):
         datasets = [name for name in storage.subfolders(store.root) if name[0] != "."]
     sweep_dataset = partial(
-        sweep_partitions, store, ledger, keep=keep_data, now=now, holding=kept.holding, dry_run=dry_run
+        sweep_partitions,
+        store,
+        ledger,
+        keep=keep_data,
+        now=now,
+        holding=kept.holding,
+        replaced_before=now - keep,
+        dry_run=dry_run,
     )
     return SweepReport(
         going=tuple(going),
@@ -135,20 +142,24 @@ class _Kept:
     @classmethod
     def now(cls, ledger: Ledger, home: Path, oldest: datetime) -> _Kept:
         trained: dict[tuple[str, int], str] = {}
-        passed: dict[str, int] = {}
+        passed: dict[str, set[int]] = defaultdict(set)
+        cuts: dict[tuple[str, int], str] = {}
         for fact in ledger.facts(consumers.KIND, limit=None):
             trained[fact.subject, fact.payload["version"]] = fact.payload["snapshot"]
+            cuts[fact.subject, fact.payload["version"]] = fact.payload.get("label_cut") or ""
         judged: set[tuple[str, int]] = set()
         for fact in ledger.facts("verdict", limit=None):  # the newest first
             version = fact.payload["version"]
             trained.setdefault((fact.subject, version), fact.payload.get("snapshot_id", ""))
             if (fact.subject, version) not in judged and fact.payload["status"] == VerdictStatus.PASS:
-                passed[fact.subject] = max(version, passed.get(fact.subject, 0))
+                passed[fact.subject].add(version)
             judged.add((fact.subject, version))
         models = {model for model, _ in trained} | {state.model for state in deployments(ledger)}
         versions = {model: kept_versions(ledger, model) for model in models}
-        for model, version in passed.items():
-            versions[model].setdefault(version, "passed its gates last")
+        for model, numbers in passed.items():
+            versions[model].setdefault(max(numbers), "passed its gates last")
+            newest = max(numbers, key=lambda number: (cuts.get((model, number), ""), number))
+            versions[model].setdefault(newest, "passed its gates, and knows the newest data")
         snapshots = defaultdict(list)
         for model, of_model in sorted(versions.items()):
             for version, why in sorted(of_model.items()):

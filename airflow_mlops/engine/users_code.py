@@ -27,16 +27,26 @@ _FINAL = (
 
 _PASSING: dict[str, set[str]] = {
     "aiohttp": {"ClientConnectionError", "ClientPayloadError", "ServerTimeoutError"},
+    "asyncpg": {"PostgresConnectionError", "CannotConnectNowError", "InterfaceError"},
     "botocore": {"HTTPClientError", "ConnectionError", "ConnectionClosedError", "EndpointConnectionError"},
+    "cassandra": {"NoHostAvailable", "OperationTimedOut"},
+    "clickhouse_connect": {"OperationalError"},
+    "databricks": {"OperationalError", "RequestError"},
     "_duckdb": {"IOException"},
     "duckdb": {"IOException"},
+    "google": {"ServiceUnavailable", "TooManyRequests", "DeadlineExceeded", "GatewayTimeout", "RetryError"},
     "http": {"RemoteDisconnected", "IncompleteRead"},
     "httpx": {"TransportError"},
+    "oracledb": {"OperationalError", "InterfaceError"},
     "psycopg": {"OperationalError", "InterfaceError"},
     "psycopg2": {"OperationalError", "InterfaceError"},
+    "pymongo": {"ConnectionFailure"},
+    "pyodbc": {"OperationalError", "InterfaceError"},
     "redis": {"ConnectionError", "TimeoutError"},
     "requests": {"ConnectionError", "Timeout", "ChunkedEncodingError"},
+    "snowflake": {"OperationalError", "InterfaceError"},
     "sqlalchemy": {"DisconnectionError", "TimeoutError"},
+    "trino": {"TrinoConnectionError"},
     "urllib3": {"TimeoutError", "ProtocolError", "MaxRetryError", "NewConnectionError"},
 }
 """Library → its errors, and all that derive from them, that say that something did not answer."""
@@ -45,6 +55,8 @@ _MYSQL = {1040, 1053, 1205, 1213}
 """Too many connections, shutdown, lock wait, deadlock; from 2000 on the client lost the server."""
 
 _SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
+
+_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
 
 _STATUS = {408, 425, 429}
 """HTTP: too slow, too early, too many requests; from 500 on it is the server's fault."""
@@ -59,7 +71,7 @@ def is_transient(error: BaseException) -> bool:
     That is a :class:`~airflow_mlops.exceptions.TransientError`, a ``TimeoutError``, an ``OSError`` (network, disk), an
     HTTP status of a server in trouble, or that a database or a service does not answer. A file that is not there or
     may not be opened is none: code that waits for one must say so with ``TransientError``. What an error was raised
-    *from* counts, so that one's own words around a lost connection are retried too.
+    from, or while handling, counts, so that one's own words around a lost connection are retried too.
     """
     if isinstance(error, MlopsError):
         return error.retryable
@@ -68,7 +80,8 @@ def is_transient(error: BaseException) -> bool:
     known = _known(error)
     if known is not None:
         return known
-    return error.__cause__ is not None and is_transient(error.__cause__)
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return before is not None and is_transient(before)
 
 
 @contextmanager
@@ -108,8 +121,10 @@ def _known(error: BaseException) -> bool | None:
             return not isinstance(code, int) or code in _MYSQL or code == 0 or 2000 <= code < 3000
         if base.__name__ in _PASSING.get(library, ()):
             return True
-        if library == "requests":
-            return False  # all its errors are of OSError too, a misspelt address as well
+        if library == "grpc" and base.__name__ == "RpcError":
+            return getattr(getattr(error, "code", lambda: None)(), "name", "") in _GRPC
+    if type(error).__module__.partition(".")[0] == "requests":
+        return False  # all its errors are of OSError too, a misspelt address as well
     return not isinstance(error, _FINAL) if isinstance(error, OSError) else None
 
 

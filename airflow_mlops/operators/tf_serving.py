@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast, get_args
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
@@ -247,17 +249,23 @@ class TFServingLoadVersionOperator(HeldAgainstVerdict):
     """Tell the server to load a published version beside those in service.
 
     It is refused when no verdict PASS is about its bytes: callers who name no label get the highest version that is
-    loaded. Follow it with :class:`~airflow_mlops.sensors.tf_serving.TFServingVersionSensor`, which waits for it.
+    loaded. While another version is pinned it is skipped. Follow it with
+    :class:`~airflow_mlops.sensors.tf_serving.TFServingVersionSensor`, which waits for it.
     """
 
     def perform(self, context: Context) -> LoadedVersion:
         """Ask for it and return what the server is to hold."""
+        from airflow_mlops.engine.serving.deployments import PinnedError
+
         version = whole_version(self.version)
         with self.rollout(context) as rollout:
             folder = rollout.base / str(version)
-            deployment = rollout.load(
-                version, lambda number: self.check_verdict(number, folder), overrides=self.overrides
-            )
+            try:
+                deployment = rollout.load(
+                    version, lambda number: self.check_verdict(number, folder), overrides=self.overrides
+                )
+            except PinnedError as error:
+                raise AirflowSkipException(str(error)) from None
         return LoadedVersion(model=self.model, version=version, loaded=list(deployment.loaded))
 
 
@@ -291,9 +299,10 @@ class TFServingVerifyVersionOperator(ModelVersionOperator):
 class TFServingPromoteVersionOperator(HeldAgainstFeatures, HeldAgainstVerdict):
     """Point the label ``stable`` to a version, and confirm that the server follows.
 
-    The version it pointed to stays loaded, so that a rollback is one more move of the label. It is refused when another
-    version is pinned, when no verdict PASS is about its bytes, or when the features are not what it was trained on any
-    more.
+    The version it pointed to stays loaded, so that a rollback is one more move of the label. While another is pinned
+    the task is skipped, and the version unloaded. It is refused when no verdict PASS is about its bytes, or when the
+    features are not what it was trained on any more. So it is when it was rolled back, or knows older data than the one
+    that serves, unless somebody asked for it by number.
 
     :param keep: How many other versions that served well can be gone back to.
     :param passed: Guards that somebody passed by asking for this version, in words; kept with the deployment.
@@ -320,6 +329,9 @@ class TFServingPromoteVersionOperator(HeldAgainstFeatures, HeldAgainstVerdict):
 
     def perform(self, context: Context) -> ServingVersion:
         """Move the label and return what serves."""
+        from airflow_mlops.engine.evaluation.approvals import check_not_older
+        from airflow_mlops.engine.serving.deployments import PinnedError
+
         version = whole_version(self.version)
         with self.rollout(context) as rollout:
             folder = rollout.base / str(version)
@@ -327,9 +339,14 @@ class TFServingPromoteVersionOperator(HeldAgainstFeatures, HeldAgainstVerdict):
             def check(number: int) -> None:
                 self.check_features(self.model, number)
                 self.check_verdict(number, folder)
+                check_not_older(rollout.ledger, rollout.deployment(), number)
 
             overrides = (*self.overrides, *self.passed)
-            deployment = rollout.promote(version, check, keep=self.keep, overrides=overrides)
+            try:
+                deployment = rollout.promote(version, check, keep=self.keep, overrides=overrides)
+            except PinnedError as error:
+                rollout.retire(version, "another one is pinned")
+                raise AirflowSkipException(str(error)) from None
         return ServingVersion(model=self.model, version=version, previous=deployment.previous)
 
 
@@ -380,6 +397,7 @@ class TFServingRollbackOperator(HoldsUntil, HeldAgainstFeatures, ByPerson):
 
     def perform(self, context: Context) -> RolledBackVersion:
         """Roll back and return from where to where."""
+        from airflow_mlops.engine.evaluation.approvals import check_bytes
         from airflow_mlops.engine.serving.deployments import version_to_go_back_to
 
         ti = context["ti"]
@@ -389,12 +407,17 @@ class TFServingRollbackOperator(HoldsUntil, HeldAgainstFeatures, ByPerson):
         number = whole_version(said(self.to)) if said(self.to) else None
         to = version_to_go_back_to(ledger, self.tf_serving_conn_id, self.model, number, said(self.served_on))
         with self.rollout(context) as rollout:
+
+            def check(number: int) -> None:
+                self.check_features(self.model, number)
+                check_bytes(ledger, self.model, number, rollout.base / str(number))
+
             deployment = rollout.rollback(
                 who,
                 reason,
                 to,
                 until,
-                partial(self.check_features, self.model),
+                check,
                 request=f"rolled back by {ti.dag_id} {ti.run_id}",
             )
         assert deployment.stable is not None

@@ -1,7 +1,8 @@
 """``<model>.features``: wait for a day's data, make it fit or extract it, validate, check and seal it, compute its
 features, bring them online.
 
-Trigger by hand with a partition key such as `2013-01-15`; backfill by partition date. `materialize` runs once for each
+Trigger by hand with a partition key such as `2013-01-15`, or without one for the last that has ended; backfill by
+partition date. `materialize` runs once for each
 feature view and span of time that is due; when nothing is, it is skipped, and freshness is checked all the same.
 `remind_of_pin` tells the pipeline's notifiers, once, that a pin is about to run out.
 """
@@ -17,7 +18,7 @@ from airflow.sdk import CronPartitionTimetable, TaskGroup, TriggerRule, conf
 from airflow_mlops.assets import features_asset, partitions_asset
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.feeds import SQLSource
-from airflow_mlops.operators.data import PARTITION_KEY, CheckPartitionOperator, SealPartitionOperator
+from airflow_mlops.operators.data import CheckPartitionOperator, SealPartitionOperator
 from airflow_mlops.operators.extract import ExtractPartitionOperator
 from airflow_mlops.operators.feast import (
     FeastApplyOperator,
@@ -29,7 +30,7 @@ from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.reconcile import ReconcilePartitionsOperator
 from airflow_mlops.operators.runbook import RemindOfPinOperator
 from airflow_mlops.operators.stage import StagePartitionOperator
-from airflow_mlops.partitioning import aligned
+from airflow_mlops.partitioning import aligned, latest
 from airflow_mlops.sensors.data import PartitionArrivalSensor, PartitionEndSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from airflow_mlops.templates.base import pipeline_dag, refused_as, result
@@ -50,7 +51,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
     used = {source.dataset: [source.event_time, *features.keys]}
     used.setdefault(pipeline.label_feed.dataset, []).append(pipeline.label.column)
     cron, timezone = source.partitioning.cron
-    cut = str(source.partitioning)
+    cut, key = str(source.partitioning), _key_of(source, pipeline)
     conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
     with pipeline_dag(
         pipeline,
@@ -59,7 +60,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
         schedule=CronPartitionTimetable(
             cron, timezone=timezone, run_offset=-1, key_format=source.partitioning.key_format
         ),
-        user_defined_macros={"aligned": aligned},
+        user_defined_macros={"aligned": aligned, "latest": latest},
         start_date=source.starts_at,
         end_date=source.ends_at,
     ) as dag:
@@ -77,6 +78,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             history=features.history,
             start={feed.dataset: feed.start.isoformat() for feed in pipeline.feeds},
             partitioning=cut,
+            key=key,
             late=pipeline.late,
             suites=dict(features.view_suites),
             checks={view: asdict(checks) for view, checks in features.view_checks.items()},
@@ -85,7 +87,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             **features.resources.as_arguments(),
         )
         plan = FeastPlanMaterializationOperator(
-            task_id="plan_materialization", service=features.name, partitioning=cut, **conns
+            task_id="plan_materialization", service=features.name, key=key, partitioning=cut, **conns
         )
         materialize = FeastMaterializeOperator.partial(
             task_id="materialize", **conns, **features.resources.as_arguments()
@@ -94,6 +96,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             task_id="check_freshness",
             service=features.name,
             max_age=features.max_age,
+            key=key,
             partitioning=cut,
             feast_conn_id=features.conn_id,
             deferrable=True,
@@ -134,8 +137,10 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
 
 def _key_of(feed: Feed, pipeline: ModelPipeline) -> str:
     """Return the template of a feed's key: of one with larger partitions, the last that has ended with the run's."""
-    cut, own = str(pipeline.source.partitioning), str(feed.partitioning)
-    return PARTITION_KEY if own == cut else f"{{{{ aligned(partition_key, '{cut}', '{own}') }}}}"
+    source = pipeline.source
+    cut, own = str(source.partitioning), str(feed.partitioning)
+    key = f"partition_key or latest('{cut}', '{source.end or ''}')"
+    return f"{{{{ {key} }}}}" if own == cut else f"{{{{ aligned({key}, '{cut}', '{own}') }}}}"
 
 
 def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> SealPartitionOperator:

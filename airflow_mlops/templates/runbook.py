@@ -11,6 +11,7 @@ Who did it is the user who triggers it. None of them needs the registry: its ali
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow.sdk import Param
@@ -44,6 +45,8 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         __doc__,
         schedule=None,
         start_date=pipeline.source.starts_at,
+        # A halt does not queue behind a rollback that waits for a server.
+        max_active_runs=16,
         params={
             "action": Param("rollback", enum=list(ACTIONS), title="Action"),
             "reason": Param(
@@ -103,6 +106,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
             version=result(rollback, "version"),
             alias="champion",
             mlflow_conn_id=pipeline.mlflow_conn_id,
+            execution_timeout=timedelta(minutes=2),
             outlets=[champion_asset(pipeline.model, pipeline.owner)],
         )
         pin = TFServingPinVersionOperator(task_id="pin", until=until, **common)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from airflow_mlops.pipeline import ModelPipeline
 
-# Scheduled and backfilled runs stand for a moment; a run by hand means the latest data that is complete.
+# Scheduled and backfilled runs stand for a moment; any other, by hand or by a DAG, means the latest complete data.
 AS_OF = (
-    "{{ params.as_of or ('' if dag_run.run_type == 'manual' else "
+    "{{ params.as_of or ('' if dag_run.run_type not in ('scheduled', 'backfill') else "
     "(dag_run.logical_date or dag_run.run_after).isoformat()) }}"
 )
 # One that waits for its data does not hold up another whose data is there.

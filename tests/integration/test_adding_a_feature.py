@@ -13,7 +13,7 @@ from airflow_mlops import cli
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.governance.consumers import check_features, record_model
 from airflow_mlops.engine.features.online.reader import OnlineReader
-from airflow_mlops.engine.serving.deployments import unpin
+from airflow_mlops.engine.serving.deployments import ask_for, unpin
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.exceptions import DataError, GateError
 from tests.integration.test_history import CODE
@@ -110,6 +110,7 @@ def test_a_feature_is_added_deployed_rolled_back_and_deployed_again(before, tmp_
         assert answer(world, service, "rides_v1") == 1
         assert service.answers(golden(saved_model))
         unpin(ledger, service.rollout.server, MODEL, "me", "it was a drill")
+        ask_for(ledger, service.rollout.server, MODEL, 2, "it was a drill")
         check_features(ledger, MODEL, 2)
         put_into_service(service.rollout, 2)
         assert answer(world, service, "rides_v2") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -147,6 +148,12 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
         "status": "PASS",
         "run_id": registered["run_id"],
     }
+    other = home / "trainings" / "another"
+    shutil.copytree(training["training"], other)
+    spec = json.loads((other / "spec.json").read_text())
+    (other / "spec.json").write_text(json.dumps({**spec, "seed": spec["seed"] + 1}))
+    with pytest.raises(AirflowFailException, match="The evaluation is not of version 1"):
+        pipeline.judge(1, str(other / Path(evaluated["uri"]).name), GATES)
     (fact,) = ledger.facts("verdict", "whole_way")
     assert fact.payload["version"] == 1
     assert fact.payload["source"] == registered["source"]

@@ -64,6 +64,9 @@ def test_plan_exits_with_1_when_apply_would_refuse(location, ledger, capsys):
     assert "shop_v2" in said.err
     edit(location, "n + p if", "n * p if")
     edit(location, "tags={**OWNED},  # tags of shop_sales", 'tags={**OWNED, "status": "blokked"},')
+    assert run(location, "plan") == 0
+    assert "warning: feature view 'shop_sales': status='blokked' cannot be read" in capsys.readouterr().out
+    edit(location, "OWNED = ", "from airflow_mlops import FeatureRules\nRULES = FeatureRules(tags='block')\nOWNED = ")
     assert run(location, "plan") == 1
     assert "Did you mean 'blocked'?" in capsys.readouterr().err
 

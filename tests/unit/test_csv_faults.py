@@ -33,6 +33,40 @@ def test_the_line_is_told(tmp_path: Path, content: str, words: str, name: str) -
     assert "SECRET" not in str(refused.value)
 
 
+def test_a_line_far_down_is_told_too(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("at,x\n" + "2024-01-01,1\n" * 60_000 + "2024-01-01,2,SECRET\n")
+    with pytest.raises(DataError) as refused, Reader() as reader:
+        list(reader.batches(file))
+    assert "line 60002 has 3 fields, the header has 2" in refused.value.detail
+    assert "SECRET" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"x": 1}\n{"x": "SECRET" 2\n', "a line is no JSON, or cut off, in line 2"),
+        ('{"x": 1}\n{"x": 1, "SECRET": 1, "SECRET": 2}\n', "a name is there twice, in line 2"),
+    ],
+)
+def test_a_json_that_cannot_be_read_is_told_without_its_values(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(content)
+    with pytest.raises(DataError) as refused, Reader() as reader:
+        list(reader.batches(file))
+    assert refused.value.detail.endswith(words)
+    assert "SECRET" not in str(refused.value)
+
+
+def test_types_may_be_an_option_of_the_reader(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("at,x\n2024-01-01,007\n")
+    with Reader({"types": {"x": "VARCHAR"}}) as reader:
+        assert [table["x"].to_pylist() for table in reader.batches(file)] == [["007"]]
+    with Reader({"types": {"x": "BIGINT"}}) as reader:
+        assert [table["x"].to_pylist() for table in reader.batches(file)] == [[7]]
+
+
 def test_a_thousands_separator_is_an_option(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text('at,x\n2024-01-01,"1,234"\n')

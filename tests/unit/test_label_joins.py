@@ -10,8 +10,10 @@ import pytest
 
 from airflow_mlops import Label, Partitions
 from airflow_mlops.demo.flights import read_feed
-from airflow_mlops.engine.features.training.joins import Joins
+from airflow_mlops.engine.data.lateness import SNAPSHOT
+from airflow_mlops.engine.features.training.joins import Joins, earlier_joins
 from airflow_mlops.engine.features.training.recipe import Recipe
+from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError
 
 CUT = datetime(2013, 3, 1, tzinfo=UTC)
@@ -76,6 +78,18 @@ def test_a_fault_as_old_as_the_window_is_seen_against_earlier_snapshots():
         "slice 'b' of 'shop'",
     }
     assert not refused(lost, [joins(lambda shop, day: 0.9).whole], max_join_drop=0.6)
+
+
+def test_a_loss_that_goes_on_slowly_does_not_become_usual(tmp_path):
+    ledger, share, passed = Ledger(f"sqlite:///{tmp_path}/ledger.db"), 0.95, 0
+    for n in range(30):
+        made = joins(lambda shop, day, now=share: now)
+        if refused(made, earlier_joins(ledger, "m", recipe())):
+            break
+        payload = {"label_joins": made.whole, "label_cut": (CUT - timedelta(days=60 - n)).isoformat()}
+        ledger.record(SNAPSHOT, "m", payload, key=f"s{n}")
+        share, passed = 0.9 * share, passed + 1
+    assert (passed, round(share, 2)) == (6, 0.5), "about 40 % less than it ever was, and not less than the last"
 
 
 def test_a_handful_of_rows_and_no_rows_are_no_news():

@@ -59,9 +59,9 @@ def test_two_feeds_with_the_same_files_are_refused():
 @pytest.mark.parametrize(
     ("layout", "asked"),
     [
-        ("{key}/*", {"marker": "_SUCCESS", "manifest": None, "settle": None}),
-        ("dt={key}/*.parquet", {"marker": "_SUCCESS", "manifest": None, "settle": None}),
-        ("orders-{key}.csv", {"marker": None, "manifest": None, "settle": "5m"}),
+        ("{key}/*", {"marker": "_SUCCESS", "manifest": None, "settle": None, "asset": None}),
+        ("dt={key}/*.parquet", {"marker": "_SUCCESS", "manifest": None, "settle": None, "asset": None}),
+        ("orders-{key}.csv", {"marker": None, "manifest": None, "settle": "5m", "asset": None}),
     ],
 )
 def test_what_tells_that_it_is_complete_follows_the_layout(layout, asked):
@@ -71,9 +71,12 @@ def test_what_tells_that_it_is_complete_follows_the_layout(layout, asked):
 def test_one_word_chooses_what_tells_it():
     assert source(arrived="still", still_for="1h").asked()["settle"] == "1h"
     assert source(arrived="manifest", marker="m.json").asked()["manifest"] == "m.json"
+    assert source(arrived="event", asset="shop.orders").asked()["asset"] == "shop.orders"
+    with pytest.raises(ConfigError, match="does not say one clear thing"):
+        source(arrived="event")
     with pytest.raises(ConfigError, match=r"manifest of .* has no name"):
         source(arrived="manifest")
-    with pytest.raises(ConfigError, match="arrived: Input should be 'marker', 'manifest' or 'still'"):
+    with pytest.raises(ConfigError, match="arrived: Input should be 'marker', 'manifest', 'still' or 'event'"):
         source(arrived="markr")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from airflow_mlops import Partitioning, Partitions
 from airflow_mlops.engine.data.exclusions import excluded_keys
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.partitioning import aligned, finest_of
+from airflow_mlops.partitioning import aligned, finest_of, latest
 from tests.unit.test_pipeline import pipeline, source
 
 SIZES = ("hourly", "daily", "weekly", "monthly")
@@ -181,9 +181,18 @@ def test_the_tasks_of_a_larger_feed_have_its_own_key():
     made = pipeline(label=type(label)("late", source=source("arrivals", partitioning="weekly"), matures_after="1d"))
     dag = made.dags()["m_features"]
     for name in ("wait", "stage", "validate", "check", "seal"):
-        assert dag.get_task(f"departures.{name}").key == "{{ partition_key }}"
-        assert dag.get_task(f"arrivals.{name}").key == "{{ aligned(partition_key, 'daily', 'weekly') }}"
+        assert dag.get_task(f"departures.{name}").key == "{{ partition_key or latest('daily', '') }}"
+        key = "{{ aligned(partition_key or latest('daily', ''), 'daily', 'weekly') }}"
+        assert dag.get_task(f"arrivals.{name}").key == key
     assert dag.user_defined_macros["aligned"] is aligned
+    assert dag.user_defined_macros["latest"] is latest
+
+
+def test_a_run_without_a_key_takes_the_last_partition_that_has_ended():
+    today = datetime.now(UTC).date()
+    assert latest("daily") == str(today - timedelta(days=1))
+    assert latest("daily", "2013-12-30") == "2013-12-30"
+    assert latest("hourly") == f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%dT%H00Z}"
 
 
 def test_a_partitioning_may_be_written_as_text():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from airflow_mlops.engine.data.announcements import announce
 from airflow_mlops.engine.data.exclusions import exclude, lift
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.readiness import Need, Source, latest_complete, readiness, watermark
+from airflow_mlops.engine.data.retention import sweep_partitions
 from airflow_mlops.engine.data.sources import require_dataset
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError
@@ -45,6 +46,20 @@ def test_a_later_day_does_not_close_a_gap(home: Path):
     assert "from 2013-01-01 up to 2013-01-06" in reason
     seal_day(home, "arrivals", date(2013, 1, 3))
     assert reasons(home) == []
+
+
+def test_what_retention_removed_was_there(five_days: Path):
+    ledger = ledger_of(five_days)
+    store = PartitionStore.under(five_days, ledger)
+    for dataset in ("departures", "arrivals"):
+        gone = sweep_partitions(store, ledger, dataset, timedelta(days=2), now=datetime(2013, 1, 6, tzinfo=UTC))
+        assert [one.key for one in gone.removed] == ["2013-01-01", "2013-01-02"]
+    assert reasons(five_days) == []
+    sources = [Source(need.dataset, START) for need in NEEDS]
+    assert latest_complete(store, ledger, sources) == CUT
+    seal_day(five_days, "arrivals", date(2013, 1, 8))
+    later = Need("arrivals", START, datetime(2013, 1, 9, tzinfo=UTC))
+    assert "2013-01-06 is not sealed" in readiness(store, ledger, [later])[0], "a gap is a gap all the same"
 
 
 def test_nothing_sealed_holds(home: Path):

@@ -18,7 +18,14 @@ from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.client import ServingClient
 from airflow_mlops.engine.serving.config import ServerConfig
-from airflow_mlops.engine.serving.deployments import kept_versions, pin, unpin, version_to_go_back_to
+from airflow_mlops.engine.serving.deployments import (
+    PinnedError,
+    ask_for,
+    kept_versions,
+    pin,
+    unpin,
+    version_to_go_back_to,
+)
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
@@ -161,9 +168,12 @@ def test_a_rollback_pins_and_what_it_took_out_stays_out(rollout):
         put_into_service(rollout, 3)
     assert serves(rollout, 1)
     unpin(rollout.ledger, rollout.server, rollout.model, "bob", "repaired")
+    with pytest.raises(GateError, match=r"Version 2 of .* was rolled back"):
+        put_into_service(rollout, 2)  # a task of an old run that was cleared
+    ask_for(rollout.ledger, rollout.server, rollout.model, 2, "it was not its fault")
     put_into_service(rollout, 2)  # somebody wants it after all
     assert serves(rollout, 2)
-    assert rollout.deployment().rolled_back == ()
+    assert (rollout.deployment().rolled_back, rollout.deployment().asked) == ((), ())
     back(rollout, "run 3")
     assert serves(rollout, 1)
 
@@ -188,10 +198,66 @@ def test_back_to_any_version_that_is_kept_by_its_number(rollout):
     assert 1 not in rollout.deployment().loaded
     back(rollout, "run 1", to=1)
     assert serves(rollout, 1)
-    assert rollout.deployment().good == (3, 2)
-    with pytest.raises(GateError, match=r"Version 9 of .* is not kept any more(.|\n)*1, 2, 3, 4"):
+    assert (rollout.deployment().good, rollout.deployment().rolled_back) == ((), (2, 3, 4)), "they came after it"
+    with pytest.raises(GateError, match=r"Version 9 of .* never served(.|\n)*1, 2, 3, 4"):
         back(rollout, "run 2", to=9)
+    shutil.rmtree(rollout.base / "2")
+    with pytest.raises(GateError, match=r"Version 2 of .* is not kept any more(.|\n)*1, 3, 4"):
+        back(rollout, "run 3", to=2)
     assert serves(rollout, 1)
+
+
+def test_the_same_rollback_again_only_makes_sure(rollout):
+    """As of somebody at a keyboard, whose command was cut off or whose registry was down."""
+    for version in (1, 2, 3):
+        put_into_service(rollout, version)
+    applied = Rollout._apply
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Rollout, "_apply", lambda self, state: interrupt() if state.stable == 2 else applied(self, state))
+        rollout.rollback("ann", "3 is bad")
+    assert serves(rollout, 3), "the ledger has decided, and the server does not know"
+    for _ in range(2):
+        assert rollout.rollback("ann", "3 is bad").stable == 2
+        assert serves(rollout, 2)
+    assert rollout.rollback("ann", "2 is bad too").stable == 1
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_rollback_never_lands_on_what_was_jumped_over(rollout):
+    for version in (1, 2, 3, 4):
+        put_into_service(rollout, version)
+    rollout.rollback("ann", "3 and 4 are bad", to=2)
+    assert rollout.rollback("ann", "2 is bad too").stable == 1
+    assert rollout.deployment().rolled_back == (2, 3, 4)
+
+
+def test_what_serves_cannot_be_gone_back_to(rollout):
+    put_into_service(rollout, 1)
+    put_into_service(rollout, 2)
+    with pytest.raises(GateError, match=r"Version 2 of .* serves already"):
+        rollout.rollback("ann", "bad", to=2)
+
+
+def test_what_never_served_cannot_be_gone_back_to(rollout):
+    put_into_service(rollout, 1)
+    shutil.copytree(rollout.base / "2", rollout.base / "77")
+    with pytest.raises(GateError, match=r"Version 77 of .* never served"):
+        rollout.rollback("ann", "bad", to=77)
+    assert rollout.deployment().rolled_back == ()
+
+
+def test_a_pin_keeps_candidates_out(rollout):
+    put_into_service(rollout, 1)
+    put_into_service(rollout, 2)
+    rollout.load(3)
+    settle(rollout, 3)
+    back(rollout, "run 1")
+    assert 3 not in rollout.deployment().loaded
+    with pytest.raises(PinnedError, match=r"cannot replace what is pinned"):
+        rollout.load(3)
 
 
 def test_a_version_that_was_damaged_meanwhile_is_not_gone_back_to(rollout):
@@ -228,20 +294,21 @@ def test_a_pin_needs_a_name_a_reason_and_a_future(rollout):
             pin(*ours, who, reason)
     with pytest.raises(ConfigError, match="would have run out"):
         pin(*ours, "ann", "why", datetime.now(UTC) - timedelta(hours=1))
-    pin(*ours, "ann", "why", datetime.now(UTC) + timedelta(seconds=1))
     rollout.load(2)
     assert settle(rollout, 2).state == "AVAILABLE"
+    pin(*ours, "ann", "why", datetime.now(UTC) + timedelta(seconds=1))
     while (held := rollout.deployment().pin) is not None and held.holds(datetime.now(UTC)):
         time.sleep(0.05)
     rollout.promote(2)
     assert serves(rollout, 2)
-    assert actions(rollout) == ["load", "promote", "pin", "load", "promote"]
+    assert actions(rollout) == ["load", "promote", "load", "pin", "promote"]
 
 
 def test_a_retried_rollback_goes_back_once_even_if_a_candidate_came_in_between(rollout):
     for version in (1, 2, 3):
         put_into_service(rollout, version)
     back(rollout, "run 1")
+    unpin(rollout.ledger, rollout.server, rollout.model, "bob", "repaired")
     rollout.load(4)
     back(rollout, "run 1")
     assert serves(rollout, 2)

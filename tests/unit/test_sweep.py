@@ -13,6 +13,7 @@ from airflow_mlops.cli import main
 from airflow_mlops.contracts import Deployment, Snapshot, Split
 from airflow_mlops.engine import sweep as module
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.features.governance.consumers import KIND
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.deployments import make_pin, pointer_name
 from airflow_mlops.engine.sweep import SweepReport, sweep
@@ -163,6 +164,26 @@ def test_partitions_stay_for_kept_snapshots_only(home, store, ledger, lived):
     assert store.keys("departures") == ["2013-01-15"]  # no day goes unless its age is said
     kept = sweep(home, ledger, store, keep=MONTH, keep_data=timedelta(days=400), now=LATER, dry_run=True)
     assert [one.reason for one in kept.datasets[0].removed] == ["old"]
+
+
+def test_what_was_replaced_a_moment_ago_stays(home, store, ledger):
+    folder = landed(home / "lake")
+    how = {"event_time": "sched_dep_utc", "batch_hash": None, "suite_hash": None}
+    old = store.seal("departures", "2013-01-15", folder, **how)
+    store.seal("departures", "2013-01-15", spoil(folder, lambda frame: frame.iloc[1:]), **how)
+    [young] = sweep(home, ledger, store, keep=MONTH, now=datetime.now(UTC)).datasets
+    assert young.removed == (), "a snapshot may be reading it"
+    [later] = sweep(home, ledger, store, keep=MONTH, now=LATER).datasets
+    assert [one.revision for one in later.removed] == [old.revision]
+
+
+def test_the_version_with_the_newest_data_stays_though_its_number_is_not_the_highest(home, ledger, lived):
+    for version, day in ((5, 5), (6, 20), (7, 2)):
+        cut = datetime(2026, 1, day, tzinfo=UTC)
+        read = {"version": version, "snapshot": f"s{version}", "label_cut": cut.isoformat()}
+        ledger.record(KIND, MODEL, read, key=str(version))
+    swept(home, ledger)
+    assert (home / "snapshots" / "s6").exists(), "the next deploy takes it"
 
 
 def test_feature_files_stay_while_a_kept_snapshot_cannot_say_which_it_read(lived, ledger):

@@ -10,8 +10,10 @@ import urllib.error
 from email.message import Message
 from pathlib import Path
 
+import asyncpg
 import botocore.exceptions
 import duckdb
+import grpc
 import httpx
 import psycopg2
 import pytest
@@ -50,6 +52,27 @@ def wrapped(error: Exception) -> Exception:
         return outer
 
 
+def in_own_words(error: Exception) -> Exception:
+    """What is raised while another one is handled, without saying from which."""
+    try:
+        try:
+            raise error
+        except Exception:
+            raise RuntimeError("the rates are not there")  # noqa: B904
+    except RuntimeError as outer:
+        return outer
+
+
+def unreachable() -> None:
+    with grpc.insecure_channel("127.0.0.1:1") as channel:
+        channel.unary_unary("/a/b")(b"", timeout=2)
+
+
+def like(module: str, name: str) -> Exception:
+    """An error of a library that is not installed here, by its names."""
+    return type(name, (Exception,), {"__module__": module})()
+
+
 def locked(folder: Path) -> Exception:
     first, second = (sqlite3.connect(folder / "rates.db", timeout=0, isolation_level=None) for _ in range(2))
     first.execute("CREATE TABLE rates (day)")
@@ -83,7 +106,16 @@ def test_what_does_not_answer_is_tried_again(tmp_path):
         locked(tmp_path),
         *answered(503),
         *answered(429),
+        requests.ReadTimeout(),
+        requests.exceptions.ProxyError(),
+        asyncpg.ConnectionDoesNotExistError(),
+        asyncpg.CannotConnectNowError(),
+        raised(unreachable),
+        like("snowflake.connector.errors", "OperationalError"),
+        like("pyodbc", "OperationalError"),
+        like("google.api_core.exceptions", "ServiceUnavailable"),
         wrapped(ConnectionResetError()),
+        in_own_words(ConnectionResetError()),
         ExceptionGroup("two", [TimeoutError(), ConnectionResetError()]),
     ]
     assert [error for error in errors if not is_transient(error)] == []
@@ -108,7 +140,10 @@ def test_what_will_be_raised_again_is_final(tmp_path):
         botocore.exceptions.NoCredentialsError(),
         *answered(404),
         *answered(401),
+        requests.exceptions.MissingSchema(),
+        like("snowflake.connector.errors", "ProgrammingError"),
         wrapped(KeyError("carrier")),
+        in_own_words(KeyError("carrier")),
         ExceptionGroup("two", [TimeoutError(), KeyError("carrier")]),
     ]
     assert [error for error in errors if is_transient(error)] == []

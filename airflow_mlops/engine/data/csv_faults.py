@@ -28,6 +28,8 @@ def fault(file: Path, said: str, options: Mapping[str, Any]) -> tuple[str, str]:
         )
     if line := _LINE.search(said):
         column = _COLUMN.search(said)
+        if column is None and (shape := _shape(file, options))[0]:
+            return shape
         where = f"line {line[1]}" + (f", column {column[1]!r}" if column else "")
         return f"{where} cannot be read as the other lines", (
             "See that line. A thousands separator is Partitions(reader={'thousands': ','}), a decimal comma "

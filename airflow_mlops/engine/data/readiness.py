@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.engine.data.announcements import announced
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
+from airflow_mlops.engine.data.tombstones import tombstones
 from airflow_mlops.exceptions import TransientError
 from airflow_mlops.partitioning import DAILY, Partitioning, finest_of
 
@@ -82,8 +83,18 @@ def readiness(store: PartitionStore, ledger: Ledger, needs: Sequence[Need]) -> l
 
 
 def watermark(store: PartitionStore, ledger: Ledger, dataset: str, start: date | datetime) -> datetime:
-    """Return the end of the last partition up to which all from ``start`` on are sealed, or excluded by a person."""
-    skip = excluded_keys(exclusions(ledger, dataset), store.partitioning(dataset))
+    """Return the end of the last partition up to which all from ``start`` on are sealed, or excluded by a person.
+
+    What retention has removed at the beginning was there: it counts from the first partition that is left.
+    """
+    partitioning = store.partitioning(dataset)
+    skip = excluded_keys(exclusions(ledger, dataset), partitioning)
+    keys = store.keys(dataset)
+    if keys:
+        first = partitioning.interval(min(keys))[0]
+        before = partitioning.key(first - _TICK)
+        if partitioning.span(start, start)[0] < first and tombstones(store.folder(dataset, before)):
+            start = first
     return store.watermark(dataset, start, skip=skip)
 
 

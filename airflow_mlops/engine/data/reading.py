@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,13 @@ _CSV: dict[str, Any] = {
 }
 _JSON: dict[str, Any] = {"hive_partitioning": False, "format": "newline_delimited", "sample_size": -1}
 _NUMBERS = frozenset({"BIGINT", "DOUBLE", "HUGEINT"})
+_FAULTS = {
+    "Malformed JSON": "a line is no JSON, or cut off",
+    "uplicate": "a name is there twice",
+    "onver": "a value is of another type than its column",
+    "transform": "a value is of another type than its column",
+}
+"""What DuckDB's words have, and what is told in their place."""
 _ZONE = r"(Z|[+-]\d{2}(:?\d{2})?)"
 _ISO = rf"^\d{{4}}-\d{{2}}-\d{{2}}([ T]\d{{2}}:\d{{2}}(:\d{{2}}([.]\d+)?)?{_ZONE}?)?$"
 _DAY = 10
@@ -165,7 +173,8 @@ class _Text:
         A number such as 007, or with more digits than a float keeps, is a text. A text is a time if all of its values
         are, as ISO 8601 writes it.
         """
-        kinds = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True) if name not in self.types}
+        given = {*self.types, *self.options.get("types", ()), *self.options.get("columns", ())}
+        kinds = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True) if name not in given}
         tests = {name: _if_no_number(_quoted(name)) for name, kind in kinds.items() if kind in _NUMBERS}
         tests |= {name: _if_times(_quoted(name)) for name, kind in kinds.items() if kind == "VARCHAR"}
         if not tests:
@@ -218,9 +227,16 @@ def _said(file: Path, options: Mapping[str, Any]) -> Iterator[None]:
         what, hint = fault(file, str(error), options) if format_of(file.name) == "csv" else ("", "")
         raise DataError(
             "A file cannot be read.",
-            detail=f"{file}: {what or str(error).splitlines()[0]}",
+            detail=f"{file}: {what or _without_values(str(error))}",
             hint=hint or "It is cut off or damaged, or written otherwise: see Partitions(reader=...).",
         ) from None
+
+
+def _without_values(said: str) -> str:
+    """Return what DuckDB has against a file without its words, which quote the rows."""
+    what = next((words for mark, words in _FAULTS.items() if mark in said), "it is not what its name says")
+    line = re.search(r"[Ll]ine:? (\d+)", said)
+    return what + (f", in line {line[1]}" if line else "")
 
 
 def _literal(value: Any) -> str:

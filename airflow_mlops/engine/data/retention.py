@@ -53,6 +53,7 @@ def sweep_partitions(
     *,
     now: datetime,
     holding: Collection[str] | None = None,
+    replaced_before: datetime | None = None,
     force: bool = False,
     dry_run: bool = False,
 ) -> RetentionReport:
@@ -65,11 +66,12 @@ def sweep_partitions(
         one that never was may be another writer's who has not finished, and goes only with its day.
     :param keep: None keeps every day.
     :param holding: The snapshots, by id, for which partitions stay; None for all that the ledger knows.
+    :param replaced_before: Only revisions that were replaced before go; None for all of them.
     :param force: Remove also what snapshots need.
     :param dry_run: Say what would go, and remove nothing.
     """
     oldest = datetime.min.replace(tzinfo=UTC) if keep is None else now - keep
-    sweep = _Sweep(store, ledger, dataset, oldest, _needed(ledger, dataset))
+    sweep = _Sweep(store, ledger, dataset, oldest, _needed(ledger, dataset), replaced_before)
     removed: list[Swept] = []
     kept: list[Swept] = []
     for key in sweep.days():
@@ -105,6 +107,7 @@ class _Sweep:
     dataset: str
     oldest: datetime
     needed: Mapping[_Revision, set[str]]
+    replaced_before: datetime | None
 
     def days(self) -> list[str]:
         """Return all days that have a folder, also those of which no revision counts."""
@@ -130,7 +133,12 @@ class _Sweep:
         if not old and len(revisions) < 2:
             return []
         facts = self.ledger.facts(FACT, self.dataset, key=key, limit=None)
-        replaced = {fact.payload["revision"] for fact in facts} - {self.store.current(self.dataset, key)}
+        young = {
+            fact.payload["replaces"]
+            for fact in facts
+            if self.replaced_before is not None and fact.at >= self.replaced_before
+        }
+        replaced = {fact.payload["revision"] for fact in facts} - {self.store.current(self.dataset, key)} - young
         return [
             Swept(
                 key=key,

@@ -13,7 +13,7 @@ from airflow_mlops.contracts import Deployment, RegisteredModel, Verdict, Verdic
 from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.features.governance.consumers import data_cut
 from airflow_mlops.engine.ledger import Ledger, as_json
-from airflow_mlops.engine.serving.deployments import check_pin, deployment
+from airflow_mlops.engine.serving.deployments import ask_for, check_pin, deployment
 from airflow_mlops.exceptions import GateError
 
 FACT = "verdict"
@@ -127,9 +127,39 @@ def _asked(ledger: Ledger, state: Deployment, verdicts: Mapping[int, dict[str, A
         )
     check_pin(state, version)
     older = _older(ledger, state, version)
+    if older or version in state.rolled_back:
+        ask_for(ledger, state.server, state.model, version, older or "it had been rolled back")
     overrides = [f"{older}: asked for by number"] * bool(older)
     overrides += ["it had been rolled back: asked for by number"] * (version in state.rolled_back)
     return Choice(version, overrides=tuple(overrides))
+
+
+def check_not_older(ledger: Ledger, state: Deployment, version: int) -> None:
+    """Refuse to replace what serves by what knows older data, unless somebody asked for it by number.
+
+    :raises GateError: when it would.
+    """
+    older = _older(ledger, state, version)
+    if older and version not in state.asked:
+        raise GateError(
+            f"Version {version} of {state.model!r} would replace newer data by older.",
+            detail=older,
+            hint=f"Trigger {state.model}.deploy with its number to deploy it all the same.",
+        )
+
+
+def check_bytes(ledger: Ledger, model: str, version: int, folder: Path) -> None:
+    """Refuse bytes of a version other than those that were judged; one that nobody judged is let through.
+
+    :raises GateError: when they differ.
+    """
+    verdict = last_verdicts(ledger, model).get(version)
+    if verdict is not None and verdict.get("content") and verdict["content"] != tree_hash(folder):
+        raise GateError(
+            f"Version {version} of {model!r} in the model store is not what was judged.",
+            detail=f"{folder} has other bytes than the registered version",
+            hint="Go back to another version; or deploy it by its number: that fetches it from the registry again.",
+        )
 
 
 def check_verdict(ledger: Ledger, model: str, version: int, folder: Path) -> None:

@@ -225,6 +225,14 @@ class Registry:
                 shutil.rmtree(temporary, ignore_errors=True)
         return destination
 
+    def training_of(self, model: str, version: str) -> str:
+        """Return the hash of the spec that a version was trained by; nothing for one that was made elsewhere.
+
+        :raises DataError: when there is no such version.
+        """
+        with talking_to(self.tracking_uri):
+            return str(self._client.get_model_version(model, version).tags.get(TRAINING_ID, ""))
+
     def content_hash(self, model: str, version: str) -> str:
         """Return the hash of a version's SavedModel, as :func:`~airflow_mlops.engine.data.files.tree_hash` gives it.
 

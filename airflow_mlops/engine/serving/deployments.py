@@ -8,11 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 from airflow_mlops.contracts import Deployment, Pin
 from airflow_mlops.engine.ledger import Ledger, Pointer
-from airflow_mlops.exceptions import ConfigError, DataError, GateError
+from airflow_mlops.exceptions import ConfigError, DataError, GateError, did_you_mean
 from airflow_mlops.moments import is_day, parse_day_or_moment
 
 FACT = "deployment"
 PIN_TOLD = "pin_told"
+
+
+class PinnedError(GateError):
+    """Something else is pinned: that is somebody's will, and no failure."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,31 @@ def unpin(ledger: Ledger, server: str, model: str, who: str, reason: str) -> Dep
     """Lift the pin: the next version that passes its gates is deployed again. Without a pin nothing changes.
 
     :raises ConfigError: without a name and a reason.
+    :raises DataError: when the model was never deployed on the server.
     """
     check_said(who, reason)
+    if ledger.pointer(pointer_name(server, model)) is None:
+        known = sorted({state.model for state in deployments(ledger) if state.server == server})
+        raise DataError(
+            f"No version of {model!r} was ever deployed on {server!r}.{did_you_mean(model, known)}",
+            detail=f"models there: {', '.join(known) or 'none'}",
+            hint="Correct the name of the model, or of the server's connection.",
+        )
     return _move(
         ledger, server, model, "unpin", f"{who}: {reason}", lambda state: state.model_copy(update={"pin": None})
     )
+
+
+def ask_for(ledger: Ledger, server: str, model: str, version: int, why: str) -> Deployment:
+    """Write down that somebody wants a version by its number, though it was taken out or its data is older.
+
+    That holds until the version serves, or until a rollback takes over.
+    """
+
+    def change(state: Deployment) -> Deployment:
+        return state.model_copy(update={"asked": tuple(sorted({*state.asked, version}))})
+
+    return _move(ledger, server, model, "ask", f"version {version}: {why}", change)
 
 
 def pin_to_tell_of(ledger: Ledger, server: str, model: str, before: timedelta) -> Pin | None:
@@ -161,11 +185,11 @@ def _told(server: str, pin: Pin) -> dict[str, object]:
 def check_pin(state: Deployment, version: int) -> None:
     """Refuse to replace what is pinned.
 
-    :raises GateError: when another version is.
+    :raises PinnedError: when another version is.
     """
     pin = state.pin
     if pin is not None and pin.version != version and pin.holds(datetime.now(UTC)):
-        raise GateError(
+        raise PinnedError(
             f"Version {version} of {state.model!r} cannot replace what is pinned on {state.server!r}.",
             detail=str(pin),
             hint=f"Lift the pin first: `airflow-mlops unpin {state.model}`, or action unpin of {state.model}.runbook.",

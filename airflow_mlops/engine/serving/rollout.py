@@ -25,7 +25,7 @@ from airflow_mlops.engine.ledger import Ledger, Pointer
 from airflow_mlops.engine.locks import locked
 from airflow_mlops.engine.serving.client import ServingClient, VersionState
 from airflow_mlops.engine.serving.config import ModelConfig, ServerConfig
-from airflow_mlops.engine.serving.deployments import check_pin, deployment, make_pin, pointer_name, record
+from airflow_mlops.engine.serving.deployments import check_pin, deployment, make_pin, moves, pointer_name, record
 from airflow_mlops.engine.serving.golden import Golden, GoldenCheck
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, MlopsError, TransientError
 
@@ -74,19 +74,28 @@ class Rollout:
     ) -> Deployment:
         """Have the server load a version beside those in service. It goes on after this returns.
 
-        :param check: Called with the version when it would be loaded, to refuse that by an error: callers who name no
-            label get the highest version that is loaded.
+        Callers who name no label get the highest version that is loaded, so nothing is while another one is pinned.
+
+        :param check: Called with the version when it would be loaded, to refuse that by an error.
         :param overrides: The guards that somebody passed by asking for it, in words; kept with the deployment.
+        :raises PinnedError: when another version is pinned.
         :raises GateError: when the server could not load the first version of a model.
         :raises MlopsError: when the server refuses or does not answer. Nothing has changed then.
         """
-        before = version_state(self.client, self.model, version)
 
         def decide(current: Deployment) -> Deployment:
             if version in current.loaded:
                 return current
+            check_pin(current, version)
             check(version)
             return _with_candidate(current, version)
+
+        return self._load(version, decide, overrides)
+
+    def _load(
+        self, version: int, decide: Callable[[Deployment], Deployment], overrides: tuple[str, ...] = ()
+    ) -> Deployment:
+        before = version_state(self.client, self.model, version)
 
         try:
             state_now = self._change("load", f"version {version}", decide, overrides)
@@ -99,6 +108,15 @@ class Rollout:
         if before is not None and before.state == "END":
             self._wait_until_noticed(version, before)
         return state_now
+
+    def retire(self, version: int, why: str) -> None:
+        """Unload a version that is not to serve now, unless it does or can be gone back to."""
+
+        def decide(current: Deployment) -> Deployment:
+            kept = version in (current.stable, current.previous, *current.good[:1])
+            return current if kept else _with_candidate(current, None)
+
+        self._change("retire", f"version {version}: {why}", decide)
 
     def reject(self, version: int, why: str) -> GateError:
         """Unload a version that failed, unless callers depend on it, and return the error to raise."""
@@ -147,6 +165,12 @@ class Rollout:
             if current.stable == version:
                 return current
             check_pin(current, version)
+            if version in current.rolled_back and version not in current.asked:
+                raise GateError(
+                    f"Version {version} of {self.model!r} was rolled back on {self.server!r}.",
+                    detail=f"rolled back: {', '.join(map(str, current.rolled_back))}",
+                    hint=f"It stays out until somebody asks for it: trigger {self.model}.deploy with its number.",
+                )
             check(version)
             self._check_available(version)
             return _promoted(current, version, keep)
@@ -172,17 +196,41 @@ class Rollout:
         :param check: Called with the version that would answer again, to refuse that by an error.
         :param request: Who asks, such as a run: the same one again is the same rollback, and only makes sure.
         :raises ConfigError: without a name and a reason, or when ``until`` is over.
-        :raises GateError: when there is nothing to go back to, or it does not answer as it did.
+            The same reason again is the same rollback too, while nothing else happened.
+        :raises GateError: when there is nothing to go back to, it never served, or it does not answer as it did.
         """
         current = self.deployment()
         asked = f"{request}: {reason}" if request else reason
-        if request and current.reason == asked:
+        if (request and current.reason == asked) or self._is_repeated(current, asked):
             return self._change("rollback", asked, lambda state: state)
         target = self._target(current) if to is None else to
         pin = make_pin(target, who, reason, until)
+        self._check_target(current, target)
         check(target)
         self._bring_back(target)
         return self._change("rollback", f"{pin.who}: {asked}", lambda state: self._rolled_back(state, pin, asked))
+
+    def _is_repeated(self, current: Deployment, asked: str) -> bool:
+        """Return whether the same was asked for last, and holds: then it is only made sure, not done once more."""
+        last = moves(self.ledger, self.server, self.model)[:1]
+        return current.reason == asked and bool(last) and last[0].action == "rollback"
+
+    def _check_target(self, current: Deployment, target: int) -> None:
+        """Refuse to go back to what serves, or to what never served: that would pass by the gates."""
+        if target == current.stable:
+            raise GateError(
+                f"Version {target} of {self.model!r} serves already.",
+                detail=f"server {self.server!r}",
+                hint=f"To keep it, whatever passes its gates: `airflow-mlops pin {self.model}`.",
+            )
+        served = {move.state.stable for move in moves(self.ledger, self.server, self.model)}
+        if target not in {*served, *current.good, current.previous}:
+            known = ", ".join(str(number) for number in sorted(n for n in served if n is not None)) or "none"
+            raise GateError(
+                f"Version {target} of {self.model!r} never served on {self.server!r}.",
+                detail=f"versions that did: {known}",
+                hint=f"Go back to one of these; or deploy it by its number, through its gates: {self.model}.deploy.",
+            )
 
     def _target(self, current: Deployment) -> int:
         """Return the last version that served well."""
@@ -204,7 +252,7 @@ class Rollout:
                 detail=f"{self.base} has {', '.join(map(str, kept)) or 'no version'}",
                 hint="Go back to one of these, or deploy the version by its number: that fetches it again.",
             )
-        self.load(version)
+        self._load(version, lambda state: state if version in state.loaded else _with_candidate(state, version))
         deadline = time.monotonic() + _FIRST_LOAD_WITHIN
         while (state := version_state(self.client, self.model, version)) is None or state.state != "AVAILABLE":
             if state is not None and state.state == "END":
@@ -222,8 +270,10 @@ class Rollout:
         self._check_available(pin.version)
         if current.stable == pin.version:
             return current.model_copy(update={"pin": pin})
-        taken_out = () if current.stable is None else (current.stable,)
-        good = tuple(number for number in current.good if number != pin.version)
+        # What came after the one that is gone back to is out too: nobody wants to land there by the next rollback.
+        jumped = tuple(number for number in current.good if number > pin.version)
+        taken_out = jumped if current.stable is None else (current.stable, *jumped)
+        good = tuple(number for number in current.good if number != pin.version and number not in jumped)
         return current.model_copy(
             update={
                 "stable": pin.version,
@@ -231,6 +281,7 @@ class Rollout:
                 "good": good,
                 "loaded": _versions(pin.version, current.stable, *good[:1]),
                 "rolled_back": tuple(sorted({*current.rolled_back, *taken_out} - {pin.version})),
+                "asked": (),
                 "pin": pin,
                 "reason": asked,
             }
@@ -376,6 +427,7 @@ def _promoted(current: Deployment, version: int, keep: int) -> Deployment:
             "good": good,
             "loaded": _versions(version, current.stable, *good[:1]),
             "rolled_back": tuple(number for number in current.rolled_back if number != version),
+            "asked": tuple(number for number in current.asked if number != version),
             "reason": f"promoted version {version}",
         }
     )

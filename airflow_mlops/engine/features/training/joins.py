@@ -30,7 +30,7 @@ ENOUGH_ROWS = 30
 """Rows below which a slice, or seven days of it, is not looked at."""
 
 _WEEK = 7 * 86_400_000_000
-_EARLIER = 8
+_EARLIER = 3
 _SUITE = "label_joins"
 _ALL = ""
 
@@ -154,14 +154,22 @@ class Joins:
 
 
 def earlier_joins(ledger: Ledger, model: str, recipe: Recipe) -> list[Counts]:
-    """Return the counts of the model's last snapshots on older data: only those that passed were written down."""
+    """Return the counts of those of the model's snapshots on older data in which most rows found their label.
+
+    Not of the last ones: of a loss that goes on slowly, these know no better. Only those that passed were written down.
+    """
     cut = recipe.label_cut.isoformat()
     found: list[Counts] = []
     for fact in ledger.facts(SNAPSHOT, model, limit=None):
         counts = fact.payload.get("label_joins")
-        if counts and fact.payload["label_cut"].replace("Z", "+00:00") < cut and len(found) < _EARLIER:
+        if counts and fact.payload["label_cut"].replace("Z", "+00:00") < cut:
             found.append(counts)
-    return found
+    return sorted(found, key=_share_joined, reverse=True)[:_EARLIER]
+
+
+def _share_joined(counts: Counts) -> float:
+    rows, joined = counts.get(_ALL, {}).get(_ALL, [0, 0])
+    return joined / rows if rows else 0.0
 
 
 def as_result(
