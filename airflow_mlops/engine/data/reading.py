@@ -188,7 +188,8 @@ class _Text:
         if function == "read_csv" and self.types:
             sniffed = self.connection.sql(f"SELECT * FROM {function}({self._arguments(given)}) LIMIT 0").columns
             known = {name: kind for name, kind in self.types.items() if name in sniffed}
-            given |= {"types": known} if known else {}
+            asked = self.options.get("types", {})
+            given |= {"types": {**known, **asked}} if known and isinstance(asked, Mapping) else {}
         return self.connection.sql(f"SELECT * FROM {function}({self._arguments(given)})")
 
     def _arguments(self, given: Mapping[str, Any]) -> str:
