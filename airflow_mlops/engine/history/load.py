@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.features.computing.code import code_identity, import_folders
 from airflow_mlops.engine.features.computing.compute import Draft, NotYetError, compute_rows, write_rows
 from airflow_mlops.engine.features.computing.provenance import read_inputs, stale_days
@@ -235,6 +236,7 @@ class _Load:
         span = interval(keys[0])[0], interval(keys[-1])[1]
         code = code_identity(self.pipeline.features.transform, import_folders(self.code_path, self.location))
         every = repo.service(self.pipeline.features.name).views
+        fetch_views(home, every)
         views = [view for view in every if feature_file(home, view, "*").parent.is_dir()]  # others are not ours
         there = read_inputs(home, views, *span)
         stale = set(stale_days(home, self.store, views, *span, ledger=self.ledger, code=code))
