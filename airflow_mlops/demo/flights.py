@@ -140,11 +140,11 @@ def land(lake: AnyPath, day: date, feed: Feed) -> Landed:
             hint="Choose one of these days.",
         )
     if not isinstance(lake, Path):
-        folder = lake / feed / day.isoformat()
-        with storage.reaching(folder), storage.making(folder) as made:
+        there = lake / feed / day.isoformat()
+        with storage.reaching(there), storage.making(there) as made:
             landed = land(made, day, feed)
-            storage.publish(Path(landed["uri"]), folder, "_SUCCESS")
-        return {**landed, "uri": str(folder)}
+            storage.publish(Path(landed["uri"]), there, "_SUCCESS")
+        return {**landed, "uri": str(there)}
     table = read_feed(feed, day, day)
     folder = lake / feed / day.isoformat()
     file = folder / f"{feed}.parquet"

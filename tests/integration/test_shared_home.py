@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
+from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Retrain, Trainer
 from airflow_mlops.cli import main
 from airflow_mlops.engine.data import shared
 from airflow_mlops.engine.data.snapshots import load_snapshot, read_split
 from airflow_mlops.engine.features.online.reader import OnlineReader
 from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.history.load import load_history
+from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.operators import base
 from airflow_mlops.operators.data import CheckPartitionOperator, SealPartitionOperator
@@ -300,6 +304,33 @@ def test_commands_read_the_same_home(floor, client, tmp_path, capsys):  # noqa: 
     assert "A home on object storage is not swept as a whole" in capsys.readouterr().err
     with pytest.raises(AirflowFailException, match="lifecycle rule"):
         floor.run(SweepHomeOperator, keep="9d")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_history_is_loaded_by_forked_workers(workers, floor, client, tmp_path, monkeypatch):  # noqa: F811
+    """A connection to S3 does not survive a fork, and a path of Airflow forgets its own when it is pickled."""
+    monkeypatch.syspath_prepend(str(floor.dags))
+    for n in range(2):
+        for dataset in EVENT_TIMES:
+            upload(client, tmp_path / "upstream", dataset, n)
+
+    def feed(name: str) -> Partitions:
+        suite = f"ride_suites:{name}"
+        return Partitions(f"lake/{name}", event_time=EVENT_TIMES[name], suite=suite, start=FIRST, dataset=name)
+
+    pipeline = ModelPipeline(
+        model=MODEL, source=feed("rides"), entity="ride_id", gates=[Gate("auc", min=0.5)],
+        label=Label("late", source=feed("ends"), matures_after="1d"),
+        features=FeatureService(SERVICE, transform=TRANSFORM, suite="ride_suites:snapshot", keys=["zone"], history="2d"),
+        train=Trainer("flights.model:build", window="60d", validation="1d", test="1d"), retrain=Retrain(cron=None),
+    )  # fmt: skip
+    floor.wipe()
+    home, ledger = base.open_home(), Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    loaded = load_history(
+        pipeline, FIRST, midnight(1).date(), location=Location(floor.repo, home), ledger=ledger, workers=workers,
+        store=base.partition_store(home, ledger), code_path=str(floor.dags), locate=partial(base.beneath, home),
+    )  # fmt: skip
+    assert (loaded.sealed, loaded.computed, loaded.refused) == (4, 2, [])
 
 
 def test_a_home_whose_connection_is_not_there(floor):

@@ -225,7 +225,7 @@ def on_disk(files: Sequence[AnyPath]) -> Iterator[list[Path]]:
 def now(folder: AnyPath) -> datetime:
     """Return the time by the storage's own clock: by what S3 stamps files with, else by this machine's clock."""
     if not isinstance(folder, Path) and hasattr(folder.fs, "call_s3"):
-        answer = folder.fs.call_s3("head_bucket", Bucket=folder.path.partition("/")[0])
+        answer = fresh(folder).call_s3("head_bucket", Bucket=folder.path.partition("/")[0])
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
     return datetime.now(UTC)
 
@@ -310,6 +310,8 @@ def fresh(path: RemotePath) -> Any:
             detail=f"{path}: {error}",
             hint="Install airflow-mlops[amazon] for s3://, or the fsspec package of the storage.",
         ) from None
+    if getattr(fs, "_pid", os.getpid()) != os.getpid():  # of the process that forked this one, with its event loop
+        fs = type(fs)(*fs.storage_args, **fs.storage_options)
     fs.invalidate_cache()
     return fs
 
@@ -338,7 +340,7 @@ def _local_entry(path: Path) -> Entry:
 
 def _remote_entry(folder: RemotePath, name: str, info: dict[str, Any]) -> Entry:
     is_folder = info["type"] == "directory"
-    written = None if is_folder else _utc(info.get("LastModified") or folder.fs.modified(name))
+    written = None if is_folder else _utc(info.get("LastModified") or fresh(folder).modified(name))
     return Entry(folder / name.rpartition("/")[2], info["size"] or 0, written, is_folder)
 
 
