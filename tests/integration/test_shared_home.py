@@ -321,7 +321,7 @@ def test_a_history_is_loaded_by_forked_workers(workers, floor, client, tmp_path,
     pipeline = ModelPipeline(
         model=MODEL, source=feed("rides"), entity="ride_id", gates=[Gate("auc", min=0.5)],
         label=Label("late", source=feed("ends"), matures_after="1d"),
-        features=FeatureService(SERVICE, transform=TRANSFORM, suite="ride_suites:snapshot", keys=["zone"], history="2d"),
+        features=FeatureService(SERVICE, transform=TRANSFORM, suite="ride_suites:snapshot", history="2d"),
         train=Trainer("flights.model:build", window="60d", validation="1d", test="1d"), retrain=Retrain(cron=None),
     )  # fmt: skip
     floor.wipe()
