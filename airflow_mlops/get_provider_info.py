@@ -23,15 +23,25 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "Settings of the airflow-mlops provider.",
                 "options": {
                     "home": {
-                        "description": "Folder under which sealed partitions, features, snapshots, trainings and "
-                        "models are kept. All workers must see the same one.",
+                        "description": "Where sealed partitions, features, snapshots, trainings and reports are kept: "
+                        "a folder that all workers see, or object storage such as s3://aws_default@bucket/prefix, "
+                        "opened by the connection before the @.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "/srv/mlops",
                         "default": "",
                     },
+                    "cache": {
+                        "description": "Folder of each machine in which it keeps what it used of a `home` on object "
+                        "storage; each home has its own folder in it. The same path on all machines. Default is "
+                        "airflow-mlops/homes in the user's cache folder.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/var/cache/mlops",
+                        "default": "",
+                    },
                     "partitions": {
-                        "description": "Where sealed partitions are kept, if not below `home`: a folder, or object "
+                        "description": "Where sealed partitions are kept, if not in `home`: a folder, or object "
                         "storage such as s3://aws_default@bucket/prefix, opened by the connection before the @.",
                         "version_added": "0.1.0",
                         "type": "string",

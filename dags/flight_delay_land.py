@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow.sdk import DAG, CronPartitionTimetable, task
@@ -25,11 +24,11 @@ with DAG(
     def land(feed: Feed, partition_key: str | None = None) -> Landed:
         """Land one feed's day."""
         from airflow_mlops.demo.flights import land as land_feed
-        from airflow_mlops.operators.base import default_home
+        from airflow_mlops.operators.base import beneath, open_home
 
         if partition_key is None:
             raise ValueError('This run has no partition key: trigger it with {"partition_key": "2013-01-15"}.')
-        return land_feed(Path(default_home()) / "lake", date.fromisoformat(partition_key), feed)
+        return land_feed(beneath(open_home(), "lake"), date.fromisoformat(partition_key), feed)
 
     departures = land.override(task_id="departures")("departures")
     departures >> [land.override(task_id="arrivals")("arrivals"), land.override(task_id="weather")("weather")]

@@ -24,7 +24,8 @@ def place_options() -> argparse.ArgumentParser:
     """Return the options that say where a command works, for ``parents=``."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument(
-        "--home", type=Path, help=f"folder with the partitions (default: option [mlops] home, else {LAPTOP_HOME})"
+        "--home",
+        help=f"home folder, or s3://connection@bucket/prefix (default: option [mlops] home, else {LAPTOP_HOME})",
     )
     options.add_argument(
         "--ledger",
@@ -53,15 +54,29 @@ def who() -> str:
 
 
 def open_home(options: argparse.Namespace) -> Path:
-    """Return the home folder."""
-    if options.home is not None:
+    """Return the home folder as this machine has it.
+
+    :raises ConfigError: when it is on object storage, and nothing here can open that.
+    """
+    if options.home is not None and "://" not in str(options.home):
         return Path(options.home).resolve()
     try:
-        from airflow_mlops.operators.base import default_home
-
-        return Path(default_home())
-    except (ImportError, ConfigError):
+        from airflow_mlops.operators import base
+    except ImportError:
+        if options.home is None:
+            return LAPTOP_HOME.resolve()
+        raise ConfigError(
+            "A home on object storage is opened by an Airflow connection, and Airflow is not installed here.",
+            detail=f"--home {options.home}",
+            hint="Install airflow-mlops[airflow,amazon].",
+        ) from None
+    try:
+        home = options.home or base.default_home()
+    except ConfigError:
         return LAPTOP_HOME.resolve()
+    if "://" in home:
+        os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")  # see _url_of_the_connection
+    return base.open_home(home)
 
 
 def open_ledger(options: argparse.Namespace) -> Ledger:

@@ -35,11 +35,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.demo import weather
+from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.files import replacing
 from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from airflow_mlops.engine.data.storage import AnyPath
 
 Feed = Literal["departures", "arrivals", "weather"]
 
@@ -119,7 +122,7 @@ class Landed(TypedDict):
     bytes: int
 
 
-def land(lake: Path, day: date, feed: Feed) -> Landed:
+def land(lake: AnyPath, day: date, feed: Feed) -> Landed:
     """Write one day of a feed to ``<lake>/<feed>/<day>/<feed>.parquet``, then ``_SUCCESS`` beside it.
 
     Landing a day again writes the same bytes.
@@ -136,6 +139,12 @@ def land(lake: Path, day: date, feed: Feed) -> Landed:
             detail=f"it has the days {first} to {last}",
             hint="Choose one of these days.",
         )
+    if not isinstance(lake, Path):
+        there = lake / feed / day.isoformat()
+        with storage.reaching(there), storage.making(there) as made:
+            landed = land(made, day, feed)
+            storage.publish(Path(landed["uri"]), there, "_SUCCESS")
+        return {**landed, "uri": str(there)}
     table = read_feed(feed, day, day)
     folder = lake / feed / day.isoformat()
     file = folder / f"{feed}.parquet"

@@ -22,6 +22,7 @@ from airflow_mlops.engine.data import files, storage
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.retention import RetentionReport, sweep_partitions
+from airflow_mlops.engine.data.shared import is_shared, origin
 from airflow_mlops.engine.data.snapshots import load_snapshot
 from airflow_mlops.engine.features.governance import consumers
 from airflow_mlops.engine.locks import locked
@@ -98,6 +99,13 @@ def sweep(
             "A sweep leaves what is younger than a day: a training that runs may need it.",
             detail=f"keep={keep}",
             hint="Keep a day, 1d, or longer.",
+        )
+    if is_shared(home):
+        raise ConfigError(
+            "A home on object storage is not swept as a whole.",
+            detail=f"{origin(home)}: what a kept model needs cannot be told apart there yet",
+            hint="Sweep its partitions by dataset: airflow-mlops sweep DATASET --keep AGE. Let a lifecycle rule of the "
+            "bucket remove reports/, quarantine/ and staged/; keep snapshots/, trainings/ and features/.",
         )
     kept = _Kept.now(ledger, home, now - keep)
     aged = list(_aged(home, ledger, kept, model_stores or {}))

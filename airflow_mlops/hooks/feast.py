@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.hooks.base import MlopsHook, expand
-from airflow_mlops.operators.base import default_home
+from airflow_mlops.operators.base import open_home
 from airflow_mlops.partitioning import Partitioning
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class FeastHook(MlopsHook):
         """
         from airflow_mlops.engine.features.project.location import Location
 
-        home = home or Path(default_home())
+        home = home or open_home()
         return Location(self.repo_path, home, self._overrides(home))
 
     def get_conn(self, home: Path | None = None) -> FeatureStore:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from airflow.sdk import BaseOperator, conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
@@ -34,7 +36,7 @@ def failing_clearly() -> Iterator[None]:
 
 
 def default_home() -> str:
-    """Return the folder under which this package keeps its files: option ``[mlops] home``.
+    """Return where this package keeps its files: option ``[mlops] home``, a folder or a prefix on object storage.
 
     :raises ConfigError: when the option is not set.
     """
@@ -43,9 +45,38 @@ def default_home() -> str:
         raise ConfigError(
             "The folder for partitions, snapshots and models is not configured.",
             detail="option `home` in section [mlops] of the Airflow configuration is empty",
-            hint="Set AIRFLOW__MLOPS__HOME to a folder that all workers share, or pass home= to the operator.",
+            hint="Set AIRFLOW__MLOPS__HOME to a folder that all workers share or to s3://connection@bucket/prefix, or "
+            "pass home= to the operator.",
         )
     return home
+
+
+def open_home(uri: str | None = None) -> Path:
+    """Return the home folder as this machine has it; of one on object storage, the folder that caches it.
+
+    :param uri: A folder, or ``s3://aws_default@bucket/prefix``; default is option ``[mlops] home``.
+    :raises ConfigError: when there is none, or no such connection.
+    """
+    uri = uri or default_home()
+    if "://" not in uri:
+        return Path(uri)
+    from airflow_mlops.engine.data.shared import is_shared, share
+
+    cache = cache_of(uri)
+    if not is_shared(cache):
+        share(cache, cast("ObjectStoragePath", path_of(uri)))
+    return cache
+
+
+def cache_of(uri: str) -> Path:
+    """Return the folder that caches a home on object storage: by its hash, below option ``[mlops] cache``.
+
+    It is the same on all machines that have the same option: results of tasks name paths in it.
+    """
+    folder = conf.get("mlops", "cache", fallback="") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "airflow-mlops", "homes"
+    )
+    return Path(folder).absolute() / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
 
 
 def path_of(uri: str) -> Path | ObjectStoragePath:
@@ -74,13 +105,24 @@ def path_of(uri: str) -> Path | ObjectStoragePath:
 
 
 def beneath(home: Path, uri: str) -> Path | ObjectStoragePath:
-    """Return where a path points, as :func:`path_of` does; a relative one starts at the home folder."""
+    """Return where a path points, as :func:`path_of` does; a relative one starts at the home, wherever that is.
+
+    What other tasks made below a home on object storage is fetched.
+    """
     path = path_of(uri)
-    return home / path if isinstance(path, Path) else path
+    if not isinstance(path, Path):
+        return path
+    from airflow_mlops.engine.data.shared import fetch, origin
+
+    if path.is_absolute():
+        fetch(path)
+        return path
+    return cast("Path | ObjectStoragePath", origin(home)) / uri
 
 
 def partition_store(home: Path, ledger: Ledger | None = None) -> PartitionStore:
-    """Return the store of sealed partitions: option ``[mlops] partitions``, else ``<home>/partitions``.
+    """Return the store of sealed partitions: option ``[mlops] partitions``, else ``partitions`` in the home, also in
+    one on object storage.
 
     :param home: The home folder.
     :param ledger: Decides between concurrent writers; readers need none.
@@ -88,7 +130,7 @@ def partition_store(home: Path, ledger: Ledger | None = None) -> PartitionStore:
     from airflow_mlops.engine.data.partitions import PartitionStore
 
     configured = conf.get("mlops", "partitions", fallback="")
-    return PartitionStore(path_of(configured) if configured else home / "partitions", ledger)
+    return PartitionStore(path_of(configured), ledger) if configured else PartitionStore.under(home, ledger)
 
 
 def require(value: str | None, name: str, hint: str) -> str:
@@ -159,7 +201,8 @@ class MlopsOperator(BaseOperator):
     Subclasses implement :meth:`perform`. Constructors only assign; rendered values are checked at the head of
     :meth:`perform`.
 
-    :param home: Folder for partitions, snapshots and models; default is option ``[mlops] home``.
+    :param home: Folder for partitions, snapshots and models, or ``s3://connection@bucket/prefix``; default is option
+        ``[mlops] home``.
     """
 
     template_fields: Sequence[str] = ("home",)
@@ -175,13 +218,15 @@ class MlopsOperator(BaseOperator):
 
     @property
     def home_path(self) -> Path:
-        """The home folder, from the argument or from the configuration."""
-        return Path(self.home or default_home())
+        """The home folder on this machine, from the argument or from the configuration."""
+        return open_home(self.home)
 
     def execute(self, context: Context) -> Any:
         """Run :meth:`perform`; errors that a retry cannot cure fail the task at once."""
         with failing_clearly():
             self._mind_halt(context)
+            if self.home or conf.get("mlops", "home", fallback=""):
+                open_home(self.home)  # paths in its cache may come from other tasks
             return self.perform(context)
 
     def _mind_halt(self, context: Context) -> None:

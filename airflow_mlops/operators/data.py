@@ -11,7 +11,7 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
-from airflow_mlops.operators.base import MlopsOperator, path_of, require, required_key
+from airflow_mlops.operators.base import MlopsOperator, beneath, path_of, require, required_key
 from airflow_mlops.operators.reports import publish_report
 from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.parts import Checks
@@ -38,15 +38,17 @@ class SealedPartition(TypedDict):
 
 
 def located(task: MlopsOperator | MlopsSensor, uri: str | None, name: str) -> Path | ObjectStoragePath:
-    """Return where a rendered path points; a relative one starts at the home folder.
+    """Return where a rendered path points; a relative one starts at the home, wherever that is.
 
     ``s3://aws_default@bucket/prefix`` points to object storage, opened by the Airflow connection before the ``@``.
 
     :raises ConfigError: when it is empty.
     """
     rendered = require(uri, name, "Did the task whose XCom it comes from succeed?")
-    path = path_of(rendered)
-    return task.home_path / path if isinstance(path, Path) else path
+    if "://" in rendered:
+        return path_of(rendered)
+    path = Path(rendered)
+    return beneath(path if path.is_absolute() else task.home_path, rendered)
 
 
 class SealPartitionOperator(MlopsOperator):

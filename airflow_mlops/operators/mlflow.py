@@ -358,6 +358,7 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
 
     def perform(self, context: Context) -> FetchedVersion:
         """Choose, fetch, and return the version."""
+        from airflow_mlops.engine.data.shared import send
         from airflow_mlops.engine.evaluation.approvals import choose_version
 
         asked = whole_version(self.version) if self.version not in (None, "", "None") else None
@@ -372,6 +373,7 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
         cache = registry_cache(self.home_path, self.model, version)
         saved_model = hook.get_conn().download(self.model, str(version), cache)
+        send(saved_model)  # whoever publishes it may be another worker
         return FetchedVersion(
             model=self.model, version=version, saved_model=str(saved_model), passed=list(choice.overrides)
         )

@@ -27,10 +27,10 @@ def publish_report(
     :param profile: Of the batch, to draw its distributions.
     :param reference: Of earlier batches, to draw beside them.
     """
-    from airflow_mlops.engine.data.files import replacing
     from airflow_mlops.engine.data.report import render
+    from airflow_mlops.engine.data.shared import publishing
 
     name = f"{result.batch_hash[:16]}-{result.suite_hash[:8]}.html"
-    with replacing(task.home_path / "reports" / name) as page:
+    with publishing(task.home_path / "reports" / name) as page:
         page.write_text(render(result, profile, reference), encoding="utf-8")
     GXValidationReportLink.persist(context, f"/mlops/reports/{name}")

@@ -211,6 +211,7 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
 
     def perform(self, context: Context) -> PublishedVersion:
         """Publish and return where it lies."""
+        from airflow_mlops.engine.data.shared import fetch
         from airflow_mlops.engine.serving.compatibility import check_server, trained_with
         from airflow_mlops.engine.serving.model_store import publish
 
@@ -218,6 +219,7 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
         source = require(self.source, "source", "Did the task whose XCom it comes from succeed?")
         self.check_features(self.model, version)
         hook = TFServingHook(self.tf_serving_conn_id)
+        fetch(Path(source))
         check_server(self.tf_serving_conn_id, hook.tensorflow_version(), trained_with(Path(source)))
         with self.rollout(context) as rollout:
             path = publish(

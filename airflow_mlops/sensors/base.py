@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
 )
 
 from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
-from airflow_mlops.operators.base import default_home, failing_clearly
+from airflow_mlops.operators.base import failing_clearly, open_home
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -32,7 +32,8 @@ class MlopsSensor(BaseSensorOperator):
 
     Subclasses implement :meth:`look` (one look; None means not yet), :meth:`trigger` and :meth:`describe`.
 
-    :param home: Folder for partitions, snapshots and models; default is option ``[mlops] home``.
+    :param home: Folder for partitions, snapshots and models, or ``s3://connection@bucket/prefix``; default is option
+        ``[mlops] home``.
     :param poke_interval: Seconds, or a timedelta, between looks; in the worker and in the triggerer.
     :param timeout: Seconds until the sensor gives up, counted by the wall clock from the first look.
     :param deferrable: Wait in the triggerer instead of holding a worker slot; default from option
@@ -65,8 +66,8 @@ class MlopsSensor(BaseSensorOperator):
 
     @property
     def home_path(self) -> Path:
-        """The home folder, from the argument or from the configuration."""
-        return Path(self.home or default_home())
+        """The home folder on this machine, from the argument or from the configuration."""
+        return open_home(self.home)
 
     @abstractmethod
     def look(self, context: Context) -> Any | None:

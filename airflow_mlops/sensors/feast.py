@@ -9,7 +9,7 @@ from airflow.sdk import Asset
 
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.metrics import gauge
-from airflow_mlops.operators.base import required_key
+from airflow_mlops.operators.base import default_home, required_key
 from airflow_mlops.sensors.base import MlopsSensor
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
         from airflow_mlops.triggers.feast import FeastFeatureFreshnessTrigger
 
         return FeastFeatureFreshnessTrigger(
-            home=str(self.home_path),
+            home=self.home or default_home(),
             service=self.service,
             key=required_key(self.key),
             max_age=self.max_age,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.hooks.ledger import LedgerHook
-from airflow_mlops.operators.base import failing_clearly
+from airflow_mlops.operators.base import default_home, failing_clearly
 from airflow_mlops.sensors.base import MlopsSensor
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class TrainingDataSensor(MlopsSensor):
         from airflow_mlops.triggers.readiness import TrainingDataTrigger
 
         return TrainingDataTrigger(
-            home=str(self.home_path),
+            home=self.home or default_home(),
             sources=self.sources,
             as_of=self.as_of,
             model=self.model,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from airflow_mlops.hooks.feast import FeastHook
+from airflow_mlops.operators.base import open_home
 from airflow_mlops.triggers.base import PollTrigger
 
 
@@ -14,7 +14,7 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
 
     The result is ``{"project": ..., "ages": ...}``, the latter feature view → age in seconds.
 
-    :param home: Folder for partitions and features.
+    :param home: Where partitions and features are: a folder, or a prefix on object storage.
     :param service: Feast feature service.
     :param key: Partition at whose end ages are counted.
     :param max_age: Greatest age allowed, such as ``26h``, of a view without the tag ``max_age``.
@@ -47,7 +47,7 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
             feast_conn_id=feast_conn_id,
         )
         self._hook = FeastHook(feast_conn_id)
-        self._home = Path(home)
+        self._home = home
         self._service = service
         self._key = key
         self._max_age = max_age
@@ -59,6 +59,7 @@ class FeastFeatureFreshnessTrigger(PollTrigger):
 
     def poll(self) -> dict[str, Any] | None:
         """Read the online store once."""
-        found = self._hook.freshness(self._home, self._service, self._key, self._max_age, self._partitioning)
+        home = open_home(self._home)
+        found = self._hook.freshness(home, self._service, self._key, self._max_age, self._partitioning)
         self.seen = "; ".join(str(view) for view in found.stale)
         return {"project": found.project, "ages": found.ages} if found.fresh else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 from airflow_mlops.exceptions import TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day, parse_moment
-from airflow_mlops.operators.base import partition_store
+from airflow_mlops.operators.base import open_home, partition_store
 from airflow_mlops.triggers.base import PollTrigger
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _end(source: Mapping[str, str]) -> date | None:
 class TrainingDataTrigger(PollTrigger):
     """Wait until all data known at a moment is sealed, and none of it announced degraded.
 
-    :param home: Folder under which partitions are kept.
+    :param home: Where partitions are kept: a folder, or a prefix on object storage.
     :param sources: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
     :param as_of: Moment (ISO, with time zone), cut to where a partition begins.
     :param model: A model whose halt is a reason to hold.
@@ -114,7 +114,7 @@ class TrainingDataTrigger(PollTrigger):
             ledger_conn_id=ledger_conn_id,
         )
         self._hook = LedgerHook(ledger_conn_id)
-        self._home = Path(home)
+        self._home = home
         self._sources = sources
         self._as_of = as_of
         self._model = model
@@ -129,7 +129,7 @@ class TrainingDataTrigger(PollTrigger):
         """Look once; what holds the training back is logged whenever it changes."""
         if self._ledger is None:
             self._ledger = self._hook.get_conn()
-        reasons, ready = look(self._ledger, self._home, self._sources, self._as_of, self._model)
+        reasons, ready = look(self._ledger, open_home(self._home), self._sources, self._as_of, self._model)
         if reasons != self._reasons:
             self._reasons = reasons
             log.info("Training holds: %s", "; ".join(reasons) or "no longer")

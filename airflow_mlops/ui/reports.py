@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from airflow.api_fastapi.core_api.security import requires_access_asset
 from fastapi import APIRouter, Depends
 from fastapi.responses import FileResponse
 
 from airflow_mlops.exceptions import DataError
-from airflow_mlops.operators.base import default_home
+from airflow_mlops.operators.base import open_home
 
 router = APIRouter()
 
@@ -27,9 +26,14 @@ _HEADERS = {
 @router.get("/reports/{name}.html", dependencies=[Depends(requires_access_asset("GET"))])
 def report(name: str) -> FileResponse:
     """Return one report."""
-    file = Path(default_home()) / "reports" / f"{name}.html"
+    from airflow_mlops.engine.data.shared import fetch
+
+    file = open_home() / "reports" / f"{name}.html"
     # No separators, and no dot in front: the name cannot leave the folder.
-    if not re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII) or not file.is_file():
+    is_name = re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII)
+    if is_name:
+        fetch(file)
+    if not is_name or not file.is_file():
         raise DataError(
             f"There is no report {name!r}.",
             detail="looked in the folder `reports` of option [mlops] home, as the API server sees it",

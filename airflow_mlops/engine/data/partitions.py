@@ -48,6 +48,7 @@ from airflow_mlops.engine.data.revisions import (
     parse,
     publish,
 )
+from airflow_mlops.engine.data.shared import origin
 from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.engine.data.tombstones import tombstones
 from airflow_mlops.exceptions import ConfigError, DataError
@@ -97,8 +98,8 @@ class PartitionStore:
 
     @classmethod
     def under(cls, home: Path, ledger: Ledger | None = None) -> PartitionStore:
-        """Return the store in a home folder."""
-        return cls(home / "partitions", ledger)
+        """Return the store in a home folder; in the bucket, when that is where the home is."""
+        return cls(origin(home) / "partitions", ledger)
 
     # --- how a dataset is cut -----------------------------------------------------------------------------
 

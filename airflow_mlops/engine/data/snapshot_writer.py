@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Snapshot, Split, SplitName, content_hash
 from airflow_mlops.engine.data.files import sha256, sweep, sync, temporary_sibling
 from airflow_mlops.engine.data.leaks import Sample, check_apart, check_leaks, check_values, known
+from airflow_mlops.engine.data.shared import send
 from airflow_mlops.engine.data.snapshots import MANIFEST, load_snapshot
 from airflow_mlops.engine.data.splits import SplitRows
 from airflow_mlops.exceptions import DataError
@@ -253,6 +254,7 @@ def _publish(making: Path, target: Path) -> None:
     """Rename the finished folder into place, unless the same snapshot is there already."""
     sync(making / MANIFEST)
     sync(making)
+    send(making, target)
     try:
         making.rename(target)
     except OSError:

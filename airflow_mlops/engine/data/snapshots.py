@@ -19,7 +19,10 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from airflow_mlops.contracts import Snapshot, SplitName
-from airflow_mlops.engine.data.files import TEMPORARY, identity, sha256
+from airflow_mlops.engine.data import storage
+from airflow_mlops.engine.data.files import identity, sha256
+from airflow_mlops.engine.data.shared import fetch, origin
+from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
 MANIFEST = "manifest.json"
@@ -32,14 +35,14 @@ def load_snapshot(home: Path, snapshot_id: str) -> Snapshot:
     :raises DataError: when there is none, or its manifest is damaged.
     """
     manifest = home / "snapshots" / snapshot_id / MANIFEST
+    fetch(manifest.parent)
     try:
         snapshot = Snapshot.from_json(manifest.read_bytes())
     except FileNotFoundError:
-        known = [path.parent.name for path in (home / "snapshots").glob(f"*/{MANIFEST}")]
-        known = [name for name in known if not name.startswith(TEMPORARY)]
+        known = _whole_ones(origin(home / "snapshots"))
         raise DataError(
             f"There is no snapshot {snapshot_id!r}.{did_you_mean(snapshot_id, known)}",
-            detail=f"{home / 'snapshots'} holds {len(known)}",
+            detail=f"{origin(home / 'snapshots')} holds {len(known)}",
             hint="Build it again: clear the task `snapshot` of the train DAG.",
         ) from None
     except ValidationError as error:
@@ -60,8 +63,11 @@ def find_snapshot(home: Path, snapshot_id: str) -> Snapshot:
     try:
         return load_snapshot(home, snapshot_id)
     except DataError:
-        for spec in home.glob("trainings/*/spec.json"):
-            told = json.loads(spec.read_bytes())["snapshot"]
+        trainings = origin(home / "trainings")
+        with storage.reaching(trainings):
+            specs = storage.read_if_there([trainings / name / "spec.json" for name in storage.subfolders(trainings)])
+        for spec in filter(None, specs):
+            told = json.loads(spec)["snapshot"]
             if told["id"] == snapshot_id:
                 return Snapshot.from_json(json.dumps(told)).model_copy(
                     update={"uri": str(home / "snapshots" / snapshot_id)}
@@ -96,13 +102,26 @@ def _whole(snapshot: Snapshot, split: SplitName) -> Path:
     """Return the file of a split, as it was written."""
     expected = snapshot.splits[split]
     file = Path(snapshot.uri) / expected.file
-    if not file.exists() or sha256(file) != expected.sha256:
+
+    def as_written() -> bool:
+        return file.exists() and sha256(file) == expected.sha256
+
+    if not as_written():
+        fetch(file.parent, again=True)
+    if not as_written():
         raise DataError(
             f"The {split} split of snapshot {snapshot.id!r} is not what was written.",
             detail=f"{file} is {'changed' if file.exists() else 'missing'}",
             hint="Snapshots are never edited. Remove the folder and build the snapshot again.",
         )
     return file
+
+
+def _whole_ones(folder: AnyPath) -> list[str]:
+    with storage.reaching(folder):
+        names = storage.subfolders(folder)
+        there = storage.are_there([folder / name / MANIFEST for name in names])
+    return [name for name, is_there in zip(names, there, strict=True) if is_there]
 
 
 def check_validated(snapshot: Snapshot, batch_hash: str) -> None:

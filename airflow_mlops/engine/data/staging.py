@@ -25,6 +25,7 @@ from airflow_mlops.engine.data.landed import format_of, found, path_columns, unl
 from airflow_mlops.engine.data.parquet import listing, open_writer, readable
 from airflow_mlops.engine.data.reading import Reader
 from airflow_mlops.engine.data.receipts import STAGED
+from airflow_mlops.engine.data.shared import send
 from airflow_mlops.engine.data.splits import between
 from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.exceptions import DataError, did_you_mean
@@ -192,6 +193,7 @@ class _Staging:
                     writer.write_table(table)
                     rows += table.num_rows
             (made / STAGED).write_text(json.dumps(self._note(uri), sort_keys=True))
+            send(made, target)
             storage.remove(target)
             storage.publish(made, target, STAGED)
         return Staged(str(target), rows, tuple(self._said()))

@@ -25,6 +25,7 @@ from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 
 _CLIENTS = {"botocore", "aiobotocore", "aiohttp"}
 _TRANSIENT = {"ConnectionError", "HTTPClientError", "TimeoutError"}
+_BUSY = 500
 
 
 class RemotePath(Protocol):
@@ -72,7 +73,7 @@ def reaching(path: AnyPath) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if _no_bucket(error):
+        if no_bucket(error):
             raise DataError(
                 "There is no such bucket.",
                 detail=str(path),
@@ -85,6 +86,12 @@ def reaching(path: AnyPath) -> Iterator[None]:
         ) from None
     except OSError as error:
         said = error.strerror or str(error)
+        if not isinstance(path, Path) and _is_busy(error):
+            raise TransientError(
+                "The object storage cannot answer now.",
+                detail=f"{path}: {said}",
+                hint="Try again later: it was asked several times already.",
+            ) from None
         if isinstance(path, Path):
             hint = "See whether permissions were lost or the storage is gone."
         else:
@@ -120,7 +127,7 @@ def entries(folder: AnyPath) -> list[Entry]:
         found = [_local_entry(path) for path in folder.iterdir() if path.name[0] != "."]
     else:
         itself = folder.path.rstrip("/")
-        listed = {info["name"].rstrip("/"): info for info in _fresh(folder).ls(itself, detail=True)}
+        listed = {info["name"].rstrip("/"): info for info in fresh(folder).ls(itself, detail=True)}
         names = (name for name in listed if name != itself and name.rpartition("/")[2][0] != ".")
         found = [_remote_entry(folder, name, listed[name]) for name in names]
     return sorted(found, key=lambda entry: str(entry.path.name))
@@ -128,7 +135,7 @@ def entries(folder: AnyPath) -> list[Entry]:
 
 def is_folder(path: AnyPath) -> bool:
     """Return whether there is a folder of that name."""
-    return path.is_dir() if isinstance(path, Path) else bool(_fresh(path).isdir(path.path))
+    return path.is_dir() if isinstance(path, Path) else bool(fresh(path).isdir(path.path))
 
 
 def subfolders(folder: AnyPath) -> list[str]:
@@ -139,7 +146,7 @@ def subfolders(folder: AnyPath) -> list[str]:
                 return sorted(entry.name for entry in found if entry.name[0] != "." and entry.is_dir())
         return [entry.path.name for entry in entries(folder) if entry.is_folder]
     except FileNotFoundError as error:
-        if _no_bucket(error):
+        if no_bucket(error):
             raise
         return []
 
@@ -149,7 +156,7 @@ def read(path: AnyPath) -> bytes:
 
     :raises FileNotFoundError: when there is none.
     """
-    return path.read_bytes() if isinstance(path, Path) else bytes(_fresh(path).cat_file(path.path))
+    return path.read_bytes() if isinstance(path, Path) else bytes(fresh(path).cat_file(path.path))
 
 
 def read_if_there(paths: Sequence[AnyPath]) -> list[bytes | None]:
@@ -160,10 +167,10 @@ def read_if_there(paths: Sequence[AnyPath]) -> list[bytes | None]:
     remote = [path for path in paths if not isinstance(path, Path)]
     if not remote:
         return [path.read_bytes() if path.is_file() else None for path in paths if isinstance(path, Path)]
-    found = _fresh(remote[0]).cat([path.path for path in remote], on_error="return")
+    found = fresh(remote[0]).cat([path.path for path in remote], on_error="return")
     answers = [found[path.path] for path in remote]
     for answer in answers:
-        if isinstance(answer, Exception) and (not isinstance(answer, FileNotFoundError) or _no_bucket(answer)):
+        if isinstance(answer, Exception) and (not isinstance(answer, FileNotFoundError) or no_bucket(answer)):
             raise answer
     return [None if isinstance(answer, Exception) else bytes(answer) for answer in answers]
 
@@ -178,7 +185,7 @@ def are_there(paths: Sequence[AnyPath]) -> list[bool]:
 @contextmanager
 def opened(path: AnyPath) -> Iterator[BufferedReader]:
     """Open a file, to read parts of it."""
-    with path.open("rb") if isinstance(path, Path) else _fresh(path).open(path.path, "rb") as file:
+    with path.open("rb") if isinstance(path, Path) else fresh(path).open(path.path, "rb") as file:
         yield file
 
 
@@ -192,7 +199,7 @@ def modified(path: AnyPath) -> datetime:
     """Return when a file was last written, by the storage's clock."""
     if isinstance(path, Path):
         return datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return _utc(_fresh(path).modified(path.path))
+    return _utc(fresh(path).modified(path.path))
 
 
 def copy(source: AnyPath, target: Path) -> None:
@@ -200,7 +207,7 @@ def copy(source: AnyPath, target: Path) -> None:
     if isinstance(source, Path):
         shutil.copyfile(source, target)
     else:
-        _fresh(source).get_file(source.path, str(target))
+        fresh(source).get_file(source.path, str(target))
 
 
 @contextmanager
@@ -218,7 +225,7 @@ def on_disk(files: Sequence[AnyPath]) -> Iterator[list[Path]]:
 def now(folder: AnyPath) -> datetime:
     """Return the time by the storage's own clock: by what S3 stamps files with, else by this machine's clock."""
     if not isinstance(folder, Path) and hasattr(folder.fs, "call_s3"):
-        answer = folder.fs.call_s3("head_bucket", Bucket=folder.path.partition("/")[0])
+        answer = fresh(folder).call_s3("head_bucket", Bucket=folder.path.partition("/")[0])
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
     return datetime.now(UTC)
 
@@ -232,7 +239,7 @@ def write(path: AnyPath, contents: str) -> None:
         with replacing(path) as temporary:
             temporary.write_text(contents)
     else:
-        _fresh(path).pipe_file(path.path, contents.encode())
+        fresh(path).pipe_file(path.path, contents.encode())
 
 
 @contextmanager
@@ -260,7 +267,7 @@ def publish(made: Path, final: AnyPath, last: str) -> None:
         made.rename(final)
         sync(final.parent)
         return
-    fs = _fresh(final)
+    fs = fresh(final)
     for path in sorted(made.iterdir(), key=lambda path: (path.name == last, path.name)):
         fs.put_file(str(path), (final / path.name).path)
 
@@ -271,12 +278,12 @@ def remove(path: AnyPath, first: str | None = None) -> None:
     A folder of this machine vanishes from sight by one rename. On object storage its file called ``first`` goes first.
     """
     if not isinstance(path, Path):
-        fs = _fresh(path)
+        fs = fresh(path)
         for going in ([(path / first).path] if first else []) + [path.path]:
             try:
                 fs.rm(going, recursive=True)
             except FileNotFoundError as error:
-                if _no_bucket(error):
+                if no_bucket(error):
                     raise
         return
     if path.is_dir():
@@ -290,8 +297,11 @@ def remove(path: AnyPath, first: str | None = None) -> None:
 # --- the file system behind a path ------------------------------------------------------------------------
 
 
-def _fresh(path: RemotePath) -> Any:
-    """Return the file system, without what it remembers of earlier listings."""
+def fresh(path: RemotePath) -> Any:
+    """Return the file system, without what it remembers of earlier listings.
+
+    :raises ConfigError: when its package is not installed.
+    """
     try:
         fs = path.fs
     except ImportError as error:
@@ -300,6 +310,8 @@ def _fresh(path: RemotePath) -> Any:
             detail=f"{path}: {error}",
             hint="Install airflow-mlops[amazon] for s3://, or the fsspec package of the storage.",
         ) from None
+    if getattr(fs, "_pid", os.getpid()) != os.getpid():  # of the process that forked this one, with its event loop
+        fs = type(fs)(*fs.storage_args, **fs.storage_options)
     fs.invalidate_cache()
     return fs
 
@@ -309,8 +321,16 @@ def _credentials(path: AnyPath) -> str:
     return f"Airflow connection {conn_id!r}" if conn_id else "the account"
 
 
-def _no_bucket(error: FileNotFoundError) -> bool:
+def no_bucket(error: FileNotFoundError) -> bool:
+    """Return whether it is not only the file that is not there."""
     return type(error.__cause__).__name__ == "NoSuchBucket"
+
+
+def _is_busy(error: OSError) -> bool:
+    """Return whether a server said that it is its own fault: 503, slow down, an internal error."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return isinstance(error, TimeoutError) or status >= _BUSY
 
 
 def _local_entry(path: Path) -> Entry:
@@ -320,7 +340,7 @@ def _local_entry(path: Path) -> Entry:
 
 def _remote_entry(folder: RemotePath, name: str, info: dict[str, Any]) -> Entry:
     is_folder = info["type"] == "directory"
-    written = None if is_folder else _utc(info.get("LastModified") or folder.fs.modified(name))
+    written = None if is_folder else _utc(info.get("LastModified") or fresh(folder).modified(name))
     return Entry(folder / name.rpartition("/")[2], info["size"] or 0, written, is_folder)
 
 

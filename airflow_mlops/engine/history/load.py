@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.features.computing.code import code_identity, import_folders
 from airflow_mlops.engine.features.computing.compute import Draft, NotYetError, compute_rows, write_rows
 from airflow_mlops.engine.features.computing.provenance import read_inputs, stale_days
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.schema import feature_file
-from airflow_mlops.engine.history.sealing import Databases, Locate, Prepared, prepare, settle, within
+from airflow_mlops.engine.history.sealing import Databases, Locate, Prepared, located, prepare, settle, within
 from airflow_mlops.engine.history.tables import unchanged
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from airflow_mlops.pipeline import ModelPipeline
 
 _NAMED = 10
+_work: Callable[[Any], Any] | None = None
 _Job = TypeVar("_Job")
 _Done = TypeVar("_Done")
 
@@ -236,6 +238,7 @@ class _Load:
         span = interval(keys[0])[0], interval(keys[-1])[1]
         code = code_identity(self.pipeline.features.transform, import_folders(self.code_path, self.location))
         every = repo.service(self.pipeline.features.name).views
+        fetch_views(home, every)
         views = [view for view in every if feature_file(home, view, "*").parent.is_dir()]  # others are not ours
         there = read_inputs(home, views, *span)
         stale = set(stale_days(home, self.store, views, *span, ledger=self.ledger, code=code))
@@ -245,7 +248,8 @@ class _Load:
         if prepared is None:
             self.loaded.there += 1
             return
-        settle(feed, key, prepared, store=self.store, ledger=self.ledger, code_path=self.code_path)
+        landed = located(prepared.landed, self.locate)
+        settle(feed, key, prepared, landed, store=self.store, ledger=self.ledger, code_path=self.code_path)
         self.loaded.sealed += 1
 
     def _write(self, repo: FeatureRepo, draft: Draft) -> None:
@@ -279,8 +283,8 @@ class _Load:
             yield from ((job, work(job)) for job in every)
             return
         fork = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(self.workers, fork, initializer=_end_with, initargs=(os.getpid(),)) as pool:
-            yield from zip(every, pool.map(work, every), strict=True)
+        with ProcessPoolExecutor(self.workers, fork, initializer=_begin, initargs=(os.getpid(), work)) as pool:
+            yield from zip(every, pool.map(_work_on, every), strict=True)
 
 
 def _prepare(job: tuple[Feed, str], **how: Any) -> Prepared | DataError | None:
@@ -317,6 +321,18 @@ def _compute(
 def _ledger(url: str) -> Ledger:
     """One for each worker: connecting takes longer than sealing."""
     return Ledger(url)
+
+
+def _begin(parent: int, work: Callable[[Any], Any]) -> None:
+    """Keep what this worker does: inherited, because a path of Airflow forgets its connection when it is pickled."""
+    global _work  # noqa: PLW0603
+    _work = work
+    _end_with(parent)
+
+
+def _work_on(job: Any) -> Any:
+    assert _work is not None
+    return _work(job)
 
 
 def _end_with(parent: int) -> None:

@@ -41,9 +41,9 @@ Databases = Callable[[str], "Database"]
 
 
 class Prepared(NamedTuple):
-    """What was found of a landed partition: where its Parquet files are, what its suite says, what it looks like."""
+    """Of a landed partition: where its Parquet files are, what its suite says, what it looks like."""
 
-    landed: AnyPath
+    landed: str
     result: ValidationResult
     profile: Profile
 
@@ -72,7 +72,7 @@ def prepare(
     profile = profile_landed(
         landed, feed.dataset, key, result.batch_hash[:16], checks=feed.checks, partitioning=feed.partitioning
     )
-    return Prepared(landed, result, profile)
+    return Prepared(str(landed), result, profile)
 
 
 def _staged(
@@ -104,10 +104,17 @@ def _staged(
         naive_times=feed.naive_times,
         options=feed.reader,
     )
-    return Path(staged.uri) if "://" not in staged.uri else locate(staged.uri)
+    return located(staged.uri, locate)
 
 
-def settle(feed: Feed, key: str, prepared: Prepared, *, store: PartitionStore, ledger: Ledger, code_path: str) -> None:
+def located(uri: str, locate: Locate | None) -> AnyPath:
+    """Return where the Parquet files of a partition are, of this machine or not."""
+    return Path(uri) if "://" not in uri or locate is None else locate(uri)
+
+
+def settle(
+    feed: Feed, key: str, prepared: Prepared, landed: AnyPath, *, store: PartitionStore, ledger: Ledger, code_path: str
+) -> None:
     """Write down what the suite says, check against the partitions before, and seal: as the daily DAG does.
 
     :raises DataError: when the suite or the history blocks it.
@@ -120,7 +127,7 @@ def settle(feed: Feed, key: str, prepared: Prepared, *, store: PartitionStore, l
         ledger,
         feed.dataset,
         key,
-        prepared.landed,
+        landed,
         event_time=feed.event_time,
         validated=prepared.result.batch_hash,
         checks=feed.checks,
@@ -133,7 +140,7 @@ def settle(feed: Feed, key: str, prepared: Prepared, *, store: PartitionStore, l
     sealed = store.seal(
         feed.dataset,
         key,
-        prepared.landed,
+        landed,
         event_time=feed.event_time,
         batch_hash=prepared.result.batch_hash,
         suite_hash=prepared.result.suite_hash,

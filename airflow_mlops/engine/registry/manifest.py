@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from airflow_mlops.contracts import ModelManifest, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import sha256
-from airflow_mlops.engine.training.workdir import write_text
+from airflow_mlops.engine.data.shared import publishing
 
 MANIFEST_FILE = Path("assets.extra") / "manifest.json"
 UNKNOWN = "unknown"
@@ -52,8 +52,9 @@ def pack_manifest(
         parent_version=parent_version,
         triggered_by=triggered_by,
     )
-    write_text(path, manifest.to_json())
-    write_text(path.with_name("README.md"), _readme(manifest, spec))
+    for file, text in ((path.with_name("README.md"), _readme(manifest, spec)), (path, manifest.to_json())):
+        with publishing(file) as made:
+            made.write_text(text)
     return manifest
 
 

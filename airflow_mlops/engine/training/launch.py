@@ -24,6 +24,7 @@ from typing import Any
 
 import airflow_mlops
 from airflow_mlops.contracts import TrainingResult, TrainingSpec
+from airflow_mlops.engine.data.shared import fetch, send, withdraw
 from airflow_mlops.engine.training.workdir import Workdir, write_text
 from airflow_mlops.exceptions import TrainingError, TransientError
 
@@ -62,12 +63,15 @@ class TrainingProcess:
         self.workdir.path.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + timeout
         with self._alone(deadline):
+            fetch(self.workdir.path)
             done = self.workdir.finished(self.spec.hash)
             if done is not None:
                 self.log.info("Already trained: %s", self.workdir.path)
-                return done
-            self._prepare()
-            return self._run_child(deadline, timeout)
+            else:
+                self._prepare()
+                done = self._run_child(deadline, timeout)
+            send(self.workdir.path)  # also what an attempt before had no time to send
+            return done
 
     def kill(self) -> None:
         """End the child and everything it started, at once. Nothing to do when there is none."""
@@ -95,6 +99,7 @@ class TrainingProcess:
 
     def _prepare(self) -> None:
         """Take away what an earlier attempt left, the mark of completion first."""
+        withdraw(self.workdir.path)
         for leftover in (self.workdir.result, self.workdir.error, self.workdir.checksums):
             leftover.unlink(missing_ok=True)
         shutil.rmtree(self.workdir.saved_model, ignore_errors=True)

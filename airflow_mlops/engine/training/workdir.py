@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from airflow_mlops.contracts import Evaluation, TrainingResult, TrainingSpec, content_hash
 from airflow_mlops.engine.data.files import replacing, sha256
+from airflow_mlops.engine.data.shared import fetch, publishing
 from airflow_mlops.exceptions import DataError
 
 
@@ -60,7 +61,8 @@ class Workdir:
         """Write an evaluation under a name of its own: what was judged by it stays what it was."""
         text = evaluation.to_json()
         path = self.path / f"evaluation-{content_hash(text)[:16]}.json"
-        write_text(path, text)
+        with publishing(path) as made:
+            made.write_text(text)
         return path
 
 
@@ -69,6 +71,7 @@ def finished_training(workdir: Path) -> tuple[TrainingSpec, TrainingResult]:
 
     :raises DataError: when it is not there, or not whole.
     """
+    fetch(workdir)
     try:
         spec = read_spec(workdir)
         result = Workdir(workdir).finished(spec.hash)
@@ -88,6 +91,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
     :raises DataError: when it is not there.
     """
+    fetch(path)
     try:
         return Evaluation.from_json(path.read_bytes())
     except (FileNotFoundError, ValidationError) as error:

@@ -26,6 +26,7 @@ from airflow_mlops.engine.data.files import identity
 from airflow_mlops.engine.data.fitting import Zoneless, fit
 from airflow_mlops.engine.data.parquet import column_types, open_writer
 from airflow_mlops.engine.data.receipts import STAGED
+from airflow_mlops.engine.data.shared import send
 from airflow_mlops.engine.data.staging import Staged
 from airflow_mlops.engine.data.tables.database import Database
 from airflow_mlops.engine.data.tables.digest import Digest
@@ -110,6 +111,7 @@ def extract(
         if same and sealed is not None and store is not None:
             _take(sealed, store, made)
         (made / STAGED).write_text(json.dumps(note, sort_keys=True))
+        send(made, target)
         storage.remove(target)
         storage.publish(made, target, STAGED)
     return Staged(str(target), writing.rows, tuple(writing.said(same=same)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.contracts import ValidationResult
 from airflow_mlops.engine.data.files import sync, temporary_sibling
 from airflow_mlops.engine.data.parquet import readable
+from airflow_mlops.engine.data.shared import send
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +33,7 @@ def quarantine(result: ValidationResult, files: Sequence[Path], folder: Path) ->
     """
     final = folder / result.batch_hash[:16]
     if final.exists():
+        send(final)
         return final
     made = temporary_sibling(final)
     made.mkdir()
@@ -43,6 +45,7 @@ def quarantine(result: ValidationResult, files: Sequence[Path], folder: Path) ->
         (made / "result.json").write_text(result.to_json(), encoding="utf-8")
         sync(made / "result.json")
         sync(made)
+        send(made, final)
         if not final.exists():
             made.rename(final)
         sync(folder)

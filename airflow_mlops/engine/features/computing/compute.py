@@ -18,6 +18,7 @@ from airflow_mlops.engine.data.arrow import arrow_type
 from airflow_mlops.engine.data.complete import Span, every_partition
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.data.splits import TIME, between, without
 from airflow_mlops.engine.features.computing.code import Code, load_transform
 from airflow_mlops.engine.features.computing.files import write_day
@@ -114,6 +115,7 @@ def compute_features(
         late=late,
         suites=suites,
     )
+    fetch_views(home, draft.tables)
     return write_rows(
         home,
         draft,

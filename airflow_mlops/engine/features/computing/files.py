@@ -21,8 +21,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_mlops.engine.data.files import replacing, sha256
+from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.parquet import listing, readable
+from airflow_mlops.engine.data.shared import fetch, publishing
 from airflow_mlops.engine.features.project.schema import PARTITIONING, feature_file, partitioning_of
 from airflow_mlops.engine.locks import locked
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
@@ -62,12 +63,13 @@ def write_day(home: Path, view: str, key: str, rows: pa.Table, partitioning: Par
                 detail=f"{file.parent} is {known}, the pipeline's source is {partitioning}",
                 hint="Give the view another name, or let one pipeline compute it.",
             )
-        with replacing(file.with_name(PARTITIONING)) as made:
+        with publishing(file.with_name(PARTITIONING)) as made:
             made.write_text(json.dumps(asdict(partitioning)))
-    with locked(file.parent / ".lock"), replacing(file) as made:
+    with locked(file.parent / ".lock"), publishing(file) as made:
         pq.write_table(rows, made)
+        fetch(file)
         if file.exists() and (replaced := revision_of(file)) != revision_of(made):
-            with replacing(superseded_file(home, view, key, replaced)) as copy:
+            with publishing(superseded_file(home, view, key, replaced)) as copy:
                 shutil.copyfile(file, copy)
 
 
@@ -106,7 +108,10 @@ def pinned_paths(home: Path, pins: Pins) -> dict[str, dict[str, Path]]:
     for view, days in pins.items():
         for day, revision in days.items():
             places = feature_file(home, view, day), superseded_file(home, view, day, revision)
-            found = [place for place in places if place.exists() and revision_of(place) == revision]
+            found = [place for place in places if _is(place, revision)]
+            if not found:
+                fetch(places[1])
+                found = [place for place in places[1:] if _is(place, revision)]
             if found:
                 paths.setdefault(view, {})[day] = found[0]
             else:
@@ -119,3 +124,7 @@ def pinned_paths(home: Path, pins: Pins) -> dict[str, dict[str, Path]]:
             "the same bytes again.",
         )
     return paths
+
+
+def _is(file: Path, revision: str) -> bool:
+    return file.exists() and revision_of(file) == revision

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.contracts import Record
+from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.store import feast_errors, open_store
 from airflow_mlops.exceptions import ConfigError, did_you_mean
@@ -71,6 +72,7 @@ def measure_cost(location: Location, views: Sequence[str] = ()) -> list[ViewCost
 
 
 def _view_cost(store: FeatureStore, home: Path, view: FeatureView) -> ViewCost:
+    fetch_views(home, [view.name])
     files = sorted((home / "features" / view.name).glob("*.parquet"))
     names = [field.name for field in view.features]
     rows, columns = _column_bytes(files)

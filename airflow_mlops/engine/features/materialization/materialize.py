@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.contracts import content_hash
+from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.features.computing.provenance import read_inputs
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.materialization.chunks import (
@@ -124,6 +125,7 @@ def computed_until(location: Location, service: str, ledger: Ledger) -> datetime
     work, ends = _Work(location, ledger), []
     for view in work.repo.service(service).views:
         if work.is_ours(view):
+            fetch_views(location.home, [view])
             keys = computed_keys(location.home, view)
             if not keys:
                 raise DataError(
@@ -169,6 +171,7 @@ class _Work:
         if chunk_bytes < 1:
             raise ConfigError(f"chunk_bytes={chunk_bytes} is not a size.", hint="It is in bytes, such as 67108864.")
         views = self.repo.service(service).views
+        fetch_views(self.home, views)
         release(self.store, self.home, views)
         for lost in restore_online(self.store):
             forget(self.ledger, self.repo.project, lost)
@@ -177,6 +180,7 @@ class _Work:
     def write(self, chunk: Chunk) -> MaterializedChunk:
         name, span, since = chunk["view"], _span_of(chunk), parse_moment(chunk["since"], "since")
         _check_end(span[1], "end")
+        fetch_views(self.home, [name])
         with locked(self.home / "feast" / f"{self.repo.project}.{name}.lock"):
             before, rows = self._watermark(name), None
             if not self._is_done(before, name, span):

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Record
 from airflow_mlops.durations import parse_duration
+from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.features.computing.compute import EVENT
 from airflow_mlops.engine.features.computing.computed import stored_here
 from airflow_mlops.engine.features.governance.tags import readable
@@ -135,6 +136,7 @@ class _Files:
     """The feature files of a view, one a partition."""
 
     def __init__(self, home: Path, view: str, keys: list[str]) -> None:
+        fetch_views(home, [view])
         files = feature_file(home, view, "*").parent.glob("[!.]*.parquet")
         self._cut = partitioning_of(home, view)
         self._files = {self._cut.interval(file.stem)[0]: file for file in files if self._cut.is_key(file.stem)}

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from airflow_mlops.contracts import FeatureParity, ParityReport, VerdictStatus
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.features.materialization.watermarks import watermarks
 from airflow_mlops.engine.features.online.reader import OnlineReader, check_moment
 from airflow_mlops.engine.features.parity.offline import offline_values
@@ -205,6 +206,7 @@ def check_parity(
     check_moment(as_of)
     reader = reader or OnlineReader(location, service)
     repo = describe(reader.store)
+    fetch_views(location.home, repo.service(service).views)
     if not entities.rows:
         moments: dict[str, datetime] = {}
         compared: dict[str, Comparison] = {}

@@ -21,6 +21,7 @@ from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.lateness import record_snapshot
 from airflow_mlops.engine.data.parquet import parquet_files, readable
+from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.data.snapshot_writer import Columns, SnapshotWriter
 from airflow_mlops.engine.data.splits import BY_TIME, TIME, by_entity, by_time
 from airflow_mlops.engine.features.governance.consumers import applied
@@ -108,6 +109,7 @@ def build_snapshot_of_rows(
     known = applied(ledger, repo.project) if ledger is not None else None
     check_training_use(repo, service, model, begin, end, rules=(known or repo).rules)
     asked = Asked(repo, repo.service(service), recipe)
+    fetch_views(location.home, repo.service(service).views)
     _check(rows, [*asked.columns, label], recipe)
     asked.check({field.name: str(field.type) for field in rows.schema})
     rows = rows.select(list(dict.fromkeys([*asked.columns, label]))).sort_by(

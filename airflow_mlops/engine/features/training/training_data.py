@@ -16,6 +16,7 @@ from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_rates, check_watermark
 from airflow_mlops.engine.data.lateness import record_snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.data.snapshot_writer import Columns, SnapshotWriter
 from airflow_mlops.engine.data.snapshots import check_whole
 from airflow_mlops.engine.data.splits import BY_TIME, by_entity, by_time
@@ -144,6 +145,7 @@ def build_training_snapshot(
     rules = (applied(ledger, repo.project) if ledger is not None else None) or repo
     check_training_use(repo, service, model, begin, label_cut, rules=rules.rules)
     ours = stored_here(feast, home, repo.service(service).views)
+    fetch_views(home, ours)
     computed = computed_for(home, repo, recipe, ours)
     names = dict.fromkeys([source_dataset, label_dataset, *provenance.pins(computed)])
     recipe = replace(recipe, excluded={name: exclusions(ledger, name) if ledger else [] for name in names})
@@ -252,6 +254,7 @@ def rebuild_snapshot(
         excluded=excluded,
     )
     sources, labels = _pinned(store, snapshot, recipe)
+    fetch_views(home, snapshot.feature_files)
     chunks = read_chunks(
         store,
         feast,
