@@ -117,7 +117,9 @@ def _of_unknown_type(location: Location, contents: RepoContents, error: DataErro
     """Return what to raise where Feast looked into a view's rows for a type, and there are none yet."""
     from feast import ValueType
 
-    unknown = [one for one in contents.entities if one.value_type is ValueType.UNKNOWN]
+    unknown = [
+        one for one in contents.entities if one.value_type is ValueType.UNKNOWN and not one.name.startswith("__")
+    ]
     if not unknown:
         return error
     names = ", ".join(repr(one.join_key) for one in unknown)
