@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from airflow_mlops.contracts import Signature, TensorSpec
+from airflow_mlops.engine.serving.protos import serving_pb2 as pb
 from airflow_mlops.engine.serving.protos import tensorflow_pb2 as tf
 from airflow_mlops.exceptions import DataError, did_you_mean
 
@@ -148,9 +149,23 @@ def as_array(tensor: np.ndarray | Content) -> np.ndarray:
 
 def read_proto(proto: tf.TensorProto) -> np.ndarray | Content:
     """Return a tensor message as :func:`from_proto` does, but content as it came: an array of it costs more."""
+    return _read(proto, proto.tensor_shape.SerializeToString())
+
+
+def read_sent(sent: pb.SentTensor) -> np.ndarray | Content:
+    """Return a tensor of a request as :func:`read_proto` does.
+
+    :raises DataError: when dtype, shape and content do not fit together.
+    """
+    if sent.tensor_content or sent.dtype == tf.DT_STRING:
+        return _read(sent, sent.tensor_shape)
+    return read_proto(tf.TensorProto.FromString(sent.SerializeToString()))
+
+
+def _read(proto: tf.TensorProto | pb.SentTensor, serialized_shape: bytes) -> np.ndarray | Content:
     number, content = proto.dtype, proto.tensor_content
     dtype = numpy_dtype(number)
-    shape, count = _complete_shape(proto.tensor_shape.SerializeToString())
+    shape, count = _complete_shape(serialized_shape)
     if content:
         if number == tf.DT_STRING or len(content) != count * dtype.itemsize:
             raise _wrong_length(proto, shape, f"{len(content)} bytes of content")
@@ -173,7 +188,7 @@ def _complete_shape(serialized: bytes) -> tuple[tuple[int, ...], int]:
     return shape, math.prod(shape)
 
 
-def _values(proto: tf.TensorProto, dtype: np.dtype) -> np.ndarray:
+def _values(proto: tf.TensorProto | pb.SentTensor, dtype: np.dtype) -> np.ndarray:
     values = getattr(proto, _DTYPES[proto.dtype][2])
     if dtype is STRING:
         flat = np.empty(len(values), dtype=STRING)
@@ -193,7 +208,7 @@ def _pad(flat: np.ndarray, count: int, dtype: np.dtype) -> np.ndarray:
     return padded
 
 
-def _wrong_length(proto: tf.TensorProto, shape: tuple[int, ...], found: str) -> DataError:
+def _wrong_length(proto: tf.TensorProto | pb.SentTensor, shape: tuple[int, ...], found: str) -> DataError:
     return DataError(
         "A tensor's content does not fit its shape.",
         detail=f"{dtype_name(proto.dtype)} of shape {shape}, with {found}",

@@ -30,7 +30,7 @@ from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1airflow_mlops/engine/serving/protos/serving.proto\x12\x15\x61irflow_mlops.serving\x1a\x30\x61irflow_mlops/engine/serving/protos/config.proto\x1a\x34\x61irflow_mlops/engine/serving/protos/tensorflow.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xf6\x01\n\x0ePredictRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\x12\x41\n\x06inputs\x18\x02 \x03(\x0b\x32\x31.airflow_mlops.serving.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aT\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.airflow_mlops.tensorflow.TensorProto:\x02\x38\x01\"\xe4\x01\n\x0fPredictResponse\x12\x44\n\x07outputs\x18\x01 \x03(\x0b\x32\x33.airflow_mlops.serving.PredictResponse.OutputsEntry\x12\x34\n\nmodel_spec\x18\x02 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\x1aU\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.airflow_mlops.tensorflow.TensorProto:\x02\x38\x01\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"M\n\x15GetModelStatusRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\"\xee\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12>\n\x05state\x18\x02 \x01(\x0e\x32/.airflow_mlops.serving.ModelVersionStatus.State\x12\x32\n\x06status\x18\x03 \x01(\x0b\x32\".airflow_mlops.serving.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"a\n\x16GetModelStatusResponse\x12G\n\x14model_version_status\x18\x01 \x03(\x0b\x32).airflow_mlops.serving.ModelVersionStatus\"\xbf\x01\n\x0fSignatureDefMap\x12O\n\rsignature_def\x18\x01 \x03(\x0b\x32\x38.airflow_mlops.serving.SignatureDefMap.SignatureDefEntry\x1a[\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.airflow_mlops.tensorflow.SignatureDef:\x02\x38\x01\"g\n\x17GetModelMetadataRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xe8\x01\n\x18GetModelMetadataResponse\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\x12O\n\x08metadata\x18\x02 \x03(\x0b\x32=.airflow_mlops.serving.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"e\n\x13ReloadConfigRequest\x12\x38\n\x06\x63onfig\x18\x01 \x01(\x0b\x32(.airflow_mlops.serving.ModelServerConfig\x12\x14\n\x0cmetric_names\x18\x02 \x03(\t\"H\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x14int64_value_increase\x18\x02 \x01(\x03H\x00\x42\x10\n\x0evalue_increase\"y\n\x14ReloadConfigResponse\x12\x32\n\x06status\x18\x01 \x01(\x0b\x32\".airflow_mlops.serving.StatusProto\x12-\n\x06metric\x18\x02 \x03(\x0b\x32\x1d.airflow_mlops.serving.Metricb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1airflow_mlops/engine/serving/protos/serving.proto\x12\x15\x61irflow_mlops.serving\x1a\x30\x61irflow_mlops/engine/serving/protos/config.proto\x1a\x34\x61irflow_mlops/engine/serving/protos/tensorflow.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xf6\x01\n\x0ePredictRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\x12\x41\n\x06inputs\x18\x02 \x03(\x0b\x32\x31.airflow_mlops.serving.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aT\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.airflow_mlops.tensorflow.TensorProto:\x02\x38\x01\"]\n\nSentTensor\x12\r\n\x05\x64type\x18\x01 \x01(\x05\x12\x14\n\x0ctensor_shape\x18\x02 \x01(\x0c\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\"\xec\x01\n\x0bSentRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\x12>\n\x06inputs\x18\x02 \x03(\x0b\x32..airflow_mlops.serving.SentRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aP\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.airflow_mlops.serving.SentTensor:\x02\x38\x01\"\xe4\x01\n\x0fPredictResponse\x12\x44\n\x07outputs\x18\x01 \x03(\x0b\x32\x33.airflow_mlops.serving.PredictResponse.OutputsEntry\x12\x34\n\nmodel_spec\x18\x02 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\x1aU\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.airflow_mlops.tensorflow.TensorProto:\x02\x38\x01\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"M\n\x15GetModelStatusRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\"\xee\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12>\n\x05state\x18\x02 \x01(\x0e\x32/.airflow_mlops.serving.ModelVersionStatus.State\x12\x32\n\x06status\x18\x03 \x01(\x0b\x32\".airflow_mlops.serving.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"a\n\x16GetModelStatusResponse\x12G\n\x14model_version_status\x18\x01 \x03(\x0b\x32).airflow_mlops.serving.ModelVersionStatus\"\xbf\x01\n\x0fSignatureDefMap\x12O\n\rsignature_def\x18\x01 \x03(\x0b\x32\x38.airflow_mlops.serving.SignatureDefMap.SignatureDefEntry\x1a[\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.airflow_mlops.tensorflow.SignatureDef:\x02\x38\x01\"g\n\x17GetModelMetadataRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xe8\x01\n\x18GetModelMetadataResponse\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .airflow_mlops.serving.ModelSpec\x12O\n\x08metadata\x18\x02 \x03(\x0b\x32=.airflow_mlops.serving.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"e\n\x13ReloadConfigRequest\x12\x38\n\x06\x63onfig\x18\x01 \x01(\x0b\x32(.airflow_mlops.serving.ModelServerConfig\x12\x14\n\x0cmetric_names\x18\x02 \x03(\t\"H\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x14int64_value_increase\x18\x02 \x01(\x03H\x00\x42\x10\n\x0evalue_increase\"y\n\x14ReloadConfigResponse\x12\x32\n\x06status\x18\x01 \x01(\x0b\x32\".airflow_mlops.serving.StatusProto\x12-\n\x06metric\x18\x02 \x03(\x0b\x32\x1d.airflow_mlops.serving.Metricb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREDICTREQUEST_INPUTSENTRY']._loaded_options = None
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SENTREQUEST_INPUTSENTRY']._loaded_options = None
+  _globals['_SENTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
   _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._loaded_options = None
@@ -51,34 +53,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST']._serialized_end=629
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=545
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=629
-  _globals['_PREDICTRESPONSE']._serialized_start=632
-  _globals['_PREDICTRESPONSE']._serialized_end=860
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=775
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=860
-  _globals['_STATUSPROTO']._serialized_start=862
-  _globals['_STATUSPROTO']._serialized_end=918
-  _globals['_GETMODELSTATUSREQUEST']._serialized_start=920
-  _globals['_GETMODELSTATUSREQUEST']._serialized_end=997
-  _globals['_MODELVERSIONSTATUS']._serialized_start=1000
-  _globals['_MODELVERSIONSTATUS']._serialized_end=1238
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1155
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1238
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1240
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1337
-  _globals['_SIGNATUREDEFMAP']._serialized_start=1340
-  _globals['_SIGNATUREDEFMAP']._serialized_end=1531
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=1440
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=1531
-  _globals['_GETMODELMETADATAREQUEST']._serialized_start=1533
-  _globals['_GETMODELMETADATAREQUEST']._serialized_end=1636
-  _globals['_GETMODELMETADATARESPONSE']._serialized_start=1639
-  _globals['_GETMODELMETADATARESPONSE']._serialized_end=1871
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=1802
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=1871
-  _globals['_RELOADCONFIGREQUEST']._serialized_start=1873
-  _globals['_RELOADCONFIGREQUEST']._serialized_end=1974
-  _globals['_METRIC']._serialized_start=1976
-  _globals['_METRIC']._serialized_end=2048
-  _globals['_RELOADCONFIGRESPONSE']._serialized_start=2050
-  _globals['_RELOADCONFIGRESPONSE']._serialized_end=2171
+  _globals['_SENTTENSOR']._serialized_start=631
+  _globals['_SENTTENSOR']._serialized_end=724
+  _globals['_SENTREQUEST']._serialized_start=727
+  _globals['_SENTREQUEST']._serialized_end=963
+  _globals['_SENTREQUEST_INPUTSENTRY']._serialized_start=883
+  _globals['_SENTREQUEST_INPUTSENTRY']._serialized_end=963
+  _globals['_PREDICTRESPONSE']._serialized_start=966
+  _globals['_PREDICTRESPONSE']._serialized_end=1194
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1109
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1194
+  _globals['_STATUSPROTO']._serialized_start=1196
+  _globals['_STATUSPROTO']._serialized_end=1252
+  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1254
+  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1331
+  _globals['_MODELVERSIONSTATUS']._serialized_start=1334
+  _globals['_MODELVERSIONSTATUS']._serialized_end=1572
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1489
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1572
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1574
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1671
+  _globals['_SIGNATUREDEFMAP']._serialized_start=1674
+  _globals['_SIGNATUREDEFMAP']._serialized_end=1865
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=1774
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=1865
+  _globals['_GETMODELMETADATAREQUEST']._serialized_start=1867
+  _globals['_GETMODELMETADATAREQUEST']._serialized_end=1970
+  _globals['_GETMODELMETADATARESPONSE']._serialized_start=1973
+  _globals['_GETMODELMETADATARESPONSE']._serialized_end=2205
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=2136
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=2205
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=2207
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=2308
+  _globals['_METRIC']._serialized_start=2310
+  _globals['_METRIC']._serialized_end=2382
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=2384
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=2505
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,35 @@ class PredictRequest(_message.Message):
     output_filter: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, model_spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., inputs: _Optional[_Mapping[str, _tensorflow_pb2.TensorProto]] = ..., output_filter: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class SentTensor(_message.Message):
+    __slots__ = ("dtype", "tensor_shape", "tensor_content", "string_val")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_CONTENT_FIELD_NUMBER: _ClassVar[int]
+    STRING_VAL_FIELD_NUMBER: _ClassVar[int]
+    dtype: int
+    tensor_shape: bytes
+    tensor_content: bytes
+    string_val: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, dtype: _Optional[int] = ..., tensor_shape: _Optional[bytes] = ..., tensor_content: _Optional[bytes] = ..., string_val: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class SentRequest(_message.Message):
+    __slots__ = ("model_spec", "inputs", "output_filter")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: SentTensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SentTensor, _Mapping]] = ...) -> None: ...
+    MODEL_SPEC_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FILTER_FIELD_NUMBER: _ClassVar[int]
+    model_spec: ModelSpec
+    inputs: _containers.MessageMap[str, SentTensor]
+    output_filter: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., inputs: _Optional[_Mapping[str, SentTensor]] = ..., output_filter: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class PredictResponse(_message.Message):
     __slots__ = ("outputs", "model_spec")
     class OutputsEntry(_message.Message):

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 import numpy as np
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from airflow_mlops.engine.serving import tensors
 from airflow_mlops.engine.serving.c_api import library
@@ -17,7 +17,6 @@ from airflow_mlops.engine.serving.client import TENSORFLOW_VERSION
 from airflow_mlops.engine.serving.codes import Code
 from airflow_mlops.engine.serving.protos import services
 from airflow_mlops.engine.serving.protos import serving_pb2 as pb
-from airflow_mlops.engine.serving.protos import tensorflow_pb2 as tf
 from airflow_mlops.engine.serving.saved_model import DEFAULT_SIGNATURE
 from airflow_mlops.engine.serving.server.errors import ServingError, invalid
 from airflow_mlops.engine.serving.server.manager import ModelManager, Request, Servable
@@ -30,6 +29,7 @@ _STATUS_CODES = {status.value[0]: status for status in grpc.StatusCode}
 #: Methods of the real server that this one does not have yet.
 _MISSING = ("Classify", "Regress", "MultiInference")
 _Message = TypeVar("_Message", bound=Message)
+_READ_AS: dict[services.Method, type[Message]] = {services.PREDICT: pb.SentRequest}
 _Behaviours = dict[services.Method, Callable[..., Any]]
 
 
@@ -59,9 +59,9 @@ class GrpcApi:
             grpc.method_handlers_generic_handler(services.MODEL_SERVICE, _handlers(model)),
         )
 
-    def _predict(self, request: pb.PredictRequest, _: grpc.ServicerContext) -> pb.PredictResponse:
+    def _predict(self, request: pb.SentRequest, _: grpc.ServicerContext) -> pb.PredictResponse:
         with self._manager.hold(_request(request)) as servable:
-            inputs = {alias: _tensor(alias, proto) for alias, proto in request.inputs.items()}
+            inputs = {alias: _tensor(alias, sent) for alias, sent in request.inputs.items()}
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             outputs = predict(servable.saved_model, name, inputs, request.output_filter)
             return pb.PredictResponse(
@@ -155,7 +155,7 @@ def _handlers(methods: _Behaviours) -> dict[str, grpc.RpcMethodHandler]:
     return {
         method.name: grpc.unary_unary_rpc_method_handler(
             _answering(method, behaviour),
-            request_deserializer=method.request.FromString,
+            request_deserializer=_READ_AS.get(method, method.request).FromString,
             response_serializer=method.response.SerializeToString,
         )
         for method, behaviour in methods.items()
@@ -188,7 +188,7 @@ def _unimplemented(name: str) -> Callable[[bytes, grpc.ServicerContext], NoRetur
     return answer
 
 
-def _request(message: pb.PredictRequest | pb.GetModelMetadataRequest | pb.GetModelStatusRequest) -> Request:
+def _request(message: pb.SentRequest | pb.GetModelMetadataRequest | pb.GetModelStatusRequest) -> Request:
     if not message.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     spec = message.model_spec
@@ -207,8 +207,8 @@ def _spec(servable: Servable, signature_name: str = "") -> pb.ModelSpec:
     return spec
 
 
-def _tensor(alias: str, proto: tf.TensorProto) -> np.ndarray | tensors.Content:
+def _tensor(alias: str, sent: pb.SentTensor) -> np.ndarray | tensors.Content:
     try:
-        return tensors.read_proto(proto)
-    except (DataError, MemoryError, ValueError):  # the last two: a shape that no memory holds
+        return tensors.read_sent(sent)
+    except (DataError, DecodeError, MemoryError, ValueError):  # the last two: a shape that no memory holds
         raise invalid(f"tensor parsing error: {alias}") from None
