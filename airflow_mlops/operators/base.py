@@ -205,7 +205,7 @@ class MlopsOperator(BaseOperator):
         ``[mlops] home``.
     """
 
-    template_fields: Sequence[str] = ("home",)
+    template_fields: Sequence[str] = ()
     ui_color = "#e8f0fe"
     stopped_by_halt: Literal["", "surely", "if known"] = ""
     """Whether this task is skipped while its model is halted; the others only say so in their logs. ``surely`` waits

@@ -40,7 +40,7 @@ class MlopsSensor(BaseSensorOperator):
         ``[operators] default_deferrable``.
     """
 
-    template_fields: Sequence[str] = ("home",)
+    template_fields: Sequence[str] = ()
     ui_color = "#fef7e0"
     seen = ""  # what the last look saw instead, in words; the message of a timeout says it
 

@@ -44,6 +44,7 @@ NOT_TEMPLATED = {
         "timeout",
         "deferrable",
         "asset",
+        "home",
         "tolerance",
         "require_verdict",
         "keep",
