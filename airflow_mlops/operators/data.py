@@ -164,6 +164,7 @@ class CheckPartitionOperator(MlopsOperator):
     :param model: Model that the dataset feeds, named when a change of the schema affects it.
     :param service: The model's Feast feature service, whose feature views are named too.
     :param columns_used: Columns that the model itself reads: entity, label, keys.
+    :param label_column: Column that the model is to predict, if this dataset carries it: it must be able to be learned.
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param feast_conn_id: Airflow connection of type ``feast``.
@@ -180,6 +181,7 @@ class CheckPartitionOperator(MlopsOperator):
         "model",
         "service",
         "columns_used",
+        "label_column",
         "key",
         "partitioning",
         "feast_conn_id",
@@ -198,6 +200,7 @@ class CheckPartitionOperator(MlopsOperator):
         model: str = "",
         service: str = "",
         columns_used: Sequence[str] = (),
+        label_column: str = "",
         key: str = PARTITION_KEY,
         partitioning: str = "daily",
         feast_conn_id: str = FeastHook.default_conn_name,
@@ -213,6 +216,7 @@ class CheckPartitionOperator(MlopsOperator):
         self.model = model
         self.service = service
         self.columns_used = columns_used
+        self.label_column = label_column
         self.key = key
         self.partitioning = partitioning
         self.feast_conn_id = feast_conn_id
@@ -239,6 +243,7 @@ class CheckPartitionOperator(MlopsOperator):
             checks=Checks(**self.checks),
             code_path=self.code_path,
             uses=partial(self._uses, ledger, dataset),
+            label=self.label_column,
         )
         result = checked.result
         ledger.record("validation", dataset, result.model_dump(mode="json"), key=key)

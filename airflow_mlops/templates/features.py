@@ -172,6 +172,7 @@ def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> Sea
             model=pipeline.model,
             service=pipeline.features.name,
             columns_used=columns_used,
+            label_column=pipeline.label.column if feed is pipeline.label_feed else "",
             feast_conn_id=pipeline.features.conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
             **told,

@@ -175,7 +175,7 @@ def test_a_training_set_of_rows_of_ones_own(repo, tmp_path, caplog):
     [
         ({"event_time": "when"}, "no column 'when'"),
         ({"label_column": "wel"}, r"no column 'wel'\. Did you mean 'well'"),
-        ({"label_column": "bonus"}, "type double, not bool"),
+        ({"label_column": "bonus"}, "type double, and not true or false"),
         ({"entity": "driver_id"}, "null or not their own"),
         ({"service": "driver"}, r"no feature service 'driver'\. Did you mean 'drivers'"),
         ({"entities": "SELECT * FRM x"}, "The query of the entities failed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import date, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,12 @@ import pyarrow.compute as pc
 
 from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.profiles import distinct
 from airflow_mlops.engine.data.sources import no_partitions
 from airflow_mlops.exceptions import DataError
+
+if TYPE_CHECKING:
+    from airflow_mlops.contracts import Profile
 
 LABEL_SHIFT = 5.0
 """Robust standard deviations by which a day's rate of positives may lie below the usual. Rates fall to nothing by a
@@ -45,6 +50,47 @@ def check_watermark(
         f"asked for what was known at {asked}. Without a label is not the same as negative",
         hint=f"Possible as soon as every partition of {dataset!r} from {watermark:%Y-%m-%d} to before {asked} is "
         f"sealed; until then with an as_of up to {watermark:%Y-%m-%d}.",
+    )
+
+
+def as_truth(rows: pa.Table, label: str, where: str) -> pa.Table:
+    """Return rows whose label is true, false or null. The numbers 1 and 0 are the former.
+
+    :param where: What the rows are, for the error.
+    :raises DataError: when the label is something else.
+    """
+    column = rows[label]
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        return rows
+    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if not pa.types.is_null(kind) and not (
+        numbers and pc.all(pc.is_in(column.drop_null(), value_set=pa.array([0, 1]).cast(kind))).as_py() is not False
+    ):
+        raise not_a_label(label, str(kind), where)
+    place = rows.schema.get_field_index(label)
+    return rows.set_column(place, label, column.cast(pa.float64()).cast(pa.bool_()))
+
+
+def check_label(profile: Profile, label: str) -> None:
+    """Refuse the first partition of a label that cannot be learned, and not a training months later.
+
+    :raises DataError: when it is neither true or false, nor 1 or 0.
+    """
+    column = profile.columns.get(label)
+    if column is None or column.type in ("bool", "null"):
+        return  # one that is not there is told by the contract, or where it is read
+    lies_in = column.kind == "number" and (column.min is None or (column.min >= 0 and (column.max or 0) <= 1))
+    if not lies_in or distinct(column) > 2:
+        raise not_a_label(label, column.type, f"partition of {profile.dataset!r}")
+
+
+def not_a_label(label: str, kind: str, where: str) -> DataError:
+    """Return what to raise for a label that is no truth value."""
+    return DataError(
+        f"The label {label!r} is of type {kind}, and not true or false.",
+        detail=where,
+        hint="Let the feed carry true and false, or 1 and 0; and null where it is not known.",
     )
 
 

@@ -249,7 +249,8 @@ class _Load:
             self.loaded.there += 1
             return
         landed = located(prepared.landed, self.locate)
-        settle(feed, key, prepared, landed, store=self.store, ledger=self.ledger, code_path=self.code_path)
+        label = self.pipeline.label.column if feed is self.pipeline.label_feed else ""
+        settle(feed, key, prepared, landed, store=self.store, ledger=self.ledger, code_path=self.code_path, label=label)
         self.loaded.sealed += 1
 
     def _write(self, repo: FeatureRepo, draft: Draft) -> None:

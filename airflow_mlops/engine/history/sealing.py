@@ -113,10 +113,19 @@ def located(uri: str, locate: Locate | None) -> AnyPath:
 
 
 def settle(
-    feed: Feed, key: str, prepared: Prepared, landed: AnyPath, *, store: PartitionStore, ledger: Ledger, code_path: str
+    feed: Feed,
+    key: str,
+    prepared: Prepared,
+    landed: AnyPath,
+    *,
+    store: PartitionStore,
+    ledger: Ledger,
+    code_path: str,
+    label: str = "",
 ) -> None:
     """Write down what the suite says, check against the partitions before, and seal: as the daily DAG does.
 
+    :param label: Column that a model is to predict, if this feed carries it.
     :raises DataError: when the suite or the history blocks it.
     """
     ledger.record("validation", feed.dataset, prepared.result.model_dump(mode="json"), key=key)
@@ -133,6 +142,7 @@ def settle(
         checks=feed.checks,
         code_path=code_path,
         profile=prepared.profile,
+        label=label,
     ).result
     ledger.record("validation", feed.dataset, checked.model_dump(mode="json"), key=key)
     if not (checked.blocked and accepted(ledger, feed.dataset, key, checked)):

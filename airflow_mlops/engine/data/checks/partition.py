@@ -13,6 +13,7 @@ from airflow_mlops.engine.data.checks.contract import SchemaContract, name_reade
 from airflow_mlops.engine.data.checks.references import references
 from airflow_mlops.engine.data.checks.run import as_result, run_checks
 from airflow_mlops.engine.data.exclusions import exclusions
+from airflow_mlops.engine.data.labels import check_label
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 from airflow_mlops.engine.data.profiles import merge, profile_files
@@ -49,6 +50,7 @@ def check_partition(
     code_path: str | None = None,
     uses: Callable[[], Mapping[str, Sequence[str]]] = dict,
     profile: Profile | None = None,
+    label: str = "",
 ) -> CheckedBatch:
     """Profile what landed, keep the profile beside the partition to be, and hold it against the valid days before.
 
@@ -57,7 +59,8 @@ def check_partition(
     :param code_path: Folder that the checks' contract is imported from.
     :param uses: Called when something fails: column → who reads it.
     :param profile: Of these files, if it was made already by :func:`profile_landed`.
-    :raises DataError: when the files changed since they were validated, or cannot be read.
+    :param label: Column that a model is to predict, if this dataset carries it.
+    :raises DataError: when the files changed since they were validated, or cannot be read, or the label is no label.
     :raises ConfigError: when the checks name a column or a contract that does not exist.
     """
     files = parquet_files(landed)
@@ -73,6 +76,8 @@ def check_partition(
         profile = profile_landed(
             landed, dataset, key, revision, checks=checks, partitioning=store.partitioning(dataset)
         )
+    if label:
+        check_label(profile, label)
     store.write_profile(dataset, key, revision, profile)
     history = parse_duration(checks.history)
     before = references(store, dataset, key, history=history, exclusions=exclusions(ledger, dataset))

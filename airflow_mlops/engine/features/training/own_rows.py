@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Snapshot, SplitRule
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.distinct import count_repeated
+from airflow_mlops.engine.data.labels import as_truth
 from airflow_mlops.engine.data.lateness import record_snapshot
 from airflow_mlops.engine.data.parquet import parquet_files, readable
 from airflow_mlops.engine.data.shared import fetch_views
@@ -88,7 +89,7 @@ def build_snapshot_of_rows(
     :param entity: Column that identifies a row.
     :param event_time: Column with the prediction time.
     :param service: Feast feature service, of any offline store.
-    :param label: Boolean column; null where it is not known: such rows are left out and counted.
+    :param label: Column of true and false, or 1 and 0; null where it is not known: such rows are left out and counted.
     :param validation: The part before the last part of the rows' time: early stopping.
     :param test: The last part of it: evaluation only.
     :param keys: Columns that are inputs of the model themselves.
@@ -111,6 +112,7 @@ def build_snapshot_of_rows(
     asked = Asked(repo, repo.service(service), recipe)
     fetch_views(location.home, repo.service(service).views)
     _check(rows, [*asked.columns, label], recipe)
+    rows = as_truth(rows, label, "the entities")
     asked.check({field.name: str(field.type) for field in rows.schema})
     rows = rows.select(list(dict.fromkeys([*asked.columns, label]))).sort_by(
         [(event_time, "ascending"), (entity, "ascending")]
@@ -180,11 +182,6 @@ def _check(rows: pa.Table, columns: Sequence[str], recipe: Recipe) -> None:
             f"The entities have no column {missing[0]!r}.{did_you_mean(missing[0], names)}",
             detail=f"missing: {', '.join(missing)}; there are: {', '.join(names)}",
             hint=f"They need entity, time, label, inputs, and what feature service {recipe.service!r} is asked with.",
-        )
-    if not pa.types.is_boolean(rows.schema.field(recipe.label).type):
-        raise ConfigError(
-            f"The label {recipe.label!r} is of type {rows.schema.field(recipe.label).type}, not bool.",
-            hint="Give true, false, and null where it is not known.",
         )
     if repeated := count_repeated(rows[recipe.entity]):
         raise DataError(

@@ -17,7 +17,7 @@ from airflow_mlops.contracts import Partition
 from airflow_mlops.engine.data.arrow import arrow_type, fits
 from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.distinct import count_repeated
-from airflow_mlops.engine.data.labels import latest_labels
+from airflow_mlops.engine.data.labels import as_truth, latest_labels
 from airflow_mlops.engine.data.partitions import PartitionStore, agreed_columns
 from airflow_mlops.engine.data.splits import TIME, between, within, without
 from airflow_mlops.engine.features.computing.compute import EVENT
@@ -260,12 +260,6 @@ def _check_entities(store: PartitionStore, partitions: Sequence[Partition], reci
 def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe, chunk_rows: int) -> pa.Table:
     """Return entity and label, where it is known."""
     known, known_at = partitions[0].columns, recipe.known_at or partitions[0].event_time
-    if known[recipe.label] != "bool":
-        raise ConfigError(
-            f"The label {recipe.label!r} is of type {known[recipe.label]}, not bool.",
-            detail=f"dataset {recipe.labels!r}",
-            hint="Let the feed carry true, false, and null where it is unknown.",
-        )
     columns, excluded = list(dict.fromkeys([recipe.entity, known_at, recipe.label])), recipe.excluded
     read = (store.read(days, columns) for days in _chunks(partitions, chunk_rows))
     if recipe.known_at:
@@ -278,7 +272,7 @@ def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Reci
         read = (_known_by(some, recipe) for some in read)
     if recipe.labels != recipe.source:  # of the source itself, excluded rows are no rows of the window anyway
         read = (without(some, known_at, excluded.get(recipe.labels, ())) for some in read)
-    rows = pa.concat_tables(list(read))
+    rows = as_truth(pa.concat_tables(list(read)), recipe.label, f"dataset {recipe.labels!r}")
     return latest_labels(rows, recipe.entity, known_at, recipe.label, recipe.labels).combine_chunks()
 
 
