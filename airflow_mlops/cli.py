@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from airflow_mlops.exceptions import MlopsError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 0, or 1 with headline, detail and hint on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.getLogger("feast").setLevel(logging.WARNING)
     try:
         if arguments[:1] == ["serve"]:
             return _serve(arguments[1:])

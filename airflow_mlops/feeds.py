@@ -131,6 +131,9 @@ class Feed:
         return None if self.end is None else self.partitioning.after(self.end)
 
 
+_DATABASES = frozenset({"postgres", "postgresql", "mysql", "mariadb", "mssql", "oracle", "sqlite", "snowflake"})
+
+
 @part
 class Partitions(Feed):
     """A source that lands files a partition at a time: by default ``<uri>/2013-01-15/*`` and, last, ``_SUCCESS``.
@@ -161,6 +164,13 @@ class Partitions(Feed):
     lands_within: Duration | None = None
 
     def __post_init__(self) -> None:
+        scheme, there, _ = self.uri.partition("://")
+        if there and scheme.partition("+")[0] in _DATABASES:
+            raise ConfigError(
+                "Partitions(...) are files, and this is a database.",
+                detail=f"the URL begins with {scheme}://",
+                hint='Take a table of it: SQLSource("<Airflow connection>", table="orders").',
+            )
         pattern = Layout(self.layout).of(self.partitioning.key(self.starts_at), self.partitioning)
         if self.arrived is None:
             # A folder of its own may hold a marker; files of many partitions beside each other have nowhere to put one.

@@ -138,6 +138,7 @@ def _suggest(options: argparse.Namespace) -> None:
         print(text, end="")
         return
     try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text)
     except OSError as error:
         raise ConfigError(

@@ -12,7 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_mlops.commands.place import open_home, open_ledger, open_location, open_store, place_options, repo_option
+from airflow_mlops.commands.place import (
+    open_home,
+    open_ledger,
+    open_location,
+    open_store,
+    place_options,
+    repo_option,
+    use_laptop_connections,
+)
 from airflow_mlops.exceptions import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -72,6 +80,7 @@ def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPi
 
     folder, pipeline = load_pipeline(options.pipeline)
     home, ledger = open_home(options), open_ledger(options)
+    use_laptop_connections(home)
     os.environ.setdefault("MLOPS_HOME", str(home))
     began = told = time.monotonic()
 

@@ -44,12 +44,18 @@ def add_stack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     airflow.set_defaults(run=_airflow)
 
 
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is no folder: a stack keeps its databases on this machine")
+    return Path(text)
+
+
 def home_option() -> argparse.ArgumentParser:
     """Return the option for the folder of a stack, for ``parents=``."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument(
         "--home",
-        type=Path,
+        type=_folder,
         default=LAPTOP_HOME,
         help=f"folder for everything that is written (default: {LAPTOP_HOME})",
     )

@@ -85,22 +85,29 @@ def path_of(uri: str) -> Path | ObjectStoragePath:
     The part before ``@`` is the Airflow connection that opens the storage. It is looked up, because Airflow would take
     whatever credentials the machine has in its place: not for parse time.
 
-    :raises ConfigError: when there is no such connection.
+    :raises ConfigError: when there is no such connection, or nothing here opens such a storage.
     """
     if "://" not in uri:
         return Path(uri)
     from airflow.sdk import BaseHook, ObjectStoragePath
 
-    path = ObjectStoragePath(uri)
-    if path.conn_id is not None:
-        try:
+    try:
+        path = ObjectStoragePath(uri)
+        if path.conn_id is not None:
             BaseHook.get_connection(path.conn_id)
-        except AirflowNotFoundException:
-            raise ConfigError(
-                f"There is no Airflow connection {path.conn_id!r}.",
-                detail=f"{uri} is opened by the connection before the '@'",
-                hint=f"Add one under Admin → Connections, or set AIRFLOW_CONN_{path.conn_id.upper()}.",
-            ) from None
+        _ = path.fs  # opened now: otherwise the first to use it learns that nothing can
+    except AirflowNotFoundException:
+        raise ConfigError(
+            f"There is no Airflow connection {path.conn_id!r}.",
+            detail=f"{uri} is opened by the connection before the '@'",
+            hint=f"Add one under Admin → Connections, or set AIRFLOW_CONN_{str(path.conn_id).upper()}.",
+        ) from None
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            "This storage cannot be opened here.",
+            detail=f"{uri}: {error}",
+            hint="Install the Airflow provider of this storage (s3: amazon, gs: google, abfs: microsoft-azure).",
+        ) from None
     return path
 
 

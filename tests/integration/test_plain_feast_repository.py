@@ -26,6 +26,7 @@ from airflow_mlops.operators.feast import (
     FeastMaterializeOperator,
 )
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
+from tests.asof_fixtures import OURS
 
 SETTINGS = """
 project: plain
@@ -168,6 +169,27 @@ def test_a_training_set_of_rows_of_ones_own(repo, tmp_path, caplog):
     assert by_query["id"] == made["id"], "the rows count, not where they came from"
     by_entity = training_data(file, split="entity", split_column="driver_id")
     assert by_entity["id"] != made["id"]
+
+
+@pytest.mark.parametrize("knowledge_time", [True, False])
+def test_values_that_were_created_later_count_where_the_store_says_so(repo, tmp_path, knowledge_time):
+    store = f"offline_store:\n  type: {OURS}\n  knowledge_time: {str(knowledge_time).lower()}\n"
+    (repo / "feature_store.yaml").write_text(SETTINGS + store)
+    file = repo / "data" / "stats.parquet"
+    stats = pq.read_table(file)
+    created = pa.array([TODAY] * stats.num_rows, pa.timestamp("us", "UTC"))
+    pq.write_table(stats.append_column("created", created), file)
+    definitions = repo / "definitions.py"
+    text = definitions.read_text()
+    stamped = text.replace('_field="event_timestamp"', '_field="event_timestamp", created_timestamp_column="created"')
+    assert stamped != text
+    definitions.write_text(stamped)
+    execute(FeastApplyOperator)
+    if knowledge_time:
+        with pytest.raises(AirflowFailException, match=r"no value at all(.|\n)*knowledge_time: false"):
+            training_data(orders(tmp_path))
+    else:
+        assert sum(training_data(orders(tmp_path))["rows"].values()) == 580
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 from airflow_mlops.engine.data.retention import sweep_partitions
 from airflow_mlops.engine.data.storage import on_disk
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.exceptions import DataError, TransientError
+from airflow_mlops.exceptions import ConfigError, DataError, TransientError
+from airflow_mlops.operators.base import path_of
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from tests.data_fixtures import DAY, KEY, landed, sealed, spoil
 
@@ -332,3 +333,9 @@ def test_a_connection_that_is_not_there_is_not_replaced_by_the_machines_credenti
     said = asyncio.run(event())
     assert (said["status"], said["retryable"]) == ("error", False)
     assert said["headline"] == "There is no Airflow connection 'nope_conn'."
+
+
+@pytest.mark.parametrize("scheme", ["gs", "nope"])
+def test_a_storage_that_nothing_opens_is_named(scheme):
+    with pytest.raises(ConfigError, match=rf"cannot be opened here(.|\n)*{scheme}://b/x(.|\n)*gs: google"):
+        path_of(f"{scheme}://b/x")

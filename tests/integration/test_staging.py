@@ -208,7 +208,7 @@ ROWS = [
     ("name", "content"),
     [
         ("a.csv", CSV.encode()),
-        ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("a.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("a.CSV", CSV.encode()),
         ("a.tsv", CSV.replace(",", "\t").encode()),
         ("bom.csv", b"\xef\xbb\xbf" + CSV.encode()),
@@ -232,6 +232,26 @@ def test_json_lines_and_orc(land, staged):
     assert staged().to_pylist() == [*ROWS, *ROWS]
 
 
+def test_objects_and_texts_in_one_column_of_json_stay_what_they_were(land, staged):
+    said = ["plain", {"a": 1}, None]
+    land("".join(json.dumps({"at": "2013-01-15T10:00:00Z", "said": one}) + "\n" for one in said), "a.jsonl")
+    assert staged()["said"].to_pylist() == ["plain", '{"a":1}', None]
+
+
+def test_a_name_that_ends_in_a_number_is_no_second_one(land, staged):
+    land("at,x,x_1\n2013-01-15,1,2\n", "a.csv")
+    assert staged().column_names == ["at", "x", "x_1"]
+
+
+def test_the_first_row_of_a_file_without_header_is_not_told(land, staged):
+    land("2013-01-15,jane.doe@example.com,4\n2013-01-15,ann@example.com,4\n", "a.csv")
+    with pytest.raises(DataError, match=r"no names(.|\n)*'header': False") as failed:
+        staged()
+    assert "jane" not in str(failed.value)
+    rows = staged(options={"header": False, "names": ["at", "who", "x"]})
+    assert rows["who"].to_pylist() == ["jane.doe@example.com", "ann@example.com"]
+
+
 def test_a_contract_types_what_csv_cannot_say(land, staged):
     land("id,at,x\n1,2013-01-15,3\n2,2013-01-15,\n", "a.csv")
     contract = SchemaContract(version="1", columns={"id": Column("string"), "x": Column("int32")})
@@ -248,6 +268,7 @@ def test_a_contract_types_what_csv_cannot_say(land, staged):
         ("a.csv", "at,x\n2013-01-15,Müller\n".encode("latin-1"), r"'encoding': 'latin-1'"),
         ("a.csv", b"at,x\n2013-01-15,a\nat,x\n2013-01-15,b\n", "header is there again(.|\n)*1 times"),
         ("a.csv", b"", "A file is empty"),
+        ("a.csv", b"at,price,price\n2013-01-15,1,2\n", r"A column is there twice: price\."),
         ("a.csv", b"at;x\n2013-01-15;a\n", r"no event-time column 'at'(.|\n)*'delim': ';'"),
         ("a.jsonl", b'{"at": "2013-01-15T10:00:00Z"}\n{"at": "2013', "A file cannot be read"),
         ("a.parquet", b"PAR1 and no more", "A Parquet file cannot be read"),

@@ -33,6 +33,12 @@ def test_errors_are_headline_detail_hint_on_stderr(capsys: pytest.CaptureFixture
     assert fix.startswith("  fix:   ")
 
 
+def test_a_stack_lives_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["stack", "up", "--home", "s3://bucket/home"])
+    assert "s3://bucket/home is no folder" in capsys.readouterr().err
+
+
 def test_land_lands_all_feeds_of_every_day(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     assert main(["demo", "land", "--home", str(home), "--from", "2013-01-30", "--to", "2013-02-01"]) == 0
     for day in ("2013-01-30", "2013-01-31", "2013-02-01"):
@@ -229,7 +235,7 @@ def test_a_new_ledger_is_told_from_one_that_cannot_be_reached(home: Path) -> Non
         (["sweep", "--keep", "2h"], "a day, 1d, or longer"),
         (["sweep", "--keep", "90d", "--force"], "never takes what a kept model needs"),
         (["suggest-suite", "departure"], "Did you mean 'departures'?"),
-        (["suggest-suite", "departures", "--out", "/no/such/folder/x.json"], "suite cannot be written"),
+        (["suggest-suite", "departures", "--out", "/dev/null/x.json"], "suite cannot be written"),
         (["suggest-suite", "departures", "--from", "2014-01-01"], "no sealed partitions"),
         (["taints", "flight_delay"], "no model 'flight_delay'"),
     ],

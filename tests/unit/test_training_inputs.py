@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ TABLE = pa.table(
         "when": [datetime(2013, 1, 1, tzinfo=UTC)] * 3,
         "late": [True, False, True],
         "unknown": [True, None, False],
+        "money": pa.array([Decimal("1.25"), None, Decimal(3)], pa.decimal128(6, 2)),
     }
 )
 
@@ -31,11 +33,19 @@ def read(*names: str) -> dict[str, np.ndarray]:
 
 
 def test_raw_values_in_the_types_of_a_model():
-    found = read("carrier", "delay", "count", "weekend", "nothing")
-    assert list(found) == ["carrier", "delay", "count", "weekend", "nothing"]
+    found = read("carrier", "delay", "count", "weekend", "nothing", "money")
+    assert list(found) == ["carrier", "delay", "count", "weekend", "nothing", "money"]
     assert found["carrier"].tolist() == ["AA", "", "UA"]
     np.testing.assert_array_equal(found["delay"], np.array([1.5, np.nan, 3.0], dtype=np.float32))
-    assert [values.dtype.name for values in found.values()] == ["object", "float32", "int64", "bool", "float32"]
+    assert [values.dtype.name for values in found.values()] == [
+        "object",
+        "float32",
+        "int64",
+        "bool",
+        "float32",
+        "float32",
+    ]
+    np.testing.assert_array_equal(found["money"], np.array([1.25, np.nan, 3.0], dtype=np.float32))
     assert np.isnan(found["nothing"]).all()
 
 

@@ -87,7 +87,8 @@ def check_values(where: str, rows: int, infinite: Mapping[str, int], valid: Mapp
         raise DataError(
             f"Features have no value at all in the {where}: {', '.join(empty)}.",
             detail=f"{rows} rows",
-            hint="See whether their join keys still match, and whether these days were computed.",
+            hint="See whether their join keys still match, whether these days were computed, and whether their values "
+            "were known by then: what was created later counts only with `knowledge_time: false` in the feature store.",
         )
 
 

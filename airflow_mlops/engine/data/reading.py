@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -150,9 +150,15 @@ class _Text:
     def rows(self) -> duckdb.DuckDBPyRelation:
         """Return the rows, with the types that all of them suggest."""
         if format_of(self.file.name) == "json":
-            return self._call("read_json", _JSON)
+            rows = self._call("read_json", _JSON)
+            kinds = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
+            if "JSON" not in kinds.values():
+                return rows
+            # Objects in some rows, texts in others: as a text, a text stays what it was.
+            return self.as_seen({name: "VARCHAR" if kind == "JSON" else kind for name, kind in kinds.items()})
         csv = self._csv
         rows = self._call("read_csv", csv)
+        self._refuse_repeated(csv, rows.columns)
         if padded := self._meant(csv, rows):
             self.types = {**self.types, **padded}
             rows = self._call("read_csv", csv)
@@ -166,6 +172,20 @@ class _Text:
                     hint="Files were put together with their headers: let the upstream land them one by one.",
                 )
         return rows
+
+    def _refuse_repeated(self, csv: Mapping[str, Any], columns: Sequence[str]) -> None:
+        """Refuse a header that has a name twice: DuckDB would number them."""
+        numbered = {name for name in columns if re.sub(r"_\d+$", "", name) in {*columns} - {name}}
+        if not numbered or not {"names", "columns", "header"}.isdisjoint(self.options):
+            return
+        header = self._call("read_csv", {**csv, "header": False, "all_varchar": True}).limit(1).fetchall()[0]
+        if made := numbered - {*header}:
+            twice = sorted({re.sub(r"_\d+$", "", name) for name in made})
+            raise DataError(
+                f"A column is there twice: {', '.join(twice)}.",
+                detail=f"{self.file}: its header",
+                hint="Let the upstream name its columns apart.",
+            )
 
     def _meant(self, csv: Mapping[str, Any], rows: duckdb.DuckDBPyRelation) -> dict[str, str]:
         """Return the types of columns that are not what their values look like at first.

@@ -116,6 +116,11 @@ def stage(
         return staging.write(target, f"{feed}/{pattern}")
 
 
+def _is_name(text: str) -> bool:
+    """Return whether a column's name is one: where a header is missing, it is a value of the first row."""
+    return text.replace(" ", "_").isidentifier()
+
+
 def _files(feed: AnyPath, pattern: str, key: str) -> list[AnyPath]:
     """Return the partition's files of rows."""
     with readable(feed):
@@ -176,9 +181,10 @@ class _Staging:
         if event_time not in (names := {name for schema in schemas.values() for name in schema.names}):
             raise DataError(
                 f"There is no event-time column {event_time!r}.{did_you_mean(event_time, names)}",
-                detail=f"{next(iter(schemas))} has: {listing(sorted(names))}",
+                detail=f"{next(iter(schemas))} has: {listing(sorted(filter(_is_name, names))) or 'no names'}",
                 hint="Name the right column in Partitions(..., event_time=...), or see what the upstream renamed. "
-                "Where all is one column, the delimiter is another: Partitions(reader={'delim': ';'}).",
+                "Where all is one column, the delimiter is another: Partitions(reader={'delim': ';'}). Where the file "
+                "has no header, name its columns: Partitions(reader={'header': False, 'names': [...]}).",
             )
         self.schema = wanted_schema(schemas, event_time, contract)
         self.changed = {file: schema for file, schema in schemas.items() if not schema.equals(self.schema)}

@@ -52,7 +52,7 @@ def _to_array(name: str, column: pa.ChunkedArray) -> np.ndarray:
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
         return np.asarray(pc.fill_null(column.cast(pa.string()), "").to_numpy(), dtype=object)
-    if pa.types.is_floating(kind):
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return np.asarray(pc.cast(column, pa.float32()).to_numpy(), dtype=np.float32)
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan, dtype=np.float32)

@@ -99,7 +99,7 @@ def _typed(column: pa.ChunkedArray, kind: str) -> list[Any]:
         column = pa.chunked_array([pa.array(column.to_pylist(), column.type, from_pandas=True)])  # NaN is missing
     try:
         return list(column.cast(arrow_type(kind)).to_pylist())
-    except pa.ArrowInvalid:
+    except ValueError:  # of Arrow too; and a map is no type that has a name
         return list(column.to_pylist())
 
 

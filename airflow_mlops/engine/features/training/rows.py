@@ -191,7 +191,8 @@ def with_features(feast: FeatureStore, recipe: Recipe, asked: Asked, labelled: p
             job = feast.get_historical_features(
                 entity_df=sent.to_pandas(integer_object_nulls=True),
                 features=feast.get_feature_service(recipe.service),
-                filter_by_created_timestamp=True,
+                # Unless the feature store's owner has said otherwise, only what was known by then.
+                filter_by_created_timestamp=getattr(feast.config.offline_store, "knowledge_time", True),
             )
             retrieved = job.to_arrow().select([recipe.entity, *asked.features])
     labelled, retrieved = labelled.sort_by(recipe.entity), retrieved.sort_by(recipe.entity)
