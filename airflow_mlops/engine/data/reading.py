@@ -175,12 +175,15 @@ class _Text:
 
     def _refuse_repeated(self, csv: Mapping[str, Any], columns: Sequence[str]) -> None:
         """Refuse a header that has a name twice: DuckDB would number them."""
-        numbered = {name for name in columns if re.sub(r"_\d+$", "", name) in {*columns} - {name}}
+        # To DuckDB, Price and price are one name.
+        plain = {name: re.sub(r"_\d+$", "", name) for name in columns}
+        names = {name.casefold() for name in columns}
+        numbered = {name for name, base in plain.items() if base != name and base.casefold() in names}
         if not numbered or not {"names", "columns", "header"}.isdisjoint(self.options):
             return
         header = self._call("read_csv", {**csv, "header": False, "all_varchar": True}).limit(1).fetchall()[0]
         if made := numbered - {*header}:
-            twice = sorted({re.sub(r"_\d+$", "", name) for name in made})
+            twice = sorted({plain[name] for name in made})
             raise DataError(
                 f"A column is there twice: {', '.join(twice)}.",
                 detail=f"{self.file}: its header",
