@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from airflow_mlops.exceptions import MlopsError
 from airflow_mlops.moments import parse_day_or_moment
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from airflow_mlops.contracts import Deployment
 
 
@@ -172,7 +171,8 @@ def _saved_model(home: Path, model: str, version: int) -> Path:
 
 def _pinned(state: Deployment) -> str:
     said = str(state.pin)
-    return f"{said[0].upper()}{said[1:]}"
+    over = "" if state.pin is None or state.pin.holds(datetime.now(UTC)) else " (it has run out)"
+    return f"{said[0].upper()}{said[1:]}{over}"
 
 
 def _until(options: argparse.Namespace) -> datetime | None:

@@ -219,7 +219,10 @@ def test_the_same_rollback_again_only_makes_sure(rollout):
     for _ in range(2):
         assert rollout.rollback("ann", "3 is bad").stable == 2
         assert serves(rollout, 2)
-    assert rollout.rollback("ann", "2 is bad too").stable == 1
+    until = datetime.now(UTC) + timedelta(days=1)
+    again = rollout.rollback("ann", "3 is bad", until=until)
+    assert (again.stable, again.pin.until) == (2, until), "another end of its pin is no further step back"
+    assert rollout.rollback("ann", "3 is bad", 1).stable == 1, "another version is another rollback"
 
 
 def interrupt() -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -201,8 +201,13 @@ class Rollout:
         """
         current = self.deployment()
         asked = f"{request}: {reason}" if request else reason
-        if (request and current.reason == asked) or self._is_repeated(current, asked):
+        if request and current.reason == asked:
             return self._change("rollback", asked, lambda state: state)
+        if current.stable is not None and self._is_repeated(current, asked, to):
+            kept = current.pin
+            if kept is None or kept.until != until or not kept.holds(datetime.now(UTC)):
+                kept = make_pin(current.stable, who, reason, until)
+            return self._change("rollback", asked, lambda state: state.model_copy(update={"pin": kept}))
         target = self._target(current) if to is None else to
         pin = make_pin(target, who, reason, until)
         self._check_target(current, target)
@@ -210,10 +215,11 @@ class Rollout:
         self._bring_back(target)
         return self._change("rollback", f"{pin.who}: {asked}", lambda state: self._rolled_back(state, pin, asked))
 
-    def _is_repeated(self, current: Deployment, asked: str) -> bool:
-        """Return whether the same was asked for last, and holds: then it is only made sure, not done once more."""
+    def _is_repeated(self, current: Deployment, asked: str, to: int | None) -> bool:
+        """Return whether the same was asked for last: then it is only made sure and pinned, not done once more."""
         last = moves(self.ledger, self.server, self.model)[:1]
-        return current.reason == asked and bool(last) and last[0].action == "rollback"
+        same = current.reason == asked and bool(last) and last[0].action == "rollback"
+        return same and to in {None, current.stable}
 
     def _check_target(self, current: Deployment, target: int) -> None:
         """Refuse to go back to what serves, or to what never served: that would pass by the gates."""
