@@ -23,6 +23,6 @@ def parse_duration(text: str) -> timedelta:
     if match is None:
         raise ConfigError(
             f"{text!r} is not a duration.",
-            hint="Write a whole number and a unit: 30s, 10m, 2h, 1d or 2w.",
+            hint="Write a whole number from 1 and a unit: 30s, 10m, 2h, 1d or 2w.",
         )
     return timedelta(**{_UNITS[match[2]]: int(match[1])})

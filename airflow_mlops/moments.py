@@ -41,7 +41,36 @@ def parse_day_or_moment(text: str, name: str) -> datetime:
 
     :raises ConfigError: when it is neither.
     """
-    return parse_moment(f"{text}T00:00:00+00:00" if is_day(text) else text, name)
+    try:
+        return parse_moment(f"{text.strip()}T00:00:00+00:00" if is_day(text) else text, name)
+    except ConfigError:
+        raise ConfigError(
+            f"{name}={text!r} is neither a day nor a moment.",
+            hint="Write a day as 2013-06-01, or a moment with its time zone as 2013-06-01T08:30:00+00:00.",
+        ) from None
+
+
+def check_to_come(until: datetime | None, what: str) -> None:
+    """Refuse an end that is over; None never is.
+
+    :param what: What ends then, for the error.
+    :raises ConfigError: when it is over, or has no time zone.
+    """
+    if until is None:
+        return
+    if until.tzinfo is None:
+        raise ConfigError(
+            f"The end of {what} has no time zone.",
+            detail=f"until {until.isoformat()}",
+            hint="Give it one, such as UTC.",
+        )
+    now = datetime.now(UTC)
+    if until <= now:
+        raise ConfigError(
+            f"{what[0].upper()}{what[1:]} would have run out already.",
+            detail=f"until {until.isoformat()}, now {now.isoformat(timespec='seconds')}",
+            hint="Name a moment that is still to come, or none: then it holds until somebody ends it.",
+        )
 
 
 def is_day(text: str) -> bool:

@@ -7,14 +7,16 @@ import argparse
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.commands.place import open_home, open_ledger, place_options, use_laptop_connections, who
-from airflow_mlops.exceptions import MlopsError
+from airflow_mlops.exceptions import ConfigError, DataError, MlopsError
 from airflow_mlops.moments import parse_day_or_moment
 
 if TYPE_CHECKING:
     from airflow_mlops.contracts import Deployment
+
+_GATES = 'Name a JSON file with a list such as [{"metric": "auc", "min": 0.65}].'
 
 
 def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -75,10 +77,11 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _rollback(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.evaluation.approvals import check_bytes
     from airflow_mlops.engine.features.governance.consumers import check_features
-    from airflow_mlops.engine.serving.deployments import version_to_go_back_to
+    from airflow_mlops.engine.serving.deployments import require_deployed, version_to_go_back_to
     from airflow_mlops.hooks.tf_serving import TFServingHook
 
     ledger = open_ledger(options)
+    require_deployed(ledger, options.server, options.model)
     use_laptop_connections(open_home(options))
     to = version_to_go_back_to(ledger, options.server, options.model, options.to, options.served_on)
     with TFServingHook(options.server).rollout(options.model, ledger) as rollout:
@@ -111,16 +114,26 @@ def _pin(options: argparse.Namespace) -> None:
 
 
 def _unpin(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.serving.deployments import unpin
+    from airflow_mlops.engine.serving.deployments import deployment, unpin
 
-    state = unpin(open_ledger(options), options.server, options.model, who(), options.reason)
+    ledger = open_ledger(options)
+    before, _ = deployment(ledger, options.server, options.model)
+    state = unpin(ledger, options.server, options.model, who(), options.reason)
+    if before.pin is None:
+        serves = "none serves" if state.stable is None else f"version {state.stable} serves"
+        raise DataError(
+            f"No version of {options.model!r} is pinned on {options.server!r}.",
+            detail=serves,
+            hint="Nothing was changed.",
+        )
     print(f"Version {state.stable} of {options.model} serves, and the next one that passes its gates is deployed.")
 
 
 def _deployments(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.serving.deployments import deployment, moves
+    from airflow_mlops.engine.serving.deployments import deployment, moves, require_deployed
 
     ledger = open_ledger(options)
+    require_deployed(ledger, options.server, options.model)
     state = deployment(ledger, options.server, options.model)[0]
     if state.stable is None:
         print(f"No version of {options.model} serves on {options.server}.")
@@ -140,7 +153,7 @@ def _rejudge(options: argparse.Namespace) -> None:
 
     ledger, home = open_ledger(options), open_home(options)
     use_laptop_connections(home)
-    gates = json.loads(options.gates.read_text()) if options.gates else None
+    gates = _read_gates(options.gates) if options.gates else None
     again = rejudge_version(
         ledger,
         home,
@@ -157,6 +170,16 @@ def _rejudge(options: argparse.Namespace) -> None:
     print(f"On snapshot {options.on} version {options.version} of {options.model} is judged {again.verdict.status}.")
     for reason in again.reasons:
         print(f"  {reason}")
+
+
+def _read_gates(file: Path) -> list[dict[str, Any]]:
+    try:
+        gates = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError("The file of gates cannot be read.", detail=f"{file}: {error}", hint=_GATES) from None
+    if not isinstance(gates, list) or not all(isinstance(gate, dict) and "metric" in gate for gate in gates):
+        raise ConfigError("The file of gates holds no list of gates.", detail=str(file), hint=_GATES)
+    return gates
 
 
 def _saved_model(home: Path, model: str, version: int) -> Path:

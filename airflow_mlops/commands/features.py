@@ -94,7 +94,7 @@ def _plan(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.features.governance.lint import check_lint
     from airflow_mlops.engine.features.governance.plan import check_served, plan
 
-    found = plan(open_location(options), open_ledger(options))
+    found = plan(open_location(options), open_ledger(options, new=True))
     if options.json:
         _dump(found.model_dump(mode="json", exclude={"definitions"}) | {"hash": found.definitions.hash})
     else:
@@ -107,7 +107,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _apply(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.features.governance.apply import apply_planned
 
-    _, plan = apply_planned(open_location(options), open_ledger(options))
+    _, plan = apply_planned(open_location(options), open_ledger(options, new=True))
     for line in plan.lines():
         print(line)
 
@@ -121,7 +121,7 @@ def _compute(options: argparse.Namespace) -> None:
 def _materialize(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.features.materialization.materialize import computed_until, materialize
 
-    location, ledger = open_location(options), open_ledger(options)
+    location, ledger = open_location(options), open_ledger(options, new=True)
     os.environ.setdefault("MLOPS_HOME", str(location.home))
     if options.until:
         until = parse_day_or_moment(options.until, "--until")

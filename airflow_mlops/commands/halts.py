@@ -21,6 +21,7 @@ def add_halts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "halt", parents=[place, said], help="stop a model: nothing trains, registers or deploys; what serves stays"
     )
     halt.add_argument("--until", metavar="ISO", help="when it runs out (default: when somebody resumes)")
+    halt.add_argument("--untrained", action="store_true", help="the model never trained yet: its name is not checked")
     halt.set_defaults(run=_halt)
 
     resume = commands.add_parser("resume", parents=[place, said], help="end the halt of a model")
@@ -31,11 +32,11 @@ def add_halts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _halt(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.data.lateness import require_model
-    from airflow_mlops.engine.halts import halt
+    from airflow_mlops.engine.halts import halt, require_trained
 
     ledger = open_ledger(options)
-    require_model(ledger, options.model)
+    if not options.untrained:
+        require_trained(ledger, options.model, "--untrained")
     until = parse_day_or_moment(options.until, "--until") if options.until else None
     print(
         f"{halt(ledger, options.model, who(), options.reason, until)}. What serves stays; a rollback is still possible."

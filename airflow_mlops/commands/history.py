@@ -79,7 +79,7 @@ def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPi
     from airflow_mlops.engine.history.load import in_groups
 
     folder, pipeline = load_pipeline(options.pipeline)
-    home, ledger = open_home(options), open_ledger(options)
+    home, ledger = open_home(options), open_ledger(options, new=True)
     use_laptop_connections(home)
     os.environ.setdefault("MLOPS_HOME", str(home))
     began = told = time.monotonic()

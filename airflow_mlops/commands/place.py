@@ -79,16 +79,35 @@ def open_home(options: argparse.Namespace) -> Path:
     return base.open_home(home)
 
 
-def open_ledger(options: argparse.Namespace) -> Ledger:
+def open_ledger(options: argparse.Namespace, *, new: bool = False) -> Ledger:
     """Return the ledger.
 
-    :raises ConfigError: when nothing says where it is.
+    :param new: Whether this may be the first that is ever written to it: then a SQLite file is made.
+    :raises ConfigError: when nothing says where it is, or it is a SQLite file that is not there.
     """
     from airflow_mlops.engine.ledger import Ledger
 
     # Airflow's logging goes to standard output, and the first command on a new ledger makes its tables.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    return Ledger(options.ledger or _url_of_the_laptop(open_home(options)) or _url_of_the_connection())
+    url = options.ledger or _url_of_the_laptop(open_home(options)) or _url_of_the_connection()
+    ledger = Ledger(url)
+    if not new:
+        _check_there(url)
+    return ledger
+
+
+def _check_there(url: str) -> None:
+    """Refuse a SQLite file that is not there: an empty ledger would say that nothing serves and nothing is halted."""
+    from airflow_mlops.engine.ledger.database import parse
+
+    parsed = parse(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
+        raise ConfigError(
+            "There is no ledger.",
+            detail=parsed.database,
+            hint="Correct --ledger, or the connection mlops_ledger_default. A new one is made by the first DAG run, by "
+            "`airflow-mlops history` or `airflow-mlops features apply`.",
+        )
 
 
 def use_laptop_connections(home: Path) -> None:

@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 
 from airflow_mlops.contracts import Halt
 from airflow_mlops.engine.data.announcements import require
+from airflow_mlops.engine.data.lateness import require_model
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.moments import check_to_come
 
 FACT = "halt"
 
@@ -18,20 +20,28 @@ def halt(ledger: Ledger, model: str, who: str, reason: str, until: datetime | No
     Somebody can still go back to an earlier version. Halting again replaces who, why and until.
 
     :param until: When the halt runs out; None: when somebody resumes.
-    :raises ConfigError: without a name and a reason, or when ``until`` is over.
+    :raises ConfigError: without a name and a reason, or when ``until`` is over or has no time zone.
     """
     require(f"The halt of {model!r}", model=model, who=who, reason=reason)
-    now = datetime.now(UTC)
-    if until is not None and until <= now:
-        raise ConfigError(
-            "The halt would have run out already.",
-            detail=f"until {until.isoformat()}, now {now.isoformat(timespec='seconds')}",
-            hint="Name a moment that is still to come, or none: then it holds until somebody resumes.",
-        )
-    made = Halt(model=model, who=who.strip(), reason=reason.strip(), at=now, until=until)
+    check_to_come(until, "the halt")
+    made = Halt(model=model, who=who.strip(), reason=reason.strip(), at=datetime.now(UTC), until=until)
     _point(ledger, model, made.model_dump(mode="json"))
     ledger.record(FACT, model, {"action": "halt", **made.model_dump(mode="json")})
     return made
+
+
+def require_trained(ledger: Ledger, model: str, unless: str) -> None:
+    """Refuse the name of a model that never trained: a halt of a mistyped one would stop nothing.
+
+    :param unless: What to write for a model that really never trained.
+    :raises ConfigError: with the nearest name there is.
+    """
+    try:
+        require_model(ledger, model)
+    except ConfigError as error:
+        raise ConfigError(
+            error.headline, error.detail, f"{error.hint} Of one that shall not even begin, say {unless}."
+        ) from None
 
 
 def resume(ledger: Ledger, model: str, who: str, reason: str) -> Halt | None:

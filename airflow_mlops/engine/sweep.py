@@ -91,7 +91,7 @@ def sweep(
     :param keep_data: Age of the days of data that go too; None keeps all days.
     :param model_stores: Model server, by the name it has in the ledger → the folder of its models.
     :param dry_run: Remove nothing.
-    :raises ConfigError: when ``keep`` is too short.
+    :raises ConfigError: when ``keep`` is too short, or the ledger is that of another home.
     :raises TransientError: when the ledger does not answer.
     """
     if keep < _SHORTEST:
@@ -107,6 +107,7 @@ def sweep(
             hint="Sweep its partitions by dataset: airflow-mlops sweep DATASET --keep AGE. Let a lifecycle rule of the "
             "bucket remove reports/, quarantine/ and staged/; keep snapshots/, trainings/ and features/.",
         )
+    _check_known(home, ledger)
     kept = _Kept.now(ledger, home, now - keep)
     aged = list(_aged(home, ledger, kept, model_stores or {}))
     going = [one for one in aged if not one.needed_by]
@@ -133,6 +134,20 @@ def sweep(
         staying=tuple(one for one in aged if one.needed_by),
         datasets=tuple(sweep_dataset(name) for name in sorted(datasets)),
     )
+
+
+def _check_known(home: Path, ledger: Ledger) -> None:
+    """Refuse the ledger of another home: it would say of everything here that nobody needs it."""
+    here = {path.name for path in _visible(home / "snapshots")}
+    known = {fact.key for fact in ledger.facts("snapshot", limit=None)}
+    known |= {fact.payload["snapshot"] for fact in ledger.facts(consumers.KIND, limit=None)}
+    known |= {fact.payload.get("snapshot_id", "") for fact in ledger.facts("verdict", limit=None)}
+    if here and not here & known:
+        raise ConfigError(
+            "The ledger knows none of the snapshots of this home: it is that of another one.",
+            detail=f"{home}: {len(here)} snapshots; the ledger has {len(known)}",
+            hint="Correct --home or --ledger. Nothing was removed.",
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from airflow.providers.standard.operators.branch import BaseBranchOperator
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
-from airflow_mlops.moments import parse_moment
+from airflow_mlops.moments import parse_day_or_moment
 from airflow_mlops.operators.base import MlopsOperator, owner_of, said
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class HoldsUntil:
     def ends(self) -> datetime | None:
         """Return when it ends; None when a person has to end it."""
         text = said(self.until)
-        return parse_moment(text, "until") if text else None
+        return parse_day_or_moment(text, "until") if text else None
 
 
 class HaltModelOperator(HoldsUntil, PersonOperator):

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_asset
 from fastapi import APIRouter, Depends, status
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from airflow_mlops.contracts import Halt
 from airflow_mlops.ui.announcements import not_from_a_form, open_ledger
@@ -22,6 +22,7 @@ class HaltRequest(BaseModel):
 
     reason: str
     until: AwareDatetime | None = None
+    untrained: bool = Field(default=False, description="the model never trained yet: its name is not checked")
 
 
 class ResumeRequest(BaseModel):
@@ -53,11 +54,11 @@ def show_halt(model: str) -> HaltState:
 @router.post("/models/{model}/halt", status_code=status.HTTP_201_CREATED, dependencies=_WRITES)
 def halt_model(model: str, said: HaltRequest, user: GetUserDep) -> HaltState:
     """Halt a model, in the name of whoever is logged in."""
-    from airflow_mlops.engine.data.lateness import require_model
-    from airflow_mlops.engine.halts import halt
+    from airflow_mlops.engine.halts import halt, require_trained
 
     ledger = open_ledger()
-    require_model(ledger, model)
+    if not said.untrained:
+        require_trained(ledger, model, '"untrained": true')
     return _state(model, halt(ledger, model, user.get_name(), said.reason, said.until))
 
 

@@ -203,6 +203,7 @@ def test_a_suggested_suite_is_not_written_over_what_a_person_edited(
 
 
 def test_a_new_ledger_is_told_from_one_that_cannot_be_reached(home: Path) -> None:
+    ledger_of(home).check()
     command = [sys.executable, "-m", "airflow_mlops.cli", "sources", "--home", str(home), "--ledger"]
     new = subprocess.run([*command, ledger_of(home).url], capture_output=True, text=True, timeout=60, check=True)
     assert new.stdout == "The ledger knows no dataset: no partition was sealed yet.\n"
@@ -210,6 +211,32 @@ def test_a_new_ledger_is_told_from_one_that_cannot_be_reached(home: Path) -> Non
     gone = subprocess.run([*command, down], capture_output=True, text=True, timeout=60, check=False)
     assert (gone.returncode, gone.stdout) == (1, "")
     assert "database does not answer" in gone.stderr
+
+
+def names(home: Path) -> set[str]:
+    """Files below a home but for those that SQLite has beside an open ledger."""
+    return {str(path) for path in home.rglob("*") if not path.name.startswith("ledger.db-")}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sources"],
+        ["halts"],
+        ["halt", "flight_delay", "--untrained", "--reason", "x"],
+        ["deployments", "flight_delay"],
+        ["rollback", "flight_delay", "--reason", "x"],
+        ["sweep", "--keep", "30d", "--yes"],
+        ["sweep", "departures", "--keep", "30d", "--yes"],
+        ["announce", "departures", "ok", "--reason", "x"],
+    ],
+)
+def test_a_mistyped_ledger_is_not_made(days: Path, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    before = names(days)
+    wrong = days / "legder.db"
+    assert main([*command, "--home", str(days), "--ledger", f"sqlite:///{wrong}"]) == 1
+    assert f"There is no ledger.\n  where: {wrong}\n  fix:   Correct --ledger" in capsys.readouterr().err
+    assert names(days) == before
 
 
 @pytest.mark.parametrize(
@@ -222,7 +249,7 @@ def test_a_new_ledger_is_told_from_one_that_cannot_be_reached(home: Path) -> Non
         (["announce", "departure", "ok", "--reason", "x"], "Did you mean 'departures'?"),
         (["announce", "departures", "okay", "--reason", "x"], "Did you mean 'ok'?"),
         (["announce", "departures", "ok", "--reason", ""], "lacks: reason"),
-        (["exclude", "departures", "--from", "x", "--to", "2013-01-05", "--reason", "x"], "is not a moment"),
+        (["exclude", "departures", "--from", "x", "--to", "2013-01-05", "--reason", "x"], "neither a day nor a moment"),
         (
             ["exclude", "departures", "--from", "2013-01-05T00:00:00", "--to", "2013-01-05", "--reason", "x"],
             "time zone",
@@ -231,6 +258,7 @@ def test_a_new_ledger_is_told_from_one_that_cannot_be_reached(home: Path) -> Non
         (["exclusions", "departure"], "Did you mean 'departures'?"),
         (["lift", "nothing", "--reason", "x"], "no exclusion 'nothing'"),
         (["sweep", "departures", "--keep", "some"], "not a duration"),
+        (["sweep", "departures", "--keep", "0d"], "a whole number from 1"),
         (["sweep", "departures", "--keep", "90d", "--keep-data", "90d"], "Say their age by --keep"),
         (["sweep", "--keep", "2h"], "a day, 1d, or longer"),
         (["sweep", "--keep", "90d", "--force"], "never takes what a kept model needs"),

@@ -111,7 +111,8 @@ def test_unused(location, ledger, capsys):
 
 
 @pytest.mark.parametrize("verb", ["consumers", "unused", "cost"])
-def test_before_anything_was_applied(location, capsys, verb):
+def test_before_anything_was_applied(location, ledger, capsys, verb):
+    ledger.check()
     assert run(location, verb) == 1
     assert "Nothing of this feature repository was applied yet" in capsys.readouterr().err
 

@@ -33,7 +33,7 @@ def test_texts_are_those_that_many_rows_share_and_one_that_none_has():
     assert values[-1] == UNSEEN
 
 
-@pytest.mark.parametrize("of_each", [1, 20], ids=["a row each", "twenty rows each"])
+@pytest.mark.parametrize("of_each", [1, 20, 100], ids=["a row each", "twenty rows each", "fifty customers"])
 def test_ids_never_appear(of_each: int):
     ids = [f"customer-{n // of_each}" for n in range(N)]
     drawn = RNG.integers(7_000_000_000, 8_000_000_000, N)
@@ -95,6 +95,11 @@ def test_a_constant_and_infinities():
     assert set(made["constant"]) == {3.25}
     assert all(1 <= value <= 2 for value in made["wild"])
     assert all(math.isnan(value) for value in made["only"])
+
+
+def test_numbers_too_far_apart_for_a_float():
+    made = golden(huge=[-1e308, 1e308] * (N // 2))
+    assert all(0 <= value <= 1 for value in made["huge"])
 
 
 def test_the_same_split_and_seed_give_the_same_rows():

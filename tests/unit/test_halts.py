@@ -87,6 +87,8 @@ def test_a_halt_runs_out(ledger: Ledger):
     assert halts(ledger) == []
     with pytest.raises(ConfigError, match="would have run out"):
         halt(ledger, "m", "ann", "why", datetime.now(UTC) - timedelta(hours=1))
+    with pytest.raises(ConfigError, match="no time zone"):
+        halt(ledger, "m", "ann", "why", datetime(2099, 1, 1))  # noqa: DTZ001
     with pytest.raises(ConfigError, match="lacks: reason"):
         halt(ledger, "m", "ann", " ")
 
@@ -146,6 +148,8 @@ def test_by_the_form_in_the_name_of_who_triggers_it(ledger: Ledger):
     made = HaltModelOperator(task_id="h", model="m").execute(context)
     assert made == {"model": "m", "halted": True, "who": "ann", "reason": "no reason was given", "until": None}
     assert halted(ledger, "m") is not None
+    HaltModelOperator(task_id="h", model="m", until="2099-02-01").execute(context)
+    assert halted(ledger, "m").until == datetime(2099, 2, 1, tzinfo=UTC)
     assert ResumeModelOperator(task_id="r", model="m").execute(context)["halted"] is False
     assert halted(ledger, "m") is None
 
@@ -156,6 +160,14 @@ def test_by_command(ledger: Ledger, capsys: pytest.CaptureFixture[str], tmp_path
     ledger.record("verdict", "flight_delay", {})
     assert main(["halt", "flight_dealy", "--reason", "x", *place]) == 1
     assert "Did you mean 'flight_delay'?" in capsys.readouterr().err
+    assert halts(ledger) == []
+    assert main(["halt", "hotels", "--reason", "not ready", *place]) == 1
+    assert "say --untrained" in capsys.readouterr().err
+    assert main(["halt", "hotels", "--untrained", "--reason", "not ready", *place]) == 0
+    assert resume(ledger, "hotels", "ann", "ready") is not None
+    assert main(["halt", "flight_delay", "--reason", "x", "--until", "soon", *place]) == 1
+    assert "neither a day nor a moment" in capsys.readouterr().err
+    capsys.readouterr()
     assert main(["halt", "flight_delay", "--reason", "the labels are wrong", *place]) == 0
     assert "What serves stays" in capsys.readouterr().out
     assert main(["halts", *place]) == 0

@@ -225,6 +225,14 @@ def test_less_than_a_day_is_refused(home, store, ledger):
         sweep(home, ledger, store, keep=timedelta(hours=23), now=LATER)
 
 
+def test_the_ledger_of_another_home_is_refused(lived, tmp_path):
+    other = Ledger(f"sqlite:///{tmp_path}/other.db")
+    before = names(lived)
+    with pytest.raises(ConfigError, match="knows none of the snapshots of this home"):
+        swept(lived, other)
+    assert names(lived) == before
+
+
 def test_the_command_says_then_removes(lived, ledger, monkeypatch, capsys):
     monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", _connection(lived))
     monkeypatch.setattr(module, "_touched", lambda _: datetime(2013, 1, 1, tzinfo=UTC))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import GateCheck, Record, Snapshot, Verdict
+from airflow_mlops.engine.data.lateness import require_model
 from airflow_mlops.engine.data.parquet import listing
 from airflow_mlops.engine.data.snapshots import find_snapshot, read_split
 from airflow_mlops.engine.evaluation.approvals import last_verdicts
@@ -81,11 +82,13 @@ def rejudge_version(
     :raises ConfigError: when it was never judged, or its gates are not known.
     :raises DataError: when a snapshot or a model is not there, or not as it was written.
     """
-    found = last_verdicts(ledger, model).get(version)
+    verdicts = last_verdicts(ledger, model)
+    found = verdicts.get(version)
     if found is None:
+        require_model(ledger, model)
         raise ConfigError(
             f"Version {version} of {model!r} was never judged.",
-            detail="the ledger has no verdict on it",
+            detail=f"judged: {', '.join(map(str, sorted(verdicts))) or 'none'}",
             hint="Judge it first: MLflowJudgeModelOperator.",
         )
     known = found.get("gates") or gates

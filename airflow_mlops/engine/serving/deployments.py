@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from airflow_mlops.contracts import Deployment, Pin
 from airflow_mlops.engine.ledger import Ledger, Pointer
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, did_you_mean
-from airflow_mlops.moments import is_day, parse_day_or_moment
+from airflow_mlops.moments import check_to_come, is_day, parse_day_or_moment
 
 FACT = "deployment"
 PIN_TOLD = "pin_told"
@@ -41,6 +41,24 @@ def deployment(ledger: Ledger, server: str, model: str) -> tuple[Deployment, Poi
     if pointer is None:
         return Deployment(server=server, model=model), None
     return Deployment.model_validate(pointer.value), pointer
+
+
+def require_deployed(ledger: Ledger, server: str, model: str) -> None:
+    """Refuse a model that nobody deployed on a server, or a server that has no such name.
+
+    :raises DataError: with the nearest name there is.
+    """
+    if ledger.pointer(pointer_name(server, model)) is not None:
+        return
+    states = deployments(ledger)
+    there = sorted({state.model for state in states if state.server == server})
+    servers = sorted({state.server for state in states})
+    meant = did_you_mean(model, [name for name in there if name != model]) if there else did_you_mean(server, servers)
+    raise DataError(
+        f"No version of {model!r} was ever deployed on {server!r}.{meant}",
+        detail=f"models there: {', '.join(there)}" if there else f"servers: {', '.join(servers) or 'none yet'}",
+        hint="Correct the name of the model, or of the server's connection.",
+    )
 
 
 def deployments(ledger: Ledger, model: str | None = None) -> list[Deployment]:
@@ -139,13 +157,7 @@ def unpin(ledger: Ledger, server: str, model: str, who: str, reason: str) -> Dep
     :raises DataError: when the model was never deployed on the server.
     """
     check_said(who, reason)
-    if ledger.pointer(pointer_name(server, model)) is None:
-        known = sorted({state.model for state in deployments(ledger) if state.server == server})
-        raise DataError(
-            f"No version of {model!r} was ever deployed on {server!r}.{did_you_mean(model, known)}",
-            detail=f"models there: {', '.join(known) or 'none'}",
-            hint="Correct the name of the model, or of the server's connection.",
-        )
+    require_deployed(ledger, server, model)
     return _move(
         ledger, server, model, "unpin", f"{who}: {reason}", lambda state: state.model_copy(update={"pin": None})
     )
@@ -202,14 +214,8 @@ def make_pin(version: int, who: str, reason: str, until: datetime | None) -> Pin
     :raises ConfigError: without a name and a reason, or when ``until`` is over.
     """
     check_said(who, reason)
-    now = datetime.now(UTC)
-    if until is not None and until <= now:
-        raise ConfigError(
-            "The pin would have run out already.",
-            detail=f"until {until.isoformat()}, now {now.isoformat(timespec='seconds')}",
-            hint="Name a moment that is still to come, or none: then it holds until it is lifted.",
-        )
-    return Pin(version=version, who=who.strip(), reason=reason.strip(), at=now, until=until)
+    check_to_come(until, "the pin")
+    return Pin(version=version, who=who.strip(), reason=reason.strip(), at=datetime.now(UTC), until=until)
 
 
 def check_said(who: str, reason: str) -> None:

@@ -21,8 +21,8 @@ from airflow_mlops.exceptions import ConfigError
 ROWS = 32
 SHARED_BY = 10
 """Fewest rows that share a value before it may leave the data."""
-SHARE = 0.01
-"""Smallest share of the rows that do: an id of someone with many rows is none of these."""
+SHARE = 0.05
+"""Smallest share of the rows that do. What has less may be one person with many rows: rows are counted, not people."""
 UNSEEN = "never seen in training"
 """A text that no model has in its vocabulary."""
 
@@ -106,16 +106,23 @@ def _numbers(column: ColumnProfile, known: int, rng: np.random.Generator) -> lis
     """Return numbers spread over the ranks of a column, of which no single row's value can be read."""
     ranks = (rng.permutation(ROWS) + 0.5) / ROWS
     if known < 4 * SHARED_BY:
-        return [round(float(rank), 2) for rank in ranks]
+        return _steps(ranks)
     least = max(_RANKS[0], SHARED_BY / known)
     anchors = np.clip(_RANKS, least, 1 - least)
     at = np.asarray(quantiles(column, anchors.tolist()))
-    width = float(at[-1] - at[0])
+    width = float(at[-1]) - float(at[0])
     if not width:  # half of the rows share it
         return [float(at[0])] * ROWS
+    if not math.isfinite(width):
+        return _steps(ranks)
     digits = -math.floor(math.log10(width / _STEPS))
     step = 10.0**-digits
     # Never beyond what the rows have: a model may know no number above them, such as an index of an embedding.
     grid = np.clip(np.round(at / step) * step, np.ceil(at[0] / step) * step, np.floor(at[-1] / step) * step)
     values = np.interp(ranks, anchors, grid)
     return [round(float(value), digits) for value in values]
+
+
+def _steps(ranks: np.ndarray) -> list[float]:
+    """Return numbers from 0 to 1, for a column of which nothing may be told, or that has no width."""
+    return [round(float(rank), 2) for rank in ranks]
