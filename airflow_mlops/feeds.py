@@ -15,7 +15,7 @@ from pydantic import Field
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.layout import FOLDER, Layout, literal
-from airflow_mlops.partitioning import DAILY, Partitioning
+from airflow_mlops.partitioning import DAILY, Partitioning, is_finer
 from airflow_mlops.typed import Cut, Duration, Entrypoint, Name, SuiteName, is_name, part
 
 
@@ -143,6 +143,11 @@ class Partitions(Feed):
     :param uri: Where the upstream lands them; a relative path starts at ``[mlops] home``.
     :param layout: Where a partition lies below ``uri``: ``dt={key}/*.parquet``, ``{year}/{month:02}/{day:02}/*.csv``;
         see :class:`~airflow_mlops.layout.Layout`.
+    :param lands: How the upstream cuts what it lands, where that is finer than ``partitioning``: ``hourly`` files make
+        a day, ``daily`` ones a week. The times in ``layout`` are then those of a piece; a partition is complete when
+        each of its pieces is.
+    :param ahead: Whether a partition is there when its time begins, such as the price list of a week. What is promised
+        then counts from its beginning, and each run takes the one that its own time begins in.
     :param arrived: What tells that a partition is complete: ``marker``, ``manifest``, ``still`` (its files have not
         changed for ``still_for``), or ``event``, of the upstream's ``asset``. By default a marker where a partition has
         a folder of its own, else ``still``.
@@ -156,6 +161,8 @@ class Partitions(Feed):
 
     uri: str
     layout: str = FOLDER
+    lands: Cut | None = None
+    ahead: bool = False
     arrived: Literal["marker", "manifest", "still", "event"] | None = None
     marker: str = ""
     still_for: Duration = "5m"
@@ -171,7 +178,13 @@ class Partitions(Feed):
                 detail=f"the URL begins with {scheme}://",
                 hint='Take a table of it: SQLSource("<Airflow connection>", table="orders").',
             )
-        pattern = Layout(self.layout).of(self.partitioning.key(self.starts_at), self.partitioning)
+        if self.lands is not None and not is_finer(self.lands, self.partitioning):
+            raise ConfigError(
+                "What lands is not finer than the partitions that are made of it.",
+                detail=f"lands={str(self.lands)!r}, partitioning={str(self.partitioning)!r}",
+                hint="Leave lands out where each partition lands as one; or make partitioning larger.",
+            )
+        pattern = self.placed.of(self.partitioning.key(self.starts_at), self.partitioning)[0]
         if self.arrived is None:
             # A folder of its own may hold a marker; files of many partitions beside each other have nowhere to put one.
             own = "{" in literal(self.layout)[0] and "{" not in literal(self.layout)[1]
@@ -191,6 +204,11 @@ class Partitions(Feed):
 
     def _called(self) -> str:
         return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def placed(self) -> Layout:
+        """Where its partitions lie."""
+        return Layout(self.layout, self.lands)
 
     @property
     def promise(self) -> str | None:

@@ -22,16 +22,20 @@ _WILD = re.compile(r"[*?\[]")
 class Layout:
     """A pattern below a feed's folder, with the time of the partition in braces.
 
+    What an upstream lands in smaller pieces than a partition is lies in one place a piece: the pattern is of a piece.
+
     >>> Layout("{year}/{month:02}/{day:02}/orders-*.csv.gz").of("2013-01-05", Partitioning())
-    '2013/01/05/orders-*.csv.gz'
+    ['2013/01/05/orders-*.csv.gz']
 
     :param pattern: In braces: ``key``; of the start, in the partitions' zone, ``year``, ``month``, ``day``, ``hour``,
         ``iso_year``, ``iso_week``; or ``start`` with a ``strftime`` format, ``{start:%Y%m%d}``. ``*`` and ``?`` stand
         for anything within a name, ``**`` for any folders.
+    :param lands: How the upstream cuts what it lands, where that is finer: the times in braces are then of a piece.
     :raises ConfigError: when it is not such a pattern, or is the same for every partition.
     """
 
     pattern: str = FOLDER
+    lands: Partitioning | None = None
 
     def __post_init__(self) -> None:
         named = {name.partition("!")[0] for _, name, _, _ in self._parsed() if name is not None}
@@ -62,11 +66,20 @@ class Layout:
                 hint="Close each brace, as in '{year}/{month:02}/{day:02}/*'.",
             ) from None
 
-    def of(self, key: str, partitioning: Partitioning) -> str:
-        """Return the pattern of one partition, relative to the feed.
+    def of(self, key: str, partitioning: Partitioning) -> list[str]:
+        """Return the pattern of each piece of a partition, relative to the feed: of one that lands whole, just one.
 
         :raises ConfigError: when the key is none, or two neighbours have the same pattern.
         """
+        return list(self.pieces(key, partitioning).values())
+
+    def pieces(self, key: str, partitioning: Partitioning) -> dict[str, str]:
+        """Return the key of each piece → its pattern; see :meth:`of`."""
+        if self.lands is None:
+            return {key: self._of(key, partitioning)}
+        return {piece: self._of(piece, self.lands) for piece in self.lands.keys(*partitioning.interval(key))}
+
+    def _of(self, key: str, partitioning: Partitioning) -> str:
         start, end = partitioning.interval(key)
         found = self._at(key, start, partitioning)
         following = self._at(partitioning.key(end), end, partitioning)
@@ -79,8 +92,13 @@ class Layout:
         return found
 
     def shared(self, key: str, partitioning: Partitioning) -> bool:
-        """Return whether a partition beside this one has the same files: of an hour that the clock has twice."""
+        """Return whether a partition beside this one has some of the same files.
+
+        So it is with an hour that the clock has twice, and with pieces that are cut elsewhere than partitions.
+        """
         start, end = partitioning.interval(key)
+        if self.lands is not None:
+            return self.lands.floor(start) != start or self.lands.floor(end) != end
         before = partitioning.floor(start - timedelta(microseconds=1))
         return self._hour_twice(start, end, partitioning) or self._hour_twice(before, start, partitioning)
 

@@ -159,6 +159,13 @@ class Partitioning:
         """Return the key of the last partition that has ended by a moment."""
         return self.key(self.floor(by) - timedelta(microseconds=1))
 
+    def counted(self, begin: datetime, end: datetime, *, ahead: bool = False) -> datetime:
+        """Return the end of the last of these partitions that counts for the time ``[begin, end)`` of another cut.
+
+        That is the last that has ended with it; of partitions that are there when they begin, the one it begins in.
+        """
+        return self.next(self.floor(begin)) if ahead else self.floor(end)
+
     def within(self, start: datetime, end: datetime) -> Iterator[str]:
         """Yield the keys of the partitions that lie wholly within ``[start, end)``."""
         at = self.ceil(start)
@@ -224,17 +231,24 @@ def latest(cut: str, last: str = "") -> str:
     return partitioning.key(ended - timedelta(microseconds=1))
 
 
-def aligned(key: str | None, cut: str, feed: str) -> str:
-    """Return the partition of a feed that belongs to a partition of another cut: the last that has ended with it.
+def aligned(key: str | None, cut: str, feed: str, ahead: bool = False) -> str:
+    """Return the partition of a feed that belongs to a partition of another cut: see :meth:`Partitioning.counted`.
 
-    >>> aligned("2013-01-16", "daily", "weekly")
-    '2013-01-07'
+    >>> aligned("2013-01-16", "daily", "weekly"), aligned("2013-01-16", "daily", "weekly", ahead=True)
+    ('2013-01-07', '2013-01-14')
 
     :param cut: Of which ``key`` is one; both cuts as text.
     """
     if key in (None, "", "None"):
         return ""  # a run without a key: the task that needs one says so
-    return Partitioning.parse(feed).last_ended(Partitioning.parse(cut).interval(str(key))[1])
+    partitioning = Partitioning.parse(feed)
+    counted = partitioning.counted(*Partitioning.parse(cut).interval(str(key)), ahead=ahead)
+    return partitioning.key(counted - timedelta(microseconds=1))
+
+
+def is_finer(one: Partitioning, other: Partitioning) -> bool:
+    """Return whether the partitions of one are of a smaller size than those of another."""
+    return _FINEST_FIRST.index(one.every) < _FINEST_FIRST.index(other.every)
 
 
 def finest_of(several: Iterable[Partitioning]) -> Partitioning:

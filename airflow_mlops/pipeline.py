@@ -14,7 +14,7 @@ from pydantic import Field
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Feed, Partitions
-from airflow_mlops.partitioning import finest_of
+from airflow_mlops.partitioning import is_finer
 from airflow_mlops.parts import (
     Deploy,
     FeatureService,
@@ -105,12 +105,14 @@ class ModelPipeline:
 
     def _check_feeds(self, datasets: Sequence[str]) -> None:
         for feed in self.feeds:
-            if finest_of([self.source.partitioning, feed.partitioning]).every != self.source.partitioning.every:
+            if is_finer(feed.partitioning, self.source.partitioning):
                 raise ConfigError(
                     f"Feed {feed.dataset!r} of {self.model!r} is cut finer than its source.",
                     detail=f"{self.source.dataset!r} is {self.source.partitioning}, {feed.dataset!r} is "
                     f"{feed.partitioning}",
-                    hint="Features are computed a partition of the source at a time: no feed may be cut finer.",
+                    hint="Features are computed a partition of the source at a time. Make such partitions of what "
+                    f"lands: Partitions(..., partitioning={str(self.source.partitioning)!r}, "
+                    f"lands={str(feed.partitioning)!r}).",
                 )
         places: dict[str, str] = {}
         for feed in self.feeds:
@@ -149,6 +151,11 @@ class ModelPipeline:
     def late(self) -> dict[str, list[str]]:
         """Dataset → the label's column and that of when it is known, where the label is a column of the source."""
         return {self.label_feed.dataset: [self.label.column, self.label.known_at]} if self.label.known_at else {}
+
+    @property
+    def ahead(self) -> list[str]:
+        """The datasets whose partitions are there when their time begins."""
+        return [feed.dataset for feed in self.feeds if isinstance(feed, Partitions) and feed.ahead]
 
     @property
     def begins_on(self) -> date:

@@ -36,6 +36,7 @@ class StagePartitionOperator(MlopsOperator):
     :param event_time: Column of the event times.
     :param layout: Where a partition lies below ``uri``: a pattern such as ``dt={key}/*.parquet``; see
         :class:`~airflow_mlops.layout.Layout`.
+    :param lands: How the upstream cuts what it lands, where that is finer: ``hourly``. ``layout`` is then of a piece.
     :param contract: ``module:function`` beside the DAG file that returns the dataset's ``SchemaContract``: its types
         are what columns become.
     :param naive_times: Zone of times without one; default is that of the partitions.
@@ -51,6 +52,7 @@ class StagePartitionOperator(MlopsOperator):
         "uri",
         "event_time",
         "layout",
+        "lands",
         "contract",
         "naive_times",
         "reader",
@@ -66,6 +68,7 @@ class StagePartitionOperator(MlopsOperator):
         uri: str,
         event_time: str,
         layout: str = FOLDER,
+        lands: str = "",
         contract: str | None = None,
         naive_times: str = "",
         reader: Mapping[str, Any] | None = None,
@@ -79,6 +82,7 @@ class StagePartitionOperator(MlopsOperator):
         self.uri = uri
         self.event_time = event_time
         self.layout = layout
+        self.lands = lands
         self.contract = contract
         self.naive_times = naive_times
         self.reader = reader
@@ -98,7 +102,7 @@ class StagePartitionOperator(MlopsOperator):
             key,
             self.home_path / "staged" / dataset / key,
             event_time=self.event_time,
-            layout=Layout(self.layout),
+            layout=Layout(self.layout, Partitioning.parse(self.lands) if self.lands else None),
             partitioning=Partitioning.parse(self.partitioning),
             contract=load_contract(None if self.contract in (None, "", "None") else self.contract, self.code_path),
             naive_times=self.naive_times,

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.layout import FOLDER
+from airflow_mlops.layout import FOLDER, Layout
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import required_key
 from airflow_mlops.operators.data import PARTITION_KEY, located
@@ -44,6 +44,9 @@ class PartitionArrivalSensor(MlopsSensor):
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param layout: Where a partition lies below ``uri``: a pattern such as ``dt={key}/*.parquet``; see
         :class:`~airflow_mlops.layout.Layout`. The marker or manifest lies in its last folder without a wildcard.
+    :param lands: How the upstream cuts what it lands, where that is finer: ``hourly``. ``layout`` is then of a piece,
+        and all pieces are waited for.
+    :param ahead: Whether a partition is there when its time begins: then what is promised counts from its beginning.
     :param first: First day that ever lands. An earlier partition is not waited for: the task is skipped, and says so.
     :param last: Last day that ever lands, for a source that has ended; likewise.
     :param marker: File that the upstream writes last; None when it writes none.
@@ -63,6 +66,7 @@ class PartitionArrivalSensor(MlopsSensor):
         "key",
         "partitioning",
         "layout",
+        "lands",
         "first",
         "last",
         "marker",
@@ -81,6 +85,8 @@ class PartitionArrivalSensor(MlopsSensor):
         key: str = PARTITION_KEY,
         partitioning: str = "daily",
         layout: str = FOLDER,
+        lands: str = "",
+        ahead: bool = False,
         first: str | None = None,
         last: str | None = None,
         marker: str | None = "_SUCCESS",
@@ -96,6 +102,8 @@ class PartitionArrivalSensor(MlopsSensor):
         self.key = key
         self.partitioning = partitioning
         self.layout = layout
+        self.lands = lands
+        self.ahead = ahead
         self.first = first
         self.last = last
         self.marker = marker
@@ -113,8 +121,8 @@ class PartitionArrivalSensor(MlopsSensor):
         if self._since is None:
             started = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
             self._since = started.timestamp() if started else time.time()
-        if self.asset and not self._told(context["inlet_events"], key, partitioning.interval(key)[1]):
-            self._missing = f"asset {self.asset!r} has no event of it"
+        if self.asset and (piece := self._untold(context["inlet_events"], key)):
+            self._missing = f"asset {self.asset!r} has no event of {piece}"
             self.log.info("Partition %s of %s: %s.", key, self.uri, self._missing)
             return None
         looking = self.trigger(deadline=self._since + self.timeout)
@@ -123,27 +131,40 @@ class PartitionArrivalSensor(MlopsSensor):
         finally:
             self._missing = looking.missing
 
-    def _told(self, events: InletEventsAccessors, key: str, end: datetime) -> bool:
-        """Return whether an event of the asset says that a partition is complete."""
+    def _ends(self, key: str) -> datetime:
+        """Return from when on a partition may be expected."""
+        return Partitioning.parse(self.partitioning).interval(key)[0 if self.ahead else 1]
+
+    def _untold(self, events: InletEventsAccessors, key: str) -> str:
+        """Return the first piece of a partition that no event of the asset tells of; nothing when all are told."""
+        lands = Partitioning.parse(self.lands) if self.lands else None
+        pieces = Layout(self.layout, lands).pieces(key, Partitioning.parse(self.partitioning))
         try:
-            found = events[Asset.ref(name=str(self.asset))].after(end.isoformat())
-            return any(event.partition_key in (key, None) for event in found) or any(
-                event.partition_key == key for event in events[Asset.ref(name=str(self.asset))].after(_EVER)
-            )
+            found = list(events[Asset.ref(name=str(self.asset))].after(_EVER))
         except AirflowRuntimeError:  # nobody has declared the asset yet
-            return False
+            return next(iter(pieces))
+        of_a_key = {event.partition_key for event in found}
+        last = max((event.timestamp for event in found if event.partition_key is None), default=None)
+
+        def told(piece: str) -> bool:
+            ends = self._ends(key) if lands is None else lands.interval(piece)[1]
+            return piece in of_a_key or (last is not None and last >= ends)
+
+        return next((piece for piece in pieces if not told(piece)), "")
 
     def trigger(self, deadline: float) -> PartitionArrivalTrigger:
         """Go on looking in the triggerer."""
         from airflow_mlops.triggers.data import GRACE, PartitionArrivalTrigger
 
         key, since = required_key(self.key), time.time() if self._since is None else self._since
-        end = Partitioning.parse(self.partitioning).interval(key)[1].timestamp()
+        end = self._ends(key).timestamp()
         return PartitionArrivalTrigger(
             feed=str(located(self, self.uri, "uri")),
             key=key,
             partitioning=self.partitioning,
             layout=self.layout,
+            lands=self.lands,
+            ahead=self.ahead,
             marker=self.marker,
             manifest=self.manifest,
             min_rows=self._whole(self.min_rows),

@@ -80,6 +80,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             partitioning=cut,
             key=key,
             late=pipeline.late,
+            ahead=pipeline.ahead,
             suites=dict(features.view_suites),
             checks={view: asdict(checks) for view, checks in features.view_checks.items()},
             rows=[asdict(rows) for rows in features.rows],
@@ -136,11 +137,15 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
 
 
 def _key_of(feed: Feed, pipeline: ModelPipeline) -> str:
-    """Return the template of a feed's key: of one with larger partitions, the last that has ended with the run's."""
+    """Return the template of a feed's key: of one with larger partitions, the one that counts for the run's."""
     source = pipeline.source
     cut, own = str(source.partitioning), str(feed.partitioning)
     key = f"partition_key or latest('{cut}', '{source.end or ''}')"
-    return f"{{{{ {key} }}}}" if own == cut else f"{{{{ aligned({key}, '{cut}', '{own}') }}}}"
+    return (
+        f"{{{{ {key} }}}}"
+        if own == cut
+        else f"{{{{ aligned({key}, '{cut}', '{own}', {feed.dataset in pipeline.ahead}) }}}}"
+    )
 
 
 def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> SealPartitionOperator:
@@ -227,11 +232,14 @@ def _taken(feed: Feed, key: str, told: dict[str, Any]) -> tuple[BaseOperator, Ba
         )
         return ended, extract
     files = cast("Partitions", feed)
+    lands = str(files.lands or "")
     arrived = PartitionArrivalSensor(
         task_id="wait",
         uri=files.uri,
         late_after=files.lands_within,
         layout=files.layout,
+        lands=lands,
+        ahead=files.ahead,
         **own,
         **there,
         **files.asked(),
@@ -239,6 +247,6 @@ def _taken(feed: Feed, key: str, told: dict[str, Any]) -> tuple[BaseOperator, Ba
         **({"mode": "reschedule", "poke_interval": 30} if files.asset else {"deferrable": True, "poke_interval": 5}),
     )
     stage = StagePartitionOperator(
-        task_id="stage", uri=files.uri, layout=files.layout, reader=dict(files.reader), **own, **made
+        task_id="stage", uri=files.uri, layout=files.layout, lands=lands, reader=dict(files.reader), **own, **made
     )
     return arrived, stage

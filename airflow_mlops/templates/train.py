@@ -70,6 +70,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
                     "dataset": feed.dataset,
                     "start": feed.start.isoformat(),
                     "end": feed.end.isoformat() if feed.end else "",
+                    "ahead": "ahead" if feed.dataset in pipeline.ahead else "",
                 }
                 for feed in pipeline.feeds
             ],

@@ -32,6 +32,8 @@ class PartitionArrivalTrigger(PollTrigger):
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param layout: Where a partition lies below ``feed``, as a pattern.
+    :param lands: How the upstream cuts what it lands, where that is finer; then ``layout`` is of a piece.
+    :param ahead: Whether the partition is there when its time begins, and the promise counts from then.
     :param marker: File that the upstream writes last; None when it writes none.
     :param manifest: The upstream's own manifest, if it writes one.
     :param min_rows: Rows that must be there.
@@ -61,6 +63,8 @@ class PartitionArrivalTrigger(PollTrigger):
         deadline: float,
         partitioning: str = "daily",
         layout: str = FOLDER,
+        lands: str = "",
+        ahead: bool = False,
         told: bool = False,
     ) -> None:
         super().__init__(
@@ -70,6 +74,8 @@ class PartitionArrivalTrigger(PollTrigger):
             key=key,
             partitioning=partitioning,
             layout=layout,
+            lands=lands,
+            ahead=ahead,
             marker=marker,
             manifest=manifest,
             min_rows=min_rows,
@@ -81,7 +87,8 @@ class PartitionArrivalTrigger(PollTrigger):
         self._feed = feed
         self._key = key
         self._partitioning = partitioning
-        self._layout = layout
+        self._layout = Layout(layout, Partitioning.parse(lands) if lands else None)
+        self._ahead = ahead
         self._marker = marker
         self._manifest = manifest
         self._min_rows = min_rows
@@ -105,7 +112,7 @@ class PartitionArrivalTrigger(PollTrigger):
             manifest=self._manifest,
             min_rows=self._min_rows,
             partitioning=Partitioning.parse(self._partitioning),
-            layout=Layout(self._layout),
+            layout=self._layout,
             told=self._told,
             **asked,
         )
@@ -117,14 +124,15 @@ class PartitionArrivalTrigger(PollTrigger):
         return found.arrival
 
     def _refuse_when_late(self, late_after: str) -> None:
-        end = Partitioning.parse(self._partitioning).interval(self._key)[1].timestamp()
-        promised, patient = end + parse_duration(late_after).total_seconds(), self._since + GRACE
+        begin, end = Partitioning.parse(self._partitioning).interval(self._key)
+        due, of = (begin, "beginning") if self._ahead else (end, "end")
+        promised, patient = due.timestamp() + parse_duration(late_after).total_seconds(), self._since + GRACE
         if time.time() < max(promised, patient):
             return
         looked = "" if promised > patient else f", and it did not come within {GRACE // 60} minutes of the first look"
         raise DataError(
             f"Partition {self._key} is late.",
-            detail=f"{self._feed} promised it within {late_after} of the end of the partition{looked}; {self.missing}",
+            detail=f"{self._feed} promised it within {late_after} of the {of} of the partition{looked}; {self.missing}",
             hint="Ask the upstream. When it has landed, clear this task; if it promised too much, raise late_after= "
             "(lands_within= of Partitions).",
         )

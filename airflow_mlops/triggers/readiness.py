@@ -37,7 +37,8 @@ class Look(NamedTuple):
 def look(ledger: Ledger, home: Path, feeds: Sequence[Mapping[str, str]], as_of: str, model: str | None = None) -> Look:
     """Look once whether the data known at a moment is all there and healthy.
 
-    :param feeds: For each dataset its name and first day, ``{"dataset", "start"}``, and ``end`` if it has ended.
+    :param feeds: For each dataset its name and first day, ``{"dataset", "start"}``, ``end`` if it has ended, and
+        ``ahead`` (anything) if its partitions are there when their time begins.
     :param as_of: Moment (ISO, with time zone), cut to where a partition begins, as a snapshot is. Empty: the latest
         one for which all data is complete.
     :param model: A model whose halt is a reason to hold.
@@ -47,7 +48,10 @@ def look(ledger: Ledger, home: Path, feeds: Sequence[Mapping[str, str]], as_of: 
     from airflow_mlops.partitioning import finest_of
 
     store = partition_store(home, ledger)
-    sources = [Source(each["dataset"], parse_day(each["start"], "start"), _end(each)) for each in feeds]
+    sources = [
+        Source(each["dataset"], parse_day(each["start"], "start"), _end(each), bool(each.get("ahead")))
+        for each in feeds
+    ]
     try:
         cuts = {source.dataset: store.partitioning(source.dataset) for source in sources}
         if as_of:

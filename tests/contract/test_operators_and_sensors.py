@@ -50,6 +50,7 @@ NOT_TEMPLATED = {
         "keep",
         "notify",
         "may_be_empty",
+        "ahead",
         "pipeline",
         "workers",
         "on_failure",

@@ -222,6 +222,34 @@ def test_a_weekly_feed_beside_daily_ones(world):
     assert {one.partitions["prices"].popitem()[0] for one in inputs.values()} == {"2024-02-26"}
 
 
+def test_prices_of_the_week_that_goes_on(world):
+    """The list of a week is there when it begins, and lands by the day: each day stands on its own week's."""
+    for n in range(14):
+        day = date(2024, 2, 26) + timedelta(days=n)
+        folder = world.home / "lake" / "prices" / str(day)
+        folder.mkdir(parents=True)
+        at = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        times = pa.array([at + timedelta(minutes=n) for n in range(10)], pa.timestamp("us", "UTC"))
+        pq.write_table(pa.table({"at": times, "x": range(10)}), folder / "a.parquet")
+    prices = Partitions(
+        "lake/prices", event_time="at", suite="ride_pipeline:suite", start=date(2024, 2, 26), arrived="still",
+        partitioning="weekly", lands="daily", ahead=True,
+    )  # fmt: skip
+    features = replace(PIPELINE.features, sources=[prices])
+    pipeline = replace(PIPELINE, features=features)
+    loaded = load(world, pipeline=pipeline)
+    assert loaded.refused == []
+    assert (loaded.sealed, loaded.computed) == (2 * DAYS + 2, DAYS)
+    inputs = read_inputs(world.home, ["zone_delays"], FIRST, LAST)
+    stood_on = {key: max(one.partitions["prices"]) for (_, key), one in inputs.items()}
+    assert stood_on == {
+        key_of(n): "2024-02-26" if FIRST + timedelta(days=n) < date(2024, 3, 4) else "2024-03-04" for n in range(DAYS)
+    }
+    assert world.store.get("prices", "2024-03-04").rows == 70
+    again = load(world, pipeline=pipeline)
+    assert (again.sealed, again.computed) == (0, 0)
+
+
 # --- command and DAG --------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -334,10 +334,31 @@ def test_the_hour_that_comes_twice_may_share_a_folder(tmp_path):
     for key in ("2013-11-03T0500Z", "2013-11-03T0600Z"):
         done = stage(tmp_path / "lake", key, tmp_path / key, event_time="at", layout=layout, partitioning=cut)
         found[key] = pq.read_table(Path(done.uri) / "part-0.parquet", partitioning=None)["x"].to_pylist()
-        assert "1 rows belong to the other hour of the same name" in done.notes
+        assert "1 rows of these files belong to a partition beside it" in done.notes
     assert found == {"2013-11-03T0500Z": [1], "2013-11-03T0600Z": [2]}
     with pytest.raises(ConfigError, match="is the same for"):
         Layout("dt={start:%Y-%m-%d}/*.parquet").of("2013-11-03T0700Z", cut)
+
+
+@pytest.mark.parametrize(("zone", "rows"), [("America/New_York", 24), ("Asia/Kolkata", 24)])
+def test_hours_become_a_day_of_a_zone(tmp_path, zone, rows):
+    """Where a day begins in the middle of an hour, that hour belongs to two of them."""
+    cut, hourly = Partitioning("daily", zone), Partitioning("hourly")
+    for n, key in enumerate(hourly.keys(datetime(2013, 1, 13, tzinfo=UTC), datetime(2013, 1, 17, tzinfo=UTC))):
+        folder = tmp_path / "lake" / key
+        folder.mkdir(parents=True)
+        begin, _ = hourly.interval(key)
+        times = [begin + timedelta(minutes=minutes) for minutes in (10, 40)]
+        pq.write_table(pa.table({"at": pa.array(times, UTC_TIME), "n": [n, n]}), folder / "a.parquet")
+    asked = {"event_time": "at", "layout": Layout("{key}/*.parquet", hourly), "partitioning": cut}
+    days = [stage(tmp_path / "lake", f"2013-01-{day}", tmp_path / f"{day}", **asked) for day in (14, 15)]
+    found = [pq.read_table(Path(day.uri) / "part-0.parquet", partitioning=None) for day in days]
+    assert [table.num_rows for table in found] == [2 * rows, 2 * rows]
+    begin, end = cut.interval("2013-01-14")
+    assert begin <= min(found[0]["at"].to_pylist()) <= max(found[0]["at"].to_pylist()) < end
+    assert any("belong to a partition beside it" in note for note in days[0].notes) == (zone == "Asia/Kolkata")
+    with pytest.raises(DataError, match="There are no files of 2013-01-17T0"):
+        stage(tmp_path / "lake", "2013-01-17", tmp_path / "17", **asked)
 
 
 def test_a_thousand_small_files(land, staged):

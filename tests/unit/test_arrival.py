@@ -19,6 +19,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, A
 from airflow_mlops.engine.data.arrival import look, look_for
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.layout import Layout
+from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.sensors.data import PartitionArrivalSensor
 from airflow_mlops.triggers.data import GRACE, PartitionArrivalTrigger
 from tests.data_fixtures import KEY, landed, permission_lost
@@ -279,6 +281,8 @@ def test_the_trigger_carries_every_setting(home):
         "late_after": "6h",
         "partitioning": "daily",
         "layout": "{key}/*",
+        "lands": "",
+        "ahead": False,
     }
     trigger = sensor(home, min_rows="42", **settings).trigger(deadline=1.0)
     _, carried = trigger.serialize()
@@ -292,6 +296,44 @@ def test_the_trigger_carries_every_setting(home):
         "since": pytest.approx(time.time(), abs=60),
         "told": False,
     }
+
+
+def test_a_day_is_there_when_each_of_its_hours_is(home):
+    feed = home / "lake" / "departures"
+    for hour in range(23):
+        folder = feed / f"{KEY}T{hour:02}00Z"
+        folder.mkdir(parents=True)
+        (folder / "a.csv").write_text("at,x\n")
+        (folder / "_SUCCESS").touch()
+    waiting = sensor(home, lands="hourly", deferrable=False, timeout=0)
+    asked = {"layout": Layout("{key}/*", Partitioning("hourly"))}
+    missing = look(feed, KEY, **asked).missing
+    assert (
+        missing
+        == f"23 of 24 pieces are complete; of {KEY}T2300Z: nothing is there: there are "
+        + ", ".join(f"'{KEY}T{hour:02}00Z'" for hour in range(3))
+        + " …"
+    )
+    with pytest.raises(AirflowSensorTimeout, match="23 of 24 pieces are complete"):
+        waiting.execute({"ti": TaskInstance()})
+    (feed / f"{KEY}T2200Z").rename(feed / f"{KEY}T2300Z")
+    assert f"of {KEY}T2200Z: " in look(feed, KEY, **asked).missing
+    (feed / f"{KEY}T2200Z").mkdir()
+    (feed / f"{KEY}T2200Z" / "_SUCCESS").touch()
+    assert look(feed, KEY, **asked).arrival == {"uri": str(feed), "files": 23, "bytes": 23 * 5}
+
+
+def test_what_is_there_when_its_week_begins_is_late_from_then_on(home):
+    now = datetime.now(UTC)
+    monday = (now - timedelta(days=now.weekday())).replace(hour=0, minute=0, second=0, microsecond=0)
+    for ahead, after in ((True, 0), (False, 7)):
+        due = (monday + timedelta(days=after)).timestamp() + 2 * 3600
+        asked = {"since": monday.timestamp(), "ahead": ahead, "partitioning": "weekly"}
+        with time_is(due - 1):
+            assert late(home, f"{monday:%Y-%m-%d}", **asked).poll() is None
+        with time_is(due + 1), pytest.raises(DataError, match="is late") as refused:
+            late(home, f"{monday:%Y-%m-%d}", **asked).poll()
+        assert f"of the {'beginning' if ahead else 'end'} of the partition" in refused.value.detail
 
 
 def test_a_number_of_rows_is_one(home):

@@ -28,7 +28,26 @@ DAILY, HOURLY = Partitioning(), Partitioning("hourly", "America/New_York")
     ],
 )
 def test_a_pattern_names_a_partition(pattern, cut, key, found):
-    assert Layout(pattern).of(key, cut) == found
+    assert Layout(pattern).of(key, cut) == [found]
+
+
+def test_what_lands_in_pieces_is_in_a_place_a_piece():
+    new_york = Partitioning("daily", "America/New_York")
+    hours = Layout("{key}/*.csv", Partitioning("hourly")).pieces("2013-03-10", new_york)
+    assert list(hours.values())[:2] == ["2013-03-10T0500Z/*.csv", "2013-03-10T0600Z/*.csv"]
+    assert len(hours) == 23, "the clock skips one"
+    week = Layout("{year}/{month:02}/{day:02}.csv", DAILY)
+    assert week.of("2012-12-31", Partitioning("weekly"))[-1] == "2013/01/06.csv"
+    assert not week.shared("2012-12-31", Partitioning("weekly"))
+    assert week.shared("2012-12-31", Partitioning("weekly", "Europe/Berlin"))
+
+
+def test_pieces_are_finer_than_what_is_made_of_them():
+    for lands in ("daily", "weekly"):
+        with pytest.raises(ConfigError, match=rf"not finer(.|\n)*lands='{lands}', partitioning='daily'"):
+            source(lands=lands)
+    with pytest.raises(ConfigError, match="the same for"):
+        source(lands="hourly", layout="{year}-{month}-{day}/*.csv")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -155,7 +156,7 @@ def test_the_features_dag_runs_once_a_partition_and_its_keys_are_the_partitionin
 
 def test_a_feed_that_is_cut_finer_than_the_source_is_refused_in_words():
     label = pipeline().label
-    with pytest.raises(ConfigError, match=r"cut finer than its source(.|\n)*'arrivals' is hourly"):
+    with pytest.raises(ConfigError, match=r"cut finer(.|\n)*'arrivals' is hourly(.|\n)*='daily', lands='hourly'"):
         pipeline(label=type(label)("late", source=source("arrivals", partitioning="hourly"), matures_after="1d"))
 
 
@@ -176,13 +177,43 @@ def test_of_a_larger_feed_a_run_takes_the_last_partition_that_has_ended(key, cut
     assert aligned(key, cut, feed) == belongs
 
 
+@pytest.mark.parametrize(
+    ("key", "cut", "feed", "belongs"),
+    [
+        ("2013-01-16", "daily", "weekly", "2013-01-14"),
+        ("2013-01-13", "daily", "weekly", "2013-01-07"),
+        ("2013-01-31", "daily", "monthly", "2013-01"),
+        ("2013-01-16T0700Z", "hourly", "daily", "2013-01-16"),
+        ("2013-01-16", "daily", "daily@America/New_York", "2013-01-15"),
+    ],
+)
+def test_of_one_that_is_there_when_its_time_begins_the_one_it_begins_in(key, cut, feed, belongs):
+    assert aligned(key, cut, feed, ahead=True) == belongs
+
+
+def test_the_tasks_of_what_lands_ahead_and_in_pieces():
+    prices = source("prices", partitioning="weekly", lands="daily", ahead=True)
+    made = pipeline()
+    dags = replace(made, features=replace(made.features, sources=[prices])).dags()
+    dag = dags["m_features"]
+    assert (
+        dag.get_task("prices.wait").key
+        == "{{ aligned(partition_key or latest('daily', ''), 'daily', 'weekly', True) }}"
+    )
+    assert (dag.get_task("prices.wait").lands, dag.get_task("prices.wait").ahead) == ("daily", True)
+    assert dag.get_task("prices.stage").lands == "daily"
+    assert dag.get_task("compute_features").ahead == ["prices"]
+    feeds = {feed["dataset"]: feed["ahead"] for feed in dags["m_train"].get_task("wait_data").sources}
+    assert [name for name, ahead in feeds.items() if ahead] == ["prices"]
+
+
 def test_the_tasks_of_a_larger_feed_have_its_own_key():
     label = pipeline().label
     made = pipeline(label=type(label)("late", source=source("arrivals", partitioning="weekly"), matures_after="1d"))
     dag = made.dags()["m_features"]
     for name in ("wait", "stage", "validate", "check", "seal"):
         assert dag.get_task(f"departures.{name}").key == "{{ partition_key or latest('daily', '') }}"
-        key = "{{ aligned(partition_key or latest('daily', ''), 'daily', 'weekly') }}"
+        key = "{{ aligned(partition_key or latest('daily', ''), 'daily', 'weekly', False) }}"
         assert dag.get_task(f"arrivals.{name}").key == key
     assert dag.user_defined_macros["aligned"] is aligned
     assert dag.user_defined_macros["latest"] is latest

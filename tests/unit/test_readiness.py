@@ -15,6 +15,7 @@ from airflow_mlops.engine.data.retention import sweep_partitions
 from airflow_mlops.engine.data.sources import require_dataset
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.partitioning import Partitioning
 from tests.small_days import START, ledger_of, seal_day, seal_days
 
 CUT = datetime(2013, 1, 6, tzinfo=UTC)
@@ -117,6 +118,19 @@ def test_the_latest_complete_data_is_that_of_the_source_that_lags_most(home: Pat
     cut = latest_complete(store, ledger, sources)
     assert cut == datetime(2013, 1, 4, tzinfo=UTC)
     assert readiness(store, ledger, [source.need(cut) for source in sources]) == []
+
+
+def test_of_what_is_there_when_it_begins_the_week_that_goes_on_is_needed(home: Path):
+    store, ledger = PartitionStore.under(home), ledger_of(home)
+    seal_days(home, "departures", 9)
+    store.declare("prices", Partitioning("weekly"))
+    ahead = Source("prices", date(2012, 12, 31), ahead=True)
+    sources = [Source("departures", START), ahead]
+    cut = datetime(2013, 1, 9, tzinfo=UTC)
+    assert ahead.need(cut, Partitioning("weekly")).until == datetime(2013, 1, 14, tzinfo=UTC)
+    assert latest_complete(store, ledger, sources) == datetime(2013, 1, 7, tzinfo=UTC), "what it would wait for"
+    [held] = readiness(store, ledger, [source.need(cut, store.partitioning(source.dataset)) for source in sources])
+    assert "prices: partition 2012-12-31 is not sealed" in held
 
 
 def test_a_source_that_has_ended_does_not_hold_the_others_back(home: Path):

@@ -58,7 +58,7 @@ def look(
     layout: Layout | None = None,
     told: bool = False,
 ) -> Look:
-    """Look once for a day of a feed. It has landed when everything that was asked for holds.
+    """Look once for a day of a feed. It has landed when everything that was asked for holds, for each of its pieces.
 
     :param feed: Folder of the feed, on this machine or on object storage.
     :param key: Partition key.
@@ -73,13 +73,31 @@ def look(
     :raises DataError: when the folder cannot be read, or the manifest is damaged.
     :raises ConfigError: when the key is none, or nothing was asked for.
     """
-    pattern = (layout or Layout()).of(key, partitioning)
+    pieces = (layout or Layout()).pieces(key, partitioning)
     if marker is None and manifest is None and min_rows < 1 and not settle and not told:
         raise ConfigError(
             "Nothing tells when a day has landed completely.",
             detail=f"{feed}: marker=None, manifest=None, min_rows={min_rows}",
             hint="Name the file that the upstream writes last in marker= or manifest=, or give min_rows= or settle=.",
         )
+    looks = {
+        piece: _look(feed, piece, pattern, marker, manifest, min_rows, settle) for piece, pattern in pieces.items()
+    }
+    missing = {piece: each.missing for piece, each in looks.items() if each.arrival is None}
+    if len(pieces) == 1:
+        return next(iter(looks.values()))
+    if missing:
+        first, why = next(iter(missing.items()))
+        return Look(None, f"{len(pieces) - len(missing)} of {len(pieces)} pieces are complete; of {first}: {why}")
+    arrivals = [each.arrival for each in looks.values() if each.arrival is not None]
+    files, size = sum(one["files"] for one in arrivals), sum(one["bytes"] for one in arrivals)
+    return Look({"uri": str(feed), "files": files, "bytes": size})
+
+
+def _look(  # noqa: PLR0917
+    feed: AnyPath, key: str, pattern: str, marker: str | None, manifest: str | None, min_rows: int, settle: timedelta
+) -> Look:
+    """Look for one piece."""
     with readable(feed):
         try:
             folder, matching = landed.found(feed, pattern)

@@ -40,15 +40,18 @@ class Source:
 
     :param start: First day, in the dataset's zone.
     :param end: Last day, of one that has ended.
+    :param ahead: Whether its partitions are there when their time begins.
     """
 
     dataset: str
     start: date
     end: date | None = None
+    ahead: bool = False
 
     def need(self, cut: datetime, partitioning: Partitioning = DAILY) -> Need:
         """Return what a training as of ``cut`` needs: up to there, or to the source's own end before it."""
-        return Need(self.dataset, self.start, min(cut, partitioning.after(self.end)) if self.end else cut)
+        until = partitioning.ceil(cut) if self.ahead else cut
+        return Need(self.dataset, self.start, min(until, partitioning.after(self.end)) if self.end else until)
 
 
 def latest_complete(store: PartitionStore, ledger: Ledger, sources: Sequence[Source]) -> datetime:
@@ -64,9 +67,13 @@ def latest_complete(store: PartitionStore, ledger: Ledger, sources: Sequence[Sou
     finest = finest_of(cuts.values())
     complete = {source: watermark(store, ledger, source.dataset, source.start) for source in sources}
     going_on = [
-        finest.floor(cut.next(max(moment, cut.next(cut.first(source.start)))) - _TICK)
+        finest.floor(
+            there if source.ahead else cut.next(there) - _TICK,
+        )
         for source, moment in complete.items()
-        if (cut := cuts[source]) and (source.end is None or moment < cut.after(source.end))
+        if (cut := cuts[source])
+        and (there := max(moment, cut.next(cut.first(source.start))))
+        and (source.end is None or moment < cut.after(source.end))
     ]
     return min(going_on) if going_on else max(complete.values())
 

@@ -90,8 +90,8 @@ def stage(
     """
     zone = naive_times or partitioning.timezone
     layout = layout or Layout()
-    pattern = layout.of(key, partitioning)
-    files = _files(feed, pattern, key)
+    pieces = layout.pieces(key, partitioning)
+    files = [file for piece, pattern in pieces.items() for file in _files(feed, pattern, piece)]
     extras = [
         {name: value for name, value in path_columns(feed, file).items() if name not in layout.time_names}
         for file in files
@@ -113,7 +113,8 @@ def stage(
             event_time=event_time,
             within=within,
         )
-        return staging.write(target, f"{feed}/{pattern}")
+        first, *others = pieces.values()
+        return staging.write(target, f"{feed}/{first}" + (f" … {others[-1]}" if others else ""))
 
 
 def _is_name(text: str) -> bool:
@@ -213,10 +214,10 @@ class _Staging:
                     if name not in table.schema.names:
                         table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
                 fitted = fit(table, self.schema, zone=self.zone, where=str(one.origin), row_id=self.row_id)
-                yield fitted if self.within is None else self._of_the_hour(fitted, *self.within)
+                yield fitted if self.within is None else self._of_this_one(fitted, *self.within)
 
-    def _of_the_hour(self, table: pa.Table, start: datetime, end: datetime) -> pa.Table:
-        """Return the rows of one of the two hours that share a folder."""
+    def _of_this_one(self, table: pa.Table, start: datetime, end: datetime) -> pa.Table:
+        """Return the rows of one of the partitions that share files."""
         kept = between(table, self.event_time, start, end)
         self.left_out += table.num_rows - kept.num_rows
         return kept
@@ -240,7 +241,7 @@ class _Staging:
         yield f"{len(self.sources)} files became one of Parquet"
         yield from self.zoneless.said()
         if self.within is not None:
-            yield f"{self.left_out} rows belong to the other hour of the same name"
+            yield f"{self.left_out} rows of these files belong to a partition beside it"
         kinds: dict[str, set[str]] = {}
         for schema in self.changed.values():
             for field in schema:

@@ -209,13 +209,17 @@ class _Load:
         if not keys:
             return []
         interval = self.pipeline.source.partitioning.interval
-        begin, end = interval(keys[0])[0], interval(keys[-1])[1]
+        begin = interval(keys[0])[0]
         jobs = []
         for feed in self.pipeline.feeds:
             cut = feed.partitioning
             first = begin if cut == self.pipeline.source.partitioning else cut.interval(cut.last_ended(begin))[0]
-            ended = [key for key in cut.keys(first, end) if cut.interval(key)[1] <= end and within(feed, key)]
-            jobs += [(cut.interval(key)[1], feed, key) for key in ended]
+            ahead = feed.dataset in self.pipeline.ahead
+            if ahead:
+                first = cut.floor(begin)
+            last = cut.counted(*interval(keys[-1]), ahead=ahead)
+            wanted = [key for key in cut.keys(first, last) if within(feed, key)]
+            jobs += [(cut.interval(key)[0 if ahead else 1], feed, key) for key in wanted]
         return [(feed, key) for _, feed, key in sorted(jobs, key=lambda job: job[0])]
 
     def compute(self, keys: Sequence[str]) -> None:
@@ -312,6 +316,7 @@ def _compute(
             start={feed.dataset: feed.start for feed in pipeline.feeds},
             partitioning=pipeline.source.partitioning,
             late=pipeline.late,
+            ahead=pipeline.ahead,
             suites=features.view_suites,
         )
     except DataError as error:

@@ -25,7 +25,6 @@ from airflow_mlops.engine.data.validation import enforce, load_suite, validate
 from airflow_mlops.engine.history.tables import extracted
 from airflow_mlops.exceptions import DataError
 from airflow_mlops.feeds import SQLSource
-from airflow_mlops.layout import Layout
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.storage import AnyPath
@@ -79,7 +78,7 @@ def _staged(
     feed: Partitions, key: str, store: PartitionStore, home: Path, *, locate: Locate, code_path: str, suite: str
 ) -> AnyPath | None:
     """Return where the Parquet files of what landed are; None when it was sealed by this suite already."""
-    place, layout = locate(feed.uri), Layout(feed.layout)
+    place, layout = locate(feed.uri), feed.placed
     asked = {name: value for name, value in feed.asked().items() if name in ("marker", "manifest")}
     # A partition of the past has long been still, and its event may be forgotten.
     if (
@@ -173,7 +172,8 @@ def _is_sealed(store: PartitionStore, feed: Partitions, key: str, place: AnyPath
         return False
     sealed = store.get(feed.dataset, key)
     with readable(place):
-        files = [entry.path for entry in found(place, Layout(feed.layout).of(key, feed.partitioning))[1]]
+        patterns = feed.placed.of(key, feed.partitioning)
+        files = [entry.path for pattern in patterns for entry in found(place, pattern)[1]]
         digests = {file: storage.digest(file) for file in files if not file.name.startswith("_")}
     by_name = identity({file.name: digest for file, digest in digests.items()})
     by_path = identity({str(file): digest for file, digest in digests.items()})

@@ -48,6 +48,7 @@ class FeastComputeFeaturesOperator(WaitsForOtherRuns):
         is nothing to compute from: the task is skipped, and says so.
     :param late: Dataset → a column that is known later than its row, such as a label, and the column of when: the
         transform is given both as null where that is not before the end of the partition.
+    :param ahead: Datasets whose partitions are there when their time begins: the one counts in which the run's begins.
     :param suites: Feature view → ``module:function`` with the expectations that its rows must meet. Such a view is held
         against its own earlier days too. When one view is refused, none is written.
     :param checks: Feature view → arguments of :class:`~airflow_mlops.parts.Checks`, where the defaults do not fit.
@@ -67,6 +68,7 @@ class FeastComputeFeaturesOperator(WaitsForOtherRuns):
         "history",
         "start",
         "late",
+        "ahead",
         "suites",
         "checks",
         "rows",
@@ -84,6 +86,7 @@ class FeastComputeFeaturesOperator(WaitsForOtherRuns):
         history: str,
         start: str | Mapping[str, str],
         late: Mapping[str, Sequence[str]] | None = None,
+        ahead: Sequence[str] = (),
         suites: Mapping[str, str] | None = None,
         checks: Mapping[str, Mapping[str, Any]] | None = None,
         rows: Sequence[Mapping[str, Any]] = (),
@@ -99,6 +102,7 @@ class FeastComputeFeaturesOperator(WaitsForOtherRuns):
         self.history = history
         self.start = start
         self.late = late
+        self.ahead = ahead
         self.suites = suites
         self.checks = checks
         self.rows = rows
@@ -132,6 +136,7 @@ class FeastComputeFeaturesOperator(WaitsForOtherRuns):
             start=self._starts(),
             partitioning=partitioning,
             late=self.late or {},
+            ahead=self.ahead,
             suites=self.suites or {},
             checks={view: Checks(**given) for view, given in (self.checks or {}).items()},
             rows=[Rows(**given) for given in self.rows],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -64,6 +64,7 @@ def compute_features(
     start: date | Mapping[str, date],
     partitioning: Partitioning = DAILY,
     late: Late = MappingProxyType({}),
+    ahead: Collection[str] = (),
     suites: Mapping[str, str] = MappingProxyType({}),
     checks: Mapping[str, Checks] = MappingProxyType({}),
     rows: Sequence[Rows] = (),
@@ -93,6 +94,8 @@ def compute_features(
     :param partitioning: Of which ``key`` is one.
     :param late: Dataset → a column that is known later than its row, such as a label, and the column of when. The
         transform is given both as null where that is not before the end of the partition.
+    :param ahead: Datasets whose partitions are there when their time begins: handed over up to the one that holds the
+        beginning of the partition. Of others, up to the last that has ended with it.
     :param suites, checks, rows: What the rows of views must meet before any is written, and who is shown what was
         found; see :func:`~airflow_mlops.engine.features.computing.judge.judge_rows`.
     :raises NotYetError: when a dataset has no whole partition before the end of this one: it begins later.
@@ -113,6 +116,7 @@ def compute_features(
         start=start,
         partitioning=partitioning,
         late=late,
+        ahead=ahead,
         suites=suites,
     )
     fetch_views(home, draft.tables)
@@ -154,6 +158,7 @@ def compute_rows(
     start: date | Mapping[str, date],
     partitioning: Partitioning = DAILY,
     late: Late = MappingProxyType({}),
+    ahead: Collection[str] = (),
     suites: Mapping[str, str] = MappingProxyType({}),
 ) -> Draft:
     """Compute what :func:`compute_features` writes. Needs nothing of other partitions' features: many can be computed
@@ -162,7 +167,11 @@ def compute_rows(
     begin, end = partitioning.interval(key)
     excluded = {name: exclusions(ledger, name) if ledger else [] for name in datasets}
     starts = start if isinstance(start, Mapping) else dict.fromkeys(datasets, start)
-    spans = {name: _span(store.partitioning(name), begin, end, history, starts[name]) for name in datasets}
+    spans = {}
+    for name in datasets:
+        cut = store.partitioning(name)
+        last = cut.counted(begin, end, ahead=name in ahead)
+        spans[name] = max(cut.first(starts[name]), min(cut.floor(begin - history), cut.floor(last - _TICK))), last
     _check_begun(key, spans, starts)
     skipped = {name: excluded_keys(windows, store.partitioning(name)) for name, windows in excluded.items()}
     used = {
@@ -232,12 +241,6 @@ def _check_begun(key: str, spans: Mapping[str, Span], starts: Mapping[str, date]
                 f"There is nothing to compute the features of {key} from yet: {name!r} begins on {starts[name]}.",
                 hint="Features begin with the first partition that every feed has.",
             )
-
-
-def _span(cut: Partitioning, begin: datetime, end: datetime, history: timedelta, start: date) -> Span:
-    """Return from when to when a dataset is handed over: up to the last of its partitions that has ended by ``end``."""
-    last = cut.floor(end)
-    return max(cut.first(start), min(cut.floor(begin - history), cut.floor(last - _TICK))), last
 
 
 def _day_of(key: str) -> str:
