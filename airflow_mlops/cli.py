@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MlopsError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever reads has read enough, as `| head` does
+        sys.stderr.close()
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130

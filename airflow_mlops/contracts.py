@@ -231,6 +231,9 @@ class Split(Record):
     positives: int
     start: datetime
     end: datetime
+    labels: dict[str, float] = Field(
+        default_factory=dict, description="rows of each class, or mean, std, min, max of numbers; of truths: positives"
+    )
 
 
 class Snapshot(Record):
@@ -255,6 +258,10 @@ class Snapshot(Record):
     event_time: str
     label: str
     label_known_at: str = Field(default="", description="column of when a label became known; '': the event time")
+    problem: str = Field(default="binary", description="problem type: see airflow_mlops.problems")
+    classes: tuple[str, ...] = Field(default=(), description="of a label of classes, in the order of the probabilities")
+    weight: str = Field(default="", description="column of what a row counts; '': all the same")
+    group: str = Field(default="", description="column of the rows that are ranked against each other")
     as_of: datetime = Field(description="knowledge cut: nothing known later is in here")
     label_cut: datetime = Field(description="prediction times at or after this have no matured label yet")
     unlabelled_rows: int = Field(description="rows in the window whose label is unknown: left out, never negative")
@@ -262,6 +269,17 @@ class Snapshot(Record):
     excluded_rows: int = 0
     split_rule: SplitRule = SplitRule()
     splits: dict[SplitName, Split]
+
+    def told(self, exclude: Any = None) -> dict[str, Any]:
+        """Return what identifies it, as JSON has it: as ids were made before some fields were part of them."""
+        told = self.model_dump(mode="json", exclude=exclude)
+        for name in ("label_known_at", "problem", "classes", "weight", "group"):
+            if told.get(name) == Snapshot.model_fields[name].default or not told.get(name):
+                told.pop(name, None)
+        for split in told.get("splits", {}).values():
+            if not split["labels"]:
+                del split["labels"]
+        return told
 
 
 # --- training ---------------------------------------------------------------------------------------------
@@ -289,13 +307,12 @@ class TrainingSpec(Record):
     @property
     def hash(self) -> str:
         """Identity of the training: where code lies and where files are written do not count."""
-        told = self.model_dump(mode="json", exclude={"code_path": True, "snapshot": {"uri", "feature_files"}})
+        told = self.model_dump(mode="json", exclude={"code_path", "snapshot"})
+        told["snapshot"] = self.snapshot.told({"uri", "feature_files"})
         # As trainings were named before these were part of them: what is kept of those stays to be found.
         for name in ("golden", "environment"):
             if not told[name]:
                 del told[name]
-        if not told["snapshot"]["label_known_at"]:
-            del told["snapshot"]["label_known_at"]
         return content_hash(told)
 
 
@@ -368,6 +385,11 @@ class Evaluation(Record):
     slices: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
     champion_version: str | None = None
     unevaluated: dict[str, str] = Field(default_factory=dict, description="role → why it could not be scored")
+    problem: str = Field(default="binary", description="problem type: says what the metrics are")
+
+    def told(self) -> dict[str, Any]:
+        """Return what a verdict on it depends on, as JSON has it: as verdicts were made before there were types."""
+        return self.model_dump(mode="json", exclude={"problem"} if self.problem == "binary" else None)
 
 
 class VerdictStatus(StrEnum):

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from airflow_mlops.exceptions import ConfigError
 
+LONGEST = timedelta(days=36_500)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -25,4 +26,10 @@ def parse_duration(text: str) -> timedelta:
             f"{text!r} is not a duration.",
             hint="Write a whole number from 1 and a unit: 30s, 10m, 2h, 1d or 2w.",
         )
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        found = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        found = timedelta.max
+    if found > LONGEST:
+        raise ConfigError(f"{text!r} is too long a duration.", hint=f"The longest is {LONGEST.days}d, a century.")
+    return found

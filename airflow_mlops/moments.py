@@ -6,6 +6,8 @@ from datetime import UTC, date, datetime
 
 from airflow_mlops.exceptions import ConfigError
 
+_LAST_YEAR = 9999
+
 
 def parse_day(text: str, name: str) -> date:
     """Return the day that ``text`` says.
@@ -33,7 +35,7 @@ def parse_moment(text: str, name: str) -> datetime:
         raise ConfigError(
             f"{name}={text!r} is not a moment.", hint="Write it with its time zone, as 2013-06-01T00:00:00+00:00."
         )
-    return moment.astimezone(UTC)
+    return _in_utc(moment, name)
 
 
 def parse_day_or_moment(text: str, name: str) -> datetime:
@@ -50,14 +52,14 @@ def parse_day_or_moment(text: str, name: str) -> datetime:
         ) from None
 
 
-def check_to_come(until: datetime | None, what: str) -> None:
-    """Refuse an end that is over; None never is.
+def to_come(until: datetime | None, what: str) -> datetime | None:
+    """Return an end in UTC, if it is still to come; None never comes.
 
     :param what: What ends then, for the error.
     :raises ConfigError: when it is over, or has no time zone.
     """
     if until is None:
-        return
+        return None
     if until.tzinfo is None:
         raise ConfigError(
             f"The end of {what} has no time zone.",
@@ -71,6 +73,14 @@ def check_to_come(until: datetime | None, what: str) -> None:
             detail=f"until {until.isoformat()}, now {now.isoformat(timespec='seconds')}",
             hint="Name a moment that is still to come, or none: then it holds until somebody ends it.",
         )
+    return _in_utc(until, what)
+
+
+def _in_utc(moment: datetime, name: str) -> datetime:
+    """Return a moment in UTC; what cannot be counted on from is refused."""
+    if not 1 < moment.year < _LAST_YEAR:
+        raise ConfigError(f"{name} is in the year {moment.year}.", hint=f"Name a year from 2 to {_LAST_YEAR - 1}.")
+    return moment.astimezone(UTC)
 
 
 def is_day(text: str) -> bool:

@@ -13,6 +13,7 @@ from pydantic import Field
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Checks, Feed, Resources
+from airflow_mlops.problems import METRICS, problem_named
 from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
 
 
@@ -20,7 +21,13 @@ from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
 class Label:
     """What is to be predicted. It is known later than the entity: in a feed of its own, or in a later column.
 
-    :param column: Boolean column; null means unknown, which is never read as negative.
+    :param column: Column of true and false, of classes, or of numbers; null means unknown, which is never read as
+        negative.
+    :param problem: ``binary``, ``multiclass``, ``regression`` or ``ranking``. By default it follows from the column:
+        truth values, and the numbers 0 and 1, are binary, texts are classes, floats a regression. Of other whole
+        numbers it must be said.
+    :param weight: Column of the pipeline's source of what a row counts, in training and in evaluation.
+    :param group: Column of the pipeline's source of the rows that are ranked against each other, for ``ranking``.
     :param source: The feed that carries it. It must have the pipeline's ``entity`` column. None: the pipeline's source
         carries it itself, and ``known_at`` says since when.
     :param matures_after: How long after the prediction time a label can still come.
@@ -37,8 +44,18 @@ class Label:
     known_at: str = ""
     min_joined: Annotated[float, Field(ge=0, le=1)] | None = None
     max_join_drop: Annotated[float, Field(ge=0, le=1)] = 0.4
+    problem: str = ""
+    weight: str = ""
+    group: str = ""
 
     def __post_init__(self) -> None:
+        if self.problem:
+            problem_named(self.problem)
+        if (self.problem == "ranking") != bool(self.group):
+            raise ConfigError(
+                f"Label({self.column!r}, problem={self.problem!r}, group={self.group!r}) does not say one clear thing.",
+                hint="A ranking needs the column of its groups, such as group='search_id'; nothing else has groups.",
+            )
         if self.source is None and not self.known_at:
             raise ConfigError(
                 f"Nothing says since when the label {self.column!r} is known.",
@@ -199,15 +216,12 @@ class Slice:
     min_n: Annotated[int, Field(gt=0)] = 500
 
 
-METRICS = ("auc", "log_loss", "brier", "accuracy")
-LOWER_IS_BETTER = frozenset({"log_loss", "brier"})
-
-
 @part
 class Gate:
     """One condition on a metric of the test split. All gates must pass.
 
-    :param metric: ``auc``, ``log_loss``, ``brier`` or ``accuracy``.
+    :param metric: One of the problem type's: ``auc``, ``log_loss``, ``brier``, ``accuracy`` where the label is true or
+        false; see :mod:`airflow_mlops.problems` for the others.
     :param min: Smallest value that passes.
     :param max: Largest value that passes.
     :param vs: Compare with the ``champion`` (the version that serves) or the ``baseline``.

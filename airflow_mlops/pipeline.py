@@ -24,6 +24,7 @@ from airflow_mlops.parts import (
     Retrain,
     Trainer,
 )
+from airflow_mlops.problems import problem_named
 from airflow_mlops.typed import Duration, Name, part
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class ModelPipeline:
     :param features: What it is predicted from.
     :param train: How it is trained.
     :param reconcile: Feeds of the pipeline that must agree with each other, each day, before anything is computed.
-    :param gates: What it must meet before it may serve.
+    :param gates: What it must meet before it may serve; by default those of its problem type: better than the baseline,
+        and not worse than what serves.
     :param deploy: Where it serves.
     :param retrain: When it is trained again.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
@@ -61,7 +63,7 @@ class ModelPipeline:
     label: Label
     features: FeatureService
     train: Trainer
-    gates: Sequence[Gate]
+    gates: Sequence[Gate] = ()
     deploy: Deploy = Field(default_factory=Deploy)
     retrain: Retrain = Field(default_factory=Retrain)
     reconcile: Sequence[Reconcile] = ()
@@ -75,11 +77,15 @@ class ModelPipeline:
     )
 
     def __post_init__(self) -> None:
-        if not self.gates:
-            raise ConfigError(
-                f"Model {self.model!r} has no gates, so no version of it could ever be promoted.",
-                hint='Add at least one, such as Gate("auc", vs="baseline", min_gain=0.02).',
-            )
+        if self.label.problem:
+            known = problem_named(self.label.problem).metrics
+            for gate in self.gates:
+                if gate.metric not in known:
+                    raise ConfigError(
+                        f"A {self.label.problem} has no metric {gate.metric!r}.{did_you_mean(gate.metric, known)}",
+                        detail=f"gates of {self.model!r}",
+                        hint=f"Metrics: {', '.join(known)}.",
+                    )
         if self.label.source is not None and self.source.dataset == self.label.source.dataset:
             raise ConfigError(
                 f"Source and label of {self.model!r} are the same dataset {self.source.dataset!r}.",
@@ -126,6 +132,12 @@ class ModelPipeline:
                     hint="Tell them apart with layout=, such as 'orders-{key}.csv' and 'prices-{key}.csv'.",
                 )
             places[place] = feed.dataset
+        pairs = [(pair.left, pair.right) for pair in self.reconcile]
+        if twice := next((pair for pair in pairs if pairs.count(pair) > 1), None):
+            raise ConfigError(
+                f"Two Reconcile of {self.model!r} are of the same pair: {twice[0]!r} with {twice[1]!r}.",
+                hint="Make one of them.",
+            )
         named = [("reconcile", name) for pair in self.reconcile for name in (pair.left, pair.right)]
         named += [("FeatureService(rows=...)", rows.dataset) for rows in self.features.rows]
         for where, name in named:

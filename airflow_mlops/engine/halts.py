@@ -9,7 +9,7 @@ from airflow_mlops.engine.data.announcements import require
 from airflow_mlops.engine.data.lateness import require_model
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.moments import check_to_come
+from airflow_mlops.moments import to_come
 
 FACT = "halt"
 
@@ -23,8 +23,8 @@ def halt(ledger: Ledger, model: str, who: str, reason: str, until: datetime | No
     :raises ConfigError: without a name and a reason, or when ``until`` is over or has no time zone.
     """
     require(f"The halt of {model!r}", model=model, who=who, reason=reason)
-    check_to_come(until, "the halt")
-    made = Halt(model=model, who=who.strip(), reason=reason.strip(), at=datetime.now(UTC), until=until)
+    ends = to_come(until, "the halt")
+    made = Halt(model=model, who=who.strip(), reason=reason.strip(), at=datetime.now(UTC), until=ends)
     _point(ledger, model, made.model_dump(mode="json"))
     ledger.record(FACT, model, {"action": "halt", **made.model_dump(mode="json")})
     return made

@@ -51,6 +51,9 @@ _PASSING: dict[str, set[str]] = {
 }
 """Library → its errors, and all that derive from them, that say that something did not answer."""
 
+_NO_ANSWER = {"OperationalError", "InterfaceError", "FlightUnavailableError", "FlightTimedOutError"}
+"""Errors of any database driver (PEP 249), and of Arrow Flight, that say so."""
+
 _MYSQL = {1040, 1053, 1205, 1213}
 """Too many connections, shutdown, lock wait, deadlock; from 2000 on the client lost the server."""
 
@@ -121,11 +124,18 @@ def _known(error: BaseException) -> bool | None:
             return not isinstance(code, int) or code in _MYSQL or code == 0 or 2000 <= code < 3000
         if base.__name__ in _PASSING.get(library, ()):
             return True
+        if library != "sqlalchemy" and base.__name__ in _NO_ANSWER and _is_driver(base):
+            return True
         if library == "grpc" and base.__name__ == "RpcError":
             return getattr(getattr(error, "code", lambda: None)(), "name", "") in _GRPC
     if type(error).__module__.partition(".")[0] == "requests":
         return False  # all its errors are of OSError too, a misspelt address as well
     return not isinstance(error, _FINAL) if isinstance(error, OSError) else None
+
+
+def _is_driver(kind: type[BaseException]) -> bool:
+    """Return whether an error is of a database driver: PEP 249 and Arrow Flight name what theirs derive from."""
+    return bool({base.__name__ for base in kind.__mro__[1:]} & {"DatabaseError", "Error", "FlightError"})
 
 
 def _of_database(error: Any) -> bool:

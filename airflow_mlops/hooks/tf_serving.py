@@ -85,6 +85,11 @@ class TFServingHook(MlopsHook):
         """Return the server's version of TensorFlow: the extra field of that name, else as the server says; or None."""
         said = self.extra.get("tensorflow_version")
         if said:
+            if not re.fullmatch(r"\d+\.\d+(\..*)?", str(said)):
+                raise ConfigError(
+                    f"tensorflow_version={said!r} of connection {self.conn_id!r} is no version.",
+                    hint="Write it as 2.21.0 in the connection's extra; or leave it out, if the server says its own.",
+                )
             return str(said)
         with self.get_conn() as client:
             return client.tensorflow_version()

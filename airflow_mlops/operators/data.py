@@ -165,6 +165,7 @@ class CheckPartitionOperator(MlopsOperator):
     :param service: The model's Feast feature service, whose feature views are named too.
     :param columns_used: Columns that the model itself reads: entity, label, keys.
     :param label_column: Column that the model is to predict, if this dataset carries it: it must be able to be learned.
+    :param problem: Its problem type; empty: by the type of the column.
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param feast_conn_id: Airflow connection of type ``feast``.
@@ -182,6 +183,7 @@ class CheckPartitionOperator(MlopsOperator):
         "service",
         "columns_used",
         "label_column",
+        "problem",
         "key",
         "partitioning",
         "feast_conn_id",
@@ -201,6 +203,7 @@ class CheckPartitionOperator(MlopsOperator):
         service: str = "",
         columns_used: Sequence[str] = (),
         label_column: str = "",
+        problem: str = "",
         key: str = PARTITION_KEY,
         partitioning: str = "daily",
         feast_conn_id: str = FeastHook.default_conn_name,
@@ -217,6 +220,7 @@ class CheckPartitionOperator(MlopsOperator):
         self.service = service
         self.columns_used = columns_used
         self.label_column = label_column
+        self.problem = problem
         self.key = key
         self.partitioning = partitioning
         self.feast_conn_id = feast_conn_id
@@ -244,6 +248,7 @@ class CheckPartitionOperator(MlopsOperator):
             code_path=self.code_path,
             uses=partial(self._uses, ledger, dataset),
             label=self.label_column,
+            problem=self.problem,
         )
         result = checked.result
         ledger.record("validation", dataset, result.model_dump(mode="json"), key=key)

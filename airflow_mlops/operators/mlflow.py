@@ -163,7 +163,7 @@ class MLflowJudgeModelOperator(MlopsOperator):
     :param model: Name of the model in the registry.
     :param version: Registered version.
     :param evaluation: The evaluation's file.
-    :param gates: :class:`~airflow_mlops.pipeline.Gate` as dicts.
+    :param gates: :class:`~airflow_mlops.pipeline.Gate` as dicts; none: those of the label's problem type.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -186,7 +186,7 @@ class MLflowJudgeModelOperator(MlopsOperator):
         model: str,
         version: int | str,
         evaluation: str,
-        gates: Sequence[Mapping[str, Any]],
+        gates: Sequence[Mapping[str, Any]] = (),
         mlflow_conn_id: str = MLflowHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -202,13 +202,14 @@ class MLflowJudgeModelOperator(MlopsOperator):
     def perform(self, context: Context) -> JudgedVersion:
         """Judge, keep the verdict, and fail unless it is PASS."""
         from airflow_mlops.engine.evaluation.approvals import record_verdict
-        from airflow_mlops.engine.evaluation.gates import judge
+        from airflow_mlops.engine.evaluation.gates import gates_of, judge
         from airflow_mlops.engine.training.workdir import read_evaluation, read_spec
 
         version = whole_version(self.version)
         file = require(self.evaluation, "evaluation", "Did the evaluation task succeed?")
         evaluation = read_evaluation(Path(file))
-        verdict = judge(self.model, self.gates, evaluation)
+        gates = gates_of(self.gates, evaluation)
+        verdict = judge(self.model, gates, evaluation)
         for check in verdict.checks:
             self.log.info("%s  %s: %s", "pass" if check.passed else "FAIL", check.gate, check.reason)
 
@@ -231,7 +232,7 @@ class MLflowJudgeModelOperator(MlopsOperator):
             verdict,
             snapshot_id=evaluation.snapshot_id,
             content=content,
-            gates=self.gates,
+            gates=gates,
             champion_version=evaluation.champion_version,
         )
         _demand_pass(verdict, version)
@@ -424,12 +425,6 @@ def _demand_pass(verdict: Verdict, version: int) -> None:
 
     if verdict.status is VerdictStatus.PASS:
         return
-    if verdict.status is VerdictStatus.NOT_EVALUATED:
-        raise GateError(
-            f"Version {version} of {verdict.model!r} was not judged: there are no gates.",
-            detail="verdict NOT_EVALUATED",
-            hint='Add at least one, such as {"metric": "auc", "min": 0.65}.',
-        )
     failed = [check for check in verdict.checks if not check.passed]
     raise GateError(
         f"Version {version} of {verdict.model!r} failed {len(failed)} of {len(verdict.checks)} checks; "

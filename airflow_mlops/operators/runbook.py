@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from airflow.providers.standard.operators.branch import BaseBranchOperator
 
 from airflow_mlops.durations import parse_duration
+from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.moments import parse_day_or_moment
@@ -104,10 +105,15 @@ class HaltModelOperator(HoldsUntil, PersonOperator):
 
     def perform(self, context: Context) -> ModelHalt:
         """Halt, and return what holds."""
-        from airflow_mlops.engine.halts import halt
+        from airflow_mlops.engine.halts import halt, require_trained
 
         who, reason = self.answered_for(context)
-        made = halt(LedgerHook(self.ledger_conn_id).get_conn(), self.model, who, reason, self.ends())
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        made = halt(ledger, self.model, who, reason, self.ends())
+        try:
+            require_trained(ledger, self.model, "nothing")
+        except ConfigError as error:
+            self.log.warning("%s If the name is right, it is halted before its first training.", error.headline)
         self.log.info("%s", made)
         until = made.until.isoformat() if made.until else None
         return ModelHalt(model=self.model, halted=True, who=who, reason=reason, until=until)
@@ -121,7 +127,7 @@ class RemindedOfPin(TypedDict):
 
 
 class RemindOfPinOperator(MlopsOperator):
-    """Tell the notifiers, once a pin, that it is about to run out: then the newest approved version may be deployed.
+    """Tell the notifiers, once a pin, that it is about to run out: then the next version that passes is deployed.
 
     :param model: Name of the model.
     :param notify: Airflow notifiers, or functions that take a context.
@@ -164,7 +170,7 @@ class RemindOfPinOperator(MlopsOperator):
                 owner=owner_of(self),
                 headline=f"The pin of version {ending.version} of {self.model!r} on {server!r} is about to run out.",
                 detail=str(ending),
-                hint=f"After it the newest version that passed its gates is deployed. To keep this one: action pin of "
+                hint="After it the next version that passes its gates is deployed. To keep this one: action pin of "
                 f"{self.model}.runbook.",
             )
             tell(self.notify, notice, context)

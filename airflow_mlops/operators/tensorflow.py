@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.exceptions import ConfigError, MlopsError, TrainingError
+from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
 from airflow_mlops.operators.base import MlopsOperator, owner_of, require
@@ -99,7 +100,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         golden: str | None = None,
         timeout: float = 2 * 3600,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
-        ledger_conn_id: str | None = None,
+        ledger_conn_id: str | None = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG, Param
 from airflow.sdk.definitions.param import ParamsDict
 
+from airflow_mlops.operators.runbook import RemindOfPinOperator
+
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
@@ -82,3 +84,15 @@ def _first_sentence(doc: str) -> str:
     """Return the first sentence of a template's docstring, without the id of the DAG that it begins with."""
     sentence = " ".join(doc.partition("``: ")[2].partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
     return f"{sentence[:1].upper()}{sentence[1:]}."
+
+
+def remind_of_pin(pipeline: ModelPipeline) -> None:
+    """Add the task that tells the pipeline's notifiers of a pin that is about to run out, if there are any."""
+    if pipeline.notify:
+        RemindOfPinOperator(
+            task_id="remind_of_pin",
+            model=pipeline.model,
+            notify=pipeline.notify,
+            tf_serving_conn_id=pipeline.deploy.server,
+            ledger_conn_id=pipeline.ledger_conn_id,
+        )

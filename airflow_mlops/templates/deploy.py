@@ -45,6 +45,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             "version": Param(
                 None,
                 type=["null", "integer"],
+                minimum=1,
                 title="Version",
                 description="Approved version to deploy; empty means the newest.",
             ),
@@ -60,7 +61,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
         fetch = MLflowFetchApprovedModelOperator(
             task_id="fetch",
             model=pipeline.model,
-            version="{{ params.version or '' }}",
+            version="{{ '' if params.version is none else params.version }}",
             server=deploy.server,
             mlflow_conn_id=pipeline.mlflow_conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,

@@ -28,12 +28,11 @@ from airflow_mlops.operators.feast import (
 )
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.reconcile import ReconcilePartitionsOperator
-from airflow_mlops.operators.runbook import RemindOfPinOperator
 from airflow_mlops.operators.stage import StagePartitionOperator
 from airflow_mlops.partitioning import aligned, latest
 from airflow_mlops.sensors.data import PartitionArrivalSensor, PartitionEndSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
-from airflow_mlops.templates.base import pipeline_dag, refused_as, result
+from airflow_mlops.templates.base import pipeline_dag, refused_as, remind_of_pin, result
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator
@@ -123,14 +122,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
                 **refused_as(pipeline, "partition_blocked"),
             )
             [sealed[pair.left], sealed[pair.right]] >> reconcile >> apply
-        if pipeline.notify:
-            RemindOfPinOperator(
-                task_id="remind_of_pin",
-                model=pipeline.model,
-                notify=pipeline.notify,
-                tf_serving_conn_id=pipeline.deploy.server,
-                ledger_conn_id=pipeline.ledger_conn_id,
-            )
+        remind_of_pin(pipeline)
         apply >> compute >> plan >> [materialize, fresh]
         materialize >> fresh
     return dag
@@ -178,6 +170,7 @@ def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> Sea
             service=pipeline.features.name,
             columns_used=columns_used,
             label_column=pipeline.label.column if feed is pipeline.label_feed else "",
+            problem=pipeline.label.problem,
             feast_conn_id=pipeline.features.conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
             **told,

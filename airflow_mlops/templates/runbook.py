@@ -58,6 +58,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
             "to_version": Param(
                 None,
                 type=["null", "integer"],
+                minimum=1,
                 title="Roll back to version",
                 description="Any that is kept. Empty: the last one that served well.",
             ),
@@ -93,7 +94,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         until = "{{ params.until or '' }}"
         rollback = TFServingRollbackOperator(
             task_id="rollback",
-            to="{{ params.to_version or '' }}",
+            to="{{ '' if params.to_version is none else params.to_version }}",
             served_on="{{ params.served_on or '' }}",
             until=until,
             override_by="{{ params.override_by or '' }}",

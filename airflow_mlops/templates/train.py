@@ -21,7 +21,7 @@ from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
 from airflow_mlops.sensors.readiness import TrainingDataSensor
-from airflow_mlops.templates.base import pipeline_dag, refused_as, result
+from airflow_mlops.templates.base import pipeline_dag, refused_as, remind_of_pin, result
 from airflow_mlops.templates.slack import warn_of_missing_slack
 
 if TYPE_CHECKING:
@@ -91,6 +91,9 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             label_dataset=pipeline.label_feed.dataset,
             label_column=label.column,
             label_known_at=label.known_at,
+            problem=label.problem,
+            weight=label.weight,
+            group=label.group,
             matures_after=label.matures_after,
             window=train.window,
             validation=train.validation,
@@ -160,5 +163,6 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             outlets=[challenger_asset(pipeline.model, pipeline.owner)],
             **refused_as(pipeline, "challenger_rejected"),
         )
+        remind_of_pin(pipeline)
         ready >> snapshot >> validate >> fit >> evaluate >> register >> judge
     return dag

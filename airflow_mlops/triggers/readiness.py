@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from airflow_mlops.exceptions import TransientError
+from airflow_mlops.exceptions import ConfigError, TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day, parse_moment
 from airflow_mlops.operators.base import open_home, partition_store
@@ -47,6 +47,12 @@ def look(ledger: Ledger, home: Path, feeds: Sequence[Mapping[str, str]], as_of: 
     from airflow_mlops.engine.data.readiness import Source, latest_complete, readiness, watermark
     from airflow_mlops.partitioning import finest_of
 
+    if not feeds or not all(each.get("dataset") and each.get("start") for each in feeds):
+        raise ConfigError(
+            "Nothing says which data a training waits for.",
+            detail=f"sources={[dict(each) for each in feeds]}",
+            hint='Name at least one: sources=[{"dataset": "departures", "start": "2013-01-01"}].',
+        )
     store = partition_store(home, ledger)
     sources = [
         Source(each["dataset"], parse_day(each["start"], "start"), _end(each), bool(each.get("ahead")))

@@ -31,7 +31,8 @@ def explain_body(request: Request, error: Exception) -> Response:
     refused = ConfigError(
         "The request is not what this address takes.",
         detail="; ".join(f"{place}: {problem['msg']}" for place, problem in zip(where, problems, strict=True)),
-        hint='Send JSON such as {"state": "degraded", "reason": "in words"}, with Content-Type: application/json.',
+        hint="Send JSON with these fields, and Content-Type: application/json. An announcement is "
+        '{"state": "degraded", "reason": "in words"}, a halt {"reason": "in words"}.',
     )
     response = explain(request, refused)
     response.status_code = status.HTTP_422_UNPROCESSABLE_CONTENT

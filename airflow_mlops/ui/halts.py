@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_asset
 from fastapi import APIRouter, Depends, status
@@ -10,6 +11,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from airflow_mlops.contracts import Halt
 from airflow_mlops.ui.announcements import not_from_a_form, open_ledger
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.ledger import Ledger
 
 router = APIRouter()
 _WRITES = [Depends(requires_access_asset("POST")), Depends(not_from_a_form)]
@@ -48,7 +52,8 @@ def show_halt(model: str) -> HaltState:
     """Say whether a model is halted."""
     from airflow_mlops.engine.halts import halted
 
-    return _state(model, halted(open_ledger(), model))
+    ledger = open_ledger()
+    return _state(model, _known(ledger, model, halted(ledger, model)))
 
 
 @router.post("/models/{model}/halt", status_code=status.HTTP_201_CREATED, dependencies=_WRITES)
@@ -68,8 +73,17 @@ def resume_model(model: str, said: ResumeRequest, user: GetUserDep) -> HaltState
     from airflow_mlops.engine.halts import halted, resume
 
     ledger = open_ledger()
-    resume(ledger, model, user.get_name(), said.reason)
+    _known(ledger, model, resume(ledger, model, user.get_name(), said.reason))
     return _state(model, halted(ledger, model))
+
+
+def _known(ledger: Ledger, model: str, made: Halt | None) -> Halt | None:
+    """Refuse the name of a model that is not halted and never was trained: it may be mistyped."""
+    from airflow_mlops.engine.data.lateness import require_model
+
+    if made is None:
+        require_model(ledger, model)
+    return made
 
 
 def _state(model: str, made: Halt | None) -> HaltState:

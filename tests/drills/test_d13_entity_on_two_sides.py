@@ -20,10 +20,10 @@ from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.data.splits import by_entity
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.evaluation.gates import judge
-from airflow_mlops.engine.evaluation.metrics import binary_metrics
 from airflow_mlops.engine.features.training import rows, training_data
-from airflow_mlops.engine.training.inputs import read_inputs, read_labels
+from airflow_mlops.engine.training.inputs import read_inputs, read_targets
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.problems import problem_named
 from tests.rides import DEFINITIONS, MODEL, Rides, rides_of
 from tests.rides_serving import golden, in_service, trained
 
@@ -130,7 +130,7 @@ def test_fault_guard_off(own, champion, service, monkeypatch):
     service.put(model)
     served = np.array(service.answers(requests), dtype=np.float32)
     service.put(champion[1])
-    truth = binary_metrics(read_labels(rides, "late"), served)["auc"]
+    truth = problem_named("binary").score(read_targets(rides, champion[0]), served)["auc"]
     assert lie.checks[0].observed - truth > 0.1
 
 

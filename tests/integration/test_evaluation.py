@@ -50,7 +50,7 @@ def test_metrics_are_those_of_the_predictions(snapshot: Snapshot, challenger: Pa
     found = evaluate(snapshot, challenger, slices=["carrier"])
     test = read_split(snapshot, "test")
     labels = test["late_15"].to_numpy()
-    predicted = score(challenger, read_inputs(test, snapshot.features))
+    predicted = score(challenger, read_inputs(test, snapshot.features), "probability")
     assert found.rows == 800
     assert found.metrics["challenger"]["auc"] == pytest.approx(roc_auc_score(labels, predicted))
     assert found.metrics["challenger"]["auc"] > 0.65
@@ -69,9 +69,9 @@ def test_metrics_are_those_of_the_predictions(snapshot: Snapshot, challenger: Pa
 
 def test_batches_change_nothing(snapshot: Snapshot, challenger: Path, monkeypatch):
     inputs = read_inputs(read_split(snapshot, "test"), snapshot.features)
-    whole = score(challenger, inputs)
+    whole = score(challenger, inputs, "probability")
     monkeypatch.setattr("airflow_mlops.engine.evaluation.evaluate._BATCH_ROWS", 333)
-    np.testing.assert_allclose(score(challenger, inputs), whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(score(challenger, inputs, "probability"), whole, rtol=0, atol=1e-6)
 
 
 def test_champion_is_asked_by_its_own_signature(snapshot: Snapshot, challenger: Path, tmp_path: Path):

@@ -192,8 +192,8 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
     assert MlflowClient(tracking_uri).get_model_version("whole_way", "1").tags["mlops.verdict"] == "FAIL"
     with pytest.raises(AirflowFailException, match="No version of 'whole_way' is approved"):
         pipeline.run(MLflowFetchApprovedModelOperator)
-    with pytest.raises(AirflowFailException, match="there are no gates"):
-        pipeline.judge(1, evaluated["uri"], [])
+    with pytest.raises(AirflowFailException, match="A binary has no metric 'rmse'"):
+        pipeline.judge(1, evaluated["uri"], [{"metric": "rmse", "max": 1.0}])
 
     # Approved, but rolled back on this server: not deployed again unless asked for.
     pipeline.judge(1, evaluated["uri"], GATES)

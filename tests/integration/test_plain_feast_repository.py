@@ -197,7 +197,7 @@ def test_values_that_were_created_later_count_where_the_store_says_so(repo, tmp_
     [
         ({"event_time": "when"}, "no column 'when'"),
         ({"label_column": "wel"}, r"no column 'wel'\. Did you mean 'well'"),
-        ({"label_column": "bonus"}, "type double, and not true or false"),
+        ({"label_column": "bonus", "problem": "binary"}, "type double, and not true or false"),
         ({"entity": "driver_id"}, "null or not their own"),
         ({"service": "driver"}, r"no feature service 'driver'\. Did you mean 'drivers'"),
         ({"entities": "SELECT * FRM x"}, "The query of the entities failed"),

@@ -245,9 +245,14 @@ def test_a_name_that_ends_in_a_number_is_no_second_one(land, staged):
 
 def test_the_first_row_of_a_file_without_header_is_not_told(land, staged):
     land("2013-01-15,jane.doe@example.com,4\n2013-01-15,ann@example.com,4\n", "a.csv")
-    with pytest.raises(DataError, match=r"no names(.|\n)*'header': False") as failed:
+    with pytest.raises(DataError, match=r"perhaps no header(.|\n)*'header': False") as failed:
         staged()
     assert "jane" not in str(failed.value)
+    land("2013-01-15,PLANTED4711,c1\n2013-01-15,PLANTED4712,c1\n", "a.csv")
+    with pytest.raises(DataError, match="3 columns, and perhaps no header") as failed:
+        staged()
+    assert "PLANTED" not in str(failed.value)
+    land("2013-01-15,jane.doe@example.com,4\n2013-01-15,ann@example.com,4\n", "a.csv")
     rows = staged(options={"header": False, "names": ["at", "who", "x"]})
     assert rows["who"].to_pylist() == ["jane.doe@example.com", "ann@example.com"]
 

@@ -20,7 +20,7 @@ from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.evaluation.approvals import record_verdict
 from airflow_mlops.engine.serving.deployments import deployments, moves
 from airflow_mlops.engine.serving.golden import Golden
-from airflow_mlops.exceptions import TransientError
+from airflow_mlops.exceptions import ConfigError, TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.operators.tf_serving import (
@@ -281,6 +281,11 @@ def test_the_server_says_its_tensorflow_and_the_connection_may(connections, serv
     connection["extra"] = json.dumps({**json.loads(connection["extra"]), "tensorflow_version": "1.15.5"})
     monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", json.dumps(connection))
     assert TFServingHook().tensorflow_version() == "1.15.5"
+    for wrong in ("latest", "2,21"):
+        connection["extra"] = json.dumps({**json.loads(connection["extra"]), "tensorflow_version": wrong})
+        monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", json.dumps(connection))
+        with pytest.raises(ConfigError, match=f"tensorflow_version='{wrong}' .* is no version"):
+            TFServingHook().tensorflow_version()
 
 
 def test_a_server_that_need_not_load_the_model_gets_none(connections, server, models, monkeypatch, tmp_path):

@@ -66,7 +66,7 @@ def test_saved_model_repeats_the_golden_predictions(result: TrainingResult):
     assert len(expected) == 32
     assert 0 < expected.min() < expected.max() < 1
     assert any(np.isnan(values).any() for values in inputs.values() if values.dtype == np.float32)
-    np.testing.assert_allclose(score(Path(result.saved_model), inputs), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(score(Path(result.saved_model), inputs, "probability"), expected, rtol=0, atol=1e-6)
 
 
 def test_values_never_seen_and_missing_ones_are_scored(result: TrainingResult):
@@ -77,7 +77,7 @@ def test_values_never_seen_and_missing_ones_are_scored(result: TrainingResult):
         else (np.full(2, np.nan, np.float32) if values.dtype == np.float32 else np.full(2, 10**6))
         for name, values in inputs.items()
     }
-    assert np.isfinite(score(Path(result.saved_model), odd)).all()
+    assert np.isfinite(score(Path(result.saved_model), odd, "probability")).all()
 
 
 def test_record_of_how_it_went(result: TrainingResult):

@@ -139,7 +139,7 @@ def test_labels_that_came_after_the_cut_are_unknown(flights):
         ({"keys": ["carier"]}, ConfigError, "'departures' has no column 'carier'. Did you mean 'carrier'"),
         ({"entity": "flightid"}, ConfigError, "no column 'flightid'. Did you mean 'flight_id'"),
         ({"label": "late"}, ConfigError, "'arrivals' has no column 'late'. Did you mean 'late_15'"),
-        ({"label": "arr_delay"}, DataError, "of type double, and not true or false"),
+        ({"label": "arr_delay", "problem": "binary"}, DataError, "of type double, and not true or false"),
         ({"entity": "carrier"}, DataError, "rows of 'departures' have a 'carrier' that is null or not their own"),
         ({"as_of": day(15)}, DataError, "labels have not come far enough(.|\n)*2013-01-01 up to 2013-01-13"),
         ({"as_of": day(2)}, DataError, "No label has matured yet"),

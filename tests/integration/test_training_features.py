@@ -242,14 +242,14 @@ def test_files_that_nobody_pinned_are_not_read(own):
 
 
 def test_features_that_are_computed_again_while_they_are_read_are_not_believed(own, monkeypatch):
-    real = training_data.check_rates
+    real = training_data.enforce
 
     def meanwhile(*arguments):
         own.edit("ride_units.py", "/ 60", "/ 61")
         own.compute(4)
         return real(*arguments)
 
-    monkeypatch.setattr(training_data, "check_rates", meanwhile)
+    monkeypatch.setattr(training_data, "enforce", meanwhile)
     with pytest.raises(
         TransientError, match=rf"rows of 1 days were computed again while they were read(.|\n)*last_ride {key_of(4)}"
     ):

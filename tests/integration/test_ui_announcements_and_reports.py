@@ -256,6 +256,11 @@ def test_who_may_halt_a_model_and_let_it_go_on(server: Server):
         unknown = otto.post(HALT.replace("delay", "dealy"), json=WRONG, headers=CALLER)
         assert unknown.status_code == 400
         assert "Did you mean 'flight_delay'?" in unknown.json()["headline"]
+        for asked in (
+            otto.get(HALT.replace("delay", "dealy")),
+            otto.post(RESUME.replace("delay", "dealy"), json=WRONG, headers=CALLER),
+        ):
+            assert asked.status_code == 400, "nobody is told that what is mistyped is not halted"
         young = HALT.replace("flight_delay", "hotels")
         assert '"untrained": true' in otto.post(young, json=WRONG, headers=CALLER).json()["hint"]
         assert otto.post(young, json={**WRONG, "untrained": True}, headers=CALLER).status_code == 201

@@ -239,6 +239,16 @@ def test_a_mistyped_ledger_is_not_made(days: Path, capsys: pytest.CaptureFixture
     assert names(days) == before
 
 
+def test_the_ledger_of_another_home_sweeps_nothing(days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = names(days)
+    other = Ledger(f"sqlite:///{days.parent}/other.db")
+    other.record("partition", "departures", {"revision": "r"}, key="2013-01-01")
+    command = ["sweep", "departures", "--keep", "1d", "--yes", "--home", str(days), "--ledger", other.url]
+    assert main(command) == 1
+    assert "knows none of the 3 partitions of 'departures'" in capsys.readouterr().err
+    assert names(days) == before
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -259,6 +269,8 @@ def test_a_mistyped_ledger_is_not_made(days: Path, capsys: pytest.CaptureFixture
         (["lift", "nothing", "--reason", "x"], "no exclusion 'nothing'"),
         (["sweep", "departures", "--keep", "some"], "not a duration"),
         (["sweep", "departures", "--keep", "0d"], "a whole number from 1"),
+        (["sweep", "departures", "--keep", "999999d"], "too long a duration"),
+        (["sweep", "departures", "--keep", "99999999999d"], "too long a duration"),
         (["sweep", "departures", "--keep", "90d", "--keep-data", "90d"], "Say their age by --keep"),
         (["sweep", "--keep", "2h"], "a day, 1d, or longer"),
         (["sweep", "--keep", "90d", "--force"], "never takes what a kept model needs"),

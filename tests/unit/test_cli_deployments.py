@@ -91,6 +91,26 @@ def test_a_file_of_gates_that_is_none(ledger, capsys, tmp_path, written, words):
     assert words in capsys.readouterr().err
 
 
+def test_gates_that_nobody_asked_for_are_not_passed_over(ledger, capsys, tmp_path):
+    file = tmp_path / "gates.json"
+    file.write_text('[{"metric": "auc", "min": 0.99}]')
+    gates = [{"metric": "auc", "min": 0.5}]
+    verdict = {"version": 1, "status": "PASS", "snapshot_id": "s", "checks": [], "inputs_hash": "h", "gates": gates}
+    ledger.record("verdict", MODEL, verdict)
+    assert run(ledger, "rejudge", MODEL, "1", "--gates", str(file)) == 1
+    assert "are in the ledger: it is judged by these" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31", "9999-12-31T23:59:59-12:00", "0001-01-01"])
+def test_a_moment_that_nobody_can_count_from(ledger, capsys, moment):
+    for command in (
+        ["rollback", MODEL, "--reason", "x", "--served-on", moment],
+        ["pin", MODEL, "--reason", "x", "--until", moment],
+    ):
+        assert run(ledger, *command) == 1
+        assert "  fix:   " in capsys.readouterr().err
+
+
 def test_judging_again_what_was_never_judged(ledger, capsys):
     verdict = {"version": 1, "status": "PASS", "snapshot_id": "s", "checks": [], "inputs_hash": "h", "gates": []}
     ledger.record("verdict", MODEL, verdict)

@@ -119,10 +119,20 @@ def test_too_good_or_undefined_auc_fails_whatever_the_gates(auc: float):
     assert [check.gate for check in judged.checks if not check.passed] == ["auc not too good"]
 
 
-def test_no_gates_judge_nothing():
+def test_without_gates_those_of_the_problem_type_judge():
     judged = judge("m", [], evaluation())
-    assert judged.status is VerdictStatus.NOT_EVALUATED
-    assert judged.checks == ()
+    assert judged.status is VerdictStatus.PASS
+    assert [check.gate for check in judged.checks] == [
+        "auc vs baseline min_gain",
+        "auc vs champion",
+        "auc not too good",
+    ]
+    assert judge("m", [], evaluation({"auc": 0.51})).status is VerdictStatus.FAIL
+
+
+def test_a_gate_of_another_problem_type_is_refused():
+    with pytest.raises(ConfigError, match=r"A binary has no metric 'rmse'(.|\n)*Metrics: auc, log_loss"):
+        verdict(Gate("rmse", max=3.0), evaluation())
 
 
 def sliced(**carriers: tuple[int, float, float]) -> Evaluation:

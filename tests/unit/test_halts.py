@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -29,6 +30,7 @@ from airflow_mlops.operators.tf_serving import (
 )
 from airflow_mlops.triggers.readiness import look
 from tests.contract.classes import OPERATORS, example_arguments
+from tests.small_days import START, seal_days
 
 STOPPED = [
     FeastGetTrainingDataOperator,
@@ -81,6 +83,10 @@ def test_a_halt_runs_out(ledger: Ledger):
     soon = datetime.now(UTC) + timedelta(hours=1)
     halt(ledger, "m", "ann", "why", soon)
     assert f"until {soon:%Y-%m-%d %H:%M} UTC" in str(halted(ledger, "m"))
+    halt(ledger, "m", "ann", "why", soon.astimezone(ZoneInfo("Asia/Tokyo")))
+    assert f"until {soon:%Y-%m-%d %H:%M} UTC" in str(halted(ledger, "m"))
+    with pytest.raises(ConfigError, match="in the year 9999"):
+        halt(ledger, "m", "ann", "why", datetime(9999, 12, 31, tzinfo=timezone(timedelta(hours=-12))))
     over = {**ledger.pointer("halt:m").value, "until": (datetime.now(UTC) - timedelta(seconds=1)).isoformat()}
     assert ledger.swap("halt:m", over, ledger.pointer("halt:m"))
     assert halted(ledger, "m") is None
@@ -136,11 +142,13 @@ def test_a_training_survives_a_ledger_that_is_down_and_a_registration_waits(
 
 def test_a_training_that_waits_for_data_waits_for_the_resume(ledger: Ledger, home: Path):
     halt(ledger, "m", "ann", "the labels are wrong")
-    reasons, ready = look(ledger, home, [], "2026-01-01T00:00:00Z", "m")
+    seal_days(home, "departures", 1)
+    feeds = [{"dataset": "departures", "start": str(START)}]
+    reasons, ready = look(ledger, home, feeds, "2013-01-02T00:00:00Z", "m")
     assert reasons == ["m is halted by ann until somebody resumes: the labels are wrong"]
     assert ready is None
     resume(ledger, "m", "ann", "repaired")
-    assert look(ledger, home, [], "2026-01-01T00:00:00Z", "m").ready is not None
+    assert look(ledger, home, feeds, "2013-01-02T00:00:00Z", "m").ready is not None
 
 
 def test_by_the_form_in_the_name_of_who_triggers_it(ledger: Ledger):

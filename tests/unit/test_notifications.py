@@ -234,7 +234,9 @@ def test_a_pin_that_is_about_to_run_out_is_told_once(told, home, monkeypatch):
         "AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT",
         json.dumps({"conn_type": "mlops_ledger", "host": f"sqlite:///{home}/ledger.db"}),
     )
-    task = pipeline(notify=[told.notifier], owner=OWNER).dags()["m_features"].get_task("remind_of_pin")
+    dags = pipeline(notify=[told.notifier], owner=OWNER).dags()
+    task = dags["m_features"].get_task("remind_of_pin")
+    assert dags["m_train"].has_task("remind_of_pin")
     ledger = LedgerHook(task.ledger_conn_id).get_conn()
     server = "tf_serving_default"
     state = Deployment(server=server, model="m", stable=3, pin=make_pin(3, "ann", "it is quiet", None))
@@ -253,6 +255,7 @@ def test_a_pin_that_is_about_to_run_out_is_told_once(told, home, monkeypatch):
 
 def test_without_notifiers_nobody_looks_at_pins():
     assert not pipeline().dags()["m_features"].has_task("remind_of_pin")
+    assert not pipeline().dags()["m_train"].has_task("remind_of_pin")
 
 
 # --- owner and resources ----------------------------------------------------------------------------------

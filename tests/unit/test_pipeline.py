@@ -83,7 +83,16 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
         (lambda: table(table="orders", complete_after="soon"), "'soon' is not a duration"),
         (lambda: table(table="orders", naive_times="Europe/Berln"), "Did you mean 'Europe/Berlin'?"),
         (lambda: pipeline(model="my model"), "'my model' cannot be a name"),
-        (lambda: pipeline(gates=[]), "has no gates"),
+        (
+            lambda: pipeline(label=Label("late", source=source("arrivals"), problem="regresion")),
+            "Did you mean 'regression'?",
+        ),
+        (
+            lambda: pipeline(label=Label("late", source=source("arrivals"), problem="regression")),
+            "A regression has no metric 'auc'",
+        ),
+        (lambda: Label("rank", source=source("a"), problem="ranking"), "does not say one clear thing"),
+        (lambda: Label("rank", source=source("a"), group="search"), "does not say one clear thing"),
         (lambda: pipeline(label=Label("x", source=source(), matures_after="1d")), "are the same dataset"),
         (
             lambda: pipeline(
@@ -94,6 +103,7 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
             "several feeds of dataset 'arrivals'",
         ),
         (lambda: pipeline(reconcile=[Reconcile("arivals", "departures", on=["id"])]), "Did you mean 'arrivals'?"),
+        (lambda: pipeline(reconcile=[Reconcile("arrivals", "departures", on=["id"])] * 2), "are of the same pair"),
         (lambda: Reconcile("a", "b", on=[]), "on: "),
         (lambda: Reconcile("a", "b", on=["id"], min_match=1.2), "min_match: "),
         (

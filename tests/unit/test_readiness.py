@@ -14,8 +14,9 @@ from airflow_mlops.engine.data.readiness import Need, Source, latest_complete, r
 from airflow_mlops.engine.data.retention import sweep_partitions
 from airflow_mlops.engine.data.sources import require_dataset
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.exceptions import DataError
+from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.partitioning import Partitioning
+from airflow_mlops.triggers.readiness import look
 from tests.small_days import START, ledger_of, seal_day, seal_days
 
 CUT = datetime(2013, 1, 6, tzinfo=UTC)
@@ -107,6 +108,12 @@ def test_unknown_datasets_are_named_with_the_nearest(five_days: Path):
     require_dataset(ledger_of(five_days), "departures")
     with pytest.raises(DataError, match="Did you mean 'departures'"):
         require_dataset(ledger_of(five_days), "departure")
+
+
+@pytest.mark.parametrize("sources", [[], [{"dataset": "departures"}], [{"start": "2013-01-01"}]])
+def test_what_is_waited_for_must_be_named(five_days: Path, sources: list[dict[str, str]]):
+    with pytest.raises(ConfigError, match="Nothing says which data a training waits for"):
+        look(ledger_of(five_days), five_days, sources, "2013-01-06T00:00:00+00:00")
 
 
 def test_the_latest_complete_data_is_that_of_the_source_that_lags_most(home: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from airflow_mlops.engine.serving.deployments import (
     unpin,
     version_to_go_back_to,
 )
-from airflow_mlops.engine.serving.golden import Golden
+from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, TransientError
@@ -478,3 +479,66 @@ def test_models_that_share_a_server_do_not_unload_each_other(server, ledger, mod
             publish(models[i + 1], rollout.base, i + 1)
         list(pool.map(put_into_service, rollouts, (1, 2, 3)))
         assert [serves(rollout, i + 1) for i, rollout in enumerate(rollouts)] == [True] * 3
+
+
+# --- what happens later -----------------------------------------------------------------------------------
+
+
+def test_who_goes_back_is_held_to_the_tolerance_that_it_was_deployed_with(rollout):
+    for version in (1, 2, 3):
+        file = rollout.base / str(version) / GOLDEN_FILE
+        told = json.loads(file.read_text())
+        told["outputs"] = {name: [value + 2e-4 for value in values] for name, values in told["outputs"].items()}
+        file.write_text(json.dumps(told))
+        rollout.load(version)
+        settle(rollout, version)
+        if version < 3:
+            rollout.verify(version, tolerance=1e-3)
+        rollout.promote(version)
+    assert back(rollout, "run 1").stable == 2
+    assert back(rollout, "run 2", to=1).stable == 1
+    with pytest.raises(GateError, match="is not fit to serve"):
+        back(rollout, "run 3", to=3)  # nobody said another tolerance
+
+
+def test_a_run_that_rolled_back_once_changes_nothing_when_it_is_cleared_weeks_later(rollout):
+    for version in (1, 2, 3):
+        put_into_service(rollout, version)
+    assert back(rollout, "run 1").stable == 2
+    unpin(rollout.ledger, rollout.server, rollout.model, "ann", "mended")
+    put_into_service(rollout, 4)
+    before = rollout.deployment()
+    assert back(rollout, "run 1") == before
+    assert serves(rollout, 4)
+
+
+def test_a_version_whose_promotion_was_undone_never_served(rollout):
+    put_into_service(rollout, 1)
+    rollout.load(2)
+    settle(rollout, 2)
+
+    class Elsewhere:
+        def __getattr__(self, name: str) -> object:
+            return getattr(rollout.client, name)
+
+        def metadata(self, model: str, version: int | None = None, label: str | None = None) -> object:
+            return (1, None) if label else rollout.client.metadata(model, version)
+
+    with pytest.raises(GateError, match="did not move"):
+        replace(rollout, client=Elsewhere()).promote(2)
+    assert actions(rollout)[-2:] == ["promote", "undo promote"]
+    with pytest.raises(GateError, match=r"Version 2 of .* never served(.|\n)*versions that did: 1"):
+        back(rollout, "run 1", to=2)
+    assert serves(rollout, 1)
+
+
+def test_a_version_that_is_not_kept_is_said_so_before_anything_is_asked_of_it(rollout):
+    put_into_service(rollout, 1)
+    put_into_service(rollout, 2)
+    shutil.rmtree(rollout.base / "1")
+
+    def check(version: int) -> None:
+        raise AssertionError(f"asked of {version}")
+
+    with pytest.raises(GateError, match=r"Version 1 of .* is not kept any more(.|\n)*has 2"):
+        back(rollout, "run 1", check=check)

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.demo.flights import read_feed
-from airflow_mlops.engine.data.labels import check_rates, check_watermark, latest_labels
+from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_watermark, latest_labels
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.problems import problem_named
 from tests.small_days import seal_day, seal_days
 
 START = date(2013, 1, 1)
@@ -89,6 +90,10 @@ def test_two_labels_of_one_moment_are_refused(other):
 
 
 # --- rates ------------------------------------------------------------------------------------------------
+
+
+def check_rates(rows: pa.Table, event_time: str, label: str, shift: float = LABEL_SHIFT) -> None:
+    problem_named("binary").check_days(rows, event_time, label, shift)
 
 
 def days_of(rates: list[float], n: int = 400) -> pa.Table:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from airflow_mlops.engine.training.inputs import read_inputs, read_labels
+from airflow_mlops.engine.training.inputs import read_inputs
 from airflow_mlops.exceptions import DataError
 
 TABLE = pa.table(
@@ -61,12 +61,3 @@ def test_what_a_model_cannot_take_is_named(name: str, says: str):
 def test_missing_column_is_named():
     with pytest.raises(DataError, match=r"lacks 1 of the model's inputs(.|\n)*missing: wind"):
         read_inputs(TABLE, {"carrier": "string", "wind": "double"})
-
-
-def test_labels():
-    assert read_labels(TABLE, "late").tolist() == [1.0, 0.0, 1.0]
-
-
-def test_unknown_label_is_never_negative():
-    with pytest.raises(DataError, match="1 rows of the snapshot have no label"):
-        read_labels(TABLE, "unknown")

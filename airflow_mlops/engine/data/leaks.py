@@ -6,7 +6,7 @@ features that tell the label only together are caught later, by the gate on mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,17 +14,13 @@ import pyarrow.compute as pc
 
 from airflow_mlops.contracts import SplitName
 from airflow_mlops.engine.data.distinct import count_repeated
+from airflow_mlops.engine.data.separation import random
 from airflow_mlops.engine.data.splits import SplitRows
 from airflow_mlops.exceptions import DataError
-
-PERFECT_AUC = 0.999
-"""A single feature that separates the classes this well is the label under another name."""
+from airflow_mlops.problems import Problem
 
 _LOOKED_AT = 20_000
 """Rows on which a leak is looked for, at most; more say the same."""
-
-_ENOUGH = 10
-"""Rows of each class below which a feature may well separate them by chance."""
 
 
 def check_apart(splits: Mapping[SplitName, SplitRows], entity: str, column: str | None) -> None:
@@ -97,7 +93,7 @@ class Sample:
 
     def __init__(self, size: int = _LOOKED_AT) -> None:
         self.size = size
-        self._random = _random()
+        self._random = random()
         self._places = np.empty(0)
         self._rows: pa.Table | None = None
 
@@ -116,68 +112,19 @@ class Sample:
         return None if self._rows is None else self._rows.take(np.argsort(self._places))
 
 
-def check_leaks(rows: pa.Table, features: Sequence[str], label: str) -> None:
+def check_leaks(rows: pa.Table, features: Sequence[str], label: str, problem: Problem) -> None:
     """Refuse features that tell the label.
 
     :param rows: A sample of the training split.
     :raises DataError: naming the features.
     """
-    positive = rows[label].to_numpy().astype(bool)
-    telling = {name: auc for name in features if (auc := _telling(rows[name], positive)) >= PERFECT_AUC}
+    unit, bound = problem.leak
+    labels = rows[label].to_numpy()
+    telling = {name: told for name in features if (told := problem.telling(rows[name], labels)) >= bound}
     if telling:
         raise DataError(
             f"A leak: {', '.join(telling)} alone tells the label {label!r}.",
-            detail=", ".join(f"{name}: AUC {auc:.4f}" for name, auc in telling.items())
-            + f" on {rows.num_rows} rows of the training split; a leak is from {PERFECT_AUC}",
+            detail=", ".join(f"{name}: {unit} {told:.4f}" for name, told in telling.items())
+            + f" on {rows.num_rows} rows of the training split; a leak is from {bound}",
             hint="It is known only with the label, or a copy of it. Take it out of the features or the keys.",
         )
-
-
-def _telling(column: pa.ChunkedArray, positive: np.ndarray) -> float:
-    """Return how well a feature alone separates the classes, either way round: an AUC from 0.5 to 1."""
-    return max((max(auc, 1 - auc) for auc in _aucs(column, positive)), default=0.5)
-
-
-def _aucs(column: pa.ChunkedArray, positive: np.ndarray) -> Iterator[float]:
-    """Yield the AUC of whether there is a value, and that of the values there are."""
-    known = np.ones(len(positive), dtype=bool)
-    if column.null_count:
-        known = column.is_valid().to_numpy()
-        yield _auc(known, positive)
-        column, positive = column.drop_null(), positive[known]
-    kind = column.type
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        yield _auc(column.to_numpy(), positive)
-    elif pa.types.is_temporal(kind):
-        yield _auc(column.cast(pa.int64()).to_numpy(), positive)
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        codes = column.combine_chunks().dictionary_encode().indices.to_numpy()
-        yield _auc_of_categories(codes, positive)
-
-
-def _auc_of_categories(codes: np.ndarray, positive: np.ndarray) -> float:
-    """Score half of each class by the rate of positives of their category in the other half: an id is no leak then."""
-    if len(codes) < 2 * _ENOUGH:
-        return 0.5
-    learned, random = np.zeros(len(codes), dtype=bool), _random()
-    for rows in (np.flatnonzero(positive), np.flatnonzero(~positive)):
-        learned[random.permutation(rows)[: len(rows) // 2]] = True
-    scored, size = ~learned, int(codes.max()) + 1
-    seen = np.bincount(codes[learned], minlength=size)
-    hits = np.bincount(codes[learned], weights=positive[learned], minlength=size)
-    rate = np.divide(hits, seen, out=np.full(size, positive[learned].mean()), where=seen > 0)
-    return _auc(rate[codes[scored]], positive[scored])
-
-
-def _random() -> np.random.Generator:
-    """Rows are drawn by chance because their order may have a rhythm, and with a seed because verdicts repeat."""
-    return np.random.default_rng(0)
-
-
-def _auc(values: np.ndarray, positive: np.ndarray) -> float:
-    """Return the probability that a positive has the larger value, ties counting half (Mann-Whitney)."""
-    negatives, positives = np.sort(values[~positive]), values[positive]
-    if min(len(negatives), len(positives)) < _ENOUGH:
-        return 0.5
-    below = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
-    return float(below.mean() / 2 / len(negatives))

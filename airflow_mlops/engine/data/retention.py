@@ -14,6 +14,7 @@ from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.partitions import FACT, PartitionStore
 from airflow_mlops.engine.data.revisions import CURRENT, MANIFEST
 from airflow_mlops.engine.data.tombstones import Tombstone, mark_removed, tombstones
+from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.ledger import Ledger
@@ -45,6 +46,22 @@ class RetentionReport:
     kept: tuple[Swept, ...]
 
 
+def _check_known(store: PartitionStore, ledger: Ledger, dataset: str) -> None:
+    """Refuse a ledger that never saw what lies here: it would say of everything that nobody needs it."""
+    keys = store.keys(dataset)
+    if not keys:
+        return
+    known = {(fact.key, fact.payload.get("revision")) for fact in ledger.facts(FACT, dataset, limit=None)}
+    known |= set(_needed(ledger, dataset))
+    current = ((key, store.current(dataset, key)) for key in reversed(keys))
+    if not any(one in known for one in current):
+        raise ConfigError(
+            f"The ledger knows none of the {len(keys)} partitions of {dataset!r}: it is that of another home.",
+            detail=f"{store.root}: {keys[0]} to {keys[-1]}; the ledger has {len(known)} revisions of it",
+            hint="Correct --home or --ledger. Nothing was removed.",
+        )
+
+
 def sweep_partitions(
     store: PartitionStore,
     ledger: Ledger,
@@ -69,7 +86,9 @@ def sweep_partitions(
     :param replaced_before: Only revisions that were replaced before go; None for all of them.
     :param force: Remove also what snapshots need.
     :param dry_run: Say what would go, and remove nothing.
+    :raises ConfigError: when the ledger does not know the dataset: it is that of another home.
     """
+    _check_known(store, ledger, dataset)
     oldest = datetime.min.replace(tzinfo=UTC) if keep is None else now - keep
     sweep = _Sweep(store, ledger, dataset, oldest, _needed(ledger, dataset), replaced_before)
     removed: list[Swept] = []

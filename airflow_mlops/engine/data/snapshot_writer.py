@@ -21,6 +21,7 @@ from airflow_mlops.engine.data.shared import send
 from airflow_mlops.engine.data.snapshots import MANIFEST, load_snapshot
 from airflow_mlops.engine.data.splits import SplitRows
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.problems import Problem, Tally, problem_of
 
 ROW_GROUP = 16_384
 """Rows of a Parquet row group, and what is held in memory of each split. The bytes of the files depend on it."""
@@ -31,17 +32,24 @@ that counts, their files have other revisions, and the training set is the same.
 
 
 class Columns(NamedTuple):
-    """What the columns of a snapshot are: entity, event time, features in order, label."""
+    """What the columns of a snapshot are: entity, event time, features in order, label; what a row counts, its group.
+
+    ``problem`` is the name of the problem type; empty: by the type of the label.
+    """
 
     entity: str
     event_time: str
     features: Sequence[str]
     label: str
+    problem: str = ""
+    weight: str = ""
+    group: str = ""
 
     @property
     def names(self) -> list[str]:
         """All of them, in the order in which they are written."""
-        return [self.entity, self.event_time, *self.features, self.label]
+        more = [name for name in (self.weight, self.group) if name]
+        return list(dict.fromkeys([self.entity, self.event_time, *self.features, self.label, *more]))
 
 
 class SnapshotWriter:
@@ -80,7 +88,9 @@ class SnapshotWriter:
         """Write the next rows of every split; within a split, times never go back from one call to the next."""
         for name, (rows, start, end) in splits.items():
             if name not in self._splits:
-                self._splits[name] = _SplitFile(self._making / f"{name}.parquet", self.columns, self.apart, start, end)
+                tally = problem_of(rows.schema.field(self.columns.label).type, self.columns.problem).tally()
+                file = self._making / f"{name}.parquet"
+                self._splits[name] = _SplitFile(file, self.columns, self.apart, start, end, tally)
             written = self._splits[name].add(rows)
             self.features = {column: str(written.schema.field(column).type) for column in self.columns.features}
             if name == "train":
@@ -102,7 +112,8 @@ class SnapshotWriter:
         :raises DataError: when a split has no rows, or only one class to tell apart; when an entity is in it twice, or
             a value that was split by on two sides; when a feature tells the label, is infinite or never has a value.
         """
-        self._check()
+        problem = self._check()
+        tallies: dict[str, Tally] = {name: split.tally for name, split in self._splits.items()}
         unnamed = Snapshot(
             id="",
             uri="",
@@ -110,12 +121,14 @@ class SnapshotWriter:
             entity=self.columns.entity,
             event_time=self.columns.event_time,
             label=self.columns.label,
+            problem=problem.name,
+            classes=problem.classes(tallies),
+            weight=self.columns.weight,
+            group=self.columns.group,
             splits={name: split.finish() for name, split in self._splits.items()},
             **contents,
         )
-        hashed = unnamed.model_dump(mode="json", exclude=NOT_IN_ID) | {"feature_order": list(self.features)}
-        if not unnamed.label_known_at:
-            del hashed["label_known_at"]  # as ids were made before it was part of them
+        hashed = unnamed.told(NOT_IN_ID) | {"feature_order": list(self.features)}
         snapshot_id = content_hash(hashed)[:16]
         named = {
             "id": snapshot_id,
@@ -129,26 +142,38 @@ class SnapshotWriter:
         _publish(self._making, self.folder / snapshot_id)
         return load_snapshot(self.home, snapshot_id)
 
-    def _check(self) -> None:
+    def _check(self) -> Problem:
+        """Refuse what cannot be learned from, and return the problem type."""
         check_apart(
             {name: SplitRows(split.narrow, split.start, split.end) for name, split in self._splits.items()},
             self.columns.entity,
             self.apart,
         )
         for name, split in self._splits.items():
-            split.check_classes(name)
+            split.check_rows(name)
+        columns, first = self.columns, next(iter(self._splits.values()))
+        problem = problem_of(first.schema.field(columns.label).type, columns.problem)
+        problem.check_splits(
+            {name: split.tally for name, split in self._splits.items()},
+            {name: split.where for name, split in self._splits.items()},
+            columns.label,
+        )
         for name, split in self._splits.items():
             check_values(f"{name} split", split.rows, split.infinite, split.valid)
         if self._sample.rows is not None:
-            check_leaks(self._sample.rows, self.columns.features, self.columns.label)
+            check_leaks(self._sample.rows, columns.features, columns.label, problem)
+        return problem
 
 
 class _SplitFile:
     """One split on its way to its file: what waits for its row group to be full, and what was counted."""
 
-    def __init__(self, file: Path, columns: Columns, apart: str | None, start: datetime, end: datetime) -> None:
+    def __init__(  # noqa: PLR0917
+        self, file: Path, columns: Columns, apart: str | None, start: datetime, end: datetime, tally: Tally
+    ) -> None:
         self.file, self.columns, self.start, self.end = file, columns, start, end
-        self.rows = self.positives = 0
+        self.rows, self.tally = 0, tally
+        self.schema: pa.Schema = pa.schema([])
         self.infinite = dict.fromkeys(columns.features, 0)
         self.valid = dict.fromkeys(columns.features, 0)
         self._kept = list(dict.fromkeys([columns.entity, *([apart] if apart else [])]))
@@ -178,7 +203,8 @@ class _SplitFile:
         for name in columns.features:
             self.valid[name] += rows.num_rows - rows[name].null_count
         self.rows += rows.num_rows
-        self.positives += pc.sum(rows[columns.label]).as_py() or 0
+        self.tally.add(rows[columns.label])
+        self.schema = rows.schema
         self._waiting.append(rows)
         self._write(whole=True)
         return rows
@@ -195,20 +221,18 @@ class _SplitFile:
             written += min(ROW_GROUP, waiting.num_rows - written)
         self._waiting = [waiting.slice(written)]
 
-    def check_classes(self, name: SplitName) -> None:
-        """Refuse a split from which nothing can be learned."""
-        where = f"event times {self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M} UTC"
+    @property
+    def where(self) -> str:
+        """Its times, in words."""
+        return f"event times {self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M} UTC"
+
+    def check_rows(self, name: SplitName) -> None:
+        """Refuse a split of nothing."""
         if self.rows == 0:
             raise DataError(
                 f"The {name} split has no rows.",
-                detail=where,
+                detail=self.where,
                 hint="Wait until more labels have matured, or change window, validation or test of the Trainer.",
-            )
-        if self.positives in (0, self.rows):
-            raise DataError(
-                f"The {name} split has only one class: {self.positives} of {self.rows} rows are positive.",
-                detail=f"{where}, label {self.columns.label!r}",
-                hint="There is nothing to tell apart. Lengthen the split, or see what became of the label.",
             )
 
     def finish(self) -> Split:
@@ -220,7 +244,7 @@ class _SplitFile:
             file=self.file.name,
             sha256=sha256(self.file),
             rows=self.rows,
-            positives=self.positives,
+            **self.tally.fields(),
             start=self.start,
             end=self.end,
         )
@@ -240,7 +264,8 @@ def _check_same(built: Snapshot, expected: Snapshot) -> None:
         again = built.splits[name]
         if again.sha256 != split.sha256:
             parts.append(
-                f"{name} split: {split.rows} rows, {split.positives} positive → {again.rows}, {again.positives}"
+                f"{name} split: {split.rows} rows, labels {split.labels or split.positives} → {again.rows}, "
+                f"{again.labels or again.positives}"
             )
     raise DataError(
         f"Snapshot {expected.id!r} comes out differently.",

@@ -119,7 +119,7 @@ def stage(
 
 def _is_name(text: str) -> bool:
     """Return whether a column's name is one: where a header is missing, it is a value of the first row."""
-    return text.replace(" ", "_").isidentifier()
+    return text.replace(" ", "_").isidentifier() and not any(letter.isdigit() for letter in text)
 
 
 def _files(feed: AnyPath, pattern: str, key: str) -> list[AnyPath]:
@@ -182,7 +182,7 @@ class _Staging:
         if event_time not in (names := {name for schema in schemas.values() for name in schema.names}):
             raise DataError(
                 f"There is no event-time column {event_time!r}.{did_you_mean(event_time, names)}",
-                detail=f"{next(iter(schemas))} has: {listing(sorted(filter(_is_name, names))) or 'no names'}",
+                detail=f"{next(iter(schemas))} has {self._names(names)}",
                 hint="Name the right column in Partitions(..., event_time=...), or see what the upstream renamed. "
                 "Where all is one column, the delimiter is another: Partitions(reader={'delim': ';'}). Where the file "
                 "has no header, name its columns: Partitions(reader={'header': False, 'names': [...]}).",
@@ -190,6 +190,13 @@ class _Staging:
         self.schema = wanted_schema(schemas, event_time, contract)
         self.changed = {file: schema for file, schema in schemas.items() if not schema.equals(self.schema)}
         self.zoneless = Zoneless(zone)
+
+    def _names(self, names: set[str]) -> str:
+        """Return the columns' names for an error; of a text file without a header they would be somebody's values."""
+        header = all(_is_name(name) for name in names)
+        if header or any(format_of(one.origin.name) not in ("csv", "json") for one in self.sources):
+            return f"the columns {listing(sorted(names))}"
+        return f"{len(names)} columns, and perhaps no header: some have a digit in their names, or are no names"
 
     def write(self, target: Path, uri: str) -> Staged:
         """Write all rows into one file, and make it visible by one rename."""

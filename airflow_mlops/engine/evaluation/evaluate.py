@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ import pyarrow.compute as pc
 
 from airflow_mlops.contracts import Evaluation, Signature, Snapshot
 from airflow_mlops.engine.data.snapshots import read_split
-from airflow_mlops.engine.evaluation.metrics import binary_metrics
 from airflow_mlops.engine.serving.saved_model import SavedModel
-from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_labels
+from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_targets, read_weights
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
+from airflow_mlops.problems import problem_named
 
 _BATCH_ROWS = 8192
 _MISSING = "(missing)"
@@ -34,7 +35,8 @@ def evaluate(
 ) -> Evaluation:
     """Return the metrics of both models and of the baseline on the snapshot's test split.
 
-    The baseline says the training split's rate of positives for every row. A slice holds every value of its
+    The baseline says for every row what is usual in the training split: the rate of positives, or of each class, or the
+    mean. A slice holds every value of its
     column in the training or the test split with ``n`` (rows tested) and ``expected_n`` (rows that its share of
     the training split promised), so that one that vanished is seen. Values of fewer than ten are one slice together.
 
@@ -46,56 +48,72 @@ def evaluate(
     :raises ConfigError: when a slice is not a model input.
     """
     _check_slices(snapshot, slices)
-    test = read_split(snapshot, "test")
-    train = read_split(snapshot, "train").select([*slices, snapshot.label])
-    labels = read_labels(test, snapshot.label)
+    problem = problem_named(snapshot.problem)
+    test, train = read_split(snapshot, "test"), read_split(snapshot, "train").select([*slices, snapshot.label])
+    targets, trained = read_targets(test, snapshot), read_targets(train, snapshot)
+    weights = read_weights(test, snapshot)
+    groups = test.column(snapshot.group).to_numpy() if snapshot.group else None
     inputs = read_inputs(test, snapshot.features)
 
-    probabilities = score(challenger, inputs)
-    positive_rate = float(read_labels(train, snapshot.label).mean()) if train.num_rows else np.nan
+    def rated(predicted: np.ndarray, rows: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        return problem.score(
+            targets[rows],
+            predicted[rows],
+            weights=None if weights is None else weights[rows],
+            groups=None if groups is None else groups[rows],
+        )
+
+    predicted = score(challenger, inputs, problem.output)
+    usual = problem.baseline(trained, snapshot.classes)
     metrics = {
-        "challenger": binary_metrics(labels, probabilities),
-        "baseline": binary_metrics(labels, np.full(len(labels), positive_rate)),
+        "challenger": rated(predicted),
+        "baseline": rated(np.broadcast_to(usual, (len(targets), *usual.shape))),
     }
     unevaluated = {}
     if champion is not None:
         try:
-            metrics["champion"] = binary_metrics(labels, score(champion, inputs))
+            metrics["champion"] = rated(score(champion, inputs, problem.output))
         except MlopsError as error:
             unevaluated["champion"] = f"{error.headline} {error.detail}".strip()
     return Evaluation(
         snapshot_id=snapshot.id,
         split="test",
-        rows=len(labels),
+        rows=len(targets),
         metrics=metrics,
-        slices={column: _by_value(column, train, test, labels, probabilities) for column in slices},
+        slices={column: _by_value(column, train, test, partial(rated, predicted)) for column in slices},
         champion_version=champion_version,
         unevaluated=unevaluated,
+        problem=problem.name,
     )
 
 
-def score(saved_model: Path, inputs: Columns) -> np.ndarray:
-    """Return the model's probability for each row, asked by its own serving signature.
+def score(saved_model: Path, inputs: Columns, output: str) -> np.ndarray:
+    """Return the model's prediction for each row, asked by its own serving signature.
 
     :param inputs: Raw columns; those that the model does not take are left out.
-    :raises DataError: when it takes inputs that are not there, or has not one output.
+    :param output: Which of several outputs to take.
+    :returns: ``float32``, of one number a row or of several.
+    :raises DataError: when it takes inputs that are not there, or has several outputs and none of that name.
     """
     with contextlib.closing(SavedModel(saved_model)) as model:
-        _check_signature(model.signature, inputs)
+        taken = _output(model.signature, inputs, output)
         rows = len(next(iter(inputs.values())))
         parts = [
-            _score_batch(model, {name: inputs[name][start : start + _BATCH_ROWS] for name in model.signature.inputs})
+            _score_batch(
+                model, {name: inputs[name][start : start + _BATCH_ROWS] for name in model.signature.inputs}, taken
+            )
             for start in range(0, rows, _BATCH_ROWS)
         ]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
-def _score_batch(model: SavedModel, inputs: Columns) -> np.ndarray:
-    (output,) = model.run(inputs).values()
-    return np.asarray(output, dtype=np.float32).reshape(-1)
+def _score_batch(model: SavedModel, inputs: Columns, output: str) -> np.ndarray:
+    predicted = np.asarray(model.run(inputs)[output], dtype=np.float32)
+    return predicted.reshape(-1) if predicted.ndim == 2 and predicted.shape[1] == 1 else predicted
 
 
-def _check_signature(signature: Signature, inputs: Columns) -> None:
+def _output(signature: Signature, inputs: Columns, output: str) -> str:
+    """Return the output that is the prediction, of a model that can be asked."""
     lacking = sorted(set(signature.inputs) - set(inputs))
     if lacking:
         raise DataError(
@@ -103,12 +121,15 @@ def _check_signature(signature: Signature, inputs: Columns) -> None:
             detail=f"missing: {', '.join(lacking)}",
             hint="Build the snapshot from the model's own feature service.",
         )
-    if len(signature.outputs) != 1:
+    if len(signature.outputs) == 1:
+        return next(iter(signature.outputs))
+    if output not in signature.outputs:
         raise DataError(
-            "The model must have one output, the probability.",
+            f"The model has several outputs, and none is {output!r}.{did_you_mean(output, signature.outputs)}",
             detail=f"outputs: {', '.join(signature.outputs)}",
-            hint="Export it with a single output.",
+            hint=f"Export the prediction as the output {output!r}.",
         )
+    return output
 
 
 def _check_slices(snapshot: Snapshot, slices: Sequence[str]) -> None:
@@ -122,7 +143,7 @@ def _check_slices(snapshot: Snapshot, slices: Sequence[str]) -> None:
 
 
 def _by_value(
-    column: str, train: pa.Table, test: pa.Table, labels: np.ndarray, probabilities: np.ndarray
+    column: str, train: pa.Table, test: pa.Table, rated: Callable[[np.ndarray], dict[str, float]]
 ) -> dict[str, dict[str, float]]:
     trained = _texts(train.column(column))
     tested = _texts(test.column(column))
@@ -136,7 +157,7 @@ def _by_value(
         result[value] = {
             "n": float(rows.sum()),
             "expected_n": round(float((trained == value).sum() * share), 1),
-            **binary_metrics(labels[rows], probabilities[rows]),
+            **rated(rows),
         }
     return result
 

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow_mlops.contracts import Evaluation, GateCheck, Verdict, VerdictStatus, content_hash
-from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.parts import LOWER_IS_BETTER, Gate, Slice
-
-TOO_GOOD_AUC = 0.999
-"""No honest model of something uncertain gets here: a feature tells the label."""
+from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.parts import Gate, Slice
+from airflow_mlops.problems import Problem, problem_named
 
 
 def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> Verdict:
@@ -19,34 +17,42 @@ def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation
 
     All must pass. What is not a number passes nothing; a slice that vanished from the test split fails, and so
     does a gate by slice that finds no slice large enough. Where no champion serves yet, comparing with it
-    passes; where there is one that could not be scored, it fails. Without gates nothing was judged.
+    passes; where there is one that could not be scored, it fails. A model that is too good to be true fails.
 
-    :param gates: :class:`~airflow_mlops.parts.Gate` as dicts.
-    :raises ConfigError: when a gate is not valid.
+    :param gates: :class:`~airflow_mlops.parts.Gate` as dicts; none: those of the evaluation's problem type.
+    :raises ConfigError: when a gate is not valid, or of a metric that the problem type does not have.
     """
-    parsed = [_parse(gate) for gate in gates]
+    problem, gates = problem_named(evaluation.problem), gates_of(gates, evaluation)
+    parsed = [_parse(gate, problem) for gate in gates]
     checks = [check for gate in parsed for check in _checks(gate, evaluation)]
-    if parsed:
-        checks.append(_not_too_good(evaluation))
-    status = VerdictStatus.NOT_EVALUATED
-    if parsed:
-        status = VerdictStatus.PASS if all(check.passed for check in checks) else VerdictStatus.FAIL
+    checks.append(_not_too_good(evaluation, problem))
+    status = VerdictStatus.PASS if all(check.passed for check in checks) else VerdictStatus.FAIL
     return Verdict(
         model=model,
         status=status,
         checks=tuple(checks),
-        inputs_hash=content_hash(
-            {"model": model, "gates": list(gates), "evaluation": evaluation.model_dump(mode="json")}
-        ),
+        inputs_hash=content_hash({"model": model, "gates": list(gates), "evaluation": evaluation.told()}),
     )
 
 
-def _parse(gate: Mapping[str, Any]) -> Gate:
+def gates_of(gates: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> list[Mapping[str, Any]]:
+    """Return the gates that an evaluation is judged by: those given, else those of its problem type."""
+    return list(gates or problem_named(evaluation.problem).gates)
+
+
+def _parse(gate: Mapping[str, Any], problem: Problem) -> Gate:
     words = dict(gate)
     by = words.pop("by", None)
     if by is not None and not isinstance(by, Mapping):
         raise ConfigError(f"by={by!r} of a gate is not a slice.", hint='Write {"column": "carrier", "min_n": 500}.')
-    return Gate(**words, by=None if by is None else Slice(**by))
+    parsed = Gate(**words, by=None if by is None else Slice(**by))
+    if parsed.metric not in problem.metrics:
+        raise ConfigError(
+            f"A {problem.name} has no metric {parsed.metric!r}.{did_you_mean(parsed.metric, problem.metrics)}",
+            detail="the label is of this problem type, by what it holds or by Label(problem=...)",
+            hint=f"Metrics: {', '.join(problem.metrics)}.",
+        )
+    return parsed
 
 
 def _checks(gate: Gate, evaluation: Evaluation) -> Iterator[GateCheck]:
@@ -79,7 +85,7 @@ def _compare(gate: Gate, other: str, evaluation: Evaluation) -> Iterator[GateChe
         return
     reference = evaluation.metrics[other].get(gate.metric, math.nan)
     # For a loss, better is less.
-    better = -1.0 if gate.metric in LOWER_IS_BETTER else 1.0
+    better = -1.0 if problem_named(evaluation.problem).metrics[gate.metric].less_is_better else 1.0
     bounds = {}
     if gate.max_drop is not None:
         bounds["max_drop"] = reference - better * gate.max_drop
@@ -141,17 +147,18 @@ def _within(gate: Gate, observed: float, n: int, slice_name: str | None = None) 
         )
 
 
-def _not_too_good(evaluation: Evaluation) -> GateCheck:
-    observed = evaluation.metrics["challenger"].get("auc", math.nan)
-    reason = f"{observed:.4f}, asked < {TOO_GOOD_AUC}"
-    if observed >= TOO_GOOD_AUC:
+def _not_too_good(evaluation: Evaluation, problem: Problem) -> GateCheck:
+    metric, bound = problem.too_good
+    observed = evaluation.metrics["challenger"].get(metric, math.nan)
+    reason = f"{observed:.4f}, asked < {bound}"
+    if observed >= bound:
         reason += ": too good to be true; look for a feature that is known only with the label"
     return GateCheck(
-        gate="auc not too good",
-        passed=observed < TOO_GOOD_AUC,
-        metric="auc",
+        gate=f"{metric} not too good",
+        passed=observed < bound,
+        metric=metric,
         observed=observed,
-        bound=TOO_GOOD_AUC,
+        bound=bound,
         n=evaluation.rows,
         reason=reason,
     )

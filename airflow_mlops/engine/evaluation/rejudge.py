@@ -79,7 +79,7 @@ def rejudge_version(
     :param saved_model: Version → folder of its SavedModel, fetched if need be.
     :param gates: The gates, for a verdict of a release that did not keep them.
     :param on: Id of another snapshot to judge it on.
-    :raises ConfigError: when it was never judged, or its gates are not known.
+    :raises ConfigError: when it was never judged, its gates are not known, or are known and others are given.
     :raises DataError: when a snapshot or a model is not there, or not as it was written.
     """
     verdicts = last_verdicts(ledger, model)
@@ -90,6 +90,12 @@ def rejudge_version(
             f"Version {version} of {model!r} was never judged.",
             detail=f"judged: {', '.join(map(str, sorted(verdicts))) or 'none'}",
             hint="Judge it first: MLflowJudgeModelOperator.",
+        )
+    if found.get("gates") and gates:
+        raise ConfigError(
+            f"The gates of version {version} of {model!r} are in the ledger: it is judged by these.",
+            detail=f"{len(found['gates'])} gates",
+            hint="Leave the others out. To judge by other gates, let a task MLflowJudgeModelOperator do it.",
         )
     known = found.get("gates") or gates
     if not known:

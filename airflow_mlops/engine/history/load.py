@@ -254,7 +254,17 @@ class _Load:
             return
         landed = located(prepared.landed, self.locate)
         label = self.pipeline.label.column if feed is self.pipeline.label_feed else ""
-        settle(feed, key, prepared, landed, store=self.store, ledger=self.ledger, code_path=self.code_path, label=label)
+        settle(
+            feed,
+            key,
+            prepared,
+            landed,
+            store=self.store,
+            ledger=self.ledger,
+            code_path=self.code_path,
+            label=label,
+            problem=self.pipeline.label.problem,
+        )
         self.loaded.sealed += 1
 
     def _write(self, repo: FeatureRepo, draft: Draft) -> None:

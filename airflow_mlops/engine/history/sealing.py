@@ -121,10 +121,11 @@ def settle(
     ledger: Ledger,
     code_path: str,
     label: str = "",
+    problem: str = "",
 ) -> None:
     """Write down what the suite says, check against the partitions before, and seal: as the daily DAG does.
 
-    :param label: Column that a model is to predict, if this feed carries it.
+    :param label, problem: Column that a model is to predict, if this feed carries it, and its problem type.
     :raises DataError: when the suite or the history blocks it.
     """
     ledger.record("validation", feed.dataset, prepared.result.model_dump(mode="json"), key=key)
@@ -142,6 +143,7 @@ def settle(
         code_path=code_path,
         profile=prepared.profile,
         label=label,
+        problem=problem,
     ).result
     ledger.record("validation", feed.dataset, checked.model_dump(mode="json"), key=key)
     if not (checked.blocked and accepted(ledger, feed.dataset, key, checked)):

@@ -44,7 +44,10 @@ def data_of(snapshot: Snapshot) -> list[DatasetInput]:
     """Return the snapshot as a dataset: its digest, size and columns, and none of its rows."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    splits = {name: {"rows": split.rows, "positives": split.positives} for name, split in snapshot.splits.items()}
+    splits = {
+        name: {"rows": split.rows, **(split.labels or {"positives": split.positives})}
+        for name, split in snapshot.splits.items()
+    }
     dataset = Dataset(
         name=f"{snapshot.model}-snapshot",
         digest=snapshot.id[:_LONGEST_DIGEST],

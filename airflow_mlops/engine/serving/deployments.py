@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from airflow_mlops.contracts import Deployment, Pin
 from airflow_mlops.engine.ledger import Ledger, Pointer
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, did_you_mean
-from airflow_mlops.moments import check_to_come, is_day, parse_day_or_moment
+from airflow_mlops.moments import is_day, parse_day_or_moment, to_come
 
 FACT = "deployment"
 PIN_TOLD = "pin_told"
@@ -95,12 +95,24 @@ def moves(ledger: Ledger, server: str, model: str) -> list[Moved]:
     return found
 
 
+def lasting(history: Iterable[Moved]) -> Iterator[Moved]:
+    """Yield the changes that the server followed, newest first: of one that was undone, neither it nor the undoing."""
+    undone = 0
+    for move in history:
+        if move.action.startswith("undo "):
+            undone += 1
+        elif undone:
+            undone -= 1
+        else:
+            yield move
+
+
 def served_at(ledger: Ledger, server: str, model: str, moment: datetime) -> int:
     """Return the version that answered callers at a moment.
 
     :raises DataError: when none did.
     """
-    for move in moves(ledger, server, model):
+    for move in lasting(moves(ledger, server, model)):
         if move.at <= moment and move.state.stable is not None:
             return move.state.stable
     raise DataError(
@@ -214,8 +226,8 @@ def make_pin(version: int, who: str, reason: str, until: datetime | None) -> Pin
     :raises ConfigError: without a name and a reason, or when ``until`` is over.
     """
     check_said(who, reason)
-    check_to_come(until, "the pin")
-    return Pin(version=version, who=who.strip(), reason=reason.strip(), at=datetime.now(UTC), until=until)
+    ends = to_come(until, "the pin")
+    return Pin(version=version, who=who.strip(), reason=reason.strip(), at=datetime.now(UTC), until=ends)
 
 
 def check_said(who: str, reason: str) -> None:

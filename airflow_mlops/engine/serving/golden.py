@@ -86,10 +86,14 @@ class Golden:
 
     def _difference(self, name: str, answer: np.ndarray | None) -> float:
         """Return the largest absolute difference; infinity when the answer is not comparable."""
-        expected = np.asarray(self.outputs[name], dtype=np.float64)
+        expected = np.asarray(self.outputs[name])
         if answer is None or np.shape(answer) != expected.shape:
             return np.inf
-        difference = np.abs(np.asarray(answer, dtype=np.float64) - expected)
+        if expected.dtype.kind not in "biuf":  # texts are the same, or not
+            given = np.asarray(answer, dtype=object).reshape(-1)
+            texts = [one.decode() if isinstance(one, bytes) else str(one) for one in given]
+            return 0.0 if texts == [str(one) for one in expected.reshape(-1)] else np.inf
+        difference = np.abs(np.asarray(answer, dtype=np.float64) - expected.astype(np.float64))
         return float(np.max(np.nan_to_num(difference, nan=np.inf)))
 
 

@@ -25,12 +25,26 @@ from airflow_mlops.engine.ledger import Ledger, Pointer
 from airflow_mlops.engine.locks import locked
 from airflow_mlops.engine.serving.client import ServingClient, VersionState
 from airflow_mlops.engine.serving.config import ModelConfig, ServerConfig
-from airflow_mlops.engine.serving.deployments import check_pin, deployment, make_pin, moves, pointer_name, record
+from airflow_mlops.engine.serving.deployments import (
+    check_pin,
+    deployment,
+    lasting,
+    make_pin,
+    moves,
+    pointer_name,
+    record,
+)
 from airflow_mlops.engine.serving.golden import Golden, GoldenCheck
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, MlopsError, TransientError
 
 STABLE = "stable"
 """The label that callers use."""
+
+TOLERANCE = 1e-5
+"""Largest absolute difference of an answer to a golden prediction, where nobody said another."""
+
+VERIFIED = "verified"
+"""Kind of the facts that say with which other tolerance a version has proved itself."""
 
 KEEP = 3
 """How many versions that served well can be gone back to, beside the one that serves."""
@@ -129,7 +143,7 @@ class Rollout:
         self._change("reject", f"version {version}: {why}", decide)
         return self._unfit(version, why)
 
-    def verify(self, version: int, *, tolerance: float = 1e-5) -> GoldenCheck:
+    def verify(self, version: int, *, tolerance: float = TOLERANCE) -> GoldenCheck:
         """Ask the server's ``/versions/N`` the golden questions. That it is AVAILABLE proves nothing.
 
         :param tolerance: Largest absolute difference to the golden predictions.
@@ -137,13 +151,21 @@ class Rollout:
         """
         try:
             _, signature = self.client.metadata(self.model, version)
-            return Golden.read(self.base / str(version)).check(
+            passed = Golden.read(self.base / str(version)).check(
                 lambda inputs: self.client.predict(self.model, inputs, version=version), signature, tolerance
             )
         except MlopsError as error:
             if error.retryable:
                 raise
             raise self.reject(version, f"{error.headline} {error.detail}") from error
+        if tolerance != self._tolerance(version):
+            self.ledger.record(VERIFIED, self.model, {"server": self.server, "tolerance": tolerance}, key=str(version))
+        return passed
+
+    def _tolerance(self, version: int) -> float:
+        """Return how closely a version was held to its golden predictions when it proved itself here last."""
+        facts = self.ledger.facts(VERIFIED, self.model, key=str(version), limit=None)
+        return next((fact.payload["tolerance"] for fact in facts if fact.payload["server"] == self.server), TOLERANCE)
 
     def promote(
         self,
@@ -201,7 +223,7 @@ class Rollout:
         """
         current = self.deployment()
         asked = f"{request}: {reason}" if request else reason
-        if request and current.reason == asked:
+        if request and (current.reason == asked or self._was_done(asked)):
             return self._change("rollback", asked, lambda state: state)
         if current.stable is not None and self._is_repeated(current, asked, to):
             kept = current.pin
@@ -211,9 +233,15 @@ class Rollout:
         target = self._target(current) if to is None else to
         pin = make_pin(target, who, reason, until)
         self._check_target(current, target)
+        self._check_kept(target)
         check(target)
         self._bring_back(target)
         return self._change("rollback", f"{pin.who}: {asked}", lambda state: self._rolled_back(state, pin, asked))
+
+    def _was_done(self, asked: str) -> bool:
+        """Return whether a run has rolled back once: its task may be cleared long after, when others have gone on."""
+        done = moves(self.ledger, self.server, self.model)
+        return any(move.action == "rollback" and move.state.reason == asked for move in done)
 
     def _is_repeated(self, current: Deployment, asked: str, to: int | None) -> bool:
         """Return whether the same was asked for last: then it is only made sure and pinned, not done once more."""
@@ -229,7 +257,7 @@ class Rollout:
                 detail=f"server {self.server!r}",
                 hint=f"To keep it, whatever passes its gates: `airflow-mlops pin {self.model}`.",
             )
-        served = {move.state.stable for move in moves(self.ledger, self.server, self.model)}
+        served = {move.state.stable for move in lasting(moves(self.ledger, self.server, self.model))}
         if target not in {*served, *current.good, current.previous}:
             known = ", ".join(str(number) for number in sorted(n for n in served if n is not None)) or "none"
             raise GateError(
@@ -249,8 +277,8 @@ class Rollout:
             )
         return current.good[0]
 
-    def _bring_back(self, version: int) -> None:
-        """Have a version loaded, and let it prove itself."""
+    def _check_kept(self, version: int) -> None:
+        """Refuse a version whose files are gone."""
         if not (self.base / str(version)).is_dir():
             kept = sorted(int(folder.name) for folder in self.base.glob("*") if folder.name.isdecimal())
             raise GateError(
@@ -258,6 +286,9 @@ class Rollout:
                 detail=f"{self.base} has {', '.join(map(str, kept)) or 'no version'}",
                 hint="Go back to one of these, or deploy the version by its number: that fetches it again.",
             )
+
+    def _bring_back(self, version: int) -> None:
+        """Have a version loaded, and let it prove itself."""
         self._load(version, lambda state: state if version in state.loaded else _with_candidate(state, version))
         deadline = time.monotonic() + _FIRST_LOAD_WITHIN
         while (state := version_state(self.client, self.model, version)) is None or state.state != "AVAILABLE":
@@ -270,7 +301,7 @@ class Rollout:
                     hint="Try again: it goes on where it is.",
                 )
             time.sleep(0.1)
-        self.verify(version)
+        self.verify(version, tolerance=self._tolerance(version))
 
     def _rolled_back(self, current: Deployment, pin: Pin, asked: str) -> Deployment:
         self._check_available(pin.version)

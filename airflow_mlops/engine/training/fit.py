@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import math
@@ -13,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -27,12 +28,14 @@ from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
-from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_labels
+from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_targets, read_weights
 from airflow_mlops.engine.training.workdir import Workdir, write_text
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
 from airflow_mlops.exceptions import MlopsError, TrainingError, TransientError
+from airflow_mlops.problems import problem_named
 
-OUTPUT = "probability"
+CLASS = "class"
+"""Name of the output that says which class is the likeliest."""
 _PATIENCE = 2
 _LAST_FRAMES = 3
 _TF_TYPES = {"object": tf.string, "float32": tf.float32, "int64": tf.int64, "bool": tf.bool}
@@ -51,17 +54,16 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     keras.utils.set_random_seed(spec.seed)
     tf.config.experimental.enable_op_determinism()
     table = _rows(spec, "train")
-    train, train_labels = _columns(spec, table)
-    validation, validation_labels = _columns(spec, _rows(spec, "validation"))
-    test, _ = _columns(spec, _rows(spec, "test"))
-    log.info("%d rows to train on, %d to validate with", len(train_labels), len(validation_labels))
+    train, validation = _Split.of(spec, table), _Split.of(spec, _rows(spec, "validation"))
+    test = _Split.of(spec, _rows(spec, "test"))
+    log.info("%d rows to train on, %d to validate with", len(train.targets), len(validation.targets))
 
-    model = _build(spec, train)
+    model = _build(spec, train.inputs)
     started = time.monotonic()
     with _users_code(spec, "Training the model"):
         history = model.fit(
-            _batches(train, train_labels, spec.batch_size, seed=spec.seed),
-            validation_data=_batches(validation, validation_labels, spec.batch_size),
+            _batches(train, spec.batch_size, seed=spec.seed),
+            validation_data=_batches(validation, spec.batch_size),
             epochs=spec.epochs,
             callbacks=[
                 _Progress(spec.epochs),
@@ -71,9 +73,9 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
             verbose=0,
         ).history
     seconds = time.monotonic() - started
-    examples = len(train_labels) * len(history["loss"])
+    examples = len(train.targets) * len(history["loss"])
 
-    signature = _export(spec, model, train, _golden(spec, model, table, train, test), workdir)
+    signature = _export(spec, model, train.inputs, _golden(spec, model, table, train.inputs, test.inputs), workdir)
     times = pc.min_max(table.column(spec.snapshot.event_time))
     result = TrainingResult(
         spec_hash=spec.hash,
@@ -118,15 +120,25 @@ def _rows(spec: TrainingSpec, split: SplitName) -> pa.Table:
     return table
 
 
-def _columns(spec: TrainingSpec, table: pa.Table) -> tuple[Columns, np.ndarray]:
-    return read_inputs(table, spec.snapshot.features), read_labels(table, spec.snapshot.label)
+class _Split(NamedTuple):
+    """A split in memory."""
+
+    inputs: Columns
+    targets: np.ndarray
+    weights: np.ndarray | None
+
+    @classmethod
+    def of(cls, spec: TrainingSpec, table: pa.Table) -> _Split:
+        snapshot = spec.snapshot
+        return cls(read_inputs(table, snapshot.features), read_targets(table, snapshot), read_weights(table, snapshot))
 
 
 def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
     """Call the user's model function and check what it returns."""
     with _users_code(spec, "The model function"):
         build = load_object(spec.entrypoint, spec.code_path)
-        model = build(train, seed=spec.seed, **spec.params)
+        classes = {"classes": list(spec.snapshot.classes)} if _takes(build, "classes") else {}
+        model = build(train, seed=spec.seed, **classes, **spec.params)
     if not isinstance(model, keras.Model):
         raise TrainingError(
             f"The model function did not return a Keras model but {type(model).__name__}.",
@@ -143,40 +155,55 @@ def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
             f"not one value an example: {sorted(name for name, shape in inputs.items() if shape != (None,))}",
             hint="Build a functional model with one keras.Input(shape=(), name=feature, dtype=...) for each feature.",
         )
+    problem = problem_named(spec.snapshot.problem)
     outputs = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.outputs)]
-    if outputs not in ([(None,)], [(None, 1)]):
+    width = problem.width(spec.snapshot.classes)
+    if outputs not in ([[(None,)], [(None, 1)]] if width == 1 else [[(None, width)]]):
         raise TrainingError(
-            "The model must have one output, one probability an example.",
-            detail=f"entrypoint {spec.entrypoint!r}, output shapes {outputs}",
-            hint='End with Dense(1, activation="sigmoid").',
+            f"The model must have one output, {width} number{'s' if width > 1 else ''} an example: {problem.output}.",
+            detail=f"entrypoint {spec.entrypoint!r}, output shapes {outputs}; the label is {problem.name}"
+            + (f" of the classes {', '.join(spec.snapshot.classes)}" if width > 1 else ""),
+            hint=f"End with {problem.ending}.",
         )
     if not model.compiled:
         raise TrainingError(
             "The model function returned a model that is not compiled.",
             detail=f"entrypoint {spec.entrypoint!r}",
-            hint='Call model.compile(optimizer=..., loss="binary_crossentropy", metrics=[...]) in it.',
+            hint=f"Call model.compile(optimizer=..., loss=..., metrics=[...]) in it: usual are {problem.ending}.",
         )
     return model
 
 
-def _batches(inputs: Columns, labels: np.ndarray, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
+def _takes(function: Any, name: str) -> bool:
+    """Return whether a function names a parameter so."""
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a callable that does not say
+        return False
+
+
+def _batches(split: _Split, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
     """Return whole batches sliced from memory.
 
     With a seed the rows are shuffled once and the batches anew every epoch, which is several times faster than
     shuffling rows every epoch, and the same in every process.
     """
-    if seed is not None:
-        order = np.random.default_rng(seed).permutation(len(labels))
-        inputs, labels = {name: values[order] for name, values in inputs.items()}, labels[order]
-    tensors = {name: tf.constant(values) for name, values in inputs.items()}
-    targets = tf.constant(labels[:, None])
-    starts = tf.data.Dataset.range(0, len(labels), batch_size)
+    rows = len(split.targets)
+    order = slice(None) if seed is None else np.random.default_rng(seed).permutation(rows)
+    # A column for each row, as a layer of one unit gives; places of classes are plain numbers.
+    targets = split.targets if split.targets.dtype == np.int64 else split.targets[:, None]
+    columns: tuple[Any, ...] = (
+        {name: tf.constant(values[order]) for name, values in split.inputs.items()},
+        tf.constant(targets[order]),
+    )
+    if split.weights is not None:
+        columns += (tf.constant(split.weights[order]),)
+    starts = tf.data.Dataset.range(0, rows, batch_size)
     if seed is not None:
         starts = starts.shuffle(starts.cardinality(), seed=seed, reshuffle_each_iteration=True)
 
-    def batch(start: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        end = start + batch_size
-        return {name: values[start:end] for name, values in tensors.items()}, targets[start:end]
+    def batch(start: tf.Tensor) -> Any:
+        return tf.nest.map_structure(lambda values: values[start : start + batch_size], columns)
 
     return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
@@ -212,9 +239,15 @@ def _export(
     """Write the SavedModel with its golden predictions, and let it appear whole."""
     specs = {name: tf.TensorSpec([None], _TF_TYPES[values.dtype.name], name) for name, values in train.items()}
 
+    problem, classes = problem_named(spec.snapshot.problem), spec.snapshot.classes
+    width = problem.width(classes)
+
     def serve(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        probability = keras.tree.flatten(model(inputs, training=False))[0]
-        return {OUTPUT: tf.cast(tf.reshape(probability, [-1]), tf.float32)}
+        predicted = keras.tree.flatten(model(inputs, training=False))[0]
+        answer = tf.cast(tf.reshape(predicted, [-1] if width == 1 else [-1, width]), tf.float32)
+        if not classes:
+            return {problem.output: answer}
+        return {problem.output: answer, CLASS: tf.gather(tf.constant(classes), tf.argmax(answer, axis=1))}
 
     temporary = temporary_sibling(workdir.saved_model)
     with _users_code(spec, "Exporting the model"):
@@ -228,7 +261,10 @@ def _export(
     temporary.rename(workdir.saved_model)
     return Signature(
         inputs={name: TensorSpec(dtype=spec.dtype.name, shape=(-1,)) for name, spec in specs.items()},
-        outputs={OUTPUT: TensorSpec(dtype="float32", shape=(-1,))},
+        outputs={
+            problem.output: TensorSpec(dtype="float32", shape=(-1,) if width == 1 else (-1, width)),
+            **({CLASS: TensorSpec(dtype="string", shape=(-1,))} if classes else {}),
+        },
     )
 
 
@@ -252,7 +288,7 @@ def _golden(
             inputs = as_columns(load_object(spec.golden, spec.code_path)(test), train)
     with _users_code(spec, "Predicting the golden inputs"):
         answers = _predict(model, inputs)
-    answered = np.isfinite(answers)
+    answered = np.isfinite(answers).reshape(len(answers), -1).all(axis=1)
     if not answered.any():
         raise TrainingError(
             f"The model answers no number to any of {len(answers)} golden inputs.",
@@ -262,15 +298,24 @@ def _golden(
         )
     if not answered.all():
         log.warning("The model answers no number to %d of %d golden inputs", (~answered).sum(), len(answers))
-    return {
-        "inputs": {name: values[answered].tolist() for name, values in inputs.items()},
-        "outputs": {OUTPUT: answers[answered].tolist()},
-    }
+    problem, classes = problem_named(spec.snapshot.problem), spec.snapshot.classes
+    answers = answers[answered]
+    if wrong := problem.mistake(answers):
+        raise TrainingError(
+            f"What the model predicts cannot be a {problem.name} prediction: {wrong}.",
+            detail=f"entrypoint {spec.entrypoint!r}; of the golden inputs the first is answered {answers[0].tolist()}",
+            hint=f"End with {problem.ending}.",
+        )
+    outputs = {problem.output: answers.tolist()}
+    if classes:
+        outputs[CLASS] = [classes[place] for place in answers.argmax(axis=1).tolist()]
+    return {"inputs": {name: values[answered].tolist() for name, values in inputs.items()}, "outputs": outputs}
 
 
 def _predict(model: keras.Model, inputs: Columns) -> np.ndarray:
     predicted = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
-    return np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32).reshape(-1)
+    answers = np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32)
+    return answers.reshape(-1) if answers.shape[1:] in ((), (1,)) else answers
 
 
 @contextlib.contextmanager

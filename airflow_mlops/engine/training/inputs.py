@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.contracts import Snapshot
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.problems import problem_named
 
 Columns = dict[str, np.ndarray]
 
@@ -33,19 +35,37 @@ def read_inputs(table: pa.Table, features: Mapping[str, str]) -> Columns:
     return {name: _to_array(name, table.column(name)) for name in features}
 
 
-def read_labels(table: pa.Table, label: str) -> np.ndarray:
-    """Return the labels as ``float32`` of 0 and 1.
+def read_targets(table: pa.Table, snapshot: Snapshot) -> np.ndarray:
+    """Return the labels as the numbers that a model of their problem type learns, one a row.
 
     :raises DataError: when one is unknown: that is never read as negative.
     """
-    column = table.column(label)
+    column = table.column(snapshot.label)
     if column.null_count:
         raise DataError(
             f"{column.null_count} rows of the snapshot have no label.",
-            detail=f"label {label!r}, {len(column)} rows",
+            detail=f"label {snapshot.label!r}, {len(column)} rows",
             hint="Rows without a matured label must stay out of a snapshot; build it again.",
         )
-    return np.asarray(pc.cast(column, pa.float32()).to_numpy(), dtype=np.float32)
+    return problem_named(snapshot.problem).targets(column, snapshot.classes)
+
+
+def read_weights(table: pa.Table, snapshot: Snapshot) -> np.ndarray | None:
+    """Return what each row counts, as ``float32``; None where all count the same.
+
+    :raises DataError: when a weight is missing, negative or not finite.
+    """
+    if not snapshot.weight:
+        return None
+    column = table.column(snapshot.weight)
+    weights = np.asarray(column.cast(pa.float32()).to_numpy(), dtype=np.float32)
+    if wrong := int((~np.isfinite(weights) | (weights < 0)).sum()):
+        raise DataError(
+            f"{wrong} of {len(weights)} rows have no usable weight.",
+            detail=f"column {snapshot.weight!r}: missing, negative or infinite",
+            hint="A weight is a number from 0 on. Mend the feed, or leave Label(weight=...) out.",
+        )
+    return weights
 
 
 def _to_array(name: str, column: pa.ChunkedArray) -> np.ndarray:

@@ -56,9 +56,12 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param keys: Its columns that are inputs of the model themselves.
     :param service: Feast feature service.
     :param label_dataset: Sealed dataset with the label.
-    :param label_column: Its boolean column; null where unknown.
+    :param label_column: Its column of what is predicted; null where unknown.
     :param label_known_at: Its column of when a label became known; default is its event time. With it, the label may be
         a column of ``source_dataset`` itself.
+    :param problem: Problem type: ``binary``, ``multiclass``, ``regression`` or ``ranking``; empty: by the label's type.
+    :param weight: Column of ``source_dataset``, or of ``entities``, of what a row counts.
+    :param group: Its column of the rows that are ranked against each other, for ``ranking``.
     :param matures_after: How long after the prediction time a label can still come, such as ``1d``.
     :param window: How much history, ending where labels have matured.
     :param validation: The part before the last part of the window: early stopping.
@@ -91,6 +94,9 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         "label_dataset",
         "label_column",
         "label_known_at",
+        "problem",
+        "weight",
+        "group",
         "matures_after",
         "window",
         "validation",
@@ -134,6 +140,9 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         min_joined: float | None = None,
         max_join_drop: float = 0.4,
         label_known_at: str = "",
+        problem: str = "",
+        weight: str = "",
+        group: str = "",
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -149,6 +158,9 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         self.label_dataset = label_dataset
         self.label_column = label_column
         self.label_known_at = label_known_at
+        self.problem = problem
+        self.weight = weight
+        self.group = group
         self.matures_after = matures_after
         self.window = window
         self.validation = validation
@@ -187,9 +199,14 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             validation=parse_duration(self.validation),
             test=parse_duration(self.test),
             keys=self.keys,
+            **self._learned(),
             split_rule=_split_rule(self.split, self.split_column),
             ledger=LedgerHook(self.ledger_conn_id).get_conn(),
         )
+
+    def _learned(self) -> dict[str, Any]:
+        """Return what is learned beside the label."""
+        return {name: _named(getattr(self, name)) or "" for name in ("problem", "weight", "group")}
 
     def _of_sealed_rows(self, context: Context) -> Snapshot:
         from airflow_mlops.engine.features.computing.code import code_identity, import_folders
@@ -212,6 +229,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             label_dataset=self.label_dataset,
             label=self.label_column,
             label_known_at=_named(self.label_known_at) or "",
+            **self._learned(),
             matures_after=parse_duration(self.matures_after),
             window=parse_duration(self.window),
             validation=parse_duration(self.validation),

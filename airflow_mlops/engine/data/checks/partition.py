@@ -13,7 +13,6 @@ from airflow_mlops.engine.data.checks.contract import SchemaContract, name_reade
 from airflow_mlops.engine.data.checks.references import references
 from airflow_mlops.engine.data.checks.run import as_result, run_checks
 from airflow_mlops.engine.data.exclusions import exclusions
-from airflow_mlops.engine.data.labels import check_label
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 from airflow_mlops.engine.data.profiles import merge, profile_files
@@ -21,6 +20,7 @@ from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.users_code import users_code
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.partitioning import Partitioning
+from airflow_mlops.problems import check_label
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.storage import AnyPath
@@ -51,6 +51,7 @@ def check_partition(
     uses: Callable[[], Mapping[str, Sequence[str]]] = dict,
     profile: Profile | None = None,
     label: str = "",
+    problem: str = "",
 ) -> CheckedBatch:
     """Profile what landed, keep the profile beside the partition to be, and hold it against the valid days before.
 
@@ -60,6 +61,7 @@ def check_partition(
     :param uses: Called when something fails: column → who reads it.
     :param profile: Of these files, if it was made already by :func:`profile_landed`.
     :param label: Column that a model is to predict, if this dataset carries it.
+    :param problem: Problem type; empty: by the type of the label.
     :raises DataError: when the files changed since they were validated, or cannot be read, or the label is no label.
     :raises ConfigError: when the checks name a column or a contract that does not exist.
     """
@@ -77,7 +79,7 @@ def check_partition(
             landed, dataset, key, revision, checks=checks, partitioning=store.partitioning(dataset)
         )
     if label:
-        check_label(profile, label)
+        check_label(profile.columns.get(label), label, f"partition of {dataset!r}", problem)
     store.write_profile(dataset, key, revision, profile)
     history = parse_duration(checks.history)
     before = references(store, dataset, key, history=history, exclusions=exclusions(ledger, dataset))

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Snapshot, SplitRule
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.distinct import count_repeated
-from airflow_mlops.engine.data.labels import as_truth
 from airflow_mlops.engine.data.lateness import record_snapshot
 from airflow_mlops.engine.data.parquet import parquet_files, readable
 from airflow_mlops.engine.data.shared import fetch_views
@@ -33,6 +32,7 @@ from airflow_mlops.engine.features.training.recipe import Recipe
 from airflow_mlops.engine.features.training.rows import Asked, with_features
 from airflow_mlops.engine.features.training.training_data import with_shares
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+from airflow_mlops.problems import as_label
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.storage import AnyPath
@@ -80,6 +80,9 @@ def build_snapshot_of_rows(
     validation: timedelta,
     test: timedelta,
     keys: Sequence[str] = (),
+    problem: str = "",
+    weight: str = "",
+    group: str = "",
     split_rule: SplitRule = BY_TIME,
     ledger: Ledger | None = None,
 ) -> Snapshot:
@@ -89,10 +92,13 @@ def build_snapshot_of_rows(
     :param entity: Column that identifies a row.
     :param event_time: Column with the prediction time.
     :param service: Feast feature service, of any offline store.
-    :param label: Column of true and false, or 1 and 0; null where it is not known: such rows are left out and counted.
+    :param label: Column of what is predicted; null where it is not known: such rows are left out and counted.
     :param validation: The part before the last part of the rows' time: early stopping.
     :param test: The last part of it: evaluation only.
     :param keys: Columns that are inputs of the model themselves.
+    :param problem: Problem type, see :mod:`airflow_mlops.problems`; empty: by the type of the label.
+    :param weight: Column of what a row counts.
+    :param group: Column of the rows that are ranked against each other.
     :param ledger: Where the snapshot is written down; None when there is no ledger.
     :raises ConfigError: when a column is missing or of another type, or the service is unknown.
     :raises DataError: when an entity is there twice, or a split cannot be learned from.
@@ -105,14 +111,14 @@ def build_snapshot_of_rows(
         source=OWN, entity=entity, event_time=event_time, keys=tuple(keys), service=service, labels=OWN, label=label,
         begin=begin, label_cut=end, as_of=end, start=begin,
         split_rule=with_shares(split_rule, validation / (end - begin), test / (end - begin)),
-        validation=validation, test=test, excluded={},
+        validation=validation, test=test, excluded={}, problem=problem, weight=weight, group=group,
     )  # fmt: skip
     known = applied(ledger, repo.project) if ledger is not None else None
     check_training_use(repo, service, model, begin, end, rules=(known or repo).rules)
     asked = Asked(repo, repo.service(service), recipe)
     fetch_views(location.home, repo.service(service).views)
     _check(rows, [*asked.columns, label], recipe)
-    rows = as_truth(rows, label, "the entities")
+    rows = as_label(rows, label, "the entities", problem)
     asked.check({field.name: str(field.type) for field in rows.schema})
     rows = rows.select(list(dict.fromkeys([*asked.columns, label]))).sort_by(
         [(event_time, "ascending"), (entity, "ascending")]
@@ -123,7 +129,7 @@ def build_snapshot_of_rows(
         "These rows were brought along: whether their labels were known by then is not checked, late data marks no "
         "model that was trained on them, and the training set cannot be built again from pins."
     )
-    columns = Columns(entity, event_time, (*recipe.keys, *asked.features), label)
+    columns = Columns(entity, event_time, (*recipe.keys, *asked.features), label, problem, weight, group)
     with SnapshotWriter(location.home, columns, apart=recipe.split_rule.column) as writer:
         if recipe.split_rule.kind == "entity":
             writer.add(by_entity(table, recipe.split_rule, begin, end))

@@ -35,6 +35,10 @@ class Recipe:
     slices: tuple[str, ...] = ()
     known_at: str = ""
     """Column of when a label became known; empty: the event time of the labels' dataset."""
+    problem: str = ""
+    """Problem type; empty: by the type of the label."""
+    weight: str = ""
+    group: str = ""
 
     @property
     def span(self) -> Span:

@@ -17,7 +17,7 @@ from airflow_mlops.contracts import Partition
 from airflow_mlops.engine.data.arrow import arrow_type, fits
 from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.distinct import count_repeated
-from airflow_mlops.engine.data.labels import as_truth, latest_labels
+from airflow_mlops.engine.data.labels import latest_labels
 from airflow_mlops.engine.data.partitions import PartitionStore, agreed_columns
 from airflow_mlops.engine.data.splits import TIME, between, within, without
 from airflow_mlops.engine.features.computing.compute import EVENT
@@ -28,6 +28,7 @@ from airflow_mlops.engine.features.project.store import feast_errors
 from airflow_mlops.engine.features.training.recipe import Recipe
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 from airflow_mlops.partitioning import Partitioning
+from airflow_mlops.problems import as_label
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -70,12 +71,14 @@ def read_chunks(
     :param cuts: Feature view → how its files are cut.
     :param chunk_rows: How many rows of the source to read at a time; whole days at least.
     :raises ConfigError: when a dataset lacks a column, a column is not of the type that an on-demand view asks for, or
-        the label is not true or false.
+        the label is none of its problem type.
     :raises DataError: when an entity is there twice, or the feature store loses one.
     """
     schema = repo.service(recipe.service)
     asked = Asked(repo, schema, recipe)
-    _check_columns(sources, asked.columns, "entity, event time, keys, split column, join keys and request columns")
+    _check_columns(
+        sources, asked.columns, "entity, event time, keys, split column, weight, group, join keys and request columns"
+    )
     asked.check(sources[0].columns)
     if not sources[0].columns[recipe.event_time].startswith("timestamp"):
         raise ConfigError(
@@ -141,7 +144,8 @@ class Asked:
         self.join_keys = list(dict.fromkeys(names.get(key, key) for names, keys in mapped for key in keys))
         split_by = [] if recipe.split_rule.column is None else [recipe.split_rule.column]
         self.sent = list(dict.fromkeys([recipe.entity, *self.join_keys, *self.request]))
-        self.columns = list(dict.fromkeys([*self.sent, recipe.event_time, *recipe.keys, *split_by]))
+        more = [name for name in (recipe.weight, recipe.group) if name]
+        self.columns = list(dict.fromkeys([*self.sent, recipe.event_time, *recipe.keys, *split_by, *more]))
 
     def check(self, known: dict[str, str]) -> None:
         """Refuse columns that cannot be told from features, or that on-demand views cannot take."""
@@ -273,7 +277,7 @@ def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Reci
         read = (_known_by(some, recipe) for some in read)
     if recipe.labels != recipe.source:  # of the source itself, excluded rows are no rows of the window anyway
         read = (without(some, known_at, excluded.get(recipe.labels, ())) for some in read)
-    rows = as_truth(pa.concat_tables(list(read)), recipe.label, f"dataset {recipe.labels!r}")
+    rows = as_label(pa.concat_tables(list(read)), recipe.label, f"dataset {recipe.labels!r}", recipe.problem)
     return latest_labels(rows, recipe.entity, known_at, recipe.label, recipe.labels).combine_chunks()
 
 

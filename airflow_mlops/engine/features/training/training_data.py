@@ -13,7 +13,7 @@ import pyarrow as pa
 from airflow_mlops.contracts import Exclusion, Partition, Snapshot, SplitRule, ValidationResult
 from airflow_mlops.engine.data.complete import Span, every_partition
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
-from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_rates, check_watermark
+from airflow_mlops.engine.data.labels import LABEL_SHIFT, check_watermark
 from airflow_mlops.engine.data.lateness import record_snapshot
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.shared import fetch_views
@@ -37,6 +37,7 @@ from airflow_mlops.engine.features.training.rows import CHUNK_ROWS, Rows, count_
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
 from airflow_mlops.partitioning import Partitioning
+from airflow_mlops.problems import problem_of
 
 
 def build_training_snapshot(
@@ -53,6 +54,9 @@ def build_training_snapshot(
     label_dataset: str,
     label: str,
     label_known_at: str = "",
+    problem: str = "",
+    weight: str = "",
+    group: str = "",
     matures_after: timedelta,
     window: timedelta,
     validation: timedelta,
@@ -88,14 +92,17 @@ def build_training_snapshot(
     :param event_time: Column of ``source_dataset`` with the prediction time.
     :param keys: Columns of ``source_dataset`` that are inputs of the model themselves.
     :param service: Feast feature service.
-    :param label_dataset: Sealed dataset with the boolean column ``label``, null where unknown.
+    :param label_dataset: Sealed dataset with the column ``label``, null where unknown.
     :param label_known_at: Column of ``label_dataset`` of when a label became known; default is its event time. With it,
         the label may be a column of ``source_dataset`` itself: it counts once it is known, whenever its row was sealed.
+    :param problem: Problem type, see :mod:`airflow_mlops.problems`; empty: by the type of the label.
+    :param weight: Column of ``source_dataset`` of what a row counts, in training and evaluation.
+    :param group: Column of ``source_dataset`` of the rows that are ranked against each other.
     :param window: Length of the window, cut at ``start``; its last parts are ``validation`` and ``test``.
     :param start: First day that the datasets have.
     :param split_rule: By time, or by the hash of a column of ``source_dataset``. Its shares are those that
         ``validation`` and ``test`` have of ``window``, unless it says them.
-    :param label_shift: See :func:`~airflow_mlops.engine.data.labels.check_rates`.
+    :param label_shift: See :meth:`~airflow_mlops.problems.Problem.check_days`.
     :param code: Identity of the transform of now, by
         :func:`~airflow_mlops.engine.features.computing.code.code_identity`: what other code computed is
         refused. None compares the days with each other only.
@@ -108,7 +115,7 @@ def build_training_snapshot(
         not be used for this model or window.
     :raises DataError: when labels have not come far enough, a day is missing or all are excluded, its features are
         missing, stale or of other code, an entity is there twice, too few rows
-        found their label, the label's rate is not believable, or a split
+        found their label, the labels of a day are not believable, or a split
         cannot be learned from.
     :raises TransientError: when Feast's registry or the ledger does not answer, or features were computed again while
         they were read.
@@ -141,6 +148,9 @@ def build_training_snapshot(
         excluded={},
         slices=tuple(slices),
         known_at=label_known_at,
+        problem=problem,
+        weight=weight,
+        group=group,
     )
     rules = (applied(ledger, repo.project) if ledger is not None else None) or repo
     check_training_use(repo, service, model, begin, label_cut, rules=rules.rules)
@@ -189,7 +199,8 @@ def build_training_snapshot(
         if report is not None:
             report(joins)
         enforce(joins)
-        check_rates(written.labels, event_time, label, label_shift)
+        found = problem_of(written.labels.schema.field(label).type, problem)
+        found.check_days(written.labels, event_time, label, label_shift)
         check_unchanged(home, pins)
         snapshot = writer.publish(
             **_contents(repo, recipe, written),
@@ -242,6 +253,9 @@ def rebuild_snapshot(
         labels=label_dataset,
         label=snapshot.label,
         known_at=snapshot.label_known_at,
+        problem=snapshot.problem,
+        weight=snapshot.weight,
+        group=snapshot.group,
         begin=snapshot.splits["train"].start,
         label_cut=snapshot.label_cut,
         as_of=snapshot.as_of,
@@ -292,7 +306,9 @@ class _Written(NamedTuple):
 
 def _writer(home: Path, repo: FeatureRepo, recipe: Recipe) -> SnapshotWriter:
     features = (*recipe.keys, *repo.service(recipe.service).features)
-    columns = Columns(recipe.entity, recipe.event_time, features, recipe.label)
+    columns = Columns(
+        recipe.entity, recipe.event_time, features, recipe.label, recipe.problem, recipe.weight, recipe.group
+    )
     return SnapshotWriter(home, columns, apart=recipe.split_rule.column)
 
 

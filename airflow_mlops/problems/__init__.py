@@ -1,0 +1,109 @@
+"""Problem types: what differs between predicting a truth value, a class, a number and an order.
+
+Metrics, baselines, default gates, what a label may be and how it is checked, the name of what is served, and what is
+too good to be true: nothing outside this package asks which type it is. A new type is one file here, and a line below.
+
+Importing it loads no library: a DAG file names gates by their metrics.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+from airflow_mlops.problems.base import Metric, Problem, Tally
+from airflow_mlops.problems.binary import Binary
+from airflow_mlops.problems.multiclass import Multiclass
+from airflow_mlops.problems.ranking import Ranking
+from airflow_mlops.problems.regression import Regression
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_mlops.contracts import ColumnProfile
+
+__all__ = [
+    "METRICS",
+    "PROBLEMS",
+    "Metric",
+    "Problem",
+    "Tally",
+    "as_label",
+    "check_label",
+    "problem_named",
+    "problem_of",
+]
+
+PROBLEMS: dict[str, Problem] = {one.name: one for one in (Binary(), Multiclass(), Regression(), Ranking())}
+"""By name; a label that nobody said the type of is of the first that claims it."""
+
+METRICS = tuple(dict.fromkeys(metric for one in PROBLEMS.values() for metric in one.metrics))
+"""The metrics of all of them."""
+
+
+def problem_named(name: str) -> Problem:
+    """Return a problem type.
+
+    :raises ConfigError: when there is none of that name.
+    """
+    if name not in PROBLEMS:
+        raise ConfigError(
+            f"There is no problem type {name!r}.{did_you_mean(name, PROBLEMS)}",
+            hint=f"Problem types: {', '.join(PROBLEMS)}.",
+        )
+    return PROBLEMS[name]
+
+
+def as_label(rows: pa.Table, label: str, where: str, problem: str = "") -> pa.Table:
+    """Return rows with the label as its problem type has it: truth values, texts or floats; null where it is unknown.
+
+    :param where: What the rows are, for the error.
+    :param problem: Name of the problem type; empty: by the type of the column.
+    :raises DataError: when it is no such label, or could be several.
+    """
+    column = rows[label]
+    found = problem_named(problem) if problem else next((one for one in PROBLEMS.values() if one.claims(column)), None)
+    if found is None:
+        raise _unclear(label, str(column.type), where)
+    return rows.set_column(rows.schema.get_field_index(label), label, found.convert(column, label, where))
+
+
+def problem_of(kind: pa.DataType, problem: str = "") -> Problem:
+    """Return the problem type of a label that :func:`as_label` has made, by its Arrow type.
+
+    :param problem: Its name, where somebody said it.
+    """
+    if problem:
+        return problem_named(problem)
+    return next(one for one in PROBLEMS.values() if one.label_type == str(kind))
+
+
+def check_label(column: ColumnProfile | None, label: str, where: str, problem: str = "") -> None:
+    """Refuse the first partition of a label that cannot be learned, and not a training months later.
+
+    :param column: Its profile; None of one that is not there, which is told where it is read.
+    :raises DataError: when it is no label of the problem type, or of any.
+    """
+    if column is None or column.type == "null":
+        return
+    for one in [problem_named(problem)] if problem else PROBLEMS.values():
+        if one.claims_profile(column, said=bool(problem)):
+            one.check_profile(column, label, where)
+            return
+    if problem:
+        raise problem_named(problem).no_label(label, column.type, where)
+    raise _unclear(label, column.type, where)
+
+
+def _unclear(label: str, kind: str, where: str) -> DataError:
+    if kind.startswith(("int", "uint")):
+        return DataError(
+            f"The label {label!r} is of whole numbers: are they classes, or amounts?",
+            detail=f"{where}, type {kind}",
+            hint='Say it: Label(..., problem="multiclass"), or problem="regression".',
+        )
+    return DataError(
+        f"The label {label!r} is of type {kind}, of which nothing can be learned.",
+        detail=where,
+        hint="A label is true or false, a text that names a class, or a number; and null where it is not known.",
+    )
