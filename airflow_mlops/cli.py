@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 
 from airflow_mlops.commands.ask import add_ask
@@ -23,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 0, or 1 with headline, detail and hint on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("feast").setLevel(logging.WARNING)
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries say to those who develop with them
     try:
         if arguments[:1] == ["serve"]:
             return _serve(arguments[1:])

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from datetime import date, datetime
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -53,8 +54,8 @@ class Checks:
     :param label: Boolean column whose rate of positives, in all and in each slice, must stay near its usual one.
     :param unique: Columns that together identify a row; repeated rows are counted.
     :param identifiers: Columns that may be nearly unique. Any other nearly unique column is a privacy finding.
-    :param volatile: Columns of numbers that differ too much from day to day to be held against earlier days, such as
-        the weather's: neither their level nor their unit is judged. The suite and the invariants still are.
+    :param volatile: Columns that differ too much from day to day to be held against earlier days, as the weather does:
+        neither level and unit of numbers nor the mix of texts is judged. The suite and the invariants still are.
     :param invariants: Name → SQL expression over the columns that must hold in every row where it is not null.
     :param contract: ``module:function`` that returns the dataset's ``SchemaContract``.
     :param history: How far back the days lie that a day is compared with; same weekdays first.
@@ -215,6 +216,17 @@ class Partitions(Feed):
         """See ``lands_within``."""
         return self.lands_within
 
+    def meets(self, other: Partitions) -> bool:
+        """Return whether a file may belong to a partition of this feed and of another."""
+        if self.uri.rstrip("/") != other.uri.rstrip("/"):
+            return False
+        starts = max(self.starts_at, other.starts_at)
+        one, two = (feed.placed.of(feed.partitioning.key(starts), feed.partitioning)[0] for feed in (self, other))
+        # A name that fits one pattern, tried on the other.
+        return fnmatchcase(one.replace("*", "x").replace("?", "x"), two) or fnmatchcase(
+            two.replace("*", "x").replace("?", "x"), one
+        )
+
     def asked(self) -> dict[str, Any]:
         """Return what a look for a partition asks for, in the words of ``PartitionArrivalSensor``."""
         return {
@@ -289,6 +301,12 @@ def check_bounds(query: str) -> None:
 
     :raises ConfigError: when it does not.
     """
+    if quoted := re.search(r"(['\"])\{(start|end)\}\1", query):
+        raise ConfigError(
+            f"The query has {quoted[0]} in quotes: that is a text, and no bound.",
+            detail=re.sub(r"\s+", " ", query)[:200],
+            hint="Leave the quotes out: WHERE ordered_at >= {start} AND ordered_at < {end}. They become parameters.",
+        )
     missing = [bound for bound in ("{start}", "{end}") if query and bound not in query]
     if missing:
         raise ConfigError(

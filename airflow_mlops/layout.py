@@ -50,6 +50,14 @@ class Layout:
                 f"The layout {self.pattern!r} is the same for every partition.",
                 hint="Say where the time is, such as 'dt={key}/*.parquet' or '{year}/{month:02}/{day:02}/*.csv'.",
             )
+        if {"{month}", "{day}"} <= set(re.findall(r"\{(?:month|day)\}", self.pattern)) and re.search(
+            r"\{(?:year|month|day)\}\{(?:month|day|hour)\}", self.pattern
+        ):
+            raise ConfigError(
+                f"The layout {self.pattern!r} is the same for some days.",
+                detail="the 11th of January and the 1st of November are both 111",
+                hint="Write numbers with two digits: {month:02}{day:02}; or {start:%Y%m%d}.",
+            )
         if self.pattern.startswith("/") or ".." in self.pattern.split("/"):
             raise ConfigError(
                 f"The layout {self.pattern!r} leads out of the feed.",

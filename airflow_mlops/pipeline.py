@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -120,18 +121,14 @@ class ModelPipeline:
                     f"lands: Partitions(..., partitioning={str(self.source.partitioning)!r}, "
                     f"lands={str(feed.partitioning)!r}).",
                 )
-        places: dict[str, str] = {}
-        for feed in self.feeds:
-            if not isinstance(feed, Partitions):
-                continue  # of one table come both the orders, and what became of them
-            place = f"{feed.uri.rstrip('/')}/{feed.layout}"
-            if place in places:
+        files = [feed for feed in self.feeds if isinstance(feed, Partitions)]  # one table may hold orders and outcomes
+        for one, other in combinations(files, 2):
+            if one.meets(other):
                 raise ConfigError(
                     f"Two feeds of {self.model!r} have the same files.",
-                    detail=f"{places[place]!r} and {feed.dataset!r} both lie in {place}",
+                    detail=f"{one.dataset!r} lies in {one.uri}/{one.layout}, {other.dataset!r} in {other.layout}",
                     hint="Tell them apart with layout=, such as 'orders-{key}.csv' and 'prices-{key}.csv'.",
                 )
-            places[place] = feed.dataset
         pairs = [(pair.left, pair.right) for pair in self.reconcile]
         if twice := next((pair for pair in pairs if pairs.count(pair) > 1), None):
             raise ConfigError(
@@ -163,6 +160,14 @@ class ModelPipeline:
     def late(self) -> dict[str, list[str]]:
         """Dataset → the label's column and that of when it is known, where the label is a column of the source."""
         return {self.label_feed.dataset: [self.label.column, self.label.known_at]} if self.label.known_at else {}
+
+    def needs(self, feed: Feed) -> list[str]:
+        """Return the columns of a feed that the pipeline names."""
+        label, train = self.label, self.train
+        of_source = [self.entity, *self.features.keys, label.weight, label.group, train.split_column or ""]
+        of_label = [self.entity, label.column, label.known_at]
+        named = [*(of_source if feed is self.source else []), *(of_label if feed is self.label_feed else [])]
+        return list(dict.fromkeys(filter(None, named)))
 
     @property
     def ahead(self) -> list[str]:

@@ -52,6 +52,7 @@ def _ask(options: argparse.Namespace) -> None:
     import numpy as np
 
     from airflow_mlops.engine.features.online.reader import OnlineReader
+    from airflow_mlops.engine.serving.deployments import require_deployed
     from airflow_mlops.engine.serving.requests import curl
     from airflow_mlops.engine.serving.rollout import STABLE
     from airflow_mlops.hooks.tf_serving import TFServingHook
@@ -59,6 +60,7 @@ def _ask(options: argparse.Namespace) -> None:
     home, ledger = open_home(options), open_ledger(options)
     os.environ.setdefault("MLOPS_HOME", str(home))
     use_laptop_connections(home)
+    require_deployed(ledger, options.server, options.model)
     hook = TFServingHook(options.server)
     with hook.get_conn() as client:
         version, signature = client.metadata(options.model, label=STABLE)

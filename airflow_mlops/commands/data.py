@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.commands.place import open_home, open_ledger, open_store, place_options, use_laptop_connections
 from airflow_mlops.durations import parse_duration
-from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.exceptions import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from airflow_mlops.contracts import Partition
+    from airflow_mlops.contracts import Partition, Profile
     from airflow_mlops.engine.data.retention import RetentionReport, Swept
     from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.engine.sweep import Aged
+
+_OF_PIPELINE = "DAG file and name, such as dags/churn.py:churn: draw it from the partitions that landed of its feed"
 
 
 def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,15 +50,23 @@ def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     suggest.add_argument("--out", type=Path, metavar="FILE", help="write it there (default: standard output)")
     suggest.add_argument("--force", action="store_true", help="overwrite FILE, with the edits in it")
     suggest.add_argument(
-        "--landed", type=Path, metavar="FOLDER", help="draw it from a feed's folder as it landed, sealed or not"
+        "--landed",
+        type=Path,
+        metavar="FOLDER",
+        help="draw it from a folder as it landed, where each file or folder is a partition",
     )
+    suggest.add_argument("--pipeline", metavar="PIPELINE", help=_OF_PIPELINE)
     suggest.add_argument(
         "--reader", type=json.loads, default={}, metavar="JSON", help="options for CSV, as in Partitions"
     )
     suggest.set_defaults(run=_suggest)
 
     contract = commands.add_parser("suggest-contract", help="draw a schema contract from a landed folder, as Python")
-    contract.add_argument("landed", type=Path, metavar="FOLDER", help="where the upstream lands, whatever the layout")
+    contract.add_argument(
+        "landed", metavar="FOLDER", help="where the upstream lands; with --pipeline: the dataset of the feed"
+    )
+    contract.add_argument("--home", help="home folder, for a feed whose uri is relative")
+    contract.add_argument("--pipeline", metavar="PIPELINE", help=_OF_PIPELINE)
     contract.add_argument(
         "--reader", type=json.loads, default={}, metavar="JSON", help="options for CSV, as in Partitions"
     )
@@ -125,7 +135,9 @@ def _suggest(options: argparse.Namespace) -> None:
             detail=str(options.out),
             hint="Choose another --out, or overwrite it with --force.",
         )
-    if options.landed is not None:
+    if options.pipeline:
+        suite = suggest_suite(_profiles(options, options.dataset), name=options.dataset)
+    elif options.landed is not None:
         from airflow_mlops.engine.data.suggest_landed import profiles_of_landed
 
         suite = suggest_suite(profiles_of_landed(options.landed, options.reader), name=options.dataset)
@@ -152,7 +164,29 @@ def _suggest(options: argparse.Namespace) -> None:
 def _suggest_contract(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.data.suggest_landed import profiles_of_landed, suggest_contract
 
-    print(suggest_contract(profiles_of_landed(options.landed, options.reader)), end="")
+    if options.pipeline:
+        profiles = _profiles(options, options.landed)
+    else:
+        profiles = profiles_of_landed(Path(options.landed), options.reader)
+    print(suggest_contract(profiles), end="")
+
+
+def _profiles(options: argparse.Namespace, dataset: str) -> list[Profile]:
+    """Return the profiles of what has landed of a feed of a pipeline."""
+    from airflow_mlops.commands.history import load_pipeline
+    from airflow_mlops.engine.data.suggest_landed import profiles_of_feed
+    from airflow_mlops.feeds import Partitions
+    from airflow_mlops.operators.base import beneath
+
+    _, pipeline = load_pipeline(options.pipeline)
+    feeds = {feed.dataset: feed for feed in pipeline.feeds if isinstance(feed, Partitions)}
+    if dataset not in feeds:
+        raise ConfigError(
+            f"{options.pipeline} has no feed {dataset!r} of files.{did_you_mean(dataset, feeds)}",
+            detail=f"there are: {', '.join(feeds) or 'none'}",
+            hint="Name one of them.",
+        )
+    return profiles_of_feed(feeds[dataset], beneath(open_home(options), feeds[dataset].uri))
 
 
 def _sweep(options: argparse.Namespace) -> None:

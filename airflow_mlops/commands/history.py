@@ -41,6 +41,9 @@ def add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "partitions were refused",
     )
     add_span(history)
+    history.add_argument(
+        "--again", action="store_true", help="read files again that are sealed: after a change of a feed's contract"
+    )
     history.set_defaults(run=_history)
 
 
@@ -68,7 +71,7 @@ def _history(options: argparse.Namespace) -> None:
     from airflow_mlops.operators.base import beneath
 
     locate = partial(beneath, open_home(options))
-    in_bulk(options, partial(load_history, locate=locate, databases=database))
+    in_bulk(options, partial(load_history, locate=locate, databases=database, again=options.again))
 
 
 def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPipeline:

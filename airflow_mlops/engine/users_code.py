@@ -6,9 +6,11 @@ An error is told by the library that it comes from, by name, so nothing is impor
 from __future__ import annotations
 
 import sqlite3
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from gzip import BadGzipFile
+from pathlib import Path
 from typing import Any
 
 from airflow_mlops.exceptions import MlopsError, TransientError
@@ -103,9 +105,16 @@ def users_code(kind: type[MlopsError], headline: str, detail: str = "", hint: st
         passing = is_transient(error)
         raise (TransientError if passing else kind)(
             f"{headline} raised {type(error).__name__}.",
-            detail=": ".join(filter(None, [detail, str(error)])),
+            detail=": ".join(filter(None, [detail, f"{error}{_place(error)}"])),
             hint=TRIED_AGAIN if passing else hint,
         ) from error
+
+
+def _place(error: BaseException) -> str:
+    """Return where in the user's code an error was raised: the last file that is no library's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if "site-packages" not in one.filename and "airflow_mlops" not in one.filename]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno}, in {own[-1].name})" if own else ""
 
 
 def _known(error: BaseException) -> bool | None:

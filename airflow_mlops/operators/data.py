@@ -166,6 +166,8 @@ class CheckPartitionOperator(MlopsOperator):
     :param columns_used: Columns that the model itself reads: entity, label, keys.
     :param label_column: Column that the model is to predict, if this dataset carries it: it must be able to be learned.
     :param problem: Its problem type; empty: by the type of the column.
+    :param needs: Columns that a model needs of this dataset.
+    :param known_at: Column of when the label became known, if there is one.
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
     :param feast_conn_id: Airflow connection of type ``feast``.
@@ -184,6 +186,8 @@ class CheckPartitionOperator(MlopsOperator):
         "columns_used",
         "label_column",
         "problem",
+        "needs",
+        "known_at",
         "key",
         "partitioning",
         "feast_conn_id",
@@ -204,6 +208,8 @@ class CheckPartitionOperator(MlopsOperator):
         columns_used: Sequence[str] = (),
         label_column: str = "",
         problem: str = "",
+        needs: Sequence[str] = (),
+        known_at: str = "",
         key: str = PARTITION_KEY,
         partitioning: str = "daily",
         feast_conn_id: str = FeastHook.default_conn_name,
@@ -221,6 +227,8 @@ class CheckPartitionOperator(MlopsOperator):
         self.columns_used = columns_used
         self.label_column = label_column
         self.problem = problem
+        self.needs = needs
+        self.known_at = known_at
         self.key = key
         self.partitioning = partitioning
         self.feast_conn_id = feast_conn_id
@@ -249,6 +257,8 @@ class CheckPartitionOperator(MlopsOperator):
             uses=partial(self._uses, ledger, dataset),
             label=self.label_column,
             problem=self.problem,
+            needs=self.needs,
+            known_at=self.known_at,
         )
         result = checked.result
         ledger.record("validation", dataset, result.model_dump(mode="json"), key=key)

@@ -171,6 +171,8 @@ def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> Sea
             columns_used=columns_used,
             label_column=pipeline.label.column if feed is pipeline.label_feed else "",
             problem=pipeline.label.problem,
+            needs=pipeline.needs(feed),
+            known_at=pipeline.label.known_at if feed is pipeline.label_feed else "",
             feast_conn_id=pipeline.features.conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
             **told,

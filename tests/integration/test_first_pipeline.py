@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import random
 import re
 import sys
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,44 +16,15 @@ from airflow_mlops.engine.features.governance.consumers import record_model
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.model_store import publish
 from tests.serving_fixtures import put_into_service, rollout_of, running_server
+from tests.shop import DAYS, connections, guide_commands, write_shop
 from tests.training_fixtures import make_spec
 from tests.warm_trainer import train
 
-GUIDE = Path(__file__).parent.parent.parent / "docs" / "first-pipeline.md"
-FILES = {
-    "dags/shop.py": "shop = ModelPipeline(",
-    "dags/shop_model.py": "def build(train, seed)",
-    "feature_repo/feature_store.yaml": "project: shop",
-    "feature_repo/definitions.py": "shop_v1 = FeatureService(",
-    "feature_repo/shop_features.py": "def compute(day, data)",
-}
-FIRST = datetime(2024, 1, 1, tzinfo=UTC)
-DAYS = 90
-
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The guide's files, and ninety days of orders: some customers send much back, and dear things come back often."""
-    blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    for name, has in FILES.items():
-        [body] = [block for block in blocks if has in block]
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(body)
-    rng = random.Random(3)
-    fussy = {f"c{n}": rng.random() for n in range(40)}
-    for n in range(DAYS):
-        day = FIRST + timedelta(days=n)
-        folder = tmp_path / "lake" / "orders" / f"dt={day.date()}"
-        folder.mkdir(parents=True)
-        with (folder / "orders.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["order_id", "customer", "ordered_at", "price", "returned", "decided_at"])
-            for i in range(40):
-                customer, price = rng.choice(sorted(fussy)), round(rng.uniform(5, 200), 2)
-                at = day + timedelta(minutes=30 * i)
-                returned = rng.random() < 0.7 * fussy[customer] + price / 800
-                decided = at + timedelta(days=rng.uniform(1, 6))
-                rows.writerow([f"{n}-{i}", customer, at.isoformat(), price, returned, decided.isoformat()])
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The guide's files, and ninety days of orders."""
+    write_shop(tmp_path)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     for name in ("shop", "shop_model", "shop_features", "definitions"):
@@ -72,15 +40,13 @@ class TaskInstance:
 
 def test_it_runs_as_it_is_printed(shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     home, ledger = shop / ".mlops", Ledger(f"sqlite:///{shop}/ledger.db")
-    monkeypatch.setenv("AIRFLOW__MLOPS__HOME", str(home))
-    monkeypatch.setenv("AIRFLOW_CONN_FEAST_DEFAULT", json.dumps({"conn_type": "feast", "host": f"{shop}/feature_repo"}))
-    connection = {"conn_type": "mlops_ledger", "host": ledger.url}
-    monkeypatch.setenv("AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", json.dumps(connection))
+    for name, value in connections(shop, ledger.url).items():
+        monkeypatch.setenv(name, value)
     place = ["--home", str(home), "--ledger", ledger.url]
-    commands = re.findall(r"^\$ airflow-mlops (?:history|features) .*$", GUIDE.read_text(), re.MULTILINE)
+    commands = guide_commands("history", "features")
     assert len(commands) == 2
     for command in commands:
-        assert cli.main([*command.split()[2:], *place]) == 0, capsys.readouterr().err
+        assert cli.main([*command, *place]) == 0, capsys.readouterr().err
     assert f"{DAYS} partitions sealed, features of {DAYS} computed, 0 were there, 0 refused" in capsys.readouterr().out
 
     _, pipeline = load_pipeline("dags/shop.py:shop")
@@ -101,8 +67,8 @@ def test_it_runs_as_it_is_printed(shop: Path, monkeypatch: pytest.MonkeyPatch, c
         wants = capsys.readouterr().out
         assert "keys:      customer (string)" in wants
         assert "as it is:  price (float32)" in wants
-        [ask] = [line for line in GUIDE.read_text().splitlines() if line.startswith("$ airflow-mlops ask ")]
-        assert cli.main([*ask.split()[2:], *place]) == 0, capsys.readouterr().err
+        [ask] = guide_commands("ask")
+        assert cli.main([*ask, *place]) == 0, capsys.readouterr().err
         said = capsys.readouterr().out
     assert re.search(r"^probability: 0\.\d+  \(version 1 of shop\)", said, re.MULTILINE)
     assert '"return_rate": NaN' not in said, "the customer is known online"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer, cli
+from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer, cli
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.features.computing.provenance import read_inputs
 from airflow_mlops.engine.history.load import Loaded, load_history
@@ -160,6 +160,60 @@ def test_a_partition_that_is_blocked_stops_no_other_and_is_listed(world, by_day)
     repaired = load(world)
     assert (repaired.sealed, repaired.computed, repaired.refused) == (1, 3, [])
     assert contents(world) == contents(by_day)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"entity": "ride"}, "'rides' has no column 'ride'"),
+        (
+            {"label": Label("lat", source=feed("ends"), matures_after="1d")},
+            "'ends' has no column 'lat'. Did you mean 'late'",
+        ),
+        ({"label": replace(PIPELINE.label, weight="wieght")}, "'rides' has no column 'wieght'"),
+        (
+            {"features": replace(PIPELINE.features, keys=["zoone"])},
+            "'rides' has no column 'zoone'. Did you mean 'zone'",
+        ),
+    ],
+    ids=["entity", "label", "weight", "key"],
+)
+def test_a_name_that_is_mistyped_is_refused_with_the_first_partition(world, changes, words):
+    loaded = load(world, last=FIRST, pipeline=replace(PIPELINE, **changes))
+    assert any(words in one.why for one in loaded.refused), loaded.refused
+    assert loaded.computed == 0
+
+
+def test_a_suite_that_is_not_there_is_said_before_the_work(world):
+    with pytest.raises(ConfigError, match="ride_pipeline:nothing"):
+        load(world, pipeline=replace(PIPELINE, features=replace(PIPELINE.features, suite="ride_pipeline:nothing")))
+    assert not world.store.keys("rides")
+
+
+def test_after_a_change_of_the_contract_what_is_sealed_is_read_again(world):
+    for n in range(DAYS):  # a note on some days only
+        file = world.home / "lake" / "rides" / key_of(n) / "rows.parquet"
+        table = pq.read_table(file, partitioning=None)
+        if n > 2:
+            table = table.append_column("note", pa.array([f"n{i % 2}" for i in range(table.num_rows)]))
+        pq.write_table(table, file)
+    contract = world.dags / "ride_contract.py"
+    contract.write_text(
+        "from airflow_mlops.engine.data.checks import Column, SchemaContract\n\n\ndef rides():\n    return "
+        "SchemaContract(version='1', columns={'ride_id': Column('string')}, new_columns='keep')\n"
+    )
+    checks = Checks(contract="ride_contract:rides", identifiers=["ride_id", "rider"])
+    source = replace(PIPELINE.source, checks=checks)
+    pipeline = replace(PIPELINE, source=source)
+    load(world, pipeline=pipeline)
+    assert "note" not in world.store.get("rides", key_of(0)).columns
+    contract.write_text(contract.read_text().replace("}, new", ", 'note': Column('string')}, new"))
+    sys.modules.pop("ride_contract", None)
+    assert load(world, pipeline=pipeline).sealed == 0
+    load(world, pipeline=pipeline, again=True)
+    assert all("note" in world.store.get("rides", key_of(n)).columns for n in range(DAYS))
+    table = world.store.read(world.store.list("rides", None, None), ["note"])
+    assert table.num_rows == sum(world.store.get("rides", key_of(n)).rows for n in range(DAYS))
 
 
 def test_what_has_not_landed_is_listed(world):

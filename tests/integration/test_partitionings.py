@@ -17,6 +17,7 @@ from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.readiness import Source, latest_complete, readiness, watermark
 from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.features.computing.code import code_identity
 from airflow_mlops.engine.features.computing.compute import NotYetError, compute_features
 from airflow_mlops.engine.features.computing.provenance import stale_days
 from airflow_mlops.engine.features.governance.apply import ensure_applied
@@ -280,6 +281,44 @@ def test_a_transform_is_not_given_what_was_not_known_yet(world, tmp_path):
     hidden = seen[seen["ended_at"].isna()]
     assert len(hidden) > 0 or copy.cut == WEEKLY, "of a week of which all rides have ended nothing is hidden"
     assert hidden["late"].isna().all()
+
+
+@pytest.mark.parametrize("timezone", ["UTC", "America/New_York"])
+def test_a_date_is_known_when_it_is_over(tmp_path, timezone):
+    world = Rides.make(tmp_path, 0)
+    store, cut = world.store, Partitioning("daily", timezone)
+    store.declare("loans", cut)
+    at = cut.interval("2024-03-05")[0]
+    days = [date(2024, 3, 4), date(2024, 3, 5), date(2024, 3, 6), None]
+    rows = pa.table({
+        "id": list("abcd"), "at": pa.array([at] * 4, pa.timestamp("us", "UTC")), "late": [True, False, True, None],
+        "decided_on": pa.array(days, pa.date32()),
+    })  # fmt: skip
+    (folder := tmp_path / "landed").mkdir()
+    pq.write_table(rows, folder / "a.parquet")
+    store.seal("loans", "2024-03-05", folder, event_time="at", batch_hash=None, suite_hash=None)
+    code = "seen = []\ndef compute(day, data):\n    seen.append(data['loans'])\n    return {}\n"
+    (world.dags / "peeking.py").write_text(code)
+    arguments = {
+        "store": store, "ledger": world.ledger, "repo": ensure_applied(world.location, world.ledger),
+        "transform": "peeking:compute", "code_paths": [str(world.dags)], "datasets": ["loans"],
+        "history": timedelta(0), "start": date(2024, 3, 5), "partitioning": cut,
+    }  # fmt: skip
+    compute_features(world.home, "2024-03-05", **arguments, late={"loans": ["late", "decided_on"]})
+    [seen] = sys.modules.pop("peeking").seen
+    assert seen["late"].tolist() == [True, None, None, None], "the fifth is not over when its partition ends"
+    for wrong, words in (("decided", "no column 'decided'(.|\n)*Did you mean 'decided_on'"), ("id", "no moment")):
+        with pytest.raises(DataError, match=words):
+            compute_features(world.home, "2024-03-05", **arguments, late={"loans": ["late", wrong]})
+
+
+def test_what_the_transform_is_not_shown_is_part_of_its_code(tmp_path):
+    world = Rides.make(tmp_path, 0)
+    folders = [str(world.dags), str(world.repo)]
+    plain = code_identity(rides.TRANSFORM, folders)
+    late = code_identity(rides.TRANSFORM, folders, {"ends": ["late", "ended_at"]})
+    other = code_identity(rides.TRANSFORM, folders, {"ends": ["late", "read_at"]})
+    assert len({one.of("zone_delays") for one in (plain, late, other)}) == 3
 
 
 def test_a_label_in_the_source_without_a_time_is_a_leak_and_refused(world):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -343,6 +343,21 @@ def test_the_hour_that_comes_twice_may_share_a_folder(tmp_path):
     assert found == {"2013-11-03T0500Z": [1], "2013-11-03T0600Z": [2]}
     with pytest.raises(ConfigError, match="is the same for"):
         Layout("dt={start:%Y-%m-%d}/*.parquet").of("2013-11-03T0700Z", cut)
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_a_date_is_the_midnight_of_its_zone(tmp_path, kind):
+    cut = Partitioning("weekly", "America/New_York")
+    folder = tmp_path / "lake" / "2024-10-28"
+    folder.mkdir(parents=True)
+    if kind == "parquet":
+        pq.write_table(pa.table({"from": [date(2024, 10, 28)], "x": [1]}), folder / "a.parquet")
+    else:
+        text = "from,x\n2024-10-28,1\n" if kind == "csv" else '{"from": "2024-10-28", "x": 1}\n'
+        (folder / f"a.{kind}").write_text(text)
+    done = stage(tmp_path / "lake", "2024-10-28", tmp_path / "staged", event_time="from", partitioning=cut)
+    [at] = pq.read_table(Path(done.uri) / "part-0.parquet", partitioning=None)["from"].to_pylist()
+    assert at == cut.interval("2024-10-28")[0]
 
 
 @pytest.mark.parametrize(("zone", "rows"), [("America/New_York", 24), ("Asia/Kolkata", 24)])

@@ -228,7 +228,7 @@ def test_everything_asked_for_must_hold(parts):
     os.utime(parts / "files.json", (0, 0))
     said += [missing(parts, **{**asked, "min_rows": 999}), missing(parts, **asked)]
     assert said == [
-        "no marker '_DONE', 4 files",
+        "no marker '_DONE', 4 files; if none is written, say arrived='still'",
         "last changed 0 s ago, 60 asked",
         "no manifest 'files.json', 5 files",
         "400 of at least 999 rows",

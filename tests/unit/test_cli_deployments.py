@@ -33,7 +33,9 @@ def run(ledger: Ledger, *command: str) -> int:
     return main([*command, "--ledger", ledger.url, "--home", home])
 
 
-@pytest.mark.parametrize("command", [["deployments"], ["rollback", "--reason", "x"], ["unpin", "--reason", "x"]])
+@pytest.mark.parametrize(
+    "command", [["deployments"], ["rollback", "--reason", "x"], ["unpin", "--reason", "x"], ["ask"]]
+)
 @pytest.mark.parametrize(
     ("place", "meant"),
     [

@@ -68,6 +68,26 @@ def test_a_mistake_is_explained_when_the_file_is_parsed(pattern, says):
     assert says in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        ("dt={key}/*.csv", "dt={key}/b*.csv", True),
+        ("dt={key}/*", "{key}/*", False),
+        ("orders-{key}.csv", "prices-{key}.csv", False),
+        ("{key}/orders-*.csv", "{key}/prices-*.csv", False),
+        ("{key}/**/*", "{key}/*/prices.csv", True),
+    ],
+)
+def test_patterns_that_meet(one, other, meet):
+    assert source(layout=one).meets(source(layout=other)) == meet
+
+
+def test_a_pattern_that_two_days_share_is_refused():
+    with pytest.raises(ConfigError, match=r"same for some days(.|\n)*month:02"):
+        source(layout="{year}{month}{day}.csv")
+    source(layout="{year}/{month}/{day}/*.csv")
+
+
 def test_two_feeds_with_the_same_files_are_refused():
     feed = Partitions("lake/departures", event_time="at", suite="s:a", start=date(2013, 1, 1), dataset="other")
     label = pipeline().label

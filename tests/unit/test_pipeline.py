@@ -76,6 +76,7 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
         (lambda: table(query="SELECT 1", dataset="orders"), "has no {start} and no {end}: it would read the whole"),
         (lambda: table(query="SELECT {start}", dataset="orders"), "has no {end}: it would read"),
         (lambda: table(query="SELECT {start} {end}"), "A query gives its dataset no name"),
+        (lambda: table(query="SELECT '{start}' {end}", dataset="o"), "'{start}' in quotes"),
         (lambda: table(query="{start} {end}", columns=["a"], dataset="o"), "says twice which columns there are"),
         (lambda: table(table="orders", columns=["a_t"], event_time="at"), "leaves out 'at'. Did you mean 'a_t'?"),
         (lambda: table(table="orders", columns=["at"], updated_at="changed"), "leaves out 'changed'"),

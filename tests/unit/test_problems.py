@@ -271,6 +271,12 @@ def test_ordinary_days_are_believed():
     MULTICLASS.check_days(days_of(kinds), "at", "y", 5.0)
 
 
+def test_a_class_may_be_missing_on_a_day_of_few_rows():
+    """Of seven classes and forty rows a day, one is missing every week or so."""
+    table = days_of(lambda _day, n: RNG.choice(list("abcdefg"), n).tolist(), days=150, n=40)
+    MULTICLASS.check_days(table, "at", "y", 5.0)
+
+
 @pytest.mark.parametrize("fill", [0.0, 1e4], ids=["nothing", "another unit"])
 def test_a_day_of_numbers_that_are_filled_in_is_named(fill: float):
     table = days_of(lambda day, n: [fill] * n if day == 12 else amounts(day, n))

@@ -9,11 +9,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_mlops import Partitions
 from airflow_mlops.contracts import Exclusion
 from airflow_mlops.demo.flights import read_feed
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.profiles import profile_table
 from airflow_mlops.engine.data.suggest import suggest_from_store, suggest_suite
+from airflow_mlops.engine.data.suggest_landed import profiles_of_feed, suggest_contract
 from airflow_mlops.engine.data.validation import load_suite, validate
 from airflow_mlops.exceptions import ConfigError, DataError
 from tests.data_fixtures import sealed
@@ -210,3 +212,33 @@ def test_days_that_an_exclusion_touches_teach_nothing(home):
     assert asked(without, "value")["values_to_be_between"]["max_value"] < 10
     with pytest.raises(ConfigError, match="1 exclusions in force"):
         suggest_from_store(store, "d", noon.date(), noon.date(), [bad])
+
+
+# --- of what has landed -----------------------------------------------------------------------------------
+
+
+def test_of_a_feed_each_partition_is_one_whatever_its_folders(tmp_path):
+    """Spark's folders, and hourly files that make a day; columns of the path are columns."""
+    for day in range(1, 6):
+        for region in ("eu", "us"):
+            folder = tmp_path / "machines" / f"dt=2024-03-0{day}" / f"region={region}"
+            folder.mkdir(parents=True)
+            at = pa.array([datetime(2024, 3, day, 12)] * 50, pa.timestamp("ns"))  # noqa: DTZ001
+            table = pa.table({"at": at, "x": range(50)})
+            pq.write_table(table, folder / "part-0.parquet", use_deprecated_int96_timestamps=True)
+        for hour in range(24):
+            folder = tmp_path / "clicks" / f"2024-03-0{day}T{hour:02}00Z"
+            folder.mkdir(parents=True)
+            (folder / "a.csv").write_text(f"at,n\n2024-03-0{day} {hour:02}:10:00,1\n")
+    more = {"event_time": "at", "suite": "s:a", "start": date(2024, 3, 1), "end": date(2024, 3, 31)}
+    spark = Partitions("machines", layout="dt={key}/*/*.parquet", **more)
+    profiles = profiles_of_feed(spark, tmp_path / "machines")
+    assert (profiles[0].rows, profiles[0].revisions) == (100, {"2024-03-01": "landed"})
+    assert len(profiles) == 5
+    assert "region" in profiles[0].columns
+    assert '"region": Column("string"' in suggest_contract(profiles)
+    hourly = Partitions("clicks", lands="hourly", **more)
+    assert [one.rows for one in profiles_of_feed(hourly, tmp_path / "clicks")] == [24] * 5
+    assert len(profiles_of_feed(hourly, tmp_path / "clicks", most=2)) == 2
+    with pytest.raises(DataError, match=r"No partition of 'nothing' has landed"):
+        profiles_of_feed(Partitions("nothing", **more), tmp_path / "nothing")

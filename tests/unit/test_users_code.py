@@ -158,3 +158,26 @@ def test_an_error_of_the_users_code_keeps_its_words():
         raise TimeoutError
     with pytest.raises(ConfigError, match=r"^Mine\.$"), users_code(DataError, "The code"):
         raise ConfigError("Mine.")
+
+
+def test_it_says_where_in_the_users_code():
+    with pytest.raises(DataError, match=r"test_users_code\.py:\d+, in looks"), users_code(DataError, "The code"):
+
+        def looks() -> None:
+            raise KeyError("carrier")
+
+        looks()
+
+
+@pytest.mark.parametrize("library", ["adbc_driver_manager", "hdbcli.dbapi", "pymssql", "pg8000.exceptions"])
+def test_every_driver_says_it_in_the_words_of_pep_249(library: str):
+    told: dict[str, type[Exception]] = {"Error": type("Error", (Exception,), {"__module__": library})}
+    for name, base in (("DatabaseError", "Error"), ("InterfaceError", "Error"), ("OperationalError", "DatabaseError")):
+        told[name] = type(name, (told[base],), {"__module__": library})
+    wrong = type("ProgrammingError", (told["DatabaseError"],), {"__module__": library})
+    for name in ("InterfaceError", "OperationalError"):
+        assert is_transient(told[name]("gone"))
+        assert is_transient(sqlalchemy.exc.OperationalError("SELECT 1", {}, told[name]("gone")))
+    assert not is_transient(wrong("no such column"))
+    assert not is_transient(sqlalchemy.exc.ProgrammingError("SELECT 1", {}, wrong("no such column")))
+    assert not is_transient(type("OperationalError", (Exception,), {"__module__": "theirs"})("who knows what it means"))

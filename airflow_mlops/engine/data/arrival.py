@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, TypedDict
 
@@ -112,7 +113,7 @@ def _look(  # noqa: PLR0917
     unlike = len(set(names)) == len(names)
     files = {name if unlike else str(entry.path): entry for name, entry in zip(names, rows, strict=True)}
     missing = (
-        _unmarked(found, marker)
+        _unmarked(found, marker, rows)
         or _unsettled(folder, [*found.values(), *rows], settle)
         or _unlike_manifest(folder, found, files, manifest)
         or _too_few_rows(files, min_rows)
@@ -127,10 +128,13 @@ def look_for(feed: AnyPath, key: str, **asked: Any) -> Arrival | None:
     return look(feed, key, **asked).arrival
 
 
-def _unmarked(found: dict[str, Entry], marker: str | None) -> str:
+def _unmarked(found: dict[str, Entry], marker: str | None, rows: Sequence[Entry]) -> str:
     if marker is None or marker in found:
         return ""
-    return f"no marker {marker!r}, {len(found)} files" if found else "nothing is there"
+    if not found and not rows:
+        return "nothing is there"
+    below = "" if found else " below"
+    return f"no marker {marker!r}, {len(found) or len(rows)} files{below}; if none is written, say arrived='still'"
 
 
 def _unsettled(folder: AnyPath, found: list[Entry], settle: timedelta) -> str:

@@ -11,14 +11,16 @@ from airflow_mlops.exceptions import DataError
 _DAYS = 14
 """Days with labels below which there is no telling what is usual."""
 _MAD_TO_SIGMA = 1.4826
+_UNLIKELY = 4.0
+"""Standard deviations of the binomial distribution from which on a count is no chance."""
 
 
 def check_shares(rows: pa.Table, event_time: str, hits: pa.ChunkedArray, what: str, shift: float) -> None:
     """Refuse days whose share of something lies far from that of the other days of the window.
 
     Compared are the log odds of the days with their median. The unit is the scatter of the days, by the median
-    absolute deviation, together with the sampling error of the day itself. Windows of less than 14 days with
-    labels are not judged.
+    absolute deviation, together with the sampling error of the day itself; and the count of the day must be unlikely at
+    the usual share. Windows of less than 14 days with labels are not judged.
 
     :param hits: Which rows have it.
     :param what: What it is, in words.
@@ -37,7 +39,9 @@ def check_shares(rows: pa.Table, event_time: str, hits: pa.ChunkedArray, what: s
     usual_rate = 1 / (1 + np.exp(-usual))
     scatter = _MAD_TO_SIGMA * np.median(np.abs(odds - usual))
     distance = (odds - usual) / np.sqrt(scatter**2 + 1 / (labelled * usual_rate * (1 - usual_rate)))
-    strange = np.flatnonzero((distance < -shift) | (distance > 2 * shift))
+    # None of forty is far away by the odds, and happens: the count must be unlikely too.
+    unlikely = np.abs(found - labelled * usual_rate) > _UNLIKELY * np.sqrt(labelled * usual_rate * (1 - usual_rate))
+    strange = np.flatnonzero(unlikely & ((distance < -shift) | (distance > 2 * shift)))
     names = [f"{daily['day'][n].as_py():%Y-%m-%d} ({found[n]} of {labelled[n]})" for n in strange.tolist()]
     _refuse(f"The rate of {what} of", f"usual: {usual_rate:.3f}", names)
 

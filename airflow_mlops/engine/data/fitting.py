@@ -101,6 +101,8 @@ def _column(table: pa.Table, field: pa.Field, zone: str, where: str, row_id: str
     column = table[field.name]
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_date(column.type) and pa.types.is_timestamp(field.type):
+        column = column.cast(pa.date32()).cast(pa.timestamp("us"))  # the midnight of the zone, as it has no other
     if pa.types.is_timestamp(column.type) and column.type.tz is None and pa.types.is_timestamp(field.type):
         column = pc.assume_timezone(column, zone, ambiguous="earliest", nonexistent="earliest")
     if column.type == field.type:

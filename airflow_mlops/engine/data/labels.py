@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +11,10 @@ import pyarrow.compute as pc
 from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.sources import no_partitions
+from airflow_mlops.engine.data.splits import TIME
 from airflow_mlops.exceptions import DataError
+
+_DAY = timedelta(days=1)
 
 LABEL_SHIFT = 5.0
 """Robust standard deviations by which a day's rate of positives may lie below the usual. Rates fall to nothing by a
@@ -42,6 +45,27 @@ def check_watermark(
         hint=f"Possible as soon as every partition of {dataset!r} from {watermark:%Y-%m-%d} to before {asked} is "
         f"sealed; until then with an as_of up to {watermark:%Y-%m-%d}.",
     )
+
+
+def known_times(column: pa.ChunkedArray, timezone: str) -> pa.ChunkedArray | None:
+    """Return from when on each row of a column of moments or dates is known, in UTC; None of another type.
+
+    A date is known when it is over, in its zone.
+    """
+    kind = column.type
+    if pa.types.is_date(kind):
+        over = pc.add(column.cast(pa.date32()).cast(pa.timestamp("us")), pa.scalar(_DAY, pa.duration("us")))
+        return pc.assume_timezone(over, timezone, ambiguous="latest", nonexistent="latest").cast(TIME)
+    if pa.types.is_null(kind):
+        return column.cast(TIME)
+    if not pa.types.is_timestamp(kind):
+        return None
+    return column.cast(TIME) if kind.tz is not None else column.cast(pa.timestamp("us")).cast(TIME)
+
+
+def is_known_at(kind: str) -> bool:
+    """Return whether a column of an Arrow type can say when something became known."""
+    return kind.startswith(("timestamp", "date", "null"))
 
 
 def latest_labels(labels: pa.Table, entity: str, known_at: str, label: str, dataset: str) -> pa.Table:

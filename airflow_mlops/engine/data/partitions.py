@@ -494,6 +494,7 @@ def agreed_columns(partitions: Sequence[Partition], columns: Sequence[str] | Non
             raise DataError(
                 f"Partition {partition.key} of {partition.dataset!r} does not have the columns to read.",
                 detail=f"expected as in {first.key}: {difference(expected, found)}",
-                hint="See what the upstream changed; days before and after it cannot be read together.",
+                hint="See what the upstream changed. Where it may: declare the column in the contract, nullable, or "
+                "drop it there; then seal the days again with it: `airflow-mlops history ... --again`.",
             )
     return list(expected)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Profile
+from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.fitting import common, fit
 from airflow_mlops.engine.data.landed import format_of, found
-from airflow_mlops.engine.data.parquet import readable
+from airflow_mlops.engine.data.parquet import parquet_files, readable
 from airflow_mlops.engine.data.profiles import merge, null_rate, profile_table
 from airflow_mlops.engine.data.reading import Reader
+from airflow_mlops.engine.data.staging import stage
 from airflow_mlops.exceptions import DataError
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.data.storage import AnyPath
+    from airflow_mlops.feeds import Partitions
 
 
 def profiles_of_landed(folder: Path, options: Mapping[str, Any] | None = None) -> list[Profile]:
@@ -41,6 +50,52 @@ def profiles_of_landed(folder: Path, options: Mapping[str, Any] | None = None) -
         schema = common({str(file): reader.schema(file) for file in files})
         profiles = [_profile(folder.name, n, group, schema, reader) for n, group in enumerate(groups.values())]
     return [profile for profile in profiles if profile.rows] or profiles
+
+
+def profiles_of_feed(feed: Partitions, place: AnyPath, most: int = 60) -> list[Profile]:
+    """Return a profile of each partition that has landed of a feed, as it will be sealed: columns of its path included.
+
+    :param place: Where the feed lies.
+    :param most: Of so many partitions, the oldest.
+    :raises DataError: when none has landed, or one cannot be read.
+    """
+    profiles: list[Profile] = []
+    until = min(feed.ends_at or datetime.max.replace(tzinfo=UTC), datetime.now(UTC))
+    with TemporaryDirectory() as folder:
+        for key in feed.partitioning.keys(feed.starts_at, until):
+            patterns = feed.placed.of(key, feed.partitioning)
+            if not all(_has_rows(place, pattern) for pattern in patterns):
+                continue
+            staged = stage(
+                place,
+                key,
+                Path(folder) / key,
+                event_time=feed.event_time,
+                layout=feed.placed,
+                partitioning=feed.partitioning,
+                naive_times=feed.naive_times,
+                options=feed.reader,
+            )
+            with storage.on_disk(parquet_files(Path(staged.uri))) as files:
+                rows = pa.concat_tables([pq.read_table(file, partitioning=None) for file in files])
+            profiles.append(profile_table(rows, dataset=feed.dataset, key=key, revision="landed"))
+            if len(profiles) == most:
+                break
+    if not profiles:
+        raise DataError(
+            f"No partition of {feed.dataset!r} has landed.",
+            detail=f"{place}, layout {feed.layout!r}, from {feed.start}",
+            hint="See whether uri, layout and start of the feed are right.",
+        )
+    return [profile for profile in profiles if profile.rows] or profiles
+
+
+def _has_rows(place: AnyPath, pattern: str) -> bool:
+    with readable(place):
+        try:
+            return any(format_of(entry.path.name) for entry in found(place, pattern)[1])
+        except FileNotFoundError:
+            return False
 
 
 def suggest_contract(profiles: Sequence[Profile]) -> str:

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.shared import fetch_views
+from airflow_mlops.engine.data.validation import load_suite
 from airflow_mlops.engine.features.computing.code import code_identity, import_folders
 from airflow_mlops.engine.features.computing.compute import Draft, NotYetError, compute_rows, write_rows
 from airflow_mlops.engine.features.computing.provenance import read_inputs, stale_days
@@ -74,16 +75,20 @@ def in_groups(refused: Sequence[Refused]) -> list[str]:
 
 @dataclass
 class Loaded:
-    """What a call did: partitions sealed and features computed, those that were there already, and those refused."""
+    """What a call did: partitions sealed and features computed, those that were there already, those before the first
+    partition of a feed, and those refused.
+    """
 
     sealed: int = 0
     computed: int = 0
     there: int = 0
+    early: int = 0
     refused: list[Refused] = field(default_factory=list)
 
     def __str__(self) -> str:
+        early = f"{self.early} lie before a feed begins, " if self.early else ""
         return (
-            f"{self.sealed} partitions sealed, features of {self.computed} computed, {self.there} were there, "
+            f"{self.sealed} partitions sealed, features of {self.computed} computed, {self.there} were there, {early}"
             f"{len(self.refused)} refused"
         )
 
@@ -111,6 +116,7 @@ def load_history(
     locate: Locate,
     databases: Databases = no_database,
     workers: int = 1,
+    again: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Loaded:
     """Seal the landed partitions of all feeds of a span, and compute the features of the span.
@@ -124,16 +130,24 @@ def load_history(
     :param locate: Turns the ``uri`` of a feed into a path.
     :param databases: Turns the Airflow connection of a feed into its database.
     :param workers: Processes at work; 1 is this one alone.
+    :param again: Whether what is sealed is read again too, as after a change of the contract.
     :param say: Told how far it is.
     :raises ConfigError: when a setting is wrong, for all partitions alike.
     :raises TransientError: when the ledger or a storage does not answer.
     """
     if not isinstance(first, datetime) and not isinstance(last, datetime) and last < first:
-        raise ConfigError(f"The history ends on {last}, before it begins on {first}.", hint="Swap the days.")
-    load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, say)
+        raise ConfigError(
+            f"The history ends on {last}, before it begins on {first}.",
+            detail=f"{pipeline.source.dataset!r} starts on {pipeline.source.start}",
+            hint="Swap the days; without --from it begins with the source.",
+        )
+    load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, say, again)
     cut = pipeline.source.partitioning
-    keys = list(cut.keys(*cut.span(first, last)))
-    ensure_applied(location, ledger)  # what is wrong with the definitions is said before the work, not after
+    begin, end = cut.span(first, last)
+    keys = list(cut.keys(begin, min(end, cut.floor(datetime.now(UTC)))))  # what has not ended has not landed
+    # What is wrong with the definitions, or with a name, is said before the work, not after.
+    ensure_applied(location, ledger)
+    load_suite(pipeline.features.suite, code_path)
     load.seal(keys)
     load.compute(keys)
     return load.loaded
@@ -175,10 +189,11 @@ class _Load:
         databases: Databases,
         workers: int,
         say: Callable[[str], None],
+        again: bool = False,
     ) -> None:
         self.pipeline, self.location, self.store, self.ledger = pipeline, location, store, ledger
         self.code_path, self.locate, self.databases = code_path, locate, databases
-        self.workers, self.say = workers, say
+        self.workers, self.say, self.again = workers, say, again
         self.loaded = Loaded()
 
     def seal(self, keys: Sequence[str]) -> None:
@@ -186,7 +201,7 @@ class _Load:
         jobs = self._without_unchanged(self._landed(keys))
         work = partial(
             _prepare, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate,
-            databases=self.databases,
+            databases=self.databases, again=self.again,
         )  # fmt: skip
         for n, ((feed, key), prepared) in enumerate(self._at_once(work, jobs), 1):
             self._take(feed.dataset, key, prepared, partial(self._settle, feed, key))
@@ -240,7 +255,9 @@ class _Load:
             return []
         interval, home = self.pipeline.source.partitioning.interval, self.location.home
         span = interval(keys[0])[0], interval(keys[-1])[1]
-        code = code_identity(self.pipeline.features.transform, import_folders(self.code_path, self.location))
+        code = code_identity(
+            self.pipeline.features.transform, import_folders(self.code_path, self.location), self.pipeline.late
+        )
         every = repo.service(self.pipeline.features.name).views
         fetch_views(home, every)
         views = [view for view in every if feature_file(home, view, "*").parent.is_dir()]  # others are not ours
@@ -253,7 +270,6 @@ class _Load:
             self.loaded.there += 1
             return
         landed = located(prepared.landed, self.locate)
-        label = self.pipeline.label.column if feed is self.pipeline.label_feed else ""
         settle(
             feed,
             key,
@@ -262,8 +278,7 @@ class _Load:
             store=self.store,
             ledger=self.ledger,
             code_path=self.code_path,
-            label=label,
-            problem=self.pipeline.label.problem,
+            pipeline=self.pipeline,
         )
         self.loaded.sealed += 1
 
@@ -287,7 +302,7 @@ class _Load:
                 raise answer
             take(answer)
         except NotYetError:
-            self.loaded.there += 1
+            self.loaded.early += 1
         except DataError as error:
             self.loaded.refused.append(Refused(dataset, key, f"{error.headline} {error.detail}".strip(), error.hint))
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_mlops.engine.data.tables.database import Database
     from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.feeds import Feed, Partitions
+    from airflow_mlops.pipeline import ModelPipeline
 
 Locate = Callable[[str], "AnyPath"]
 """Turns the ``uri`` of a feed into a path."""
@@ -48,11 +49,20 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    feed: Feed, key: str, *, home: Path, root: AnyPath, code_path: str, locate: Locate, databases: Databases
+    feed: Feed,
+    key: str,
+    *,
+    home: Path,
+    root: AnyPath,
+    code_path: str,
+    locate: Locate,
+    databases: Databases,
+    again: bool = False,
 ) -> Prepared | None:
     """Stage or extract, validate and profile a partition; None when these rows were sealed by this suite already.
 
     :param root: Where the sealed partitions are.
+    :param again: Whether files are read again though they were sealed, as after a change of the contract.
     :raises DataError: when it has not landed, or cannot be read.
     """
     store, suite = PartitionStore(root), load_suite(feed.suite, code_path)
@@ -61,7 +71,7 @@ def prepare(
     if isinstance(feed, SQLSource):
         landed = extracted(feed, key, store, home, database=databases(feed.conn_id), **how)
     else:
-        landed = _staged(cast("Partitions", feed), key, store, home, locate=locate, **how)
+        landed = _staged(cast("Partitions", feed), key, store, home, locate=locate, again=again, **how)
     if landed is None:
         return None
     with storage.on_disk(parquet_files(landed)) as files:
@@ -75,7 +85,15 @@ def prepare(
 
 
 def _staged(
-    feed: Partitions, key: str, store: PartitionStore, home: Path, *, locate: Locate, code_path: str, suite: str
+    feed: Partitions,
+    key: str,
+    store: PartitionStore,
+    home: Path,
+    *,
+    locate: Locate,
+    code_path: str,
+    suite: str,
+    again: bool,
 ) -> AnyPath | None:
     """Return where the Parquet files of what landed are; None when it was sealed by this suite already."""
     place, layout = locate(feed.uri), feed.placed
@@ -90,7 +108,7 @@ def _staged(
             detail=f"{place}: {seen.missing}",
             hint="Have the upstream land it, and load the history again: what is there is not loaded twice.",
         )
-    if _is_sealed(store, feed, key, place, suite):
+    if not again and _is_sealed(store, feed, key, place, suite):
         return None
     staged = stage(
         place,
@@ -120,12 +138,11 @@ def settle(
     store: PartitionStore,
     ledger: Ledger,
     code_path: str,
-    label: str = "",
-    problem: str = "",
+    pipeline: ModelPipeline,
 ) -> None:
     """Write down what the suite says, check against the partitions before, and seal: as the daily DAG does.
 
-    :param label, problem: Column that a model is to predict, if this feed carries it, and its problem type.
+    :param pipeline: Says which columns of the feed a model needs, and what is its label.
     :raises DataError: when the suite or the history blocks it.
     """
     ledger.record("validation", feed.dataset, prepared.result.model_dump(mode="json"), key=key)
@@ -142,8 +159,10 @@ def settle(
         checks=feed.checks,
         code_path=code_path,
         profile=prepared.profile,
-        label=label,
-        problem=problem,
+        label=pipeline.label.column if feed is pipeline.label_feed else "",
+        problem=pipeline.label.problem,
+        needs=pipeline.needs(feed),
+        known_at=pipeline.label.known_at if feed is pipeline.label_feed else "",
     ).result
     ledger.record("validation", feed.dataset, checked.model_dump(mode="json"), key=key)
     if not (checked.blocked and accepted(ledger, feed.dataset, key, checked)):

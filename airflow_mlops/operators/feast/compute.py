@@ -149,7 +149,7 @@ class FeastComputeFeaturesOperator(WaitsForOtherRuns):
             raise AirflowSkipException(str(error)) from None
         end = partitioning.interval(key)[1]
         following = end, end + parse_duration(self.history)
-        code = code_identity(self.transform, folders)
+        code = code_identity(self.transform, folders, self.late or {})
         stale = stale_days(self.home_path, store, list(computed["views"]), *following, ledger=ledger, code=code)
         for day in stale:
             self.log.info("%s was computed from data or by code that was replaced since: computing it again.", day)

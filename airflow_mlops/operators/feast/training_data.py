@@ -215,7 +215,10 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         location = FeastHook(self.feast_conn_id).location(self.home_path)
         transform = _named(self.transform)
-        code = None if transform is None else code_identity(transform, import_folders(self.code_path, location))
+        known_at = _named(self.label_known_at)
+        late = {self.label_dataset: [self.label_column, known_at]} if known_at else {}
+        folders = import_folders(self.code_path, location)
+        code = None if transform is None else code_identity(transform, folders, late)
         return build_training_snapshot(
             location,
             store=self.partition_store(ledger),

@@ -13,12 +13,13 @@ from airflow_mlops.engine.data.checks.contract import SchemaContract, name_reade
 from airflow_mlops.engine.data.checks.references import references
 from airflow_mlops.engine.data.checks.run import as_result, run_checks
 from airflow_mlops.engine.data.exclusions import exclusions
+from airflow_mlops.engine.data.labels import is_known_at
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 from airflow_mlops.engine.data.profiles import merge, profile_files
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.users_code import users_code
-from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.problems import check_label
 
@@ -52,6 +53,8 @@ def check_partition(
     profile: Profile | None = None,
     label: str = "",
     problem: str = "",
+    needs: Sequence[str] = (),
+    known_at: str = "",
 ) -> CheckedBatch:
     """Profile what landed, keep the profile beside the partition to be, and hold it against the valid days before.
 
@@ -62,6 +65,8 @@ def check_partition(
     :param profile: Of these files, if it was made already by :func:`profile_landed`.
     :param label: Column that a model is to predict, if this dataset carries it.
     :param problem: Problem type; empty: by the type of the label.
+    :param needs: Columns that a model needs of this dataset.
+    :param known_at: Column of when the label became known, if there is one.
     :raises DataError: when the files changed since they were validated, or cannot be read, or the label is no label.
     :raises ConfigError: when the checks name a column or a contract that does not exist.
     """
@@ -78,6 +83,7 @@ def check_partition(
         profile = profile_landed(
             landed, dataset, key, revision, checks=checks, partitioning=store.partitioning(dataset)
         )
+    _check_needs(profile, dataset, needs, known_at)
     if label:
         check_label(profile.columns.get(label), label, f"partition of {dataset!r}", problem)
     store.write_profile(dataset, key, revision, profile)
@@ -105,6 +111,23 @@ def check_partition(
     parameters = {**asdict(checks), "contract_version": contract.version if contract else None}
     result = as_result(said, profile.rows, batch=f"{dataset}/{key}", batch_hash=found, parameters=parameters)
     return CheckedBatch(result, profile, len(before), merge(before) if before else None)
+
+
+def _check_needs(profile: Profile, dataset: str, needs: Sequence[str], known_at: str) -> None:
+    """Refuse a partition without the columns that a model needs: here, and not at the first training."""
+    there = profile.columns
+    if missing := [name for name in dict.fromkeys([*needs, *([known_at] if known_at else [])]) if name not in there]:
+        raise DataError(
+            f"{dataset!r} has no column {missing[0]!r}.{did_you_mean(missing[0], there)}",
+            detail=f"the pipeline names {', '.join(map(repr, missing))}; there are: {', '.join(there)}",
+            hint="Correct the name in the pipeline: label, known_at, entity, keys, weight, group or split_column.",
+        )
+    if known_at and not is_known_at(there[known_at].type):
+        raise DataError(
+            f"{known_at!r}, when the label is known, is of type {there[known_at].type}: no moment.",
+            detail=f"dataset {dataset!r}",
+            hint="Name a column of times or dates; a text becomes one by the dataset's contract.",
+        )
 
 
 def profile_landed(

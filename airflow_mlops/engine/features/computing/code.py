@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from airflow_mlops.contracts import content_hash
@@ -53,7 +54,11 @@ def import_folders(dag_folder: str, location: Location) -> list[str]:
     return [dag_folder, *([] if location.repo is None else [str(location.repo)])]
 
 
-def load_transform(entrypoint: str, code_paths: Sequence[str]) -> Transform:
+Late = Mapping[str, Sequence[str]]
+"""Dataset → a column that is known later than its row, and the column of when."""
+
+
+def load_transform(entrypoint: str, code_paths: Sequence[str], late: Late = MappingProxyType({})) -> Transform:
     """Import a transform, anew when its code was edited, or lies elsewhere, since this process imported it.
 
     :param entrypoint: ``module:function``.
@@ -66,10 +71,10 @@ def load_transform(entrypoint: str, code_paths: Sequence[str]) -> Transform:
             sys.modules.pop(name, None)
     function = load_object(entrypoint, *code_paths)
     _imported.update((found.file, found.digest) for found in sources.values())
-    return Transform(function, _identity(entrypoint, sources))
+    return Transform(function, _identity(entrypoint, sources, late))
 
 
-def code_identity(entrypoint: str, code_paths: Sequence[str]) -> Code:
+def code_identity(entrypoint: str, code_paths: Sequence[str], late: Late = MappingProxyType({})) -> Code:
     """Return the identity of a transform's code, without importing it.
 
     What counts is the syntax of its module and of the modules that this one imports, as far as they lie in
@@ -80,19 +85,22 @@ def code_identity(entrypoint: str, code_paths: Sequence[str]) -> Code:
 
     :param entrypoint: ``module:function``.
     :param code_paths: Folders that it, and the modules beside it, are imported from.
+    :param late: What it is shown only once it is known.
     :raises ConfigError: when one of the modules is in several folders.
     """
-    return _identity(entrypoint, _sources(entrypoint, code_paths))
+    return _identity(entrypoint, _sources(entrypoint, code_paths), late)
 
 
-def _identity(entrypoint: str, sources: dict[str, _Source]) -> Code:
+def _identity(entrypoint: str, sources: dict[str, _Source], late: Late) -> Code:
     module, _, function = entrypoint.partition(":")
-    whole = content_hash([entrypoint, {name: found.digest for name, found in sources.items()}])[:16]
+    # What the transform is not shown counts as its code does.
+    named = [entrypoint, *([{name: list(columns) for name, columns in late.items()}] if late else [])]
+    whole = content_hash([*named, {name: found.digest for name, found in sources.items()}])[:16]
     parts = parts_by_view(sources[module].tree, function) if module in sources else {}
-    return Code(whole, {view: _of_part(entrypoint, module, part, sources) for view, part in parts.items()})
+    return Code(whole, {view: _of_part(named, module, part, sources) for view, part in parts.items()})
 
 
-def _of_part(entrypoint: str, module: str, part: ast.Module, sources: dict[str, _Source]) -> str:
+def _of_part(named: Sequence[object], module: str, part: ast.Module, sources: dict[str, _Source]) -> str:
     """Return the identity of a part of the transform's module, and of all modules that this part reaches."""
     reached: set[str] = set()
     waiting = [*_parents(module), *_imports(part, sources[module].package)]
@@ -102,7 +110,7 @@ def _of_part(entrypoint: str, module: str, part: ast.Module, sources: dict[str, 
             reached.add(name)
             waiting += sources[name].imports
     others = {name: sources[name].digest for name in sorted(reached)}
-    return content_hash([entrypoint, ast.unparse(part), others])[:16]
+    return content_hash([*named, ast.unparse(part), others])[:16]
 
 
 def _sources(entrypoint: str, code_paths: Sequence[str]) -> dict[str, _Source]:

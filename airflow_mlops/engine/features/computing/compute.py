@@ -17,10 +17,11 @@ from airflow_mlops.contracts import Exclusion, Partition, ValidationResult
 from airflow_mlops.engine.data.arrow import arrow_type
 from airflow_mlops.engine.data.complete import Span, every_partition
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
+from airflow_mlops.engine.data.labels import known_times
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.data.splits import TIME, between, without
-from airflow_mlops.engine.features.computing.code import Code, load_transform
+from airflow_mlops.engine.features.computing.code import Code, Late, load_transform
 from airflow_mlops.engine.features.computing.files import write_day
 from airflow_mlops.engine.features.computing.provenance import Inputs
 from airflow_mlops.engine.features.computing.sameness import compare_with_stored
@@ -33,10 +34,6 @@ from airflow_mlops.parts import Checks, Rows
 
 _TICK = timedelta(microseconds=1)
 EVENT, CREATED = "event_timestamp", "created_timestamp"
-
-
-Late = Mapping[str, Sequence[str]]
-"""Dataset → column, and the column with the moment from which it is known."""
 
 
 class NotYetError(DataError):
@@ -179,8 +176,8 @@ def compute_rows(
         for name, span in spans.items()
     }
     data = {name: _history(store, used[name], excluded[name], late.get(name), end) for name in datasets}
-    function, code = load_transform(transform, code_paths)
-    hint = "See the traceback above; run it in a notebook on PartitionStore.read(...) of the same days."
+    function, code = load_transform(transform, code_paths, late)
+    hint = "Correct it; in a notebook it can be run on PartitionStore.read(...) of the same days."
     with users_code(DataError, f"The transform {transform!r}", f"day {key}", hint):
         day = begin if partitioning.every == "hourly" else date.fromisoformat(_day_of(key))
         computed = function(day, data, **({"interval": (begin, end)} if _takes_interval(function) else {}))
@@ -277,14 +274,26 @@ def _history(
     end: datetime,
 ) -> pd.DataFrame:
     rows = without(store.read(partitions), partitions[0].event_time, excluded)
-    return (rows if late is None else _as_known(rows, *late, end=end)).to_pandas()
+    timezone = store.partitioning(partitions[0].dataset).timezone
+    return (rows if late is None else _as_known(rows, *late, end=end, timezone=timezone)).to_pandas()
 
 
-def _as_known(rows: pa.Table, column: str, known_at: str, *, end: datetime) -> pa.Table:
+def _as_known(rows: pa.Table, column: str, known_at: str, *, end: datetime, timezone: str) -> pa.Table:
     """Return rows without what was not known yet: a value, and that it would be known."""
-    if not {column, known_at} <= set(rows.schema.names) or not pa.types.is_timestamp(rows[known_at].type):
-        return rows  # said where the label is read
-    known = pc.fill_null(pc.less(rows[known_at].cast(TIME), pa.scalar(end, TIME)), False)
+    names = rows.schema.names
+    if missing := [name for name in (column, known_at) if name not in names]:
+        raise DataError(
+            f"There is no column {missing[0]!r} by which labels are known.{did_you_mean(missing[0], names)}",
+            detail=f"columns: {', '.join(names)}",
+            hint="Correct the name in Label(...).",
+        )
+    times = known_times(rows[known_at], timezone)
+    if times is None:
+        raise DataError(
+            f"{known_at!r}, when the label {column!r} is known, is of type {rows[known_at].type}: no moment.",
+            hint="Let the feed carry a time or a date; a text becomes one by the dataset's contract.",
+        )
+    known = pc.fill_null(pc.less(times, pa.scalar(end, TIME)), False)
     for name in (column, known_at):
         kept = pc.if_else(known, rows[name], pa.scalar(None, rows[name].type))
         rows = rows.set_column(rows.schema.get_field_index(name), name, kept)

@@ -17,7 +17,7 @@ from airflow_mlops.contracts import Partition
 from airflow_mlops.engine.data.arrow import arrow_type, fits
 from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.distinct import count_repeated
-from airflow_mlops.engine.data.labels import latest_labels
+from airflow_mlops.engine.data.labels import is_known_at, known_times, latest_labels
 from airflow_mlops.engine.data.partitions import PartitionStore, agreed_columns
 from airflow_mlops.engine.data.splits import TIME, between, within, without
 from airflow_mlops.engine.features.computing.compute import EVENT
@@ -268,23 +268,23 @@ def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Reci
     columns, excluded = list(dict.fromkeys([recipe.entity, known_at, recipe.label])), recipe.excluded
     read = (store.read(days, columns) for days in _chunks(partitions, chunk_rows))
     if recipe.known_at:
-        if not known[known_at].startswith("timestamp"):
+        if not is_known_at(known[known_at]):
             raise ConfigError(
                 f"{known_at!r}, when the label {recipe.label!r} is known, is of type {known[known_at]}.",
                 detail=f"dataset {recipe.labels!r}",
-                hint="Name a column of times in Label(known_at=...).",
+                hint="Name a column of times or dates in Label(known_at=...).",
             )
-        read = (_known_by(some, recipe) for some in read)
+        timezone = store.partitioning(recipe.labels).timezone
+        read = (_known_by(some, recipe, timezone) for some in read)
     if recipe.labels != recipe.source:  # of the source itself, excluded rows are no rows of the window anyway
         read = (without(some, known_at, excluded.get(recipe.labels, ())) for some in read)
     rows = as_label(pa.concat_tables(list(read)), recipe.label, f"dataset {recipe.labels!r}", recipe.problem)
     return latest_labels(rows, recipe.entity, known_at, recipe.label, recipe.labels).combine_chunks()
 
 
-def _known_by(rows: pa.Table, recipe: Recipe) -> pa.Table:
+def _known_by(rows: pa.Table, recipe: Recipe, timezone: str) -> pa.Table:
     """Return the rows whose label was known at the cut; without a time it is not known yet."""
-    times = rows[recipe.known_at]
-    times = times.cast(TIME) if times.type.tz is not None else times.cast(pa.timestamp("us")).cast(TIME)
+    times = known_times(rows[recipe.known_at], timezone)
     return rows.filter(pc.fill_null(pc.less(times, pa.scalar(recipe.as_of, TIME)), False))
 
 

@@ -1,0 +1,154 @@
+"""A label of numbers, and one of seven classes: the guide's pipeline with another label, to a prediction and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from airflow_mlops import cli
+from airflow_mlops.contracts import Snapshot
+from airflow_mlops.engine.data.snapshots import load_snapshot
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.serving.deployments import deployment
+from tests.conftest import ROOT
+from tests.serving_fixtures import RunningServer, running_server
+from tests.shop import DAYS, REASONS, connections, guide_commands, write_shop
+from tests.training_fixtures import mlflow_server
+
+RUN = """
+
+if __name__ == "__main__":
+    import sys
+    from dataclasses import replace
+
+    found = {}
+    for seed in (1, 2):
+        dags = replace(shop, train=replace(shop.train, seed=seed)).dags()
+        for name, conf in (("train", {"as_of": "2024-03-31T00:00:00+00:00"}), ("deploy", {})):
+            dags[f"{shop.model}_{name}"].fileloc = __file__  # as Airflow sets it when it reads the file
+            run = dags[f"{shop.model}_{name}"].test(run_conf=conf)
+            found[f"{name} {seed}"] = {task.task_id: str(task.state) for task in run.get_task_instances()}
+    import json
+    Path(sys.argv[1]).write_text(json.dumps(found))
+"""
+LABELS = {
+    "regression": 'Label("refund", known_at="decided_at", matures_after="7d", weight="weight")',
+    "multiclass": 'Label("reason", known_at="decided_at", matures_after="7d")',
+}
+MODELS = {
+    "regression": ('Dense(1, activation="sigmoid")', "Dense(1)", '"binary_crossentropy"', '"mse"'),
+    "multiclass": (
+        'Dense(1, activation="sigmoid")',
+        'Dense(len(classes), activation="softmax")',
+        '"binary_crossentropy"',
+        '"sparse_categorical_crossentropy"',
+    ),
+}
+
+
+class Shop:
+    """A shop that predicts something else, after two trainings and deployments in a real Airflow."""
+
+    def __init__(self, folder: Path, problem: str, server: RunningServer) -> None:
+        self.folder, self.problem, self.server, self.model = folder, problem, server, f"shop_{problem}"
+        self.ledger = Ledger(f"sqlite:///{folder}/ledger.db")
+        self.place = ["--home", str(folder / ".mlops"), "--ledger", self.ledger.url]
+        write_shop(folder, more=True)
+        dag, model = folder / "dags" / "shop.py", folder / "dags" / "shop_model.py"
+        text = re.sub(r"Label\(.*\)", LABELS[problem], dag.read_text())
+        text = text.replace('model="shop"', f'model="shop_{problem}"')
+        text = text.replace('window="60d"', 'window="60d", epochs=300, batch_size=512')
+        dag.write_text(re.sub(r"\n    gates=.*\n", "\n", text) + RUN)
+        old, new, loss, other = MODELS[problem]
+        text = model.read_text().replace(old, new).replace(loss, other)
+        text = text.replace('optimizer="adam"', "optimizer=keras.optimizers.Adam(0.02)")
+        model.write_text(
+            text.replace("def build(train, seed):", "def build(train, seed, classes):") if "classes" in new else text
+        )
+        self.environment = connections(folder, self.ledger.url) | {
+            "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server()}),
+            "AIRFLOW_CONN_TF_SERVING_DEFAULT": server.connection(),
+        }
+
+    def live(self) -> dict[str, dict[str, str]]:
+        """Train and deploy twice; return run → task → state."""
+        environment = {
+            **os.environ,
+            **self.environment,
+            "PYTHONPATH": str(ROOT),
+            "AIRFLOW_HOME": str(self.folder / "airflow"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.folder / "dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        }
+        where = {"env": environment, "cwd": self.folder, "capture_output": True, "text": True, "timeout": 400}
+        subprocess.run([Path(sys.executable).with_name("airflow"), "db", "migrate"], check=True, **where)
+        ran = subprocess.run([sys.executable, "dags/shop.py", "found.json"], check=False, **where)
+        found = json.loads((self.folder / "found.json").read_text()) if ran.returncode == 0 else {}
+        assert {state for run in found.values() for state in run.values()} == {"success"}, ran.stdout + ran.stderr
+        return found
+
+    @property
+    def snapshot(self) -> Snapshot:
+        [fact, *_] = self.ledger.facts("snapshot", self.model)
+        return load_snapshot(self.folder / ".mlops", fact.key)
+
+
+@pytest.fixture(scope="module", params=LABELS)
+def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with running_server(folder / "server") as server:
+        yield Shop(folder, request.param, server)
+
+
+def test_to_a_served_prediction_and_back(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(shop.folder)
+    for name, value in shop.environment.items():
+        monkeypatch.setenv(name, value)
+    for command in guide_commands("history", "features"):
+        assert cli.main([*command, *shop.place]) == 0, capsys.readouterr().err
+    assert f"{DAYS} partitions sealed, features of {DAYS} computed" in capsys.readouterr().out
+    for name in ("shop", "shop_model", "shop_features", "definitions"):
+        sys.modules.pop(name, None)
+
+    assert list(shop.live()) == ["train 1", "deploy 1", "train 2", "deploy 2"]
+    snapshot = shop.snapshot
+    assert snapshot.problem == shop.problem
+    state, _ = deployment(shop.ledger, "tf_serving_default", shop.model)
+    assert (state.stable, state.good) == (2, (1,))
+    verdict = shop.ledger.facts("verdict", shop.model)[0].payload
+    assert verdict["status"] == "PASS"
+    assert verdict["gates"], "those of the problem type"
+
+    [[_, _, *values]] = guide_commands("ask")
+    ask = ["ask", shop.model, *values]
+    assert cli.main([*ask, *shop.place]) == 0, capsys.readouterr().err
+    answer = dict(
+        re.findall(r"^(\w+): (.*?)  \(version 2 of shop_\w+\)", capsys.readouterr().out, re.MULTILINE | re.DOTALL)
+    )
+    if shop.problem == "regression":
+        assert snapshot.weight == "weight"
+        assert set(snapshot.splits["train"].labels) == {"mean", "std", "min", "max"}
+        assert float(answer["prediction"]) != 0
+    else:
+        assert snapshot.classes == tuple(REASONS)
+        assert sum(snapshot.splits["test"].labels.values()) == snapshot.splits["test"].rows
+        chances = np.array(answer["probabilities"].strip("[]").split(), dtype=float)
+        assert chances.sum() == pytest.approx(1, abs=1e-5)
+        assert REASONS[int(chances.argmax())] in answer["class"]
+
+    assert cli.main(["rollback", shop.model, "--reason", "it is worse", *shop.place]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert cli.main([*ask, *shop.place]) == 0
+    assert f"(version 1 of {shop.model})" in capsys.readouterr().out
+    assert cli.main(["rejudge", shop.model, "1", *shop.place]) == 0, capsys.readouterr().err
+    assert "repeats: PASS" in capsys.readouterr().out
