@@ -289,7 +289,10 @@ class TrainingSpec(Record):
     """All a trainer needs. The same spec and seed on CPU give identical weights."""
 
     model: str
-    entrypoint: str = Field(description="'package.module:function' that builds the Keras model")
+    entrypoint: str = Field(default="", description="'package.module:function' that builds the Keras model")
+    script: str | None = Field(default=None, description="instead: a script beside the DAG file")
+    args: tuple[str, ...] = Field(default=(), description="of the script")
+    python: str | None = Field(default=None, description="that runs the script; None: the worker's")
     code_path: str | None = Field(default=None, description="folder put on sys.path for the entrypoint")
     code_hash: str | None = Field(default=None, description="hash of the entrypoint's source files")
     snapshot: Snapshot
@@ -305,12 +308,17 @@ class TrainingSpec(Record):
     )
 
     @property
+    def named(self) -> str:
+        """What is trained with, in words."""
+        return f"script {self.script!r}" if self.script else f"entrypoint {self.entrypoint!r}"
+
+    @property
     def hash(self) -> str:
         """Identity of the training: where code lies and where files are written do not count."""
         told = self.model_dump(mode="json", exclude={"code_path", "snapshot"})
         told["snapshot"] = self.snapshot.told({"uri", "feature_files"})
         # As trainings were named before these were part of them: what is kept of those stays to be found.
-        for name in ("golden", "environment"):
+        for name in ("golden", "environment", "script", "args", "python"):
             if not told[name]:
                 del told[name]
         return content_hash(told)

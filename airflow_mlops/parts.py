@@ -158,6 +158,9 @@ class Trainer:
     """How the model is trained.
 
     :param entrypoint: ``module:function`` that builds the compiled Keras model.
+    :param script: Instead of it: a script beside the DAG file, of any framework that exports a SavedModel.
+    :param args: Arguments of the script.
+    :param python: Python that runs the script; default is that of the worker.
     :param window: How much history the snapshot covers, ending where labels have matured.
     :param validation: Last part of the window before the test part: early stopping.
     :param test: Very last part of the window: evaluation only.
@@ -175,8 +178,11 @@ class Trainer:
     :param resources: Where ``train`` and ``evaluate`` run.
     """
 
-    entrypoint: Entrypoint
-    window: Duration
+    entrypoint: Entrypoint | None = None
+    window: Duration = ""
+    script: str = ""
+    args: Sequence[str] = ()
+    python: str = ""
     validation: Duration = "7d"
     test: Duration = "7d"
     split: Literal["time", "entity"] = "time"
@@ -190,6 +196,14 @@ class Trainer:
     resources: Resources = Field(default_factory=Resources)
 
     def __post_init__(self) -> None:
+        if bool(self.entrypoint) == bool(self.script):
+            raise ConfigError(
+                "Trainer(...) needs an entrypoint or a script, and not both.",
+                detail=f"entrypoint={self.entrypoint!r}, script={self.script!r}",
+                hint='Name the function that builds the model, Trainer("code:build"), or a script, script="train.py".',
+            )
+        if not self.window:
+            raise ConfigError("Trainer(...) has no window.", hint='Say how much history to train on: window="60d".')
         if parse_duration(self.validation) + parse_duration(self.test) >= parse_duration(self.window):
             raise ConfigError(
                 "The window leaves nothing to train on.",

@@ -74,7 +74,6 @@ class SealPartitionOperator(MlopsOperator):
         "event_time",
         "validation",
         "key",
-        "partitioning",
         "ledger_conn_id",
     )
 
@@ -185,11 +184,7 @@ class CheckPartitionOperator(MlopsOperator):
         "service",
         "columns_used",
         "label_column",
-        "problem",
-        "needs",
-        "known_at",
         "key",
-        "partitioning",
         "feast_conn_id",
         "ledger_conn_id",
     )

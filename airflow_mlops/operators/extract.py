@@ -51,10 +51,7 @@ class ExtractPartitionOperator(MlopsOperator):
         "columns",
         "updated_at",
         "contract",
-        "naive_times",
-        "row_id_column",
         "key",
-        "partitioning",
     )
     template_fields_renderers = {"query": "sql"}
 

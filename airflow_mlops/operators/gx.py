@@ -55,7 +55,6 @@ class GXValidateDataOperator(GXOperator):
         "data",
         "table",
         "sql_conn_id",
-        "row_id_column",
         "data_docs",
     )
 

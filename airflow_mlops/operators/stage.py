@@ -51,14 +51,8 @@ class StagePartitionOperator(MlopsOperator):
         "dataset",
         "uri",
         "event_time",
-        "layout",
-        "lands",
         "contract",
-        "naive_times",
-        "reader",
-        "row_id_column",
         "key",
-        "partitioning",
     )
 
     def __init__(

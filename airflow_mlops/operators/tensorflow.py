@@ -55,6 +55,10 @@ class TensorFlowTrainOperator(MlopsOperator):
     :param validation: What :class:`~airflow_mlops.operators.gx.GXValidateDataOperator` returned for the snapshot's
         folder: other files than those that were validated are not trained on. None trains without that proof.
     :param entrypoint: ``module:function`` beside the DAG file that returns the compiled Keras model.
+    :param script: Instead of it: a script beside the DAG file. A file tells it where the data is and where the
+        SavedModel goes; see :mod:`airflow_mlops.engine.training.script`.
+    :param args: Arguments of the script.
+    :param python: Python that runs the script, such as ``/opt/gpu/bin/python``; default is that of the worker.
     :param seed: Seed of everything random.
     :param epochs: Most passes over the training split.
     :param batch_size: Rows a step.
@@ -74,6 +78,9 @@ class TensorFlowTrainOperator(MlopsOperator):
         "snapshot",
         "validation",
         "entrypoint",
+        "script",
+        "args",
+        "python",
         "seed",
         "epochs",
         "batch_size",
@@ -92,7 +99,10 @@ class TensorFlowTrainOperator(MlopsOperator):
         model: str,
         snapshot: str,
         validation: Mapping[str, Any] | XComArg | None = None,
-        entrypoint: str,
+        entrypoint: str = "",
+        script: str = "",
+        args: Sequence[str] = (),
+        python: str = "",
         seed: int | str = 0,
         epochs: int | str = 10,
         batch_size: int | str = 1024,
@@ -108,6 +118,9 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.snapshot = snapshot
         self.validation = validation
         self.entrypoint = entrypoint
+        self.script = script
+        self.args = args
+        self.python = python
         self.seed = seed
         self.epochs = epochs
         self.batch_size = batch_size
@@ -152,18 +165,26 @@ class TensorFlowTrainOperator(MlopsOperator):
         from airflow_mlops.engine.data.snapshots import check_validated, load_snapshot
         from airflow_mlops.engine.training.environment import environment
 
+        if bool(self.entrypoint) == bool(self.script):
+            raise ConfigError(
+                "A training needs an entrypoint or a script, and not both.",
+                detail=f"entrypoint={self.entrypoint!r}, script={self.script!r}",
+                hint="Name the function that builds the model, or the script that trains it.",
+            )
         snapshot_id = require(self.snapshot, "snapshot", "Did the task that builds the snapshot succeed?")
         snapshot = load_snapshot(self.home_path, snapshot_id)
         if self.validation is not None:
             check_validated(snapshot, self._validated())
-        entrypoint = require(self.entrypoint, "entrypoint", "Name the function that builds the model.")
         try:
             return TrainingSpec.model_validate(
                 {
                     "model": self.model,
-                    "entrypoint": entrypoint,
+                    "entrypoint": self.entrypoint,
+                    "script": self.script or None,
+                    "args": [str(one) for one in self.args],
+                    "python": self.python or None,
                     "code_path": self.code_path,
-                    "code_hash": self._code_hash(entrypoint),
+                    "code_hash": self._code_hash(),
                     "snapshot": snapshot,
                     "seed": self.seed,
                     "epochs": self.epochs,
@@ -180,11 +201,12 @@ class TensorFlowTrainOperator(MlopsOperator):
                 hint="Correct them in the pipeline or in the DAG.",
             ) from None
 
-    def _code_hash(self, entrypoint: str) -> str | None:
+    def _code_hash(self) -> str | None:
         from airflow_mlops.contracts import content_hash
-        from airflow_mlops.engine.training.source import source_hash
+        from airflow_mlops.engine.training.source import script_hash, source_hash
 
-        code = source_hash(entrypoint, self.code_path)
+        path = self.code_path
+        code = script_hash(self.script, path) if self.script else source_hash(self.entrypoint, path)
         if self.golden is None:
             return code
         return content_hash([code, source_hash(self.golden, self.code_path)])

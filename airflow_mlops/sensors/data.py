@@ -64,9 +64,6 @@ class PartitionArrivalSensor(MlopsSensor):
         *MlopsSensor.template_fields,
         "uri",
         "key",
-        "partitioning",
-        "layout",
-        "lands",
         "first",
         "last",
         "marker",
@@ -209,7 +206,7 @@ class PartitionEndSensor(MlopsSensor):
     :param complete_after: How long after its end it is complete, such as ``1h``; default is at once.
     """
 
-    template_fields = (*MlopsSensor.template_fields, "key", "partitioning", "first", "last", "complete_after")
+    template_fields = (*MlopsSensor.template_fields, "key", "first", "last", "complete_after")
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class FeastFeatureFreshnessSensor(MlopsSensor):
     :param feast_conn_id: Airflow connection of type ``feast``.
     """
 
-    template_fields = (*MlopsSensor.template_fields, "service", "max_age", "key", "partitioning", "feast_conn_id")
+    template_fields = (*MlopsSensor.template_fields, "service", "max_age", "key", "feast_conn_id")
 
     def __init__(
         self,

@@ -111,5 +111,5 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             mlflow_conn_id=pipeline.mlflow_conn_id,
             outlets=[champion_asset(pipeline.model, pipeline.owner)],
         )
-        fetch >> publish >> load >> available >> verify >> parity >> promote >> alias
+        publish >> load >> available >> verify >> parity >> promote >> alias
     return dag

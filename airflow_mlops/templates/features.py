@@ -9,7 +9,6 @@ feature view and span of time that is due; when nothing is, it is skipped, and f
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -81,8 +80,8 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             late=pipeline.late,
             ahead=pipeline.ahead,
             suites=dict(features.view_suites),
-            checks={view: asdict(checks) for view, checks in features.view_checks.items()},
-            rows=[asdict(rows) for rows in features.rows],
+            checks={view: dict(vars(checks)) for view, checks in features.view_checks.items()},
+            rows=[dict(vars(rows)) for rows in features.rows],
             **conns,
             **features.resources.as_arguments(),
         )
@@ -115,7 +114,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
         for pair in pipeline.reconcile:
             reconcile = ReconcilePartitionsOperator(
                 task_id=f"reconcile_{pair.left}_with_{pair.right}",
-                reconcile=asdict(pair),
+                reconcile=dict(vars(pair)),
                 start=feeds[pair.right].start.isoformat(),
                 key=_key_of(feeds[pair.left], pipeline),
                 ledger_conn_id=pipeline.ledger_conn_id,
@@ -123,8 +122,8 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
             )
             [sealed[pair.left], sealed[pair.right]] >> reconcile >> apply
         remind_of_pin(pipeline)
-        apply >> compute >> plan >> [materialize, fresh]
-        materialize >> fresh
+        apply >> compute >> plan
+        [plan, materialize] >> fresh
     return dag
 
 
@@ -165,7 +164,7 @@ def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> Sea
             event_time=feed.event_time,
             partitioning=own,
             validation=validate.output,
-            checks=asdict(feed.checks),
+            checks=dict(vars(feed.checks)),
             model=pipeline.model,
             service=pipeline.features.name,
             columns_used=columns_used,
@@ -190,7 +189,9 @@ def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> Sea
             outlets=[partitions_asset(feed.dataset)],
             **told,
         )
-        wait >> stage >> validate >> check >> seal
+        # stage >> validate >> check: each takes what the one before returned.
+        wait >> stage
+        check >> seal
     return seal
 
 

@@ -123,7 +123,10 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             model=pipeline.model,
             snapshot=result(snapshot, "id"),
             validation=validate.output,
-            entrypoint=train.entrypoint,
+            entrypoint=train.entrypoint or "",
+            script=train.script,
+            args=list(train.args),
+            python=train.python,
             seed=train.seed,
             epochs=train.epochs,
             batch_size=train.batch_size,
@@ -152,7 +155,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             mlflow_conn_id=pipeline.mlflow_conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
         )
-        judge = MLflowJudgeModelOperator(
+        MLflowJudgeModelOperator(
             task_id="judge",
             model=pipeline.model,
             version=result(register, "version"),
@@ -164,5 +167,5 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             **refused_as(pipeline, "challenger_rejected"),
         )
         remind_of_pin(pipeline)
-        ready >> snapshot >> validate >> fit >> evaluate >> register >> judge
+        # Each takes what the one before returned: ready >> snapshot >> validate >> fit >> evaluate >> register >> judge
     return dag

@@ -21,7 +21,7 @@ def params_of(spec: TrainingSpec) -> list[Param]:
     from mlflow.entities import Param
 
     told = {
-        "entrypoint": spec.entrypoint,
+        **({"script": spec.script, "args": " ".join(spec.args)} if spec.script else {"entrypoint": spec.entrypoint}),
         "seed": spec.seed,
         "epochs": spec.epochs,
         "batch_size": spec.batch_size,

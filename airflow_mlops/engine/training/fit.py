@@ -12,24 +12,22 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import tensorflow as tf
 
-from airflow_mlops.contracts import Signature, SplitName, TensorSpec, TrainingResult, TrainingSpec
-from airflow_mlops.engine.data.files import checksums, temporary_sibling
-from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.contracts import Signature, TensorSpec, TrainingResult, TrainingSpec
+from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.training.environment import environment
-from airflow_mlops.engine.training.golden import as_columns, golden_inputs
+from airflow_mlops.engine.training.finish import Course, golden_predictions, rows_of, write_result
 from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_targets, read_weights
-from airflow_mlops.engine.training.workdir import Workdir, write_text
+from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
 from airflow_mlops.exceptions import MlopsError, TrainingError, TransientError
 from airflow_mlops.problems import problem_named
@@ -53,9 +51,9 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     _check_environment(spec)
     keras.utils.set_random_seed(spec.seed)
     tf.config.experimental.enable_op_determinism()
-    table = _rows(spec, "train")
-    train, validation = _Split.of(spec, table), _Split.of(spec, _rows(spec, "validation"))
-    test = _Split.of(spec, _rows(spec, "test"))
+    table = rows_of(spec, "train")
+    train, validation = _Split.of(spec, table), _Split.of(spec, rows_of(spec, "validation"))
+    test = _Split.of(spec, rows_of(spec, "test"))
     log.info("%d rows to train on, %d to validate with", len(train.targets), len(validation.targets))
 
     model = _build(spec, train.inputs)
@@ -75,25 +73,12 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     seconds = time.monotonic() - started
     examples = len(train.targets) * len(history["loss"])
 
-    signature = _export(spec, model, train.inputs, _golden(spec, model, table, train.inputs, test.inputs), workdir)
-    times = pc.min_max(table.column(spec.snapshot.event_time))
-    result = TrainingResult(
-        spec_hash=spec.hash,
-        snapshot_id=spec.snapshot.id,
-        saved_model=str(workdir.saved_model),
-        signature=signature,
-        history={name: [float(value) for value in values] for name, values in history.items()},
-        examples=examples,
-        seconds=round(seconds, 3),
-        examples_per_second=round(examples / seconds, 1),
-        oldest_event_time=times["min"].as_py(),
-        newest_event_time=times["max"].as_py(),
-        hardware=_hardware(),
-        versions=_versions(),
-    )
-    write_text(workdir.checksums, json.dumps(checksums(workdir.saved_model), indent=2))
-    write_text(workdir.result, result.to_json())
-    return result
+    golden = golden_predictions(
+        spec, partial(_answer, spec, model), problem_named(spec.snapshot.problem).output,
+        table=table, train=train.inputs, test=test.inputs,
+    )  # fmt: skip
+    signature = _export(spec, model, train.inputs, golden, workdir)
+    return write_result(spec, workdir, table, signature, Course(history, examples, seconds, _hardware()))
 
 
 def _check_environment(spec: TrainingSpec) -> None:
@@ -107,17 +92,6 @@ def _check_environment(spec: TrainingSpec) -> None:
             hint="Install the same versions where trainings are made and where they run, or clear the task that asks: "
             "with these versions it is another training.",
         )
-
-
-def _rows(spec: TrainingSpec, split: SplitName) -> pa.Table:
-    table = read_split(spec.snapshot, split)
-    if not table.num_rows:
-        raise TrainingError(
-            f"The {split} split has no rows.",
-            detail=f"snapshot {spec.snapshot.id}",
-            hint="Widen the window, or see why no labels have matured in it.",
-        )
-    return table
 
 
 class _Split(NamedTuple):
@@ -268,48 +242,14 @@ def _export(
     )
 
 
-def _golden(
-    spec: TrainingSpec, model: keras.Model, table: pa.Table, train: Columns, test: Columns
-) -> dict[str, dict[str, list[Any]]]:
-    """Return some predictions of the model in memory: whatever serves it later must repeat them.
-
-    :param table: The training split, of which ``train`` are the inputs.
-    """
-    if spec.golden is None:
-        inputs = as_columns(golden_inputs(table, spec.snapshot.features, spec.seed), train)
-        try:
-            _predict(model, {name: values[-1:] for name, values in inputs.items()})
-        except Exception as error:
-            said = (str(error).strip().splitlines() or [""])[0]
-            log.warning("The model cannot answer a text that it never saw: %s: %s", type(error).__name__, said)
-            inputs = {name: values[:-1] for name, values in inputs.items()}
-    else:
-        with _users_code(spec, "The function of golden rows"):
-            inputs = as_columns(load_object(spec.golden, spec.code_path)(test), train)
+def _answer(spec: TrainingSpec, model: keras.Model, inputs: Columns) -> dict[str, np.ndarray]:
+    """Return what the model answers, in memory."""
     with _users_code(spec, "Predicting the golden inputs"):
-        answers = _predict(model, inputs)
-    answered = np.isfinite(answers).reshape(len(answers), -1).all(axis=1)
-    if not answered.any():
-        raise TrainingError(
-            f"The model answers no number to any of {len(answers)} golden inputs.",
-            detail=f"entrypoint {spec.entrypoint!r}, inputs {', '.join(inputs)}",
-            hint="Handle missing values and unusual numbers in the model; or name rows that it answers and that may "
-            "leave the data with Trainer(golden='module:function').",
-        )
-    if not answered.all():
-        log.warning("The model answers no number to %d of %d golden inputs", (~answered).sum(), len(answers))
-    problem, classes = problem_named(spec.snapshot.problem), spec.snapshot.classes
-    answers = answers[answered]
-    if wrong := problem.mistake(answers):
-        raise TrainingError(
-            f"What the model predicts cannot be a {problem.name} prediction: {wrong}.",
-            detail=f"entrypoint {spec.entrypoint!r}; of the golden inputs the first is answered {answers[0].tolist()}",
-            hint=f"End with {problem.ending}.",
-        )
-    outputs = {problem.output: answers.tolist()}
-    if classes:
-        outputs[CLASS] = [classes[place] for place in answers.argmax(axis=1).tolist()]
-    return {"inputs": {name: values[answered].tolist() for name, values in inputs.items()}, "outputs": outputs}
+        predicted = _predict(model, inputs)
+    answers = {problem_named(spec.snapshot.problem).output: predicted}
+    if classes := spec.snapshot.classes:
+        answers[CLASS] = np.array(classes, dtype=object)[predicted.argmax(axis=1)]
+    return answers
 
 
 def _predict(model: keras.Model, inputs: Columns) -> np.ndarray:
@@ -346,7 +286,3 @@ def _hardware() -> str:
     if gpus:
         return ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus)
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
-
-
-def _versions() -> dict[str, str]:
-    return environment() | {"pyarrow": version("pyarrow")}

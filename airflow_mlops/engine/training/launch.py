@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from airflow_mlops.engine.training.workdir import Workdir, write_text
 from airflow_mlops.exceptions import TrainingError, TransientError
 
 _LAST_LINES = 5
+_LONGEST_LINE = 16_384
+_MOST_SAID = 10_000_000
+"""Characters of what a training prints that go to the task's log."""
 # What TensorFlow says at every start, before it has read that it should not.
 _CHATTER = re.compile(r"I\d{4} \d|WARNING: All log messages before absl::InitializeLog")
 
@@ -130,11 +134,16 @@ class TrainingProcess:
         last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         try:
             assert self._child.stdout is not None
-            for line in self._child.stdout:
+            said = 0
+            for line in iter(partial(self._child.stdout.readline, _LONGEST_LINE), ""):
                 if _CHATTER.match(line):
                     continue
                 last_lines.append(line.rstrip())
-                self.log.info("%s", last_lines[-1])
+                said += len(line)
+                if said < _MOST_SAID:
+                    self.log.info("%s", last_lines[-1])
+                elif said - len(line) < _MOST_SAID:
+                    self.log.warning("It has printed %d characters: no more of it is kept here.", said)
             status = self._child.wait()
         finally:
             timer.cancel()
@@ -144,7 +153,7 @@ class TrainingProcess:
         if timed_out.is_set():
             raise TrainingError(
                 f"The training did not end within {timeout:.0f} s and was stopped.",
-                detail=f"entrypoint {self.spec.entrypoint!r}, training {self.workdir.path}",
+                detail=f"{self.spec.named}, training {self.workdir.path}",
                 hint="Raise the timeout, or train on less: a shorter window, fewer epochs, larger batches.",
             )
         return self._outcome(status, last_lines)

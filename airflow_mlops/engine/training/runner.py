@@ -34,9 +34,15 @@ def main(workdir: Path) -> int:
     # TensorFlow's own chatter on stderr would show as errors in the task's log.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
-        from airflow_mlops.engine.training.fit import fit
+        spec = read_spec(workdir)
+        if spec.script:
+            from airflow_mlops.engine.training.script import run_script
 
-        fit(read_spec(workdir), Workdir(workdir))
+            run_script(spec, Workdir(workdir))
+        else:
+            from airflow_mlops.engine.training.fit import fit  # and with it TensorFlow
+
+            fit(spec, Workdir(workdir))
     except MlopsError as error:
         words = {"headline": error.headline, "detail": error.detail, "hint": error.hint, "retryable": error.retryable}
         write_text(Workdir(workdir).error, json.dumps(words, indent=2))

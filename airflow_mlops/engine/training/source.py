@@ -10,6 +10,15 @@ from airflow_mlops.contracts import content_hash
 from airflow_mlops.engine.data.files import sha256
 
 
+def script_hash(script: str, code_path: str | None) -> str | None:
+    """Return the hash of a script and of the Python files beside it and below; None when it is not there."""
+    file = Path(code_path or ".") / script
+    if not file.is_file():
+        return None
+    beside = {str(path.relative_to(file.parent)): sha256(path) for path in file.parent.rglob("*.py")}
+    return content_hash([file.name, sha256(file), beside])
+
+
 def source_hash(entrypoint: str, code_path: str | None) -> str | None:
     """Return the hash of all Python files of the entrypoint's top-level package, without importing it.
 

@@ -68,12 +68,10 @@ class FeastComputeFeaturesOperator(WaitsForOtherRuns):
         "history",
         "start",
         "late",
-        "ahead",
         "suites",
         "checks",
         "rows",
         "key",
-        "partitioning",
         "feast_conn_id",
         "ledger_conn_id",
     )

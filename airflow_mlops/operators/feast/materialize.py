@@ -44,7 +44,6 @@ class FeastPlanMaterializationOperator(WaitsForOtherRuns):
         *MlopsOperator.template_fields,
         "service",
         "key",
-        "partitioning",
         "chunk_bytes",
         "feast_conn_id",
         "ledger_conn_id",
@@ -107,7 +106,6 @@ class FeastMaterializeOperator(MlopsOperator):
         "service",
         "chunk",
         "key",
-        "partitioning",
         "feast_conn_id",
         "ledger_conn_id",
     )

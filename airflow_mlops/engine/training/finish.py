@@ -1,0 +1,128 @@
+"""The end of every training: golden predictions, and the record that says it is done. It needs no TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.contracts import Signature, SplitName, TrainingResult, TrainingSpec
+from airflow_mlops.engine.data.files import checksums
+from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.training.environment import environment
+from airflow_mlops.engine.training.golden import as_columns, golden_inputs
+from airflow_mlops.engine.training.inputs import Columns
+from airflow_mlops.engine.training.workdir import Workdir, write_text
+from airflow_mlops.exceptions import TrainingError
+from airflow_mlops.problems import problem_named
+
+Answer = Callable[[Columns], Mapping[str, np.ndarray]]
+"""What a model answers to inputs: output → one item a row."""
+
+log = logging.getLogger(__name__)
+
+
+class Course(NamedTuple):
+    """How a training went: metric → value an epoch, examples seen, and how long it took, in seconds."""
+
+    history: Mapping[str, Sequence[float]]
+    examples: int
+    seconds: float
+    hardware: str
+
+
+def rows_of(spec: TrainingSpec, split: SplitName) -> pa.Table:
+    """Return the rows of a split.
+
+    :raises TrainingError: when it has none.
+    """
+    table = read_split(spec.snapshot, split)
+    if not table.num_rows:
+        raise TrainingError(
+            f"The {split} split has no rows.",
+            detail=f"snapshot {spec.snapshot.id}",
+            hint="Widen the window, or see why no labels have matured in it.",
+        )
+    return table
+
+
+def golden_predictions(
+    spec: TrainingSpec, answer: Answer, output: str, *, table: pa.Table, train: Columns, test: Columns
+) -> dict[str, dict[str, list[Any]]]:
+    """Return some predictions of a model: whatever serves it later must repeat them.
+
+    :param output: The output that is the prediction.
+    :param table: The training split, of which ``train`` are the model's inputs.
+    :param test: The same inputs of the test split.
+    :raises TrainingError: when none of them is a number, or one cannot be a prediction of the problem type.
+    """
+    if spec.golden is None:
+        features = {name: spec.snapshot.features[name] for name in train}
+        inputs = as_columns(golden_inputs(table, features, spec.seed), train)
+        try:
+            answer({name: values[-1:] for name, values in inputs.items()})
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [""])[0]
+            log.warning("The model cannot answer a text that it never saw: %s: %s", type(error).__name__, said)
+            inputs = {name: values[:-1] for name, values in inputs.items()}
+    else:
+        inputs = as_columns(load_object(spec.golden, spec.code_path)(test), train)
+    answers = answer(inputs)
+    predicted = answers[output]
+    answered = np.isfinite(predicted).reshape(len(predicted), -1).all(axis=1)
+    if not answered.any():
+        raise TrainingError(
+            f"The model answers no number to any of {len(predicted)} golden inputs.",
+            detail=f"{spec.named}, inputs {', '.join(inputs)}",
+            hint="Handle missing values and unusual numbers in the model; or name rows that it answers and that may "
+            "leave the data with Trainer(golden='module:function').",
+        )
+    if not answered.all():
+        log.warning("The model answers no number to %d of %d golden inputs", (~answered).sum(), len(predicted))
+    problem = problem_named(spec.snapshot.problem)
+    if wrong := problem.mistake(predicted[answered]):
+        raise TrainingError(
+            f"What the model predicts cannot be a {problem.name} prediction: {wrong}.",
+            detail=f"{spec.named}; of the golden inputs the first is answered {predicted[answered][0].tolist()}",
+            hint=f"End with {problem.ending}.",
+        )
+    return {
+        "inputs": {name: values[answered].tolist() for name, values in inputs.items()},
+        "outputs": {name: _listed(np.asarray(values)[answered]) for name, values in answers.items()},
+    }
+
+
+def write_result(
+    spec: TrainingSpec, workdir: Workdir, table: pa.Table, signature: Signature, course: Course
+) -> TrainingResult:
+    """Write what came out of a training, last: then it is done."""
+    times = pc.min_max(table.column(spec.snapshot.event_time))
+    result = TrainingResult(
+        spec_hash=spec.hash,
+        snapshot_id=spec.snapshot.id,
+        saved_model=str(workdir.saved_model),
+        signature=signature,
+        history={name: [float(value) for value in values] for name, values in course.history.items()},
+        examples=course.examples,
+        seconds=round(course.seconds, 3),
+        examples_per_second=round(course.examples / course.seconds, 1),
+        oldest_event_time=times["min"].as_py(),
+        newest_event_time=times["max"].as_py(),
+        hardware=course.hardware,
+        versions=environment() | {"pyarrow": version("pyarrow")},
+    )
+    write_text(workdir.checksums, json.dumps(checksums(workdir.saved_model), indent=2))
+    write_text(workdir.result, result.to_json())
+    return result
+
+
+def _listed(values: np.ndarray) -> list[Any]:
+    """Return values as JSON has them: texts of a SavedModel come as bytes."""
+    return [one.decode() if isinstance(one, bytes) else one for one in values.tolist()]

@@ -1,0 +1,210 @@
+"""A training that is a script of somebody's own, told by a file where the data is and where the model goes.
+
+The environment variable ``MLOPS_TRAINING`` names a JSON file:
+
+==============  =====================================================================================
+``train``       Parquet file of the training split; ``validation`` and ``test`` likewise
+``inputs``      model input → Arrow type, in order
+``label``       column of the label; ``problem`` and ``classes`` say what it is, ``weight`` what a row counts
+``seed``        likewise ``epochs``, ``batch_size`` and ``params``: as of the trainer
+``saved_model`` folder to write the SavedModel to
+``progress``    file to append a line of JSON to, such as ``{"epoch": 1, "loss": 0.4}``
+==============  =====================================================================================
+
+It may be written with any framework that exports a SavedModel, and run by another Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
+from airflow_mlops.engine.data.files import temporary_sibling
+from airflow_mlops.engine.serving.saved_model import SavedModel
+from airflow_mlops.engine.training.finish import Course, golden_predictions, rows_of, write_result
+from airflow_mlops.engine.training.inputs import Columns, read_inputs
+from airflow_mlops.engine.training.workdir import Workdir
+from airflow_mlops.exceptions import DataError, TrainingError, did_you_mean
+from airflow_mlops.problems import problem_named
+
+VARIABLE = "MLOPS_TRAINING"
+_PROGRESS = "progress.jsonl"
+
+log = logging.getLogger(__name__)
+
+
+def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
+    """Run the script of ``spec``, take the SavedModel that it wrote, and write the result, last.
+
+    :raises TrainingError: when it fails, or leaves no SavedModel that takes the snapshot's inputs and answers.
+    """
+    table = rows_of(spec, "train")
+    made = temporary_sibling(workdir.saved_model)
+    progress = workdir.path / _PROGRESS
+    progress.unlink(missing_ok=True)
+    told = workdir.path / "training.json"
+    told.write_text(json.dumps(_told(spec, made, progress), indent=2))
+    assert spec.script is not None
+    script = Path(spec.code_path or ".") / spec.script
+    command = [spec.python or sys.executable, str(script), *spec.args]
+    log.info("Running %s", " ".join(command))
+    started = time.monotonic()
+    try:
+        status = subprocess.run(
+            command, check=False, stdin=subprocess.DEVNULL, cwd=script.parent, env={**os.environ, VARIABLE: str(told)}
+        ).returncode
+    except OSError as error:
+        raise TrainingError(
+            f"{spec.script} cannot be run.",
+            detail=f"{command[0]}: {error.strerror}",
+            hint="Name a Python that is there in python=, and a script beside the DAG file in script=.",
+        ) from None
+    seconds = time.monotonic() - started
+    _end_others()
+    if status:
+        raise TrainingError(
+            f"{spec.script} ended with status {status}.",
+            detail=f"arguments {list(spec.args)}",
+            hint="What it printed is in the log above.",
+        )
+    history = _history(progress)
+    signature = _finished(spec, made, table)
+    shutil.rmtree(workdir.saved_model, ignore_errors=True)
+    made.rename(workdir.saved_model)
+    epochs = max((len(values) for values in history.values()), default=1)
+    course = Course(history or {"seconds": [seconds]}, table.num_rows * epochs, seconds, platform.machine())
+    return write_result(spec, workdir, table, signature, course)
+
+
+def _end_others() -> None:
+    """End what the script has left running: it holds the log open, and perhaps a GPU."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if process.pid != os.getpid() and os.getpgid(process.pid) == os.getpgrp():
+                log.warning("The script left a process running: %s. It is ended.", process.name())
+                process.kill()
+
+
+def _told(spec: TrainingSpec, made: Path, progress: Path) -> dict[str, Any]:
+    snapshot = spec.snapshot
+    return {
+        **{name: str(Path(snapshot.uri) / split.file) for name, split in snapshot.splits.items()},
+        "inputs": snapshot.features,
+        "label": snapshot.label,
+        "problem": snapshot.problem,
+        "classes": list(snapshot.classes),
+        "weight": snapshot.weight,
+        "event_time": snapshot.event_time,
+        "entity": snapshot.entity,
+        "seed": spec.seed,
+        "epochs": spec.epochs,
+        "batch_size": spec.batch_size,
+        "params": spec.params,
+        "saved_model": str(made),
+        "progress": str(progress),
+    }
+
+
+def _history(progress: Path) -> dict[str, list[float]]:
+    """Return metric → values, of the lines that the script wrote.
+
+    :raises TrainingError: when a loss is no number, or a line no JSON.
+    """
+    history: dict[str, list[float]] = defaultdict(list)
+    if not progress.exists():
+        return {}
+    for number, line in enumerate(progress.read_text().splitlines(), 1):
+        try:
+            values = {str(name): float(value) for name, value in json.loads(line).items()}
+        except (ValueError, TypeError, AttributeError):
+            raise TrainingError(
+                f"Line {number} of the script's progress cannot be read.",
+                detail=f"{line[:80]!r}",
+                hint='Write a line of JSON with numbers only: {"epoch": 1, "loss": 0.4}.',
+            ) from None
+        for name, value in values.items():
+            if name != "epoch":
+                history[name].append(value)
+        if broken := [name for name in ("loss", "val_loss") if not math.isfinite(values.get(name, 0.0))]:
+            raise TrainingError(
+                f"The training's {broken[0]} is not a finite number.",
+                detail=line[:200],
+                hint="Handle missing values in the model, normalise its inputs, or lower the learning rate.",
+            )
+    return history
+
+
+def _finished(spec: TrainingSpec, made: Path, table: Any) -> Signature:
+    """Hold what the script wrote against the snapshot, and pack its golden predictions into it."""
+    if not (made / "saved_model.pb").exists():
+        there = sorted(path.name for path in made.iterdir()) if made.is_dir() else []
+        raise TrainingError(
+            f"{spec.script} ended well and wrote no SavedModel.",
+            detail=f"{made} {'has ' + ', '.join(there) if there else 'is empty or not there'}",
+            hint=f'Write it to the folder that the file of {VARIABLE} names as "saved_model".',
+        )
+    try:
+        with contextlib.closing(SavedModel(made)) as model:
+            signature = model.signature
+            output = _check_signature(spec, signature)
+            inputs = {name: spec.snapshot.features[name] for name in signature.inputs}
+            golden = golden_predictions(
+                spec,
+                lambda columns: _answer(model, columns),
+                output,
+                table=table,
+                train=read_inputs(table, inputs),
+                test=read_inputs(rows_of(spec, "test"), inputs),
+            )
+    except DataError as error:
+        raise TrainingError(
+            f"The SavedModel that {spec.script} wrote cannot be used: {error.headline}",
+            detail=error.detail,
+            hint=error.hint or "Write it whole, with a signature serving_default.",
+        ) from None
+    extra = made / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    (extra / "golden.json").write_text(json.dumps(golden))
+    return signature
+
+
+def _answer(model: SavedModel, columns: Columns) -> dict[str, np.ndarray]:
+    answers = model.run(columns)
+    return {name: values[:, 0] if values.shape[1:] == (1,) else values for name, values in answers.items()}
+
+
+def _check_signature(spec: TrainingSpec, signature: Signature) -> str:
+    """Return the output that is the prediction, of a model that takes the snapshot's inputs."""
+    features = spec.snapshot.features
+    if unknown := [name for name in signature.inputs if name not in features]:
+        raise TrainingError(
+            f"The model takes an input {unknown[0]!r} that the snapshot does not have."
+            f"{did_you_mean(unknown[0], features)}",
+            detail=f"its serving_default has: {', '.join(signature.inputs)}; the snapshot: {', '.join(features)}",
+            hint="Name its inputs as the features, one value a row: tf.TensorSpec([None], ..., name).",
+        )
+    wanted = problem_named(spec.snapshot.problem).output
+    if wanted in signature.outputs:
+        return wanted
+    if len(signature.outputs) != 1:
+        raise TrainingError(
+            f"The model has several outputs, and none is {wanted!r}.{did_you_mean(wanted, signature.outputs)}",
+            detail=f"outputs of its serving_default: {', '.join(signature.outputs)}",
+            hint=f"Name the prediction {wanted!r}.",
+        )
+    return next(iter(signature.outputs))
