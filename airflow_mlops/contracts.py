@@ -372,6 +372,7 @@ class ModelManifest(Record):
     lock_hash: str | None = None
     hardware: str
     versions: dict[str, str]
+    classes: tuple[str, ...] = Field(default=(), description="in the order of the probabilities")
     parent_version: str | None = Field(default=None, description="champion when this was trained")
     triggered_by: str
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,11 +133,12 @@ class Problem(ABC):
         """Return how many numbers a prediction has."""
         return 1
 
-    @abstractmethod
     def baseline(self, trained: np.ndarray, classes: Sequence[str]) -> np.ndarray:
         """Return the one prediction that says for every row what is usual among the targets that were trained on."""
+        import numpy as np
 
-    @abstractmethod
+        return np.asarray(trained.mean() if len(trained) else np.nan)
+
     def score(
         self,
         targets: np.ndarray,
@@ -147,9 +149,22 @@ class Problem(ABC):
     ) -> dict[str, float]:
         """Return metric → value. What is not defined is NaN, and NaN passes no gate.
 
+        Without a row nothing is defined; nor where a single prediction cannot be one.
+
         :param weights: What each row counts.
         :param groups: To which group each row belongs, where rows are held against each other.
         """
+        import numpy as np
+
+        if not len(targets) or self.mistake(predicted):
+            return dict.fromkeys(self.metrics, math.nan)
+        return self.rate(targets, predicted.astype(np.float64), weights, groups)
+
+    @abstractmethod
+    def rate(
+        self, targets: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None, groups: np.ndarray | None
+    ) -> dict[str, float]:
+        """Return metric → value of predictions that can be such; see :meth:`score`."""
 
     @abstractmethod
     def mistake(self, predicted: np.ndarray) -> str:

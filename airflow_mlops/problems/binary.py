@@ -117,33 +117,19 @@ class Binary(Problem):
 
         return np.asarray(pc.cast(labels, pa.float32()).to_numpy(), dtype=np.float32)
 
-    def baseline(self, trained: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-        import numpy as np
-
-        return np.asarray(trained.mean() if len(trained) else np.nan)
-
-    def score(
-        self,
-        targets: np.ndarray,
-        predicted: np.ndarray,
-        *,
-        weights: np.ndarray | None = None,
-        groups: np.ndarray | None = None,
+    def rate(
+        self, targets: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None, groups: np.ndarray | None
     ) -> dict[str, float]:
-        """A single prediction that is no number in [0, 1] makes every metric NaN."""
         import numpy as np
         from sklearn import metrics
 
-        if not len(targets) or self.mistake(predicted):
-            return dict.fromkeys(self.metrics, math.nan)
-        chances, w = predicted.astype(np.float64), weights
         both = len(np.unique(targets)) == 2
-        clipped = np.clip(chances, _EPSILON, 1 - _EPSILON)
+        clipped = np.clip(predicted, _EPSILON, 1 - _EPSILON)
         return {
-            "auc": float(metrics.roc_auc_score(targets, chances, sample_weight=w)) if both else math.nan,
-            "log_loss": float(metrics.log_loss(targets, clipped, labels=[0, 1], sample_weight=w)),
-            "brier": float(np.average((chances - targets) ** 2, weights=w)),
-            "accuracy": float(np.average((chances >= _THRESHOLD) == (targets == 1), weights=w)),
+            "auc": float(metrics.roc_auc_score(targets, predicted, sample_weight=weights)) if both else math.nan,
+            "log_loss": float(metrics.log_loss(targets, clipped, labels=[0, 1], sample_weight=weights)),
+            "brier": float(np.average((predicted - targets) ** 2, weights=weights)),
+            "accuracy": float(np.average((predicted >= _THRESHOLD) == (targets == 1), weights=weights)),
         }
 
     def mistake(self, predicted: np.ndarray) -> str:

@@ -150,35 +150,31 @@ class Multiclass(Problem):
 
         return np.bincount(trained, minlength=len(classes)) / max(len(trained), 1)
 
-    def score(
-        self,
-        targets: np.ndarray,
-        predicted: np.ndarray,
-        *,
-        weights: np.ndarray | None = None,
-        groups: np.ndarray | None = None,
+    def rate(
+        self, targets: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None, groups: np.ndarray | None
     ) -> dict[str, float]:
         """AUC and F1 are of the classes that the rows have."""
         import numpy as np
         from sklearn import metrics
 
-        if not len(targets) or self.mistake(predicted):
-            return dict.fromkeys(self.metrics, math.nan)
-        chances, w = predicted.astype(np.float64), weights
-        chances = np.clip(chances, _EPSILON, 1)
+        chances = np.clip(predicted, _EPSILON, 1)
         chances /= chances.sum(axis=1, keepdims=True)
         likeliest = chances.argmax(axis=1)
         right = likeliest == targets
         there = np.unique(targets)
         aucs = [
-            metrics.roc_auc_score(targets == one, chances[:, one], sample_weight=w) for one in there if len(there) > 1
+            metrics.roc_auc_score(targets == one, chances[:, one], sample_weight=weights)
+            for one in there
+            if len(there) > 1
         ]
         return {
-            "accuracy": float(np.average(right, weights=w)),
-            "log_loss": float(np.average(-np.log(chances[np.arange(len(targets)), targets]), weights=w)),
+            "accuracy": float(np.average(right, weights=weights)),
+            "log_loss": float(np.average(-np.log(chances[np.arange(len(targets)), targets]), weights=weights)),
             "auc": float(np.mean(aucs)) if aucs else math.nan,
             "f1": float(
-                metrics.f1_score(targets, likeliest, labels=there, average="macro", zero_division=0.0, sample_weight=w)
+                metrics.f1_score(
+                    targets, likeliest, labels=there, average="macro", zero_division=0.0, sample_weight=weights
+                )
             ),
             "calibration_error": _calibration_error(chances.max(axis=1), right, weights),
         }

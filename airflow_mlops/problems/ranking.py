@@ -59,19 +59,14 @@ class Ranking(Regression):
 
         return np.asarray(0.0)  # no order at all
 
-    def score(
-        self,
-        targets: np.ndarray,
-        predicted: np.ndarray,
-        *,
-        weights: np.ndarray | None = None,
-        groups: np.ndarray | None = None,
+    def rate(
+        self, targets: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None, groups: np.ndarray | None
     ) -> dict[str, float]:
         """Groups in which nothing is relevant say nothing. A weight is that of the group's first row."""
         import numpy as np
         from sklearn.metrics import ndcg_score
 
-        if not len(targets) or groups is None or self.mistake(predicted):
+        if groups is None:
             return dict.fromkeys(self.metrics, math.nan)
         order = np.argsort(groups, kind="stable")
         starts = np.flatnonzero(np.r_[True, groups[order][1:] != groups[order][:-1]])

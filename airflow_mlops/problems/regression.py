@@ -126,32 +126,20 @@ class Regression(Problem):
 
         return np.asarray(labels.to_numpy(), dtype=np.float32)
 
-    def baseline(self, trained: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-        import numpy as np
-
-        return np.asarray(trained.mean() if len(trained) else np.nan)
-
-    def score(
-        self,
-        targets: np.ndarray,
-        predicted: np.ndarray,
-        *,
-        weights: np.ndarray | None = None,
-        groups: np.ndarray | None = None,
+    def rate(
+        self, targets: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None, groups: np.ndarray | None
     ) -> dict[str, float]:
         import numpy as np
 
-        if not len(targets) or self.mistake(predicted):
-            return dict.fromkeys(self.metrics, math.nan)
-        real, w = targets.astype(np.float64), weights
-        off = predicted.astype(np.float64) - real
-        squared = float(np.average(off**2, weights=w))
-        spread = float(np.average((real - np.average(real, weights=w)) ** 2, weights=w))
+        real = targets.astype(np.float64)
+        off = predicted - real
+        squared = float(np.average(off**2, weights=weights))
+        spread = float(np.average((real - np.average(real, weights=weights)) ** 2, weights=weights))
         return {
             "rmse": math.sqrt(squared),
-            "mae": float(np.average(np.abs(off), weights=w)),
+            "mae": float(np.average(np.abs(off), weights=weights)),
             "r2": 1 - squared / spread if spread else math.nan,
-            "bias": abs(float(np.average(off, weights=w))),
+            "bias": abs(float(np.average(off, weights=weights))),
         }
 
     def mistake(self, predicted: np.ndarray) -> str:

@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from airflow_mlops.contracts import Evaluation, VerdictStatus
+from airflow_mlops.contracts import Evaluation, ModelManifest, Signature, VerdictStatus
 from airflow_mlops.engine.data.leaks import check_leaks
 from airflow_mlops.engine.data.profiles import profile_table
+from airflow_mlops.engine.evaluation.evaluate import by_class
 from airflow_mlops.engine.evaluation.gates import judge
+from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.parts import Gate
 from airflow_mlops.problems import METRICS, PROBLEMS, Problem, as_label, check_label, problem_named, problem_of
@@ -368,3 +370,25 @@ def test_parsing_a_dag_file_loads_nothing_for_it():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# --- models of other classes ------------------------------------------------------------------------------
+
+
+def test_a_champion_of_other_classes_is_held_against_the_same_names(tmp_path):
+    """A class came and another went: places are not names."""
+    chances = np.array([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]], dtype=np.float32)
+    assert by_class(tmp_path, chances, ("a", "b", "c")) is chances, "one that is not registered yet is of the snapshot"
+    with pytest.raises(DataError, match="other classes than the 2 of the snapshot"):
+        by_class(tmp_path, chances, ("a", "b"))
+    manifest = ModelManifest(
+        model="m", snapshot_id="s", spec_hash="h", seed=1, feature_service="f", code_version="x", code_dirty=False,
+        signature=Signature(inputs={}, outputs={}), hardware="x", versions={}, triggered_by="t",
+        classes=("a", "b", "old"),
+    )  # fmt: skip
+    (tmp_path / MANIFEST_FILE).parent.mkdir()
+    (tmp_path / MANIFEST_FILE).write_text(manifest.to_json())
+    aligned = by_class(tmp_path, chances, ("a", "b", "new"))
+    np.testing.assert_allclose(aligned, [[0.4, 0.6, 0.0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+    assert MULTICLASS.mistake(aligned) == ""
+    np.testing.assert_allclose(by_class(tmp_path, chances, ("b", "a", "old"))[0], [0.3, 0.2, 0.5])

@@ -53,8 +53,10 @@ def _check_known(store: PartitionStore, ledger: Ledger, dataset: str) -> None:
         return
     known = {(fact.key, fact.payload.get("revision")) for fact in ledger.facts(FACT, dataset, limit=None)}
     known |= set(_needed(ledger, dataset))
+    named = {key for key, _ in known}
     current = ((key, store.current(dataset, key)) for key in reversed(keys))
-    if not any(one in known for one in current):
+    # Of a partition that a sweep was killed over, none is current any more.
+    if not any(one in known or (one[1] is None and one[0] in named) for one in current):
         raise ConfigError(
             f"The ledger knows none of the {len(keys)} partitions of {dataset!r}: it is that of another home.",
             detail=f"{store.root}: {keys[0]} to {keys[-1]}; the ledger has {len(known)} revisions of it",

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
-from airflow_mlops.contracts import Evaluation, Signature, Snapshot
+from airflow_mlops.contracts import Evaluation, ModelManifest, Signature, Snapshot
 from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_targets, read_weights
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
@@ -63,7 +65,10 @@ def evaluate(
             groups=None if groups is None else groups[rows],
         )
 
-    predicted = score(challenger, inputs, problem.output)
+    def predictions(saved_model: Path) -> np.ndarray:
+        return by_class(saved_model, score(saved_model, inputs, problem.output), snapshot.classes)
+
+    predicted = predictions(challenger)
     usual = problem.baseline(trained, snapshot.classes)
     metrics = {
         "challenger": rated(predicted),
@@ -72,7 +77,7 @@ def evaluate(
     unevaluated = {}
     if champion is not None:
         try:
-            metrics["champion"] = rated(score(champion, inputs, problem.output))
+            metrics["champion"] = rated(predictions(champion))
         except MlopsError as error:
             unevaluated["champion"] = f"{error.headline} {error.detail}".strip()
     return Evaluation(
@@ -105,6 +110,41 @@ def score(saved_model: Path, inputs: Columns, output: str) -> np.ndarray:
             for start in range(0, rows, _BATCH_ROWS)
         ]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+
+
+def by_class(saved_model: Path, predicted: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return predictions of classes with a column for each of ``classes``, whatever a model was trained on.
+
+    A class that the model does not know has probability 0. What it gave to one that is not among them is spread over
+    the others.
+
+    :raises DataError: when the model does not say its classes, and has not as many.
+    """
+    if not classes:
+        return predicted
+    own = _classes_of(saved_model) or tuple(classes)
+    if predicted.ndim != 2 or predicted.shape[1] != len(own):
+        raise DataError(
+            f"The model predicts other classes than the {len(classes)} of the snapshot.",
+            detail=f"its predictions are of shape {predicted.shape[1:]}",
+            hint="Register it by MLflowRegisterModelOperator: its manifest says its classes.",
+        )
+    if own == tuple(classes):
+        return predicted
+    aligned = np.zeros((len(predicted), len(classes)), dtype=predicted.dtype)
+    for place, name in enumerate(own):
+        if name in classes:
+            aligned[:, list(classes).index(name)] = predicted[:, place]
+    total = aligned.sum(axis=1, keepdims=True)
+    return np.divide(aligned, total, out=np.full_like(aligned, 1 / len(classes)), where=total > 0)
+
+
+def _classes_of(saved_model: Path) -> tuple[str, ...]:
+    """Return the classes that a registered model's manifest names; none before it is registered."""
+    try:
+        return ModelManifest.from_json((saved_model / MANIFEST_FILE).read_bytes()).classes
+    except (FileNotFoundError, ValidationError):
+        return ()
 
 
 def _score_batch(model: SavedModel, inputs: Columns, output: str) -> np.ndarray:

@@ -49,6 +49,7 @@ def pack_manifest(
         lock_hash=lock_hash(spec.code_path),
         hardware=result.hardware,
         versions=result.versions,
+        classes=spec.snapshot.classes,
         parent_version=parent_version,
         triggered_by=triggered_by,
     )
