@@ -12,11 +12,14 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperator
 
+import airflow_mlops.partitioning
 import airflow_mlops.pipeline
-import airflow_mlops.templates  # noqa: F401
+import airflow_mlops.templates
 
 # Worked out and kept here; else each of our operators' classes would do it for itself, in each of those children.
 BaseOperator.get_serialized_fields()
+# Python imports its parser of times on first use.
+airflow_mlops.partitioning.DAILY.interval("2013-01-01")
 
 
 class AirflowMlopsPlugin(AirflowPlugin):
