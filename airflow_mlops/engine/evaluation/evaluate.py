@@ -92,11 +92,11 @@ def evaluate(
     )
 
 
-def score(saved_model: Path, inputs: Columns, output: str) -> np.ndarray:
+def score(saved_model: Path, inputs: Columns, output: str = "") -> np.ndarray:
     """Return the model's prediction for each row, asked by its own serving signature.
 
     :param inputs: Raw columns; those that the model does not take are left out.
-    :param output: Which of several outputs to take.
+    :param output: Which of several outputs to take; of one it need not be said.
     :returns: ``float32``, of one number a row or of several.
     :raises DataError: when it takes inputs that are not there, or has several outputs and none of that name.
     """
