@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.engine.data.checks.robust import median_spread
 from airflow_mlops.exceptions import DataError
 
 _DAYS = 14
 """Days with labels below which there is no telling what is usual."""
-_MAD_TO_SIGMA = 1.4826
 _UNLIKELY = 4.0
 """Standard deviations of the binomial distribution from which on a count is no chance."""
 
@@ -35,15 +35,14 @@ def check_shares(rows: pa.Table, event_time: str, hits: pa.ChunkedArray, what: s
     found, labelled = daily["hit_sum"].to_numpy(), daily["hit_count"].to_numpy()
     rate = (found + 0.5) / (labelled + 1)
     odds = np.log(rate / (1 - rate))
-    usual = np.median(odds)
+    usual, scatter = median_spread(odds)
     usual_rate = 1 / (1 + np.exp(-usual))
-    scatter = _MAD_TO_SIGMA * np.median(np.abs(odds - usual))
     distance = (odds - usual) / np.sqrt(scatter**2 + 1 / (labelled * usual_rate * (1 - usual_rate)))
     # None of forty is far away by the odds, and happens: the count must be unlikely too.
     unlikely = np.abs(found - labelled * usual_rate) > _UNLIKELY * np.sqrt(labelled * usual_rate * (1 - usual_rate))
     strange = np.flatnonzero(unlikely & ((distance < -shift) | (distance > 2 * shift)))
     names = [f"{daily['day'][n].as_py():%Y-%m-%d} ({found[n]} of {labelled[n]})" for n in strange.tolist()]
-    _refuse(f"The rate of {what} of", f"usual: {usual_rate:.3f}", names)
+    _refuse(f"The rate of {what} of {len(names)} days is", f"usual: {usual_rate:.3f}", names)
 
 
 def check_means(rows: pa.Table, event_time: str, label: str, shift: float) -> None:
@@ -63,19 +62,18 @@ def check_means(rows: pa.Table, event_time: str, label: str, shift: float) -> No
     if daily.num_rows < _DAYS:
         return
     mean, variance, count = (daily[f"label_{name}"].to_numpy() for name in ("mean", "variance", "count"))
-    usual = np.median(mean)
-    scatter = _MAD_TO_SIGMA * np.median(np.abs(mean - usual))
+    usual, scatter = median_spread(mean)
     distance = np.abs(mean - usual) / np.sqrt(scatter**2 + np.median(variance) / count + np.finfo(float).tiny)
     constant = (variance == 0) & (count > 1)
     strange = np.flatnonzero((distance > 2 * shift) | (constant & (distance > shift / 2)))
     names = [f"{daily['day'][n].as_py():%Y-%m-%d} (mean {mean[n]:.4g} of {count[n]})" for n in strange.tolist()]
-    _refuse("The labels of", f"usual mean: {usual:.4g}", names)
+    _refuse(f"The labels of {len(names)} days are", f"usual mean: {usual:.4g}", names)
 
 
 def _refuse(what: str, usual: str, names: list[str]) -> None:
     if names:
         raise DataError(
-            f"{what} {len(names)} days {'is' if 'rate' in what else 'are'} not believable.",
+            f"{what} not believable.",
             detail=f"{usual}; {', '.join(names[:7])}{' …' if names[7:] else ''}",
             hint="See whether the label feed fills in what it does not know. Exclude these days, or mend and seal "
             "them again; what is unknown must be null.",

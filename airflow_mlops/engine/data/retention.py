@@ -46,13 +46,13 @@ class RetentionReport:
     kept: tuple[Swept, ...]
 
 
-def _check_known(store: PartitionStore, ledger: Ledger, dataset: str) -> None:
+def _check_known(store: PartitionStore, ledger: Ledger, dataset: str, needed: Mapping[_Revision, set[str]]) -> None:
     """Refuse a ledger that never saw what lies here: it would say of everything that nobody needs it."""
     keys = store.keys(dataset)
     if not keys:
         return
     known = {(fact.key, fact.payload.get("revision")) for fact in ledger.facts(FACT, dataset, limit=None)}
-    known |= set(_needed(ledger, dataset))
+    known |= set(needed)
     named = {key for key, _ in known}
     current = ((key, store.current(dataset, key)) for key in reversed(keys))
     # Of a partition that a sweep was killed over, none is current any more.
@@ -90,9 +90,10 @@ def sweep_partitions(
     :param dry_run: Say what would go, and remove nothing.
     :raises ConfigError: when the ledger does not know the dataset: it is that of another home.
     """
-    _check_known(store, ledger, dataset)
+    needed = _needed(ledger, dataset)
+    _check_known(store, ledger, dataset, needed)
     oldest = datetime.min.replace(tzinfo=UTC) if keep is None else now - keep
-    sweep = _Sweep(store, ledger, dataset, oldest, _needed(ledger, dataset), replaced_before)
+    sweep = _Sweep(store, ledger, dataset, oldest, needed, replaced_before)
     removed: list[Swept] = []
     kept: list[Swept] = []
     for key in sweep.days():
