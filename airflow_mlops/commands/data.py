@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +187,7 @@ def _profiles(options: argparse.Namespace, dataset: str) -> list[Profile]:
             detail=f"there are: {', '.join(feeds) or 'none'}",
             hint="Name one of them.",
         )
-    return profiles_of_feed(feeds[dataset], beneath(open_home(options), feeds[dataset].uri))
+    return profiles_of_feed(feeds[dataset], partial(beneath, open_home(options)))
 
 
 def _sweep(options: argparse.Namespace) -> None:

@@ -53,6 +53,8 @@ _PASSING: dict[str, set[str]] = {
 }
 """Library → its errors, and all that derive from them, that say that something did not answer."""
 
+_OURS = str(Path(__file__).parent.parent)
+
 _NO_ANSWER = {"OperationalError", "InterfaceError", "FlightUnavailableError", "FlightTimedOutError"}
 """Errors of any database driver (PEP 249), and of Arrow Flight, that say so."""
 
@@ -113,7 +115,7 @@ def users_code(kind: type[MlopsError], headline: str, detail: str = "", hint: st
 def _place(error: BaseException) -> str:
     """Return where in the user's code an error was raised: the last file that is no library's."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [one for one in frames if "site-packages" not in one.filename and "airflow_mlops" not in one.filename]
+    own = [one for one in frames if "site-packages" not in one.filename and not one.filename.startswith(_OURS)]
     return f" ({Path(own[-1].filename).name}:{own[-1].lineno}, in {own[-1].name})" if own else ""
 
 

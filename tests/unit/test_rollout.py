@@ -512,23 +512,39 @@ def test_a_run_that_rolled_back_once_changes_nothing_when_it_is_cleared_weeks_la
     assert serves(rollout, 4)
 
 
-def test_a_version_whose_promotion_was_undone_never_served(rollout):
-    put_into_service(rollout, 1)
-    rollout.load(2)
-    settle(rollout, 2)
+def not_following(rollout: Rollout, label_at: int) -> Rollout:
+    """The same rollout, on a server whose label does not move."""
 
     class Elsewhere:
         def __getattr__(self, name: str) -> object:
             return getattr(rollout.client, name)
 
         def metadata(self, model: str, version: int | None = None, label: str | None = None) -> object:
-            return (1, None) if label else rollout.client.metadata(model, version)
+            return (label_at, None) if label else rollout.client.metadata(model, version)
 
+    return replace(rollout, client=Elsewhere())
+
+
+def test_a_version_whose_promotion_was_undone_never_served(rollout):
+    put_into_service(rollout, 1)
+    rollout.load(2)
+    settle(rollout, 2)
     with pytest.raises(GateError, match="did not move"):
-        replace(rollout, client=Elsewhere()).promote(2)
+        not_following(rollout, 1).promote(2)
     assert actions(rollout)[-2:] == ["promote", "undo promote"]
     with pytest.raises(GateError, match=r"Version 2 of .* never served(.|\n)*versions that did: 1"):
         back(rollout, "run 1", to=2)
+    assert serves(rollout, 1)
+
+
+def test_a_rollback_that_was_undone_is_done_by_the_retry_of_its_run(rollout):
+    put_into_service(rollout, 1)
+    put_into_service(rollout, 2)
+    with pytest.raises(GateError, match="did not move"):
+        back(not_following(rollout, 2), "run 1")
+    assert actions(rollout)[-2:] == ["rollback", "undo rollback"]
+    assert serves(rollout, 2)
+    assert back(rollout, "run 1").stable == 1
     assert serves(rollout, 1)
 
 

@@ -232,13 +232,13 @@ def test_of_a_feed_each_partition_is_one_whatever_its_folders(tmp_path):
             (folder / "a.csv").write_text(f"at,n\n2024-03-0{day} {hour:02}:10:00,1\n")
     more = {"event_time": "at", "suite": "s:a", "start": date(2024, 3, 1), "end": date(2024, 3, 31)}
     spark = Partitions("machines", layout="dt={key}/*/*.parquet", **more)
-    profiles = profiles_of_feed(spark, tmp_path / "machines")
+    profiles = profiles_of_feed(spark, tmp_path.joinpath)
     assert (profiles[0].rows, profiles[0].revisions) == (100, {"2024-03-01": "landed"})
     assert len(profiles) == 5
     assert "region" in profiles[0].columns
     assert '"region": Column("string"' in suggest_contract(profiles)
     hourly = Partitions("clicks", lands="hourly", **more)
-    assert [one.rows for one in profiles_of_feed(hourly, tmp_path / "clicks")] == [24] * 5
-    assert len(profiles_of_feed(hourly, tmp_path / "clicks", most=2)) == 2
+    assert [one.rows for one in profiles_of_feed(hourly, tmp_path.joinpath)] == [24] * 5
+    assert len(profiles_of_feed(hourly, tmp_path.joinpath, most=2)) == 2
     with pytest.raises(DataError, match=r"No partition of 'nothing' has landed"):
-        profiles_of_feed(Partitions("nothing", **more), tmp_path / "nothing")
+        profiles_of_feed(Partitions("nothing", **more), tmp_path.joinpath)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,14 +52,15 @@ def profiles_of_landed(folder: Path, options: Mapping[str, Any] | None = None) -
     return [profile for profile in profiles if profile.rows] or profiles
 
 
-def profiles_of_feed(feed: Partitions, place: AnyPath, most: int = 60) -> list[Profile]:
+def profiles_of_feed(feed: Partitions, locate: Callable[[str], AnyPath], most: int = 60) -> list[Profile]:
     """Return a profile of each partition that has landed of a feed, as it will be sealed: columns of its path included.
 
-    :param place: Where the feed lies.
+    :param locate: Turns the ``uri`` of a feed into a path.
     :param most: Of so many partitions, the oldest.
     :raises DataError: when none has landed, or one cannot be read.
     """
     profiles: list[Profile] = []
+    place = locate(feed.uri)
     until = min(feed.ends_at or datetime.max.replace(tzinfo=UTC), datetime.now(UTC))
     with TemporaryDirectory() as folder:
         for key in feed.partitioning.keys(feed.starts_at, until):
@@ -76,7 +77,8 @@ def profiles_of_feed(feed: Partitions, place: AnyPath, most: int = 60) -> list[P
                 naive_times=feed.naive_times,
                 options=feed.reader,
             )
-            with storage.on_disk(parquet_files(Path(staged.uri))) as files:
+            made = locate(staged.uri) if "://" in staged.uri else Path(staged.uri)
+            with storage.on_disk(parquet_files(made)) as files:
                 rows = pa.concat_tables([pq.read_table(file, partitioning=None) for file in files])
             profiles.append(profile_table(rows, dataset=feed.dataset, key=key, revision="landed"))
             if len(profiles) == most:

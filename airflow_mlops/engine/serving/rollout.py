@@ -240,7 +240,7 @@ class Rollout:
 
     def _was_done(self, asked: str) -> bool:
         """Return whether a run has rolled back once: its task may be cleared long after, when others have gone on."""
-        done = moves(self.ledger, self.server, self.model)
+        done = lasting(moves(self.ledger, self.server, self.model))
         return any(move.action == "rollback" and move.state.reason == asked for move in done)
 
     def _is_repeated(self, current: Deployment, asked: str, to: int | None) -> bool:
