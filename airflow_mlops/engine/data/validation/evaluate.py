@@ -190,7 +190,8 @@ class _Validation:
             except ValueError as error:  # a bound that is no time
                 self.answers[n] = Answer(raised=type(error).__name__)
         with engine as running:
-            answers = dict(zip(asked, ask(running, list(asked.values())), strict=True))
+            shape = name, tuple(sorted(self.types.items()))
+            answers = dict(zip(asked, ask(running, list(asked.values()), shape), strict=True))
             for n, answer in answers.items():
                 again = self.engine == "auto" and name != "pandas" and not only_in_sql(asked[n])
                 if answer.raised is None or not again:
