@@ -13,6 +13,7 @@ from airflow_mlops.commands.data import add_data
 from airflow_mlops.commands.demo import add_demo
 from airflow_mlops.commands.deployments import add_deployments
 from airflow_mlops.commands.features import add_features
+from airflow_mlops.commands.golden import add_golden
 from airflow_mlops.commands.halts import add_halts
 from airflow_mlops.commands.history import add_history
 from airflow_mlops.commands.sources import add_sources
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add_history(commands)
     add_deployments(commands)
     add_halts(commands)
+    add_golden(commands)
     add_ask(commands)
     return parser
 

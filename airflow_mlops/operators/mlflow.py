@@ -203,7 +203,8 @@ class MLflowJudgeModelOperator(MlopsOperator):
         """Judge, keep the verdict, and fail unless it is PASS."""
         from airflow_mlops.engine.evaluation.approvals import record_verdict
         from airflow_mlops.engine.evaluation.gates import gates_of, judge
-        from airflow_mlops.engine.training.workdir import read_evaluation, read_spec
+        from airflow_mlops.engine.registry.elsewhere import content_of
+        from airflow_mlops.engine.training.workdir import evaluated_training, read_evaluation
 
         version = whole_version(self.version)
         file = require(self.evaluation, "evaluation", "Did the evaluation task succeed?")
@@ -216,16 +217,16 @@ class MLflowJudgeModelOperator(MlopsOperator):
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
         registry = hook.get_conn()
-        trained, evaluated = registry.training_of(self.model, str(version)), read_spec(Path(file).parent).hash
-        if trained and trained != evaluated:
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        content = content_of(registry, ledger, self.model, version)
+        trained, evaluated = registry.training_of(self.model, str(version)), evaluated_training(Path(file))
+        if evaluated not in {trained, content}:
             raise GateError(
                 f"The evaluation is not of version {version} of {self.model!r}.",
-                detail=f"{file} is of training {evaluated[:16]}, the version of {trained[:16]}",
-                hint="Judge a version by the evaluation of its own training.",
+                detail=f"{file} is of {evaluated[:16]}, the version of {(trained or content)[:16]}",
+                hint="Judge a version by the evaluation of its own training, or of its own SavedModel.",
             )
         registered = registry.log_verdict(self.model, str(version), verdict)
-        content = registry.content_hash(self.model, str(version))
-        ledger = LedgerHook(self.ledger_conn_id).get_conn()
         record_verdict(
             ledger,
             registered,

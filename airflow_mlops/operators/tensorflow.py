@@ -10,12 +10,12 @@ from airflow_mlops.exceptions import ConfigError, MlopsError, TrainingError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, owner_of, require
+from airflow_mlops.operators.base import MlopsOperator, owner_of, require, said
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context, XComArg
 
-    from airflow_mlops.contracts import TrainingSpec
+    from airflow_mlops.contracts import Snapshot, TrainingSpec
     from airflow_mlops.engine.training.launch import TrainingProcess
 
 
@@ -242,17 +242,29 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
 
     :param model: Name of the model in the registry.
     :param training: Folder of the finished training.
+    :param saved_model: Instead of it, of a model that was not trained here: folder of the SavedModel; and
+    :param snapshot: id of the snapshot to measure it on.
     :param slices: Model inputs by whose values the challenger is measured too.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``, where the champion is.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "model", "training", "slices", "mlflow_conn_id")
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "model",
+        "training",
+        "saved_model",
+        "snapshot",
+        "slices",
+        "mlflow_conn_id",
+    )
 
     def __init__(
         self,
         *,
         model: str,
-        training: str,
+        training: str = "",
+        saved_model: str = "",
+        snapshot: str = "",
         slices: Sequence[str] = (),
         mlflow_conn_id: str = MLflowHook.default_conn_name,
         **kwargs: Any,
@@ -260,6 +272,8 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
         super().__init__(**kwargs)
         self.model = model
         self.training = training
+        self.saved_model = saved_model
+        self.snapshot = snapshot
         self.slices = slices
         self.mlflow_conn_id = mlflow_conn_id
 
@@ -268,18 +282,17 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
         from airflow_mlops.engine.evaluation.evaluate import evaluate
         from airflow_mlops.engine.ledger import as_json
         from airflow_mlops.engine.registry.registry import CHAMPION
-        from airflow_mlops.engine.training.workdir import Workdir, finished_training
+        from airflow_mlops.engine.training.workdir import Workdir
 
-        folder = Path(require(self.training, "training", "Did the training task succeed?"))
-        spec, result = finished_training(folder)
+        folder, saved_model, snapshot = self._what()
         registry = MLflowHook(self.mlflow_conn_id).get_conn()
         champion, fetched = registry.find_alias(self.model, CHAMPION), None
         if champion is not None:
             cache = registry_cache(self.home_path, self.model, champion.version)
             fetched = registry.download(self.model, champion.version, cache)
         evaluation = evaluate(
-            spec.snapshot,
-            Path(result.saved_model),
+            snapshot,
+            saved_model,
             fetched,
             champion.version if champion else None,
             slices=list(self.slices),
@@ -292,6 +305,30 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
             champion_version=evaluation.champion_version,
             unevaluated=evaluation.unevaluated,
         )
+
+    def _what(self) -> tuple[Path, Path, Snapshot]:
+        """Return where the evaluation is kept, the SavedModel, and what it is measured on."""
+        from airflow_mlops.engine.data.files import tree_hash
+        from airflow_mlops.engine.data.shared import fetch
+        from airflow_mlops.engine.data.snapshots import load_snapshot
+        from airflow_mlops.engine.training.workdir import finished_training
+
+        if bool(said(self.training)) == bool(said(self.saved_model)):
+            raise ConfigError(
+                "What to measure is not said in one way.",
+                detail=f"training={self.training!r}, saved_model={self.saved_model!r} after rendering",
+                hint="Give the folder of a training; or, of a model made elsewhere, saved_model= and snapshot=.",
+            )
+        if said(self.training):
+            folder = Path(self.training)
+            spec, result = finished_training(folder)
+            return folder, Path(result.saved_model), spec.snapshot
+        snapshot = load_snapshot(
+            self.home_path, require(self.snapshot, "snapshot", "Did the task that builds the snapshot succeed?")
+        )
+        saved_model = Path(self.saved_model)
+        fetch(saved_model)
+        return self.home_path / "evaluations" / tree_hash(saved_model), saved_model, snapshot
 
 
 def registry_cache(home: Path, model: str, version: int | str) -> Path:

@@ -173,13 +173,16 @@ class HeldAgainstVerdict(ModelVersionOperator):
 class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
     """Put a SavedModel into the model store, complete and proven, or not at all.
 
-    It is refused when no verdict PASS is about its bytes, when it does not answer its golden predictions, when its
+    It is refused when no verdict PASS is about its bytes, when it does not answer its golden predictions or a golden
+    case of the model (``airflow-mlops golden add``), when its
     signature is not that of the version which serves now, or when its features are not what it was trained on any more.
 
     :param source: Folder of the SavedModel.
     :param tolerance: Largest absolute difference between a golden prediction and the answer now.
     :param signature_changes: What may be different for callers of the version that serves now: nothing (``refuse``),
         new inputs (``additive``), or ``any``.
+    :param require_golden: Refuse a model without golden predictions. Without them nothing shows that it answers as it
+        did where it was made; that is said in the log.
     :param override_by: Who answers for publishing it although its features have moved on; kept in the ledger.
     :param override_reason: Why; needed with ``override_by``.
     """
@@ -198,6 +201,7 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
         source: str,
         tolerance: float = 1e-5,
         signature_changes: str = "refuse",
+        require_golden: bool = False,
         override_by: str | None = None,
         override_reason: str | None = None,
         **kwargs: Any,
@@ -208,11 +212,13 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
         self.override_reason = override_reason
         self.tolerance = tolerance
         self.signature_changes = signature_changes
+        self.require_golden = require_golden
 
     def perform(self, context: Context) -> PublishedVersion:
         """Publish and return where it lies."""
         from airflow_mlops.engine.data.shared import fetch
         from airflow_mlops.engine.serving.compatibility import check_server, trained_with
+        from airflow_mlops.engine.serving.golden_cases import cases
         from airflow_mlops.engine.serving.model_store import publish
 
         version = whole_version(self.version)
@@ -229,6 +235,8 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
                 serving=rollout.deployment().stable,
                 signature_changes=_signature_changes(self.signature_changes),
                 tolerance=self.tolerance,
+                require_golden=self.require_golden,
+                cases=cases(rollout.ledger, self.model),
                 check=partial(self.check_verdict, version),
             )
         return PublishedVersion(model=self.model, version=version, path=str(path))

@@ -78,6 +78,7 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             source=result(fetch, "saved_model"),
             tolerance=deploy.tolerance,
             signature_changes="{{ params.signature_changes }}",
+            require_golden=True,
             **serving,
             **deploy.resources.as_arguments(),
         )

@@ -47,6 +47,7 @@ NOT_TEMPLATED = {
         "home",
         "tolerance",
         "require_verdict",
+        "require_golden",
         "keep",
         "notify",
         "may_be_empty",

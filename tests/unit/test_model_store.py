@@ -122,7 +122,7 @@ def nan_answer(folder: Path) -> None:
         (remove_graph, "no SavedModel to publish"),
         (truncate_graph, "cannot be loaded"),
         (flip_a_byte, "cannot be loaded"),
-        (remove_golden, "no readable golden predictions"),
+        (remove_golden, "no golden predictions, so nothing would show"),
         (empty_golden, "prove nothing"),
         (other_answer, "does not answer what it answered at training time"),
         (nan_answer, "does not answer what it answered at training time"),
@@ -132,9 +132,15 @@ def test_refuses_a_damaged_model_and_leaves_nothing(source, tmp_path, damage, wo
     damage(source)
     base = tmp_path / "store"
     with pytest.raises(MlopsError, match=words) as refused:
-        publish(source, base, 1)
+        publish(source, base, 1, require_golden=True)
     assert not refused.value.retryable
     assert not base.exists() or not versions(base)
+
+
+def test_a_model_without_golden_predictions_is_published_where_none_are_required(source, tmp_path, caplog):
+    remove_golden(source)
+    assert publish(source, tmp_path / "store", 1).is_dir()
+    assert "nothing shows that it answers as it did" in caplog.text
 
 
 def test_a_store_that_cannot_be_written_is_worth_a_retry(source, tmp_path):

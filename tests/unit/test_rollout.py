@@ -519,8 +519,8 @@ def not_following(rollout: Rollout, label_at: int) -> Rollout:
         def __getattr__(self, name: str) -> object:
             return getattr(rollout.client, name)
 
-        def metadata(self, model: str, version: int | None = None, label: str | None = None) -> object:
-            return (label_at, None) if label else rollout.client.metadata(model, version)
+        def signatures(self, model: str, version: int | None = None, label: str | None = None) -> object:
+            return (label_at, {}) if label else rollout.client.signatures(model, version)
 
     return replace(rollout, client=Elsewhere())
 

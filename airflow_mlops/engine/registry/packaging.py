@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from airflow_mlops.contracts import ModelManifest, Signature, TensorSpec
+from airflow_mlops.contracts import Signature, TensorSpec
 from airflow_mlops.engine.data.files import checksums
 
 if TYPE_CHECKING:
@@ -23,12 +24,16 @@ SAVED_MODEL = "saved_model"
 CHECKSUMS_FILE = "saved_model.sha256.json"
 
 
-def write_mlmodel(folder: Path, saved_model: Path, manifest: ModelManifest, *, run_id: str, model_id: str) -> None:
-    """Write what MLflow needs beside a SavedModel into ``folder``: ``MLmodel``, requirements and checksums."""
+def write_mlmodel(  # noqa: PLR0917
+    folder: Path, saved_model: Path, signature: Signature, versions: Mapping[str, str], run_id: str, model_id: str
+) -> None:
+    """Write what MLflow needs beside a SavedModel into ``folder``: ``MLmodel``, requirements and checksums.
+
+    :param versions: Package → version of what made it, as far as that is known.
+    """
     from mlflow.models import Model
 
-    model = Model(run_id=run_id, model_id=model_id, model_uuid=model_id, signature=_to_mlflow(manifest.signature))
-    versions = manifest.versions
+    model = Model(run_id=run_id, model_id=model_id, model_uuid=model_id, signature=_to_mlflow(signature))
     model.add_flavor(
         "tensorflow",
         model_type="tf1-estimator",

@@ -19,11 +19,12 @@ from airflow_mlops.contracts import (
     Evaluation,
     ModelManifest,
     RegisteredModel,
+    Signature,
     TrainingResult,
     TrainingSpec,
     Verdict,
 )
-from airflow_mlops.engine.data.files import checksums, identity, temporary_sibling
+from airflow_mlops.engine.data.files import checksums, identity, temporary_sibling, tree_hash
 from airflow_mlops.engine.registry.connection import make_client, talking_to, without_credentials
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.registry.packaging import CHECKSUMS_FILE, SAVED_MODEL, write_mlmodel
@@ -42,6 +43,9 @@ TRAINING_ID = "mlops.training_id"
 VERDICT = "mlops.verdict"
 ERROR = "mlops.error"
 OWNER = "mlops.owner"
+CONTENT = "mlops.content"
+"""Tag of a version that was made elsewhere and registered here: the hash of its files."""
+SOURCE = "mlops.source"
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,53 @@ class Registry:
                 self._client.log_batch(run.run_id, metrics=batch)
             self._client.log_text(run.run_id, manifest.to_json(), MANIFEST_FILE.name)
             self._client.log_text(run.run_id, evaluation.to_json(), "evaluation.json")
-            version = self._version_of(manifest.model, run) or self._make_version(run, result, manifest)
+            version = self._version_of(manifest.model, run) or self._make_version(
+                run,
+                manifest.model,
+                Path(result.saved_model),
+                manifest.signature,
+                manifest.versions,
+                tags={"mlops.snapshot_id": manifest.snapshot_id, TRAINING_ID: manifest.spec_hash},
+            )
             self._client.set_terminated(run.run_id, "FINISHED")
             if ERROR in self._client.get_run(run.run_id).data.tags:
                 self._client.delete_tag(run.run_id, ERROR)
-        current = self.find_alias(manifest.model, CHALLENGER)
+        return self._challenger(version)
+
+    def register_made_elsewhere(
+        self,
+        model: str,
+        saved_model: Path,
+        signature: Signature,
+        source: str,
+        tags: Mapping[str, str] | None = None,
+    ) -> RegisteredModel:
+        """Register a SavedModel that was not trained here, in a run of its own; the newest one becomes ``challenger``.
+
+        The same files are one version, however often this is repeated.
+
+        :param source: Where it is from, in words or as a URI.
+        :param tags: More tags of the run.
+        :raises TransientError: when MLflow does not answer.
+        """
+        content = tree_hash(saved_model)
+        with talking_to(self.tracking_uri):
+            experiment_id = self._experiment(model)
+            found = self._client.search_runs([experiment_id], f"tags.`{CONTENT}` = '{content}'", max_results=1)
+            told = {CONTENT: content, SOURCE: source, "mlflow.runName": f"{model} {content[:12]}"}
+            info = (found[0] if found else self._client.create_run(experiment_id, tags={**told, **(tags or {})})).info
+            run = TrainingRun(info.run_id, experiment_id, info.start_time)
+            version = self._version_of(model, run) or self._make_version(
+                run, model, saved_model, signature, {}, tags={CONTENT: content, SOURCE: source}
+            )
+            self._client.set_terminated(run.run_id, "FINISHED")
+        return self._challenger(version)
+
+    def _challenger(self, version: ModelVersion) -> RegisteredModel:
+        """Let a version be ``challenger`` unless a newer one is, and return it."""
+        current = self.find_alias(version.name, CHALLENGER)
         if current is None or int(current.version) < int(version.version):
-            self._point(manifest.model, CHALLENGER, version.version)
+            self._point(version.name, CHALLENGER, version.version)
         return self._registered(version)
 
     def log_verdict(self, model: str, version: str, verdict: Verdict) -> RegisteredModel:
@@ -242,6 +286,48 @@ class Registry:
             uri = self._client.get_model_version_download_uri(model, version)
             return identity(self._fetch_json(f"{uri}/{CHECKSUMS_FILE}", Path(folder)))
 
+    def is_ours(self, model: str, version: str) -> bool:
+        """Return whether a version was registered here, with a file of checksums beside its SavedModel.
+
+        :raises DataError: when there is no such version.
+        """
+        with talking_to(self.tracking_uri):
+            tags = self._client.get_model_version(model, version).tags
+        return TRAINING_ID in tags or CONTENT in tags
+
+    def download_files(self, model: str, version: str, folder: Path) -> Path:
+        """Fetch all that a version has, into a folder, whoever registered it.
+
+        :raises DataError: when there is no such version, or its files are gone.
+        :raises TransientError: when MLflow does not answer.
+        """
+        with talking_to(self.tracking_uri):
+            uri = self._client.get_model_version_download_uri(model, version)
+        return self.download_uri(uri, folder)
+
+    def download_uri(self, uri: str, folder: Path) -> Path:
+        """Fetch what lies behind ``runs:/…``, ``models:/…`` or the URI of an artifact into a folder.
+
+        :raises DataError: when nothing is there.
+        :raises TransientError: when MLflow does not answer.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        folder.mkdir(parents=True, exist_ok=True)
+        gone = DataError(
+            "The model's files are gone.",
+            detail=f"nothing lies at {without_credentials(uri)}",
+            hint="Its run or its artifacts were deleted: log the model again, and register that.",
+        )
+        with talking_to(self.tracking_uri):
+            try:
+                fetched = Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=self.tracking_uri))
+            except FileNotFoundError:
+                raise gone from None
+        if not any(path.is_file() for path in fetched.rglob("*")):
+            raise gone
+        return fetched
+
     def _fetch_json(self, uri: str, folder: Path) -> Any:
         from mlflow.artifacts import download_artifacts
 
@@ -268,26 +354,30 @@ class Registry:
         versions = self._client.search_model_versions(f"name = '{model}' and run_id = '{run.run_id}'")
         return versions[0] if versions else None
 
-    def _make_version(self, run: TrainingRun, result: TrainingResult, manifest: ModelManifest) -> ModelVersion:
+    def _make_version(  # noqa: PLR0917
+        self,
+        run: TrainingRun,
+        model: str,
+        saved_model: Path,
+        signature: Signature,
+        versions: Mapping[str, str],
+        tags: Mapping[str, str],
+    ) -> ModelVersion:
         from mlflow.entities import LoggedModelOutput
 
-        self._make_registered_model(manifest.model)
-        saved_model = Path(result.saved_model)
-        logged = self._client.create_logged_model(run.experiment_id, manifest.model, source_run_id=run.run_id)
+        self._make_registered_model(model)
+        logged = self._client.create_logged_model(run.experiment_id, model, source_run_id=run.run_id)
         with tempfile.TemporaryDirectory() as folder:
-            write_mlmodel(Path(folder), saved_model, manifest, run_id=run.run_id, model_id=logged.model_id)
+            ids = {"run_id": run.run_id, "model_id": logged.model_id}
+            write_mlmodel(Path(folder), saved_model, signature, versions, **ids)
             self._client.log_model_artifacts(logged.model_id, folder)
         self._client.log_model_artifacts(logged.model_id, str(saved_model), SAVED_MODEL)
         self._client.finalize_logged_model(logged.model_id, "READY")
         self._client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         version = self._client.create_model_version(
-            manifest.model,
-            source=f"models:/{logged.model_id}",
-            run_id=run.run_id,
-            model_id=logged.model_id,
-            tags={"mlops.snapshot_id": manifest.snapshot_id, TRAINING_ID: manifest.spec_hash},
+            model, source=f"models:/{logged.model_id}", run_id=run.run_id, model_id=logged.model_id, tags=dict(tags)
         )
-        shown = [{"name": manifest.model, "version": version.version}]
+        shown = [{"name": model, "version": version.version}]
         self._client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": json.dumps(shown)})
         return version
 
@@ -301,12 +391,14 @@ class Registry:
                 raise
 
     def _registered(self, version: ModelVersion, alias: str | None = None) -> RegisteredModel:
-        with talking_to(self.tracking_uri):
-            experiment_id = self._client.get_run(version.run_id).info.experiment_id
+        experiment_id = ""
+        if version.run_id:  # one that was made from a folder has none
+            with talking_to(self.tracking_uri):
+                experiment_id = self._client.get_run(version.run_id).info.experiment_id
         return RegisteredModel(
             model=version.name,
             version=str(version.version),
-            run_id=version.run_id,
+            run_id=version.run_id or "",
             experiment_id=experiment_id,
             source=version.source,
             alias=alias,

@@ -137,22 +137,31 @@ class ServingClient:
     def metadata(self, model: str, version: int | None = None, label: str | None = None) -> tuple[int, Signature]:
         """Return the version that a request would reach, and its ``serving_default`` signature.
 
-        This is how to learn where a label points.
-
         :raises DataError: when there is no such model, version or label, or the model has no such signature.
         """
-        request = pb.GetModelMetadataRequest(model_spec=_spec(model, version, label), metadata_field=["signature_def"])
-        response = self._call(services.GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
-        # Unpacking by type name would need TensorFlow Serving's own class in the descriptor pool.
-        packed = pb.SignatureDefMap.FromString(response.metadata["signature_def"].value)
-        signatures = tensors.to_signatures(packed.signature_def)
+        number, signatures = self.signatures(model, version, label)
         if DEFAULT_SIGNATURE not in signatures:
             raise DataError(
                 f"Model {model!r} has no signature {DEFAULT_SIGNATURE!r}.",
                 detail=f"{self.address}, signatures: {sorted(signatures)}",
                 hint="Export the model with a serving signature (model.export).",
             )
-        return response.model_spec.version.value, signatures[DEFAULT_SIGNATURE]
+        return number, signatures[DEFAULT_SIGNATURE]
+
+    def signatures(
+        self, model: str, version: int | None = None, label: str | None = None
+    ) -> tuple[int, dict[str, Signature]]:
+        """Return the version that a request would reach, and all of its signatures by name.
+
+        This is how to learn where a label points.
+
+        :raises DataError: when there is no such model, version or label.
+        """
+        request = pb.GetModelMetadataRequest(model_spec=_spec(model, version, label), metadata_field=["signature_def"])
+        response = self._call(services.GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
+        # Unpacking by type name would need TensorFlow Serving's own class in the descriptor pool.
+        packed = pb.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+        return response.model_spec.version.value, tensors.to_signatures(packed.signature_def)
 
     def predict(
         self,

@@ -1,12 +1,17 @@
-"""Golden predictions: what a model answered at training time, and must answer wherever it is loaded since."""
+"""Golden predictions: what a model answered once, and must answer wherever it is loaded since.
+
+Those of a training come from there. Those of a model that was made elsewhere are recorded from sample requests, by the
+engine that will serve it; see :mod:`airflow_mlops.engine.serving.samples`.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,15 +31,27 @@ class GoldenCheck:
     max_difference: float
 
 
+UNPROVEN = GoldenCheck(rows=0, max_difference=0.0)
+"""Nothing could be compared: the model has no golden predictions."""
+
+
 @dataclass(frozen=True)
 class Golden:
-    """Inputs and the outputs they gave at training time, by name, one list item a row."""
+    """Inputs and the outputs they gave, by name, as nested lists. Bytes that are no text are ``{"b64": ...}``."""
 
-    inputs: dict[str, list[Any]]
-    outputs: dict[str, list[Any]]
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
 
     @classmethod
-    def read(cls, saved_model: Path) -> Golden:
+    def find(cls, saved_model: Path) -> Self | None:
+        """Read the golden predictions that were packed into a SavedModel; None when it has none.
+
+        :raises DataError: when they are unusable.
+        """
+        return cls.read(saved_model) if (saved_model / GOLDEN_FILE).is_file() else None
+
+    @classmethod
+    def read(cls, saved_model: Path) -> Self:
         """Read the golden predictions that were packed into a SavedModel.
 
         :raises DataError: when there are none, or they are unusable.
@@ -43,20 +60,51 @@ class Golden:
         try:
             content = json.loads(path.read_bytes())
             golden = cls(inputs=dict(content["inputs"]), outputs=dict(content["outputs"]))
-            rows = {len(column) for column in (*golden.inputs.values(), *golden.outputs.values())}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 "The model has no readable golden predictions.",
                 detail=f"{path}: {type(error).__name__}: {error}",
-                hint="Export it with the training runner, which records the model's answers.",
+                hint="A training records them. For a model that was made elsewhere, give sample requests when it is "
+                "registered or fetched: samples='requests.json'.",
             ) from None
-        if len(rows) != 1 or rows == {0} or not golden.inputs or not golden.outputs:
+        if not golden.inputs or not golden.outputs or any(np.size(values) == 0 for values in golden.outputs.values()):
             raise DataError(
-                "The model's golden predictions prove nothing: they are empty or of unequal lengths.",
-                detail=f"{path}: inputs {sorted(golden.inputs)}, outputs {sorted(golden.outputs)}, rows {sorted(rows)}",
-                hint="Train the model again.",
+                "The model's golden predictions prove nothing: they are empty.",
+                detail=f"{path}: inputs {sorted(golden.inputs)}, outputs {sorted(golden.outputs)}",
+                hint="Train the model again, or give other sample requests.",
             )
         return golden
+
+    @classmethod
+    def recorded(cls, inputs: Mapping[str, np.ndarray], predict: Predict) -> Self:
+        """Ask a model and keep what it answers.
+
+        :raises DataError: when it answers something that is no number: nothing could be compared with it.
+        """
+        answers = predict(inputs)
+        for name, values in answers.items():
+            if values.dtype.kind in "fc" and not np.isfinite(values).all():
+                raise DataError(
+                    f"The model answers {int((~np.isfinite(values)).sum())} values of {name!r} that are no numbers.",
+                    detail=f"to {max((len(one) for one in inputs.values() if one.ndim), default=1)} sample rows",
+                    hint="Give sample requests that it can answer.",
+                )
+        return cls(
+            inputs={name: listed(values) for name, values in inputs.items()},
+            outputs={name: listed(np.asarray(values)) for name, values in answers.items()},
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many rows were asked."""
+        first = next(iter(self.outputs.values()))
+        return len(first) if isinstance(first, list) else 1
+
+    def write(self, saved_model: Path) -> None:
+        """Pack them into a SavedModel."""
+        path = saved_model / GOLDEN_FILE
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(asdict(self)))
 
     def check(self, predict: Predict, signature: Signature, tolerance: float) -> GoldenCheck:
         """Predict the golden inputs and compare.
@@ -72,30 +120,65 @@ class Golden:
                 detail=f"golden: {sorted(self.inputs)}; signature: {sorted(signature.inputs)}",
                 hint="Train the model again: this is not what was exported.",
             )
-        answers = predict({name: _array(values, signature.inputs[name].dtype) for name, values in self.inputs.items()})
+        answers = predict(
+            {name: as_array(values, signature.inputs[name].dtype) for name, values in self.inputs.items()}
+        )
         differences = {name: self._difference(name, answers.get(name)) for name in self.outputs}
         name, worst = max(differences.items(), key=lambda item: item[1])
         if worst > tolerance:
             raise GateError(
                 "The model does not answer what it answered at training time.",
-                detail=f"output {name!r}: largest difference {worst:.3g} over {len(self.outputs[name])} rows, "
+                detail=f"output {name!r}: largest difference {worst:.3g} over {self.rows} rows, "
                 f"tolerance {tolerance:.3g}",
                 hint="Files were changed or another model was loaded: publish it again under a new version.",
             )
-        return GoldenCheck(rows=len(self.outputs[name]), max_difference=worst)
+        return GoldenCheck(rows=self.rows, max_difference=worst)
 
     def _difference(self, name: str, answer: np.ndarray | None) -> float:
         """Return the largest absolute difference; infinity when the answer is not comparable."""
-        expected = np.asarray(self.outputs[name])
-        if answer is None or np.shape(answer) != expected.shape:
+        given = None if answer is None else np.asarray(answer)
+        texts = given is not None and given.dtype.kind not in "biuf"
+        expected = as_array(self.outputs[name], "string" if texts else "float64")
+        if given is None or given.shape != expected.shape:
             return np.inf
-        if expected.dtype.kind not in "biuf":  # texts are the same, or not
-            given = np.asarray(answer, dtype=object).reshape(-1)
-            texts = [one.decode() if isinstance(one, bytes) else str(one) for one in given]
-            return 0.0 if texts == [str(one) for one in expected.reshape(-1)] else np.inf
-        difference = np.abs(np.asarray(answer, dtype=np.float64) - expected.astype(np.float64))
+        if texts:  # they are the same, or not
+            return 0.0 if listed(given) == listed(expected) else np.inf
+        difference = np.abs(given.astype(np.float64) - expected)
         return float(np.max(np.nan_to_num(difference, nan=np.inf)))
 
 
-def _array(values: list[Any], dtype: str) -> np.ndarray:
-    return np.asarray(values, dtype=object if dtype == "string" else dtype)
+def listed(values: np.ndarray) -> Any:
+    """Return an array as nested lists that JSON can hold."""
+    return values.tolist() if values.dtype.kind != "O" else _texts(values.tolist())
+
+
+def _texts(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_texts(one) for one in values]
+    if not isinstance(values, bytes):
+        return values
+    try:
+        return values.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(values).decode()}
+
+
+def as_array(values: Any, dtype: str) -> np.ndarray:
+    """Return nested lists as an array of a type of TensorFlow's; strings are objects.
+
+    :raises DataError: when they are not of that type, or not of one shape.
+    """
+    try:
+        return np.asarray(_bytes(values), dtype=object) if dtype == "string" else np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"Golden values are not of type {dtype}, or of unequal lengths.",
+            detail=type(error).__name__,
+            hint="Give every row the same shape, and values of the signature's types.",
+        ) from None
+
+
+def _bytes(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_bytes(one) for one in values]
+    return base64.b64decode(values["b64"]) if isinstance(values, dict) else values

@@ -7,9 +7,10 @@ that worked, and then fails every request.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -17,9 +18,12 @@ from typing import Literal
 from airflow_mlops.contracts import Signature, TensorSpec
 from airflow_mlops.engine.data.files import TEMPORARY, sync, temporary_sibling, tree_hash
 from airflow_mlops.engine.locks import locked
-from airflow_mlops.engine.serving.golden import Golden
+from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
+from airflow_mlops.engine.serving.golden_cases import GoldenCase
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.exceptions import DataError, GateError, TransientError
+
+log = logging.getLogger(__name__)
 
 LOCK_FILE = ".publish.lock"
 """Name of the file, beside the versions, that whoever adds or removes one holds."""
@@ -37,6 +41,8 @@ def publish(
     serving: int | None = None,
     signature_changes: SignatureChanges = "refuse",
     tolerance: float = 1e-5,
+    require_golden: bool = False,
+    cases: Sequence[GoldenCase] = (),
     check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Copy a SavedModel into the store and return its folder there.
@@ -44,19 +50,27 @@ def publish(
     Can be killed at any moment and repeated at any time: what a dead publisher left is swept, and a version
     that is there already with the same content is proven again and left alone.
 
-    :param source: Folder of the SavedModel, with its golden predictions.
+    :param source: Folder of the SavedModel. Without golden predictions in it nothing proves that it answers as it did
+        where it was made.
     :param base: The model's folder in the store.
     :param version: Number to publish it under.
     :param serving: Version in the store whose callers are to be served by this one.
     :param signature_changes: What may be different for them.
     :param tolerance: Largest absolute difference to the golden predictions.
+    :param require_golden: Refuse one without golden predictions.
+    :param cases: Golden predictions of the model, whatever its version, that it must answer too.
     :param check: Called with the source, to refuse it by an error.
     :raises DataError: when the source is not a SavedModel that loads and answers.
-    :raises GateError: when the number is taken by another model, the signature differs, or the predictions do.
+    :raises GateError: when the number is taken by another model, the signature differs, the predictions do, or there
+        are none and they are required.
     :raises TransientError: when the store cannot be written.
     """
     published = base / str(version)
     current = None if serving is None or signature_changes == "any" else base / str(serving)
+
+    def prove(folder: Path) -> None:
+        _prove(folder, current, signature_changes, tolerance, require_golden=require_golden, cases=cases)
+
     if not (source / "saved_model.pb").is_file():
         raise DataError(
             "There is no SavedModel to publish.",
@@ -69,13 +83,13 @@ def publish(
         _sweep(base)
         if published.exists():
             _check_same_content(source, published)
-            _prove(published, current, signature_changes, tolerance)
+            prove(published)
             os.utime(published)  # a sweep takes it for new again
             return published
         staged = temporary_sibling(published)
         try:
             _copy(source, staged)
-            _prove(staged, current, signature_changes, tolerance)
+            prove(staged)
             staged.rename(published)
             sync(base)
         finally:
@@ -128,15 +142,50 @@ def _describe(spec: TensorSpec) -> str:
     return f"{spec.dtype}{list(spec.shape)}"
 
 
-def _prove(folder: Path, current: Path | None, allowed: SignatureChanges, tolerance: float) -> None:
-    """Load a version as the server will, and ask it what it was asked at training time."""
+def _prove(
+    folder: Path,
+    current: Path | None,
+    allowed: SignatureChanges,
+    tolerance: float,
+    *,
+    require_golden: bool,
+    cases: Sequence[GoldenCase],
+) -> None:
+    """Load a version as the server will, and ask it what it was asked where it was made."""
     with closing(SavedModel(folder)) as model:
         if current is not None:
-            check_signature(model.signature, _signature(current), allowed)
-        Golden.read(folder).check(model.run, model.signature, tolerance)
+            _check_signatures(model.signatures, _signatures(current), allowed)
+        golden = Golden.find(folder)
+        if golden is not None:
+            golden.check(model.run, model.signature, tolerance)
+        elif require_golden:
+            raise GateError(
+                "The model has no golden predictions, so nothing would show that it answers as it did.",
+                detail=f"{folder}: no {GOLDEN_FILE}",
+                hint="Register or fetch it with sample requests, samples='requests.json'; or, in a DAG of your own, "
+                "publish it with require_golden=False.",
+            )
+        else:
+            log.warning("%s has no golden predictions: nothing shows that it answers as it did.", folder.name)
+        for case in cases:
+            case.check(model.run, model.signature)
 
 
-def _signature(folder: Path) -> Signature:
+def _check_signatures(
+    candidate: Mapping[str, Signature], current: Mapping[str, Signature], allowed: SignatureChanges
+) -> None:
+    """Refuse a change of any signature that callers may name."""
+    if gone := sorted(current.keys() - candidate.keys()):
+        raise GateError(
+            f"The candidate lacks a signature that callers use now: {gone[0]!r}.",
+            detail=f"it has {', '.join(sorted(candidate)) or 'none'}",
+            hint="Export it with the same signatures, or allow it with signature_changes='any'.",
+        )
+    for name, signature in current.items():
+        check_signature(candidate[name], signature, allowed)
+
+
+def _signatures(folder: Path) -> dict[str, Signature]:
     if not folder.is_dir():
         raise DataError(
             "The version that serves now is not in the model store, so its signature cannot be compared.",
@@ -144,7 +193,7 @@ def _signature(folder: Path) -> Signature:
             hint="Put its folder back, or publish with signature_changes='any'.",
         )
     with closing(SavedModel(folder)) as model:
-        return model.signature
+        return model.signatures
 
 
 def _check_same_content(source: Path, published: Path) -> None:

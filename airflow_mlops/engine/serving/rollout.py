@@ -34,7 +34,7 @@ from airflow_mlops.engine.serving.deployments import (
     pointer_name,
     record,
 )
-from airflow_mlops.engine.serving.golden import Golden, GoldenCheck
+from airflow_mlops.engine.serving.golden import UNPROVEN, Golden, GoldenCheck
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, MlopsError, TransientError
 
 STABLE = "stable"
@@ -150,8 +150,15 @@ class Rollout:
         :raises GateError: when it fails or answers differently. It is unloaded then, see :meth:`reject`.
         """
         try:
+            golden = Golden.find(self.base / str(version))
+            if golden is None:
+                _log.warning(
+                    "Version %d of %r has no golden predictions: all it proves is that it loads.", version, self.model
+                )
+                self._check_available(version)
+                return UNPROVEN
             _, signature = self.client.metadata(self.model, version)
-            passed = Golden.read(self.base / str(version)).check(
+            passed = golden.check(
                 lambda inputs: self.client.predict(self.model, inputs, version=version), signature, tolerance
             )
         except MlopsError as error:
@@ -395,7 +402,7 @@ class Rollout:
         """Check that the label points where it should, by the server's own account."""
         if deployment.stable is None:
             return
-        resolved, _ = self.client.metadata(self.model, label=STABLE)
+        resolved, _ = self.client.signatures(self.model, label=STABLE)
         if resolved != deployment.stable:
             raise GateError(
                 f"The label {STABLE!r} of {self.model!r} did not move.",

@@ -102,6 +102,12 @@ def read_evaluation(path: Path) -> Evaluation:
         ) from None
 
 
+def evaluated_training(evaluation: Path) -> str:
+    """Return of what a kept evaluation is: the hash of the training's spec, or of the files of a SavedModel."""
+    folder = evaluation.parent
+    return read_spec(folder).hash if Workdir(folder).spec.exists() else folder.name
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is there whole or not at all."""
     with replacing(path) as temporary:
