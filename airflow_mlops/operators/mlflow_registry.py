@@ -298,20 +298,26 @@ class MLflowDeleteModelVersionsOperator(RegisteredModelOperator):
                 detail=f"keep={self.keep!r} after rendering",
                 hint="It must be a whole number from 1 on.",
             )
-        only_say = said(self.only_say).lower() == "true"
+        only_say = said(self.only_say).lower()
+        if only_say not in ("true", "false"):
+            raise ConfigError(
+                "It must be clear whether versions are deleted.",
+                detail=f"only_say={self.only_say!r} after rendering",
+                hint="Give True or False.",
+            )
         ledger = None if self.ledger_conn_id is None else LedgerHook(self.ledger_conn_id).get_conn()
         registry = self.hook().get_conn()
-        found = delete_versions(registry, ledger, self.model, keep=int(self.keep), dry_run=only_say)
+        found = delete_versions(registry, ledger, self.model, keep=int(self.keep), dry_run=only_say == "true")
         for number, why in found.spared.items():
             self.log.info("stays: version %s, which %s", number, why)
         for number in found.deleted:
-            self.log.info("%s: version %s", "would go" if only_say else "deleted", number)
+            self.log.info("%s: version %s", "would go" if only_say == "true" else "deleted", number)
         self.link(context, None)
         return DeletedVersions(
             model=self.model,
             deleted=list(found.deleted),
             spared={str(number): why for number, why in found.spared.items()},
-            only_said=only_say,
+            only_said=only_say == "true",
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_mlops.exceptions import MlopsError, TransientError
+from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.triggers.base import PollTrigger
 
@@ -182,6 +182,7 @@ class MLflowAliasEventTrigger(BaseEventTrigger):
     :param alias: Which alias.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
     :param poll_interval: Seconds between looks.
+    :raises ConfigError: when one of these cannot be.
     """
 
     def __init__(
@@ -192,6 +193,18 @@ class MLflowAliasEventTrigger(BaseEventTrigger):
         mlflow_conn_id: str = MLflowHook.default_conn_name,
         poll_interval: float = 60.0,
     ) -> None:
+        if not isinstance(poll_interval, int | float) or poll_interval <= 0:
+            raise ConfigError(
+                "A watcher looks again after some seconds.",
+                detail=f"poll_interval={poll_interval!r}",
+                hint="Give a number of seconds above 0.",
+            )
+        if not model or not alias or "{{" in model + alias + mlflow_conn_id:
+            raise ConfigError(
+                "A watcher needs a model and an alias, as they are: nothing is rendered for it.",
+                detail=f"model={model!r}, alias={alias!r}, mlflow_conn_id={mlflow_conn_id!r}",
+                hint="Write the names out, or take them from where the DAG file is run.",
+            )
         super().__init__()
         self.model = model
         self.alias = alias
@@ -261,7 +274,7 @@ class MLflowAliasEventTrigger(BaseEventTrigger):
             if self._registry is None:
                 await hook.prefetch()
             found, seen = await asyncio.to_thread(self._ask, hook)
-        except MlopsError as error:
+        except (MlopsError, ImportError) as error:
             self._registry = None  # once the connection is corrected, nobody need restart the triggerer
             self._say(str(error))
             return None

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 from mlflow import MlflowClient
 
+from airflow_mlops.engine.registry.connection import own_credentials
 from airflow_mlops.engine.registry.registry import ERROR, Registry
-from airflow_mlops.exceptions import TransientError
+from airflow_mlops.exceptions import ConfigError, TransientError
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.sensors.mlflow import MLflowAliasSensor, MLflowModelVersionTagSensor, MLflowRunSensor
 from airflow_mlops.triggers import mlflow as triggers
@@ -124,7 +126,7 @@ async def test_run_is_waited_for_and_one_that_failed_fails(plain: Plain):
             await wait(
                 sensor(MLflowRunSensor, run_id=bad), lambda bad=bad, to=status: plain.client.set_terminated(bad, to)
             )
-    with pytest.raises(AirflowFailException, match="no MLflow run 'nightly'(.|\n)*not its name"):
+    with pytest.raises(AirflowFailException, match=r"no MLflow run 'nightly'(.|\n)*not its name"):
         sensor(MLflowRunSensor, run_id="nightly").execute({"ti": TaskInstance()})
 
 
@@ -277,6 +279,20 @@ async def test_trouble_is_waited_out_and_the_connection_may_be_corrected(
             await watching.until(lambda: store.version == 1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"poll_interval": timedelta(minutes=1)}, "number of seconds"),
+        ({"poll_interval": 0}, "number of seconds"),
+        ({"model": "{{ var.value.model }}"}, "nothing is rendered"),
+        ({"alias": ""}, "needs a model and an alias"),
+    ],
+)
+def test_a_watcher_that_could_see_nothing_is_refused_when_the_file_is_parsed(changes: dict[str, Any], says: str):
+    with pytest.raises(ConfigError, match=says):
+        MLflowAliasEventTrigger(**{"model": "m", **changes})
+
+
 def test_each_connection_keeps_its_credentials(monkeypatch: pytest.MonkeyPatch):
     """Many connections share a triggerer, and MLflow's client takes credentials from the environment."""
     seen: list[str] = []
@@ -304,4 +320,8 @@ def test_each_connection_keeps_its_credentials(monkeypatch: pytest.MonkeyPatch):
     for server in servers:
         server.shutdown()
     assert seen == ["Bearer one", "Basic bWU6dHdv", ""] * 2
-    assert not [name for name in os.environ if name.startswith("MLFLOW_TRACKING_")]
+    there = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
+    with own_credentials():
+        Registry(mlflow_server(), username="me", password="two")
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "two"
+    assert {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")} == there == {}

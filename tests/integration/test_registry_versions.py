@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -32,6 +33,7 @@ from airflow_mlops.operators.mlflow_registry import (
     MLflowDeleteModelVersionsOperator,
     MLflowSetModelTagOperator,
 )
+from tests.conftest import ROOT
 from tests.training_fixtures import mlflow_server
 
 NUMBERS = count(1)
@@ -117,6 +119,18 @@ def run(ledger: Ledger) -> Callable[..., Any]:
         return json.loads(json.dumps(result, allow_nan=False))
 
     return run
+
+
+def test_the_examples_of_the_guide_are_dags_that_parse():
+    guide = (ROOT / "docs" / "registry.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    made: dict[str, Any] = {}
+    for example in examples:
+        exec(example, made)
+    assert len(examples) > 5
+    assert made["release"].task_ids == ["compare", "ask", "approved", "move"]
+    [watcher] = made["moved"].watchers
+    assert watcher.trigger.alias == "champion"
 
 
 # --- aliases and tags -------------------------------------------------------------------------------------
@@ -304,7 +318,7 @@ def test_copy_into_another_registry_is_whole_and_made_once(
 def test_files_that_cannot_be_read_are_told_and_nothing_is_copied(run, plain: Plain, production: MlflowClient):
     plain.bare()
     arguments = {"model": plain.name, "to_mlflow_conn_id": "mlflow_production"}
-    with pytest.raises((TransientError, AirflowFailException), match="files of version 1(.|\n)*s3://nobody"):
+    with pytest.raises((TransientError, AirflowFailException), match=r"files of version 1(.|\n)*s3://nobody"):
         run(MLflowCopyModelVersionOperator, version=1, **arguments)
     assert not production.search_model_versions(f"name = '{plain.name}'")
 
@@ -375,6 +389,8 @@ def test_a_version_that_somebody_needs_meanwhile_stays(run, plain: Plain, monkey
     [
         ({"keep": 0}, "newest version of a model is never deleted"),
         ({"keep": "2 or so"}, "not a number of versions"),
+        ({"only_say": "yes"}, "must be clear whether"),
+        ({"only_say": ""}, "must be clear whether"),
         ({"model": "nobody"}, "no registered model 'nobody'"),
         ({"ledger_conn_id": "nowhere"}, "no Airflow connection 'nowhere'"),
         ({}, "ledger knows nothing of"),
