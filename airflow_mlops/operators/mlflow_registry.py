@@ -150,7 +150,7 @@ class MLflowSetModelTagOperator(RegisteredModelOperator):
                 "There is no tag to set.", detail=f"tags={self.tags!r}", hint='Such as tags={"validated_by": "qa"}.'
             )
         instead = "To take a tag away, use MLflowDeleteModelTagOperator."
-        tags = {name: require(said(value), f"tag {name!r}", instead) for name, value in self.tags.items()}
+        tags = {str(name): require(said(value), f"tag {name!r}", instead) for name, value in self.tags.items()}
         version = set_tags(self.hook().get_conn(), self.model, _version_or_model(self.version), tags)
         self.link(context, version)
         return TaggedModel(model=self.model, version=version, tags=sorted(tags))
@@ -221,7 +221,7 @@ class MLflowCompareModelsOperator(RegisteredModelOperator):
             best = found.best[metric]
             self.log.info("%s  %s%s", metric, row, "" if best is None else f"  (best: version {best})")
         if not found.same_data:
-            self.log.warning("These versions were not measured on one snapshot: the values are of different rows.")
+            self.log.warning("It is not known that these versions were measured on the same rows.")
 
 
 class MLflowCopyModelVersionOperator(RegisteredModelOperator):
@@ -323,10 +323,13 @@ class MLflowDeleteModelVersionsOperator(RegisteredModelOperator):
 
 def _copy(here: MLflowHook, model: str, wanted: str, there: MLflowHook, to_model: str) -> Copy:
     from airflow_mlops.engine.registry.connection import own_credentials
-    from airflow_mlops.engine.registry.copying import copy_within, put, take
+    from airflow_mlops.engine.registry.copying import copy_id, copy_within, find_copy, put, take
 
     if _address(here) == _address(there):
         return copy_within(here.get_conn(), model, wanted, to_model)
+    identity = copy_id(here.get_conn(lookups_only=True), model, wanted)
+    if (earlier := find_copy(there.get_conn(lookups_only=True), identity, to_model)) is not None:
+        return earlier
     with tempfile.TemporaryDirectory() as folder:
         with own_credentials():
             original = take(here.get_conn(), model, wanted, Path(folder))

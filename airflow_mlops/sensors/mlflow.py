@@ -35,7 +35,7 @@ class ModelVersionSensor(MlopsSensor):
 
     def look(self, context: Context) -> Any | None:
         """Look once; link to the version when the wait is over."""
-        require(self.model, "model", "Name the registered model.")
+        require(said(self.model), "model", "Name the registered model.")
         found, self.seen = self.look_in(MLflowHook(self.mlflow_conn_id).get_conn(lookups_only=True))
         return None if found is None else self._linked(context, found)
 
@@ -79,7 +79,7 @@ class MLflowAliasSensor(ModelVersionSensor):
         """Look once where the alias points."""
         from airflow_mlops.engine.registry.lookup import look_at_alias
 
-        alias = require(self.alias, "alias", "Name one, such as champion.")
+        alias = require(said(self.alias), "alias", "Name one, such as champion.")
         return look_at_alias(registry, self.model, alias, self._other_than)
 
     def trigger(self, deadline: float) -> MLflowAliasTrigger:
@@ -127,7 +127,7 @@ class MLflowModelVersionTagSensor(ModelVersionSensor):
         """Look once at the version's tags."""
         from airflow_mlops.engine.registry.lookup import look_at_tag
 
-        tag = require(self.tag, "tag", "Name the tag.")
+        tag = require(said(self.tag), "tag", "Name the tag.")
         return look_at_tag(registry, self.model, version_or_alias(self.version), tag, str(self.value))
 
     def trigger(self, deadline: float) -> MLflowModelVersionTagTrigger:
@@ -169,7 +169,7 @@ class MLflowRunSensor(MlopsSensor):
         """Look once at the run's status."""
         from airflow_mlops.engine.registry.lookup import look_at_run
 
-        run_id = require(self.run_id, "run_id", "Did the task that starts the run succeed?")
+        run_id = require(said(self.run_id), "run_id", "Did the task that starts the run succeed?")
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowRunLink.persist(context, hook.run_url("", run_id))
         return look_at_run(hook.get_conn(lookups_only=True), run_id)
@@ -179,7 +179,7 @@ class MLflowRunSensor(MlopsSensor):
         from airflow_mlops.triggers.mlflow import MLflowRunTrigger
 
         return MLflowRunTrigger(
-            run_id=self.run_id,
+            run_id=said(self.run_id),
             mlflow_conn_id=self.mlflow_conn_id,
             poll_interval=self.poke_interval,
             deadline=deadline,

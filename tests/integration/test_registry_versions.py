@@ -291,7 +291,9 @@ def test_copy_into_another_registry_is_whole_and_made_once(
         patch.setattr(MlflowClient, "create_model_version", killed)
         run(MLflowCopyModelVersionOperator, **arguments)
     first = run(MLflowCopyModelVersionOperator, **arguments)
-    assert run(MLflowCopyModelVersionOperator, **arguments) == first
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "take", killed)  # what is there is not fetched again
+        assert run(MLflowCopyModelVersionOperator, **arguments) == first
     assert first["copied_from"] == f"{mlflow_server()} models:/{plain.name}/1"
     [version] = production.search_model_versions(f"name = '{plain.name}'")
     assert version.tags["validated_by"] == "qa"

@@ -44,7 +44,7 @@ _METRICS_A_CALL = 1000
 class Original:
     """A version as it was taken out of a registry: its files in ``folder``, the documents of its run in ``documents``.
 
-    ``id`` tells it from every other version of any registry.
+    ``id`` is what :func:`copy_id` says of it.
     """
 
     id: str
@@ -91,6 +91,26 @@ def copy_within(registry: Registry, model: str, wanted: str, to_model: str) -> C
     return Copy(registry.version(to_model, str(copy.version)), uri)
 
 
+def copy_id(registry: Registry, model: str, wanted: str) -> str:
+    """Return what tells a version from every other version of any registry.
+
+    :param wanted: Number or alias of the version.
+    :raises DataError: when there is no such model, alias or version.
+    """
+    return _id(find_version(registry, model, wanted))
+
+
+def find_copy(registry: Registry, identity: str, to_model: str) -> Copy | None:
+    """Return the copy of a version that :func:`put` made earlier, or None.
+
+    :param identity: What :func:`copy_id` said of the version.
+    """
+    for earlier in versions_of(registry, to_model):
+        if earlier.tags.get(COPY_ID) == identity:
+            return Copy(registry.version(to_model, str(earlier.version)), earlier.tags[COPIED_FROM])
+    return None
+
+
 def take(registry: Registry, model: str, wanted: str, folder: Path) -> Original:
     """Fetch a version and what its run says, to :func:`put` them into another registry.
 
@@ -112,7 +132,7 @@ def take(registry: Registry, model: str, wanted: str, folder: Path) -> Original:
                     registry.client.download_artifacts(version.run_id, file.path, str(documents))
     number = int(version.version)
     return Original(
-        id=content_hash([model, number, version.creation_timestamp, version.source]),
+        id=_id(version),
         model=model,
         version=number,
         uri=f"{without_credentials(registry.tracking_uri)} models:/{model}/{number}",
@@ -134,10 +154,9 @@ def put(registry: Registry, original: Original, to_model: str) -> Copy:
     from mlflow.entities import LoggedModelOutput
 
     client = registry.client
+    if (earlier := find_copy(registry, original.id, to_model)) is not None:
+        return earlier
     with talking_to(registry.tracking_uri):
-        for earlier in versions_of(registry, to_model):
-            if earlier.tags.get(COPY_ID) == original.id:
-                return Copy(registry.version(to_model, str(earlier.version)), original.uri)
         experiment_id = registry._experiment(to_model)
         run_id = _run_of(registry, original, experiment_id)
         registry._make_registered_model(to_model)
@@ -157,6 +176,10 @@ def put(registry: Registry, original: Original, to_model: str) -> Copy:
         )
         client.set_terminated(run_id, "FINISHED")
     return Copy(registry.version(to_model, str(made.version)), original.uri)
+
+
+def _id(version: ModelVersion) -> str:
+    return content_hash([version.name, int(version.version), version.creation_timestamp, version.source])
 
 
 def _files(registry: Registry, version: ModelVersion) -> str:
