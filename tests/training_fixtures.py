@@ -175,15 +175,15 @@ def golden_of(saved_model: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 
 @functools.cache
-def mlflow_folder() -> Path:
-    """Return where the MLflow server of this test session keeps its database, its artifacts and its log."""
+def mlflow_folder(name: str = "") -> Path:
+    """Return where an MLflow server of this test session keeps its database, its artifacts and its log."""
     return Path(tempfile.mkdtemp(prefix="mlflow-"))
 
 
 @functools.cache
-def mlflow_server() -> str:
-    """Return the URI of a real MLflow server, started once a test session."""
-    folder = mlflow_folder()
+def mlflow_server(name: str = "") -> str:
+    """Return the URI of a real MLflow server, started once a test session; of another one by another name."""
+    folder = mlflow_folder(name) if name else mlflow_folder()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

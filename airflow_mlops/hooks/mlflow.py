@@ -45,8 +45,11 @@ class MLflowHook(MlopsHook):
         port = self.connection.port
         return f"{host}:{port}" if port else host
 
-    def get_conn(self) -> Registry:
-        """Return the registry."""
+    def get_conn(self, *, lookups_only: bool = False) -> Registry:
+        """Return the registry.
+
+        :param lookups_only: No file is up- or downloaded; the credentials stay out of the process's environment.
+        """
         from airflow_mlops.engine.registry.registry import Registry
 
         return Registry(
@@ -55,6 +58,7 @@ class MLflowHook(MlopsHook):
             username=self.connection.login,
             password=self.connection.password,
             token=self.extra.get("token"),
+            lookups_only=lookups_only,
         )
 
     def check(self) -> str:
@@ -62,12 +66,16 @@ class MLflowHook(MlopsHook):
         return self.get_conn().check()
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
-        """Return the page of a run."""
-        return self._page(f"experiments/{experiment_id}/runs/{run_id}")
+        """Return the page of a run; its experiment may be left empty."""
+        return self._page(f"experiments/{experiment_id}/runs/{run_id}" if experiment_id else f"runs/{run_id}")
 
     def version_url(self, model: str, version: str) -> str:
         """Return the page of a registered version."""
         return self._page(f"models/{quote(model, safe='')}/versions/{version}")
+
+    def model_url(self, model: str) -> str:
+        """Return the page of a registered model."""
+        return self._page(f"models/{quote(model, safe='')}")
 
     def _page(self, path: str) -> str:
         from airflow_mlops.engine.registry.connection import without_credentials

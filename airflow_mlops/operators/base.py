@@ -202,6 +202,15 @@ def whole_version(version: int | str) -> int:
     return int(text)
 
 
+def version_or_alias(version: int | str) -> str:
+    """Return a rendered version as the registry is asked for it: a number in digits, or an alias.
+
+    :raises ConfigError: when it came out empty, or the number is not from 1 on.
+    """
+    text = require(said(version), "version", "Give a number or an alias. Did the task whose XCom it is succeed?")
+    return str(whole_version(text)) if text.isdecimal() else text
+
+
 class MlopsOperator(BaseOperator):
     """An operator that renders, calls one engine function, and pushes one small JSON manifest.
 

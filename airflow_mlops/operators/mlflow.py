@@ -1,6 +1,7 @@
 """Operators around the model registry: register, judge, fetch what was approved, move aliases.
 
-A version is deployed only after a verdict PASS in the ledger; the registry's aliases follow what serves.
+A version is deployed only after a verdict PASS in the ledger; the registry's aliases follow what serves. What works on
+any version, whoever registered it, is in ``operators/mlflow_registry.py``.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 
+from airflow.triggers.base import BaseEventTrigger
+
 import airflow_mlops
 from airflow_mlops.hooks.base import MlopsHook
 from airflow_mlops.operators.base import MlopsOperator
@@ -46,6 +48,7 @@ def concrete(base: type) -> list[type]:
 OPERATORS = concrete(MlopsOperator)
 SENSORS = concrete(MlopsSensor)
 TRIGGERS = concrete(PollTrigger)
+EVENT_TRIGGERS = concrete(BaseEventTrigger)
 HOOKS = concrete(MlopsHook)
 
 

@@ -9,10 +9,13 @@ import json
 import time
 
 import pytest
+from airflow.sdk import Asset, AssetWatcher
+from airflow.serialization.encoders import encode_asset_like
+from airflow.triggers.base import BaseEventTrigger
 
 from airflow_mlops.exceptions import DataError
 from airflow_mlops.triggers.base import PollTrigger
-from tests.contract.classes import TRIGGERS, example_arguments
+from tests.contract.classes import EVENT_TRIGGERS, TRIGGERS, example_arguments
 
 
 class SlowTrigger(PollTrigger):
@@ -30,7 +33,7 @@ class SlowTrigger(PollTrigger):
         return "there" if self.looks == 0 else None
 
 
-@pytest.mark.parametrize("cls", TRIGGERS)
+@pytest.mark.parametrize("cls", [*TRIGGERS, *EVENT_TRIGGERS])
 def test_round_trip(cls):
     trigger = cls(**example_arguments(cls))
     path, kwargs = trigger.serialize()
@@ -44,6 +47,18 @@ def test_round_trip(cls):
 @pytest.mark.parametrize("cls", TRIGGERS)
 def test_killing_the_trigger_deletes_nothing(cls):
     assert cls.cleanup is PollTrigger.cleanup
+
+
+@pytest.mark.parametrize("cls", EVENT_TRIGGERS)
+def test_event_triggers_watch_assets(cls):
+    """The DAG carries them as JSON; the hash by which Airflow knows a watcher again is of that."""
+    trigger = cls(**example_arguments(cls))
+    watched = Asset("watched", watchers=[AssetWatcher(name="w", trigger=trigger)])
+    path, kwargs = trigger.serialize()
+    [carried] = json.loads(json.dumps(encode_asset_like(watched)))["watchers"]
+    assert carried["trigger"] == {"classpath": path, "kwargs": kwargs}
+    assert cls.hash(path, carried["trigger"]["kwargs"]) == cls.hash(path, kwargs)
+    assert cls.cleanup is BaseEventTrigger.cleanup
 
 
 async def events(trigger: PollTrigger) -> list[dict]:

@@ -19,6 +19,7 @@ from airflow_mlops.contracts import (
     VerdictStatus,
 )
 from airflow_mlops.engine.data.files import checksums
+from airflow_mlops.engine.registry.copying import put, take
 from airflow_mlops.engine.registry.manifest import pack_manifest
 from airflow_mlops.engine.registry.registry import Registry, TrainingRun
 from airflow_mlops.engine.training.workdir import Workdir, finished_training
@@ -161,6 +162,36 @@ def test_artifact_that_changed_in_the_store_is_not_handed_out(registry: Registry
     with pytest.raises(TransientError, match="did not arrive as it was logged"):
         registry.download("rotten", "1", tmp_path / "cache" / "1")
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_copy_in_another_registry_is_the_trained_model_and_can_be_judged_there(
+    registry: Registry, client: MlflowClient, tmp_path: Path, monkeypatch
+):
+    training = Trained(registry, tmp_path / "t", "copied")
+    original = training.register()
+    production = Registry(mlflow_server("production"))
+    copy = put(production, take(registry, "copied", "challenger", tmp_path / "taken"), "copied").made
+    fetched = production.download("copied", copy.version, tmp_path / "d")
+    assert checksums(fetched) == checksums(training.workdir.saved_model)
+    assert production.content_hash("copied", "1") == registry.content_hash("copied", "1")
+    assert production.training_of("copied", "1") == training.spec.hash
+    manifest = production.client.download_artifacts(copy.run_id, "manifest.json", str(tmp_path))
+    assert Path(manifest).read_text() == training.manifest.to_json()
+    assert production.client.get_run(copy.run_id).data.metrics["auc"] == 0.7
+    verdict = Verdict(model="copied", status=VerdictStatus.PASS, checks=(), inputs_hash="h")
+    assert production.log_verdict("copied", "1", verdict).run_id == copy.run_id
+
+    inputs, expected = golden_of(training.workdir.saved_model)
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", production.tracking_uri)
+    answers = mlflow.pyfunc.load_model("models:/copied/1").predict(inputs)["probability"]
+    np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-6)
+
+    (tmp_path / "saved_model.pb").write_bytes(b"rotten")
+    client.log_model_artifact(original.source.removeprefix("models:/"), str(tmp_path / "saved_model.pb"), "saved_model")
+    with pytest.raises(TransientError, match="did not arrive as they were logged"):
+        take(registry, "copied", "1", tmp_path / "rotten")
 
 
 def test_failed_training_is_kept_and_a_later_success_takes_over(

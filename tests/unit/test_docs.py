@@ -40,6 +40,7 @@ FOREIGN = {
     "install",
     "mariadb",
     "mean_delay",
+    "MLFLOW_TRACKING_URI",
     "none_failed_min_one_success",
     "paid",
     "reconcile_arrivals_with_departures",

@@ -107,6 +107,16 @@ def choose_version(ledger: Ledger, model: str, server: str, asked: int | None = 
     return Choice(None, f"no version after {state.stable}, which serves, has passed its gates")
 
 
+def approved_last(ledger: Ledger, model: str) -> dict[int, str]:
+    """Return version → why it may be deployed next, in words: it passed its gates last, or knows the newest data."""
+    verdicts = last_verdicts(ledger, model)
+    passed = [number for number, verdict in verdicts.items() if verdict["status"] == VerdictStatus.PASS]
+    if not passed:
+        return {}
+    newest = _newest(ledger, model, passed)
+    return {newest: "passed its gates, and knows the newest data", max(passed): "passed its gates last"}
+
+
 def _newest(ledger: Ledger, model: str, versions: Sequence[int]) -> int:
     """Return the version with the newest data; of those alike, or where it is not known, the highest number."""
     best = max(versions)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_mlops.engine.imports import import_uninstrumented
@@ -13,7 +14,11 @@ from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.utils.rest_utils import MlflowHostCreds
 
+NO_SUCH_THING = "RESOURCE_DOES_NOT_EXIST"
+"""MLflow's code for what is not there."""
+_CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _WRONG_REQUEST = {
     "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
@@ -39,27 +44,58 @@ def make_client(
     username: str | None = None,
     password: str | None = None,
     token: str | None = None,
+    *,
+    lookups_only: bool = False,
 ) -> MlflowClient:
     """Return a client. MLflow takes credentials from environment variables only, so they are set here.
 
+    :param lookups_only: No file is up- or downloaded by this client. Its credentials stay with it: in a triggerer many
+        connections share one environment.
     :raises ConfigError: when the URI is of no kind that MLflow knows.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    credentials = {
-        "MLFLOW_TRACKING_USERNAME": username,
-        "MLFLOW_TRACKING_PASSWORD": password,
-        "MLFLOW_TRACKING_TOKEN": token,
-    }
-    os.environ.update({name: value for name, value in credentials.items() if value})
+    credentials = (username, password, token)
+    if not lookups_only:
+        os.environ.update({name: value for name, value in zip(_CREDENTIALS, credentials, strict=True) if value})
 
     from mlflow import MlflowClient
 
     # The first request loads MLflow's plugins, and Feast is one of them.
     import_uninstrumented("mlflow.tracking.request_header.registry")
     with talking_to(tracking_uri):
-        return MlflowClient(tracking_uri, registry_uri or tracking_uri)
+        client = MlflowClient(tracking_uri, registry_uri or tracking_uri)
+        if lookups_only and any(credentials):
+            _keep_credentials(client, *credentials)
+    return client
+
+
+def _keep_credentials(client: MlflowClient, username: str | None, password: str | None, token: str | None) -> None:
+    """Let the requests of a client carry these credentials, whatever the environment says."""
+    from mlflow.utils.credentials import get_default_host_creds
+
+    def credentials(uri: str) -> MlflowHostCreds:
+        found = get_default_host_creds(uri)
+        found.username, found.password, found.token = username, password, token
+        return found
+
+    for store in (client._tracking_client.store, client._get_registry_client().store):
+        if hasattr(store, "get_host_creds"):  # a database has none
+            store.get_host_creds = partial(credentials, store.get_host_creds().host)
+
+
+@contextmanager
+def own_credentials() -> Iterator[None]:
+    """Take the credentials of a client out of the environment again: they are not for the next MLflow."""
+    before = {name: os.environ.get(name) for name in _CREDENTIALS}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -82,13 +118,13 @@ def talking_to(tracking_uri: str) -> Iterator[None]:
         if error.error_code in _WRONG_REQUEST:
             raise DataError(
                 "MLflow does not have it, or does not accept it.",
-                detail=f"{_first_line(error)} (tracking URI {uri})",
+                detail=f"{first_line(error)} (tracking URI {uri})",
                 hint="Check the model's name, version and alias on MLflow's own pages.",
             ) from None
         if error.error_code in _REFUSED:
             raise ConfigError(
                 "MLflow refuses the credentials.",
-                detail=f"{_first_line(error)} (tracking URI {uri})",
+                detail=f"{first_line(error)} (tracking URI {uri})",
                 hint="Correct login and password, or the token, of the connection of type mlflow.",
             ) from None
         raise _down(uri, error) from None
@@ -104,11 +140,12 @@ def without_credentials(text: str) -> str:
 def _down(uri: str, error: Exception) -> TransientError:
     return TransientError(
         "MLflow does not answer.",
-        detail=f"tracking URI {uri}: {_first_line(error)}",
+        detail=f"tracking URI {uri}: {first_line(error)}",
         hint="Check that the server is up and reachable from the worker. Serving does not need it meanwhile.",
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, without passwords."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return without_credentials(line)[:_LONGEST_LINE]

@@ -32,6 +32,7 @@ from airflow_mlops.engine.registry.records import data_of, metric_batches, param
 from airflow_mlops.exceptions import DataError, MlopsError, TransientError
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
     from airflow_mlops.contracts import ValidationResult
@@ -62,12 +63,25 @@ class Registry:
 
     :param tracking_uri: Of the tracking server, ``http://…``, or of its database, ``sqlite:///…``.
     :param registry_uri: Of the model registry, when it is another.
+    :param lookups_only: No file is up- or downloaded; the credentials stay out of the process's environment.
     :param credentials: ``username`` and ``password``, or ``token``.
     """
 
-    def __init__(self, tracking_uri: str, registry_uri: str | None = None, **credentials: str | None) -> None:
+    def __init__(
+        self,
+        tracking_uri: str,
+        registry_uri: str | None = None,
+        *,
+        lookups_only: bool = False,
+        **credentials: str | None,
+    ) -> None:
         self.tracking_uri = tracking_uri
-        self._client = make_client(tracking_uri, registry_uri, **credentials)
+        self._client = make_client(tracking_uri, registry_uri, **credentials, lookups_only=lookups_only)
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own client; what it raises is MLflow's too, outside :func:`talking_to`."""
+        return self._client
 
     def check(self) -> str:
         """Ask for one experiment and say who answered."""
@@ -391,10 +405,8 @@ class Registry:
                 raise
 
     def _registered(self, version: ModelVersion, alias: str | None = None) -> RegisteredModel:
-        experiment_id = ""
-        if version.run_id:  # one that was made from a folder has none
-            with talking_to(self.tracking_uri):
-                experiment_id = self._client.get_run(version.run_id).info.experiment_id
+        with talking_to(self.tracking_uri):
+            experiment_id = self._client.get_run(version.run_id).info.experiment_id if version.run_id else ""
         return RegisteredModel(
             model=version.name,
             version=str(version.version),
