@@ -8,6 +8,7 @@ repeated ends in the same run and the same version. Aliases say the role of a ve
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from airflow_mlops.contracts import ValidationResult
+
+_NOT_FOUND = re.compile(r"\b404\b|No such artifact|does not exist", re.IGNORECASE)
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -326,6 +329,7 @@ class Registry:
         :raises TransientError: when MLflow does not answer.
         """
         from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
 
         folder.mkdir(parents=True, exist_ok=True)
         gone = DataError(
@@ -338,6 +342,10 @@ class Registry:
                 fetched = Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=self.tracking_uri))
             except FileNotFoundError:
                 raise gone from None
+            except MlflowException as error:
+                if _NOT_FOUND.search(str(error)):  # of each file, inside an error without a code
+                    raise gone from None
+                raise
         if not any(path.is_file() for path in fetched.rglob("*")):
             raise gone
         return fetched

@@ -141,11 +141,17 @@ def _warm_up(file: Path, signature: Signature) -> Columns:
     if not requests:
         raise DataError("It holds no predict request of the signature serving_default.")
     first, *more = [request for request in requests if request.keys() == signature.inputs.keys()] or requests
-    for name, values in first.items():
-        alike = [one[name] for one in more if values.ndim and one[name].shape[1:] == values.shape[1:]]
-        if len(alike) != len(more):
-            return first
-    return {name: np.concatenate([values, *(one[name] for one in more)]) for name, values in first.items()}
+    if not all(_is_alike(values, one[name]) for one in more for name, values in first.items()):
+        return first
+    return {
+        name: np.concatenate([values, *(one[name] for one in more)]) if values.ndim else values
+        for name, values in first.items()
+    }
+
+
+def _is_alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two requests can be asked as one, as far as this input goes."""
+    return bool(one.shape[1:] == other.shape[1:] if one.ndim else np.array_equal(one, other))
 
 
 def _records(content: bytes) -> Iterator[bytes]:

@@ -1,0 +1,228 @@
+"""Models that somebody else made: registered, fetched, served and rolled back by single operators."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+
+from airflow_mlops import cli
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.registry.elsewhere import fetch_version, make_servable
+from airflow_mlops.engine.registry.registry import Registry
+from airflow_mlops.engine.serving.client import ServingClient
+from airflow_mlops.engine.serving.deployments import deployment
+from airflow_mlops.engine.serving.golden import Golden
+from airflow_mlops.engine.serving.saved_model import SavedModel
+from airflow_mlops.exceptions import DataError, GateError
+from tests.conftest import ROOT
+from tests.serving_fixtures import running_server
+from tests.training_fixtures import mlflow_server
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what the colleague exported; what he logged is in MLflow."""
+    folder = tmp_path_factory.mktemp("colleague")
+    script = ROOT / "tests" / "colleague.py"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, str(script), mlflow_server(), str(folder)],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry(mlflow_server())
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+def test_warm_up_records_of_several_signatures_ranks_and_types(made: Path, tmp_path: Path):
+    servable = make_servable(made / "several", tmp_path / "model")
+    assert servable.golden == 2
+    golden = Golden.read(servable.saved_model)
+    assert golden.inputs["words"] == [["one"], [{"b64": "//4="}]]
+    assert golden.inputs["factor"] == 0.5
+    assert golden.outputs == {"score": [13.0, 12.0], "word": ["one", {"b64": "//4="}]}
+    with closing(SavedModel(servable.saved_model)) as model:
+        assert set(model.signatures) == {"serving_default", "length"}
+        assert golden.check(model.run, model.signature, 1e-6).rows == 2
+
+
+def test_sample_requests_as_parquet_and_as_json(made: Path, tmp_path: Path):
+    source = shutil.copytree(made / "several", tmp_path / "source")
+    shutil.rmtree(source / "assets.extra")
+    request = {"inputs": {"words": [["a", "b"]], "pixels": [[[1, 2], [3, 4]]], "factor": 1.0}}
+    (tmp_path / "requests.json").write_text(json.dumps(request))
+    servable = make_servable(source, tmp_path / "model", tmp_path / "requests.json")
+    assert Golden.read(servable.saved_model).outputs["score"] == [21.0]
+    table = pa.table({"words": [["a"]], "pixels": [[[1.0, 2.0], [3.0, 4.0]]]})
+    pq.write_table(table, tmp_path / "requests.parquet")
+    with pytest.raises(DataError, match="There is no column 'factor'"):
+        make_servable(source, tmp_path / "model", tmp_path / "requests.parquet")
+    assert Golden.read(servable.saved_model).rows == 1, "what was there is still there"
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"inputs": {"words": [["a"]], "pixels": [[[1, 2]]], "factor": 1.0}}, "input 'pixels' has another shape"),
+        ({"inputs": {"words": [[1]], "pixels": [[[1, 2], [3, 4]]], "factor": 1.0}}, "do not fit the model"),
+        ({"inputs": {"words": [], "pixels": [], "factor": 1.0}}, "do not fit|are empty"),
+        ({"inputs": {"wrods": [["a"]]}}, "do not fit the model"),
+        (["a"], "do not fit the model"),
+        ("{", "do not fit the model"),
+    ],
+)
+def test_samples_that_do_not_fit(made: Path, tmp_path: Path, request_: Any, words: str):
+    source = shutil.copytree(made / "several", tmp_path / "source")
+    shutil.rmtree(source / "assets.extra")
+    file = tmp_path / "requests.json"
+    file.write_text(request_ if isinstance(request_, str) else json.dumps(request_))
+    with pytest.raises(DataError, match=words):
+        make_servable(source, tmp_path / "model", file)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["requests.json", "source"]
+
+
+def test_without_samples_it_says_what_is_unproven(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    assert make_servable(made / "other", tmp_path / "model").golden == 0
+    assert "no golden predictions" in caplog.text
+
+
+def test_what_is_no_model(made: Path, tmp_path: Path):
+    with pytest.raises(DataError, match="no signature"):
+        make_servable(made / "unsigned", tmp_path / "model")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no model that TensorFlow Serving can serve"):
+        make_servable(tmp_path / "empty", tmp_path / "model")
+    with pytest.raises(DataError, match="3 models are there"):
+        make_servable(made, tmp_path / "model")
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras" / "model.keras").write_text("nothing")
+    with pytest.raises(DataError, match="Keras cannot load model"):
+        make_servable(tmp_path / "keras", tmp_path / "model")
+    half = shutil.copytree(made / "other", tmp_path / "half")
+    (half / "saved_model.pb").write_bytes((half / "saved_model.pb").read_bytes()[:200])
+    with pytest.raises(DataError, match="cannot be loaded"):
+        make_servable(half, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_any_version_is_fetched_and_its_files_are_written_down(
+    made: Path, registry: Registry, ledger: Ledger, tmp_path: Path
+):
+    first = fetch_version(registry, ledger, "colleague", 1, tmp_path / "1")
+    assert set(first.signature.inputs) == {"price", "vector"}
+    assert first.golden == 2, "from MLflow's input example"
+    assert fetch_version(registry, ledger, "colleague", 1, tmp_path / "1") == first
+    assert len(ledger.facts("model_seen", "colleague")) == 1
+    with pytest.raises(DataError, match="MLflow does not have it"):
+        fetch_version(registry, ledger, "colleague", 99, tmp_path / "99")
+
+
+def test_files_that_changed_or_are_gone(made: Path, registry: Registry, ledger: Ledger, tmp_path: Path):
+    seen = {"model": "colleague", "version": 2, "files": "other", "content": "other"}
+    ledger.record("model_seen", "colleague", seen, key="2")
+    with pytest.raises(GateError, match="not those that were there at first"):
+        fetch_version(registry, ledger, "colleague", 2, tmp_path / "2")
+
+    client = MlflowClient(mlflow_server())
+    client.create_registered_model("gone")
+    run = client.create_run("0").info
+    client.create_model_version("gone", source=f"{run.artifact_uri}/model", run_id=run.run_id)
+    with pytest.raises(DataError, match="files are gone"):
+        fetch_version(registry, ledger, "gone", 1, tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_saved_model_is_registered_once(made: Path, registry: Registry, tmp_path: Path):
+    servable = make_servable(made / "several", tmp_path / "model")
+    first = registry.register_made_elsewhere("once", servable.saved_model, servable.signature, "s3://there")
+    assert registry.register_made_elsewhere("once", servable.saved_model, servable.signature, "s3://there") == first
+    assert registry.by_alias("once", "challenger").version == first.version == "1"
+    assert registry.download("once", "1", tmp_path / "again") == tmp_path / "again"
+    assert Golden.read(tmp_path / "again").rows == 2
+
+
+RUN = """
+from airflow_mlops.operators.mlflow_elsewhere import MLflowRegisterSavedModelOperator
+
+with DAG("buy", schedule=None, params={"source": ""}) as buy:
+    MLflowRegisterSavedModelOperator(task_id="register", model="bought", source="{{ params.source }}")
+
+if __name__ == "__main__":
+    import json, sys
+
+    def states(dag, **conf):
+        dag.fileloc = __file__  # as Airflow sets it when it reads the file
+        run = dag.test(run_conf=conf)
+        return {task.task_id: str(task.state) for task in run.get_task_instances()}
+
+    found = {"buy": states(buy, source=sys.argv[1])}
+    for name, version in (("colleague", 1), ("colleague", 2), ("bought", 1)):
+        for task in dag.tasks:
+            task.model = name
+        found[f"{name} {version}"] = states(dag, version=version)
+    print("FOUND", json.dumps(found))
+"""
+
+
+def test_a_dag_of_ones_own_serves_them_and_rolls_back(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The guide's DAG, for two versions that MLflow logged and for a SavedModel that was registered."""
+    text = (ROOT / "docs" / "elsewhere.md").read_text()
+    dag = next(iter(re.findall(r"```python\n(.*?)```", text, re.DOTALL)))
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "serve.py").write_text(dag + RUN)
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    with running_server(tmp_path / "server") as server:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "AIRFLOW_HOME": str(tmp_path / "airflow"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__MLOPS__HOME": str(tmp_path / "home"),
+            "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server()}),
+            "AIRFLOW_CONN_TF_SERVING_DEFAULT": server.connection(),
+            "AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT": json.dumps({"conn_type": "mlops_ledger", "host": ledger.url}),
+        }
+        where = {"env": environment, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 400}
+        subprocess.run([Path(sys.executable).with_name("airflow"), "db", "migrate"], check=True, **where)
+        ran = subprocess.run([sys.executable, "dags/serve.py", str(made / "several")], check=False, **where)
+        found = json.loads((re.findall(r"^FOUND (.*)$", ran.stdout, re.MULTILINE) or ["{}"])[0])
+        assert {state for run in found.values() for state in run.values()} == {"success"}, ran.stdout + ran.stderr
+        assert list(found) == ["buy", "colleague 1", "colleague 2", "bought 1"]
+        state, _ = deployment(ledger, "tf_serving_default", "colleague")
+        assert (state.stable, state.good) == (2, (1,))
+        for name in ("AIRFLOW_CONN_TF_SERVING_DEFAULT",):
+            monkeypatch.setenv(name, environment[name])
+        place = ["--home", str(tmp_path / "home"), "--ledger", ledger.url]
+        assert cli.main(["rollback", "colleague", "--reason", "it is worse", *place]) == 0, capsys.readouterr().err
+        with ServingClient(server.host, server.grpc_port) as client:
+            assert client.metadata("colleague", label="stable")[0] == 1
+            golden = Golden.read(server.base / "colleague" / "1")
+            inputs = {name: np.asarray(values, dtype=np.float32) for name, values in golden.inputs.items()}
+            [output] = golden.outputs
+            answered = client.predict("colleague", inputs, label="stable")[output]
+            assert answered.tolist() == golden.outputs[output]

@@ -1,0 +1,98 @@
+"""Golden cases: what every later version of a model must answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops import cli
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.serving.golden import Golden
+from airflow_mlops.engine.serving.golden_cases import add_case, cases, read_case
+from airflow_mlops.engine.serving.model_store import publish
+from airflow_mlops.exceptions import ConfigError, DataError, GateError
+from tests.saved_models import make_saved_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_saved_model(tmp_path_factory.mktemp("model") / "1", 0.3)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+def case_of(model: Path, file: Path, **other: object) -> Path:
+    """Write what the model answers to its first golden row as a case."""
+    golden = Golden.read(model)
+    case = {
+        "inputs": {name: values[:1] for name, values in golden.inputs.items()},
+        "outputs": {"probability": golden.outputs["probability"][:1]},
+        "tolerance": 0.01,
+    }
+    file.write_text(json.dumps({**case, **other}))
+    return file
+
+
+def test_a_version_that_answers_otherwise_is_not_published(model: Path, ledger: Ledger, tmp_path: Path):
+    add_case(ledger, "m", read_case(case_of(model, tmp_path / "right.json"), "ann", "as it was"))
+    assert publish(model, tmp_path / "store", 1, cases=cases(ledger, "m")).is_dir()
+    wrong = case_of(model, tmp_path / "wrong.json", outputs={"probability": [0.99]})
+    add_case(ledger, "m", read_case(wrong, "ann", "a refund was missed"))
+    with pytest.raises(GateError, match=r"golden case \w+ as it must: a refund was missed(.|\n)*added by ann"):
+        publish(model, tmp_path / "store", 2, cases=cases(ledger, "m"))
+    assert not (tmp_path / "store" / "2").exists()
+
+
+def test_a_version_with_other_inputs_is_not_asked(
+    model: Path, ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    case = case_of(model, tmp_path / "case.json", inputs={"price": [1.0]}, outputs={"probability": [0.99]})
+    add_case(ledger, "m", read_case(case, "ann", "before"))
+    publish(model, tmp_path / "store", 1, cases=cases(ledger, "m"))
+    assert "is not asked: it has the inputs price" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "no JSON object"),
+        ("{", "cannot be read"),
+        ('{"input": {}}', "unknown key 'input'. Did you mean 'inputs'"),
+        ('{"inputs": {"a": [1]}}', "does not say what is asked and what must be answered"),
+        ('{"instances": [{"a": 1}, {"b": 1}], "outputs": {"p": [1]}}', "does not say what is asked"),
+        ('{"inputs": {"a": [1]}, "outputs": {"p": [1]}, "tolerance": "wide"}', "tolerance is no number"),
+    ],
+)
+def test_what_is_no_case(tmp_path: Path, text: str, words: str):
+    (tmp_path / "case.json").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_case(tmp_path / "case.json", "ann", "why")
+
+
+def test_nobody_answers_for_it(model: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="needs a name and a reason"):
+        read_case(case_of(model, tmp_path / "case.json"), "ann", " ")
+
+
+def test_by_command(model: Path, ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = case_of(model, tmp_path / "case.json")
+    add_case(ledger, "other", read_case(file, "ann", "elsewhere"))
+    place = ["--home", str(tmp_path), "--ledger", ledger.url]
+    assert cli.main(["golden", "list", "m", *place]) == 0
+    assert "m has no golden cases" in capsys.readouterr().out
+    for _ in range(2):
+        assert cli.main(["golden", "add", "m", str(file), "--reason", "it was wrong", *place]) == 0
+    [case] = cases(ledger, "m")
+    assert cli.main(["golden", "list", "m", *place]) == 0
+    assert f"{case.id}  " in capsys.readouterr().out
+    assert cli.main(["golden", "remove", "m", "nothing", "--reason", "done", *place]) == 1
+    assert f"lists them: {case.id}" in capsys.readouterr().err
+    assert cli.main(["golden", "remove", "m", case.id, "--reason", "done", *place]) == 0
+    assert not cases(ledger, "m")
+    assert cli.main(["golden", "add", "m", str(file), "--reason", "again", *place]) == 0
+    assert [one.reason for one in cases(ledger, "m")] == ["again"]
