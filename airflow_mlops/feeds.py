@@ -51,7 +51,8 @@ class Checks:
     """What a day is held against besides its suite: its own history of valid days, and rules across columns.
 
     :param slices: Columns whose every value must keep its usual share of rows; one that vanishes is noticed.
-    :param label: Boolean column whose rate of positives, in all and in each slice, must stay near its usual one.
+    :param label: Column whose labels must stay as usual, in all and in each slice: the rate of truths, the share of
+        each class (texts), or the mean of numbers.
     :param unique: Columns that together identify a row; repeated rows are counted.
     :param identifiers: Columns that may be nearly unique. Any other nearly unique column is a privacy finding.
     :param volatile: Columns that differ too much from day to day to be held against earlier days, as the weather does:
