@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.formats import check_options
 from airflow_mlops.layout import FOLDER, Layout, literal
 from airflow_mlops.partitioning import DAILY, Partitioning, is_finer
 from airflow_mlops.typed import Cut, Duration, Entrypoint, Name, SuiteName, is_name, part
@@ -186,6 +187,7 @@ class Partitions(Feed):
                 detail=f"lands={str(self.lands)!r}, partitioning={str(self.partitioning)!r}",
                 hint="Leave lands out where each partition lands as one; or make partitioning larger.",
             )
+        check_options(self.reader, self.layout)
         pattern = self.placed.of(self.partitioning.key(self.starts_at), self.partitioning)[0]
         if self.arrived is None:
             # A folder of its own may hold a marker; files of many partitions beside each other have nowhere to put one.
