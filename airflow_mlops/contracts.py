@@ -148,11 +148,14 @@ class ColumnProfile(Record):
 
 
 class SliceProfile(Record):
-    """Rows of one slice; how many of them have a label, and how many a positive one."""
+    """Rows of one slice, and what their labels are like."""
 
     rows: int
     labelled: int = 0
-    positives: int = 0
+    positives: int = Field(default=0, description="labels that are true, or not zero")
+    classes: dict[str, int] = Field(default_factory=dict, description="of labels that are texts: class → rows")
+    mean: float | None = Field(default=None, description="of labels that are numbers; finite ones only")
+    m2: float = Field(default=0.0, description="sum of their squared distances from the mean")
 
 
 class Profile(Record):

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.formats import check_options
 from airflow_mlops.layout import FOLDER, Layout, literal
 from airflow_mlops.partitioning import DAILY, Partitioning, is_finer
 from airflow_mlops.typed import Cut, Duration, Entrypoint, Name, SuiteName, is_name, part
@@ -51,7 +52,8 @@ class Checks:
     """What a day is held against besides its suite: its own history of valid days, and rules across columns.
 
     :param slices: Columns whose every value must keep its usual share of rows; one that vanishes is noticed.
-    :param label: Boolean column whose rate of positives, in all and in each slice, must stay near its usual one.
+    :param label: Column whose labels must stay as usual, in all and in each slice: the rate of truths, the share of
+        each class (texts), or the mean of numbers.
     :param unique: Columns that together identify a row; repeated rows are counted.
     :param identifiers: Columns that may be nearly unique. Any other nearly unique column is a privacy finding.
     :param volatile: Columns that differ too much from day to day to be held against earlier days, as the weather does:
@@ -185,6 +187,7 @@ class Partitions(Feed):
                 detail=f"lands={str(self.lands)!r}, partitioning={str(self.partitioning)!r}",
                 hint="Leave lands out where each partition lands as one; or make partitioning larger.",
             )
+        check_options(self.reader, self.layout)
         pattern = self.placed.of(self.partitioning.key(self.starts_at), self.partitioning)[0]
         if self.arrived is None:
             # A folder of its own may hold a marker; files of many partitions beside each other have nowhere to put one.

@@ -18,6 +18,9 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_mlops.links.mlflow.MLflowRunLink",
             "airflow_mlops.links.tf_serving.TFServingModelLink",
         ],
+        "task-decorators": [
+            {"class-name": "airflow_mlops.decorators.tensorflow.tensorflow_task", "name": "tensorflow"}
+        ],
         "config": {
             "mlops": {
                 "description": "Settings of the airflow-mlops provider.",

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from airflow_mlops.contracts import TrainingResult, TrainingSpec
-from airflow_mlops.engine.training.launch import _child_environment
+from airflow_mlops.engine.process import child_environment
 from airflow_mlops.engine.training.workdir import Workdir, write_text
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def _process() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=_child_environment(),
+        env=child_environment(str(ROOT)),
         cwd=ROOT,
     )
     atexit.register(process.kill)

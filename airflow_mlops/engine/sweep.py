@@ -8,27 +8,29 @@ files from which that snapshot can be built again.
 from __future__ import annotations
 
 import json
-import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from airflow_mlops.contracts import Snapshot, VerdictStatus
 from airflow_mlops.engine.data import files, storage
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.retention import RetentionReport, sweep_partitions
-from airflow_mlops.engine.data.shared import is_shared, origin
-from airflow_mlops.engine.data.snapshots import load_snapshot
+from airflow_mlops.engine.data.shared import origin
+from airflow_mlops.engine.data.snapshots import MANIFEST
 from airflow_mlops.engine.features.governance import consumers
 from airflow_mlops.engine.locks import locked
+from airflow_mlops.engine.lying import Lying, drop, here, lying
 from airflow_mlops.engine.serving.deployments import deployments, kept_versions
 from airflow_mlops.engine.serving.model_store import LOCK_FILE
-from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.ledger import Ledger
@@ -100,13 +102,6 @@ def sweep(
             detail=f"keep={keep}",
             hint="Keep a day, 1d, or longer.",
         )
-    if is_shared(home):
-        raise ConfigError(
-            "A home on object storage is not swept as a whole.",
-            detail=f"{origin(home)}: what a kept model needs cannot be told apart there yet",
-            hint="Sweep its partitions by dataset: airflow-mlops sweep DATASET --keep AGE. Let a lifecycle rule of the "
-            "bucket remove reports/, quarantine/ and staged/; keep snapshots/, trainings/ and features/.",
-        )
     _check_known(home, ledger)
     kept = _Kept.now(ledger, home, now - keep)
     aged = list(_aged(home, ledger, kept, model_stores or {}))
@@ -138,7 +133,7 @@ def sweep(
 
 def _check_known(home: Path, ledger: Ledger) -> None:
     """Refuse the ledger of another home: it would say of everything here that nobody needs it."""
-    here = {path.name for path in _visible(home / "snapshots")}
+    here = {one.path.name for one in lying(home, "snapshots/*/")}
     known = {fact.key for fact in ledger.facts("snapshot", limit=None)}
     known |= {fact.payload["snapshot"] for fact in ledger.facts(consumers.KIND, limit=None)}
     known |= {fact.payload.get("snapshot_id", "") for fact in ledger.facts("verdict", limit=None)}
@@ -188,7 +183,7 @@ class _Kept:
             for version, why in sorted(of_model.items()):
                 if identity := trained.get((model, version)):
                     snapshots[identity].append(_words(model, version, why))
-        young = {path.name for path in _visible(home / "snapshots") if _touched(path) >= oldest}
+        young = {one.path.name for one in lying(home, "snapshots/*/") if one.touched >= oldest}
         young |= {fact.key for fact in ledger.facts("snapshot", limit=None) if fact.at >= oldest}
         return cls(
             oldest=oldest,
@@ -202,10 +197,10 @@ class _Kept:
         why = self.versions.get(model, {}).get(int(version)) if version.isdecimal() else None
         return (_words(model, int(version), why),) if why else ()
 
-    def aged(self, kind: str, path: Path, needed_by: tuple[str, ...] = ()) -> Iterator[Aged]:
-        """Yield what lies at a path, if it is old."""
-        if _touched(path) < self.oldest:
-            yield Aged(kind, path, _bytes(path), needed_by)
+    def aged(self, kind: str, one: Lying, needed_by: tuple[str, ...] = ()) -> Iterator[Aged]:
+        """Yield what lies somewhere, if it is old."""
+        if one.touched < self.oldest:
+            yield Aged(kind, one.path, one.bytes, needed_by)
 
 
 def _words(model: str, version: int, why: str) -> str:
@@ -213,25 +208,31 @@ def _words(model: str, version: int, why: str) -> str:
 
 
 def _aged(home: Path, ledger: Ledger, kept: _Kept, model_stores: Mapping[str, Path]) -> Iterator[Aged]:
-    for folder in _visible(home / "snapshots"):
-        yield from kept.aged("snapshot", folder, kept.snapshots.get(folder.name, ()))
-    for folder in _visible(home / "trainings"):
-        yield from kept.aged("training", folder, kept.snapshots.get(_snapshot_of(folder), ()))
+    for one in lying(home, "snapshots/*/"):
+        needed_by = kept.snapshots.get(one.path.name, ())
+        if needed_by or one.path.name not in kept.holding:  # asked for again since it was made
+            yield from kept.aged("snapshot", one, needed_by)
+    trainings = lying(home, "trainings/*/")
+    for one, snapshot in zip(trainings, _snapshots_of(home, trainings), strict=True):
+        yield from kept.aged("training", one, kept.snapshots.get(snapshot, ()))
     needed, unknown = _feature_files(home, kept)
-    for file in sorted((home / "features").glob("*/superseded/[!.]*.parquet")):
-        users = needed.get((file.parent.parent.name, file.stem), ())
-        yield from kept.aged("features", file, (*users, *unknown))
-    for file in sorted((home / "reports").glob("[!.]*")):
-        yield from kept.aged("report", file)
-    for kind, below in (("quarantine", "*/*/[!.]*"), ("staged", "*/[!.]*")):
-        yield from (one for folder in sorted((home / kind).glob(below)) for one in kept.aged(kind, folder))
-    for folder in sorted((home / "registry").glob("*/[!.]*")):
-        yield from kept.aged("registry", folder, kept.version(folder.parent.name, folder.name))
+    for one in lying(home, "features/*/superseded/*.parquet"):
+        users = needed.get((one.path.parent.parent.name, one.path.stem), ())
+        yield from kept.aged("features", one, (*users, *unknown))
+    for kind, pattern in (("report", "reports/*"), ("quarantine", "quarantine/*/*/*"), ("staged", "staged/*/*")):
+        for one in lying(home, pattern):
+            yield from kept.aged(kind, one)
+    for one in lying(home, "registry/*/*"):
+        yield from kept.aged("registry", one, kept.version(one.path.parent.name, one.path.name))
+    yield from _aged_models(ledger, kept, model_stores)
+
+
+def _aged_models(ledger: Ledger, kept: _Kept, model_stores: Mapping[str, Path]) -> Iterator[Aged]:
     for state in deployments(ledger):
         base = model_stores.get(state.server)
-        for folder in [] if base is None else _visible(base / state.model):
+        for folder in [] if base is None else sorted((base / state.model).glob("*/")):
             if folder.name.isdecimal():
-                yield from kept.aged("model", folder, kept.version(state.model, folder.name))
+                yield from kept.aged("model", here(folder), kept.version(state.model, folder.name))
 
 
 def _feature_files(home: Path, kept: _Kept) -> tuple[dict[tuple[str, str], tuple[str, ...]], tuple[str, ...]]:
@@ -239,9 +240,13 @@ def _feature_files(home: Path, kept: _Kept) -> tuple[dict[tuple[str, str], tuple
     needed: dict[tuple[str, str], tuple[str, ...]] = {}
     unknown = []
     for identity in sorted(kept.holding):
+        # Not fetched: of a bucket, that would be all rows of every kept snapshot.
+        manifest = origin(home / "snapshots" / identity / MANIFEST)
+        with storage.reaching(manifest):
+            [found] = storage.read_if_there([manifest])
         try:
-            pins: Snapshot = load_snapshot(home, identity)
-        except DataError:
+            pins = Snapshot.from_json(found or b"")
+        except ValidationError:
             unknown.append(f"perhaps snapshot {identity}, whose manifest cannot be read")
             continue
         for view, days in pins.feature_files.items():
@@ -251,12 +256,16 @@ def _feature_files(home: Path, kept: _Kept) -> tuple[dict[tuple[str, str], tuple
     return needed, tuple(unknown)
 
 
-def _snapshot_of(training: Path) -> str:
-    """Return the snapshot of a training; nothing when it never got so far as to say."""
-    try:
-        return str(json.loads((training / "spec.json").read_bytes())["snapshot"]["id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+def _snapshots_of(home: Path, trainings: Sequence[Lying]) -> Iterator[str]:
+    """Yield the snapshot of each training; nothing of one that never got so far as to say."""
+    specs = [origin(one.path / "spec.json") for one in trainings]
+    with storage.reaching(origin(home)):
+        found = storage.read_if_there(specs)
+    for content in found:
+        try:
+            yield str(json.loads(content or b"")["snapshot"]["id"])
+        except (ValueError, KeyError, TypeError):
+            yield ""
 
 
 def _folders(home: Path) -> list[Path]:
@@ -281,38 +290,9 @@ def _say(ledger: Ledger, going: list[Aged], keep: timedelta) -> None:
 
 def _remove(one: Aged, ledger: Ledger) -> None:
     if one.kind != "model":
-        _drop(one.path)
+        drop(one.path)
         return
     with locked(one.path.parent / LOCK_FILE):
         # Somebody may have asked for it since.
         if int(one.path.name) not in kept_versions(ledger, one.path.parent.name):
-            _drop(one.path)
-
-
-def _drop(path: Path) -> None:
-    """Make it invisible in one rename; then let it go."""
-    gone = files.temporary_sibling(path)
-    try:
-        path.rename(gone)
-    except FileNotFoundError:
-        return  # another sweep was faster
-    if gone.is_dir():
-        shutil.rmtree(gone, ignore_errors=True)
-    else:
-        gone.unlink(missing_ok=True)
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
-
-
-def _touched(path: Path) -> datetime:
-    """Return when somebody last made, moved or used a file or a folder. A training in use has a new lock inside."""
-    found = [path.stat(), *(inner.stat() for inner in (path.iterdir() if path.is_dir() else ()))]
-    return datetime.fromtimestamp(max(max(one.st_mtime, one.st_ctime) for one in found), UTC)
-
-
-def _bytes(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
+            drop(one.path)

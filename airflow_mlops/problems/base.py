@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from airflow_mlops.contracts import ColumnProfile
+    from airflow_mlops.contracts import ColumnProfile, SliceProfile
+    from airflow_mlops.engine.data.checks.measures import Measure
 
 MOST_CLASSES = 1000
 """More different values are no classes."""
@@ -104,6 +105,24 @@ class Problem(ABC):
         :param shift: How far, in robust standard deviations.
         :raises DataError: naming the days.
         """
+
+    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
+        """Return slice → what a :class:`~airflow_mlops.contracts.SliceProfile` keeps of its labels of this type.
+
+        :param rows: Columns ``slice``, and ``label`` as it landed, null where it is unknown.
+        """
+        return {}
+
+    def join_slices(self, one: SliceProfile, other: SliceProfile) -> dict[str, Any]:
+        """Return the same of two slices together."""
+        return {}
+
+    def measures(self, days: Sequence[SliceProfile]) -> list[Measure]:
+        """Return what of the labels must stay as usual from day to day, in all and in each slice.
+
+        :param days: All rows of each day that says what is usual. Without what this type counts there is nothing.
+        """
+        return []
 
     @abstractmethod
     def telling(self, column: pa.ChunkedArray, labels: np.ndarray) -> float:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from airflow_mlops.contracts import ColumnProfile
+    from airflow_mlops.contracts import ColumnProfile, SliceProfile
+    from airflow_mlops.engine.data.checks.measures import Measure
 
 _EPSILON = 1e-7
 _THRESHOLD = 0.5
@@ -104,6 +105,26 @@ class Binary(Problem):
         from airflow_mlops.engine.data.days import check_shares
 
         check_shares(rows, event_time, rows[label], "positive labels", shift)
+
+    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        label, kind = rows["label"], rows["label"].type
+        if not pa.types.is_boolean(kind):
+            if not pa.types.is_integer(kind) and not pa.types.is_floating(kind) and not pa.types.is_decimal(kind):
+                return {}
+            label = pc.not_equal(label, pa.scalar(0, kind))
+        found = pa.table({"slice": rows["slice"], "label": label}).group_by("slice").aggregate([("label", "sum")])
+        return {row["slice"]: {"positives": row["label_sum"] or 0} for row in found.to_pylist()}
+
+    def join_slices(self, one: SliceProfile, other: SliceProfile) -> dict[str, Any]:
+        return {"positives": one.positives + other.positives}
+
+    def measures(self, days: Sequence[SliceProfile]) -> list[Measure]:
+        from airflow_mlops.engine.data.checks.measures import ShareMeasure, rate_level
+
+        return [ShareMeasure("label_rate_as_usual", lambda counts: (counts.positives, counts.labelled), rate_level)]
 
     def telling(self, column: pa.ChunkedArray, labels: np.ndarray) -> float:
         from airflow_mlops.engine.data.separation import separation

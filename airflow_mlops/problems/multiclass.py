@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.exceptions import DataError
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from airflow_mlops.contracts import ColumnProfile
+    from airflow_mlops.contracts import ColumnProfile, SliceProfile
+    from airflow_mlops.engine.data.checks.measures import Measure
 
 _EPSILON = 1e-7
 _SUM = 1e-3
@@ -121,6 +123,42 @@ class Multiclass(Problem):
 
         for one in sorted(pc.unique(rows[label].combine_chunks()).to_pylist()):
             check_shares(rows, event_time, pc.equal(rows[label], one), f"class {one!r}", shift)
+
+    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
+        if not self.claims(rows["label"]):
+            return {}
+        found: dict[Any, dict[str, Any]] = {}
+        for row in rows.group_by(["slice", "label"]).aggregate([([], "count_all")]).to_pylist():
+            if row["label"] is not None:
+                found.setdefault(row["slice"], {"classes": {}})["classes"][row["label"]] = row["count_all"]
+        return found
+
+    def join_slices(self, one: SliceProfile, other: SliceProfile) -> dict[str, Any]:
+        classes = Counter(one.classes) + Counter(other.classes)
+        if len(classes) > MOST_CLASSES:
+            raise DataError(
+                f"The label has more than {MOST_CLASSES:,} different values: they are no classes.",
+                hint="Name another column in Checks(label=...), or group its values.",
+            )
+        return {"classes": dict(sorted(classes.items()))}
+
+    def measures(self, days: Sequence[SliceProfile]) -> list[Measure]:
+        from airflow_mlops.engine.data.checks.measures import ShareMeasure, rate_level
+
+        known = {name for day in days for name in day.classes}
+
+        def rows_of(name: str, counts: SliceProfile) -> tuple[float, float]:
+            return counts.classes.get(name, 0), counts.labelled
+
+        def new(counts: SliceProfile) -> tuple[float, float]:
+            return sum(rows for name, rows in counts.classes.items() if name not in known), counts.labelled
+
+        expectation = "label_share_as_usual"
+        each = [
+            ShareMeasure(expectation, partial(rows_of, name), rate_level, f"class {name!r}") for name in sorted(known)
+        ]
+        # New ones are not named: what was never seen before may be anything.
+        return [*each, ShareMeasure(expectation, new, rate_level, "new classes")] if known else []
 
     def telling(self, column: pa.ChunkedArray, labels: np.ndarray) -> float:
         """A leak tells every class: one class that is told apart by one feature may well be honest."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.exceptions import DataError
 from airflow_mlops.problems.base import Metric
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from airflow_mlops.contracts import ColumnProfile
+    from airflow_mlops.contracts import ColumnProfile, SliceProfile
 
 _FIRST = 10
 
@@ -53,6 +53,12 @@ class Ranking(Regression):
 
     def claims_profile(self, column: ColumnProfile, *, said: bool) -> bool:
         return said and (column.type == "bool" or super().claims_profile(column, said=said))
+
+    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
+        return {}  # counted as the numbers that they are
+
+    def join_slices(self, one: SliceProfile, other: SliceProfile) -> dict[str, Any]:
+        return {}
 
     def baseline(self, trained: np.ndarray, classes: object) -> np.ndarray:
         import numpy as np

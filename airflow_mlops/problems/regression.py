@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from airflow_mlops.contracts import ColumnProfile
+    from airflow_mlops.contracts import ColumnProfile, SliceProfile
+    from airflow_mlops.engine.data.checks.measures import Measure
 
 
 class Numbers(Tally):
@@ -115,6 +116,38 @@ class Regression(Problem):
         from airflow_mlops.engine.data.days import check_means
 
         check_means(rows, event_time, label, shift)
+
+    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        label = rows["label"]
+        if not self.claims(label) and not pa.types.is_integer(label.type):
+            return {}
+        numbers = label.cast(pa.float64())
+        table = pa.table({"slice": rows["slice"], "label": pc.if_else(pc.is_finite(numbers), numbers, None)})
+        found = table.group_by("slice").aggregate([("label", "mean"), ("label", "variance"), ("label", "count")])
+        return {
+            row["slice"]: {"mean": row["label_mean"], "m2": row["label_variance"] * row["label_count"]}
+            for row in found.to_pylist()
+            if row["label_count"]
+        }
+
+    def join_slices(self, one: SliceProfile, other: SliceProfile) -> dict[str, Any]:
+        if one.mean is None or other.mean is None:
+            known = other if one.mean is None else one
+            return {"mean": known.mean, "m2": known.m2}
+        rows, moved = one.labelled + other.labelled, other.mean - one.mean
+        share = other.labelled / rows
+        return {
+            "mean": one.mean + moved * share,
+            "m2": one.m2 + other.m2 + moved**2 * one.labelled * share,  # as in Numbers
+        }
+
+    def measures(self, days: Sequence[SliceProfile]) -> list[Measure]:
+        from airflow_mlops.engine.data.checks.measures import MeanMeasure
+
+        return [MeanMeasure("label_mean_as_usual")] if any(day.mean is not None for day in days) else []
 
     def telling(self, column: pa.ChunkedArray, labels: np.ndarray) -> float:
         from airflow_mlops.engine.data.separation import correlation

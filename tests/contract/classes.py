@@ -15,7 +15,7 @@ from airflow_mlops.operators.base import MlopsOperator
 from airflow_mlops.sensors.base import MlopsSensor
 from airflow_mlops.triggers.base import PollTrigger
 
-FLOOR = ("assets", "hooks", "links", "operators", "sensors", "templates", "triggers")
+FLOOR = ("assets", "decorators", "hooks", "links", "operators", "sensors", "templates", "triggers")
 
 
 def modules(package: str) -> Iterator[str]:
@@ -33,12 +33,12 @@ def public_modules() -> list[str]:
 
 
 def concrete(base: type) -> list[type]:
-    """Return the classes of the package that derive from ``base``, bases left out."""
+    """Return the classes of the package that a user may name and that derive from ``base``, bases left out."""
     found = {
         member
         for name in public_modules()
         for _, member in inspect.getmembers(importlib.import_module(name), inspect.isclass)
-        if issubclass(member, base) and member.__module__.startswith("airflow_mlops.")
+        if issubclass(member, base) and member.__module__.startswith("airflow_mlops.") and member.__name__[0] != "_"
     }
     return sorted(
         (cls for cls in found if not inspect.isabstract(cls) and cls is not base), key=lambda cls: cls.__name__

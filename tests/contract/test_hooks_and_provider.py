@@ -50,6 +50,14 @@ def test_every_extra_link_is_registered_and_exists():
         assert hasattr(importlib.import_module(module), name)
 
 
+def test_every_decorator_is_registered_and_exists():
+    from airflow.sdk import task
+
+    for entry in get_provider_info()["task-decorators"]:
+        module, _, name = entry["class-name"].rpartition(".")
+        assert getattr(task, entry["name"]) is getattr(importlib.import_module(module), name)
+
+
 @pytest.mark.parametrize("hook", HOOKS)
 def test_hook_words(hook: type[MlopsHook]):
     assert hook.default_conn_name == f"{hook.conn_type}_default"

@@ -12,11 +12,11 @@ import pytest
 
 from airflow_mlops import Trainer
 from airflow_mlops.contracts import Snapshot, TrainingResult, TrainingSpec
+from airflow_mlops.engine import process
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.evaluation.gates import judge
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.saved_model import SavedModel
-from airflow_mlops.engine.training import launch
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.engine.training.source import script_hash
 from airflow_mlops.exceptions import ConfigError, TrainingError
@@ -179,7 +179,7 @@ def test_one_that_ignores_sigterm_is_stopped_in_time(tmp_path, snapshot):
 
 
 def test_one_that_prints_without_end_does_not_fill_the_log(tmp_path, snapshot, caplog, monkeypatch):
-    monkeypatch.setattr(launch, "_MOST_SAID", 100_000)
+    monkeypatch.setattr(process, "_MOST_SAID", 100_000)
     text = "import sys\nfor n in range(30):\n    sys.stdout.write('x' * 1_000_000)\nprint()\nprint('the end')\n"
     with caplog.at_level(logging.INFO), pytest.raises(TrainingError, match="wrote no SavedModel"):
         run(tmp_path, snapshot, text)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from airflow_mlops.engine.data.reading import Reader
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.formats import OPTIONS
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,10 @@ def test_a_thousands_separator_is_an_option(tmp_path: Path) -> None:
     with Reader({"thousands": ","}) as reader:
         [table] = reader.batches(file)
     assert table["x"].to_pylist() == [1234]
+
+
+def test_the_options_that_are_known_when_a_file_is_parsed_are_those_of_duckdb() -> None:
+    for kind, function in (("csv", "read_csv"), ("json", "read_json")):
+        asked = "SELECT DISTINCT unnest(parameters) FROM duckdb_functions() WHERE function_name = ?"
+        names = {name for (name,) in duckdb.execute(asked, [function]).fetchall()}
+        assert OPTIONS[kind] == names - {"path", "paths"}

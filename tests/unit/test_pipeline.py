@@ -58,6 +58,13 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
         (lambda: pipeline(lable="x"), "unknown key 'lable'. Did you mean 'label'?"),
         (lambda: Partitions("a", event_tine="at", suite="s:a", start=START), "Did you mean 'event_time'?"),
         (lambda: Partitions("postgresql+psycopg2://u:s@db/x", event_time="at", suite="s:a", start=START), "SQLSource"),
+        (lambda: source(reader={"delimm": ";"}), "Files have no option 'delimm'. Did you mean 'delim'?"),
+        (lambda: source(layout="{key}/*.json", reader={"delim": ";"}), "json files have no option 'delim'"),
+        (
+            lambda: source(layout="{key}/*.csv.gz", reader={"skp": 1}),
+            "csv files have no option 'skp'. Did you mean 'skip'?",
+        ),
+        (lambda: source(layout="{key}/*.parquet", reader={"skip": 1}), "parquet files have no option 'skip'"),
         (lambda: Trainer("code:build", window="60d", epoch=3), "Did you mean 'epochs'?"),
         (lambda: Trainer("code:build", window="60d", epochs="3"), "epochs: Input should be a valid integer"),
         (lambda: Trainer("code:build", window="60d", epochs=0), "epochs: Input should be greater than 0"),

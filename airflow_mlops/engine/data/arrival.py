@@ -14,6 +14,7 @@ from airflow_mlops.engine.data import landed, storage
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.engine.data.storage import AnyPath, Entry
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.formats import format_of
 from airflow_mlops.layout import Layout
 from airflow_mlops.partitioning import DAILY, Partitioning
 
@@ -106,7 +107,7 @@ def _look(  # noqa: PLR0917
         except FileNotFoundError:
             storage.subfolders(feed)  # raises when it is the bucket that is not there
             return Look(None, f"nothing is there: {landed.unlike(feed, key)}")
-    rows = [one for one in matching if landed.format_of(one.path.name) and one.path.name not in (marker, manifest)]
+    rows = [one for one in matching if format_of(one.path.name) and one.path.name not in (marker, manifest)]
     if not rows and marker is None and manifest is None:
         return Look(None, f"nothing fits {pattern!r}: {landed.unlike(folder, key)}")
     names = [str(entry.path.name) for entry in rows]

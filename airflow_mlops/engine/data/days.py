@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,7 +11,7 @@ import pyarrow.compute as pc
 from airflow_mlops.engine.data.checks.robust import median_spread
 from airflow_mlops.exceptions import DataError
 
-_DAYS = 14
+ENOUGH_DAYS = 14
 """Days with labels below which there is no telling what is usual."""
 _UNLIKELY = 4.0
 """Standard deviations of the binomial distribution from which on a count is no chance."""
@@ -30,7 +32,7 @@ def check_shares(rows: pa.Table, event_time: str, hits: pa.ChunkedArray, what: s
     days = pc.floor_temporal(rows[event_time], unit="day")
     table = pa.table({"day": days, "hit": hits.cast(pa.int64())})
     daily = table.group_by("day").aggregate([("hit", "sum"), ("hit", "count")]).sort_by("day")
-    if daily.num_rows < _DAYS:
+    if daily.num_rows < ENOUGH_DAYS:
         return
     found, labelled = daily["hit_sum"].to_numpy(), daily["hit_count"].to_numpy()
     rate = (found + 0.5) / (labelled + 1)
@@ -59,15 +61,19 @@ def check_means(rows: pa.Table, event_time: str, label: str, shift: float) -> No
     daily = (
         table.group_by("day").aggregate([("label", "mean"), ("label", "variance"), ("label", "count")]).sort_by("day")
     )
-    if daily.num_rows < _DAYS:
+    if daily.num_rows < ENOUGH_DAYS:
         return
     mean, variance, count = (daily[f"label_{name}"].to_numpy() for name in ("mean", "variance", "count"))
     usual, scatter = median_spread(mean)
     distance = np.abs(mean - usual) / np.sqrt(scatter**2 + np.median(variance) / count + np.finfo(float).tiny)
-    constant = (variance == 0) & (count > 1)
-    strange = np.flatnonzero((distance > 2 * shift) | (constant & (distance > shift / 2)))
+    strange = np.flatnonzero(not_believable(distance, (variance == 0) & (count > 1), shift))
     names = [f"{daily['day'][n].as_py():%Y-%m-%d} (mean {mean[n]:.4g} of {count[n]})" for n in strange.tolist()]
     _refuse(f"The labels of {len(names)} days are", f"usual mean: {usual:.4g}", names)
+
+
+def not_believable(distance: Any, constant: Any, shift: float) -> Any:
+    """Say of means whether they are too far from usual; those of one single value sooner. See :func:`check_means`."""
+    return (distance > 2 * shift) | (constant & (distance > shift / 2))
 
 
 def _refuse(what: str, usual: str, names: list[str]) -> None:

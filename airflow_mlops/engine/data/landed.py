@@ -8,24 +8,7 @@ from fnmatch import fnmatchcase
 from airflow_mlops.engine.data.storage import AnyPath, Entry, entries
 from airflow_mlops.layout import literal
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".orc": "orc",
-}
-COMPRESSED = (".gz", ".zst", ".bz2")
 _FEW = 3
-
-
-def format_of(name: str) -> str | None:
-    """Return the format that a file's name says it has: ``parquet``, ``csv``, ``json`` or ``orc``; None for another."""
-    plain = next((name.removesuffix(end) for end in COMPRESSED if name.endswith(end)), name)
-    return next((kind for end, kind in FORMATS.items() if plain.lower().endswith(end)), None)
 
 
 def found(feed: AnyPath, pattern: str) -> tuple[AnyPath, list[Entry]]:

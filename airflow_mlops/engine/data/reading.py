@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mlops.engine.data.csv_faults import fault
-from airflow_mlops.engine.data.landed import format_of
 from airflow_mlops.engine.data.parquet import readable
 from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.formats import format_of
 
 _BATCH_ROWS = 262_144
 # What the folders say is not in the file: the layout knows what becomes a column.

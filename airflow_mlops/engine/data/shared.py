@@ -155,12 +155,33 @@ def send(made: Path, final: Path | None = None) -> None:
 
 
 def withdraw(path: Path) -> None:
-    """Remove a folder from the shared home, its mark first; what is here stays."""
+    """Remove a folder that is published as one from the shared home, its mark first; what is here stays."""
     place = _place(path)
     if place is not None and place.is_unit:
-        remote = place.mirror.remote / place.unit
+        discard(path)
+
+
+def stored(folder: Path) -> dict[str, Stored] | None:
+    """Return all that the shared home has in a folder, by names from the home on; None of a home of this machine.
+
+    :raises DataError: when access is refused.
+    :raises TransientError: when the storage does not answer.
+    """
+    mirror = _share_of(folder)
+    return None if mirror is None else mirror.below(folder.absolute().relative_to(mirror.local).as_posix(), deep=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder from the shared home, its mark first; what is here stays.
+
+    :raises DataError: when access is refused.
+    :raises TransientError: when the storage does not answer.
+    """
+    place = _place(path)
+    if place is not None:
+        remote = place.mirror.remote / place.name
         with storage.reaching(remote):
-            storage.remove(remote, first=place.kind.last)
+            storage.remove(remote, first=place.kind.last if place.is_unit else None)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from airflow_mlops.engine.data.checks.contract import SchemaContract
 from airflow_mlops.engine.data.complete import Span
 from airflow_mlops.engine.data.declared import wanted_schema
 from airflow_mlops.engine.data.fitting import Zoneless, fit
-from airflow_mlops.engine.data.landed import format_of, found, path_columns, unlike
+from airflow_mlops.engine.data.landed import found, path_columns, unlike
 from airflow_mlops.engine.data.parquet import listing, open_writer, readable
 from airflow_mlops.engine.data.reading import Reader
 from airflow_mlops.engine.data.receipts import STAGED
@@ -29,6 +29,7 @@ from airflow_mlops.engine.data.shared import send
 from airflow_mlops.engine.data.splits import between
 from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.exceptions import DataError, did_you_mean
+from airflow_mlops.formats import format_of
 from airflow_mlops.layout import Layout
 from airflow_mlops.partitioning import DAILY, Partitioning
 

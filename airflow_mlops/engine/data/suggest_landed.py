@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Profile
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.fitting import common, fit
-from airflow_mlops.engine.data.landed import format_of, found
+from airflow_mlops.engine.data.landed import found
 from airflow_mlops.engine.data.parquet import parquet_files, readable
 from airflow_mlops.engine.data.profiles import merge, null_rate, profile_table
 from airflow_mlops.engine.data.reading import Reader
 from airflow_mlops.engine.data.staging import stage
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.formats import format_of
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.data.storage import AnyPath

@@ -9,27 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
+from airflow_mlops.engine.process import die_with_parent
 from airflow_mlops.engine.training.workdir import Workdir, read_spec, write_text
 from airflow_mlops.exceptions import MlopsError
 
 
-def _die_with_parent() -> None:
-    """Wait for the end of standard input, then end this process and whatever it started."""
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    if os.getpgrp() == os.getpid():
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
-
-
 def main(workdir: Path) -> int:
     """Train what ``workdir`` asks for. Returns the exit status."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     # TensorFlow's own chatter on stderr would show as errors in the task's log.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

@@ -1,8 +1,9 @@
-"""Label rate and label coverage, of the whole day and of every slice, against the days before.
+"""What labels are like and how many rows have one, of the whole day and of every slice, against the days before.
 
-A slice is measured by its log odds against the rest of the same day, so that a storm that makes every carrier late
-is no news of any one of them. What blocks is that nine tenths of the positives, or of the negatives, are gone; less
-than that happens by weather and only warns.
+What is compared differs by problem type: the rate of truths, the share of each class, the mean of numbers. A slice is
+measured against the rest of the same day, so that a storm that makes every carrier late is no news of any one of them.
+Of a share it blocks that nine tenths of it, or of what it is not, are gone; less than that happens by weather and only
+warns.
 
 Measured on the arrivals of 2013 (337 days, late by more than 15 minutes): by carrier, by airport and overall nothing
 is blocked; by destination two of 35,048 are, both real (all flights to Boston late in the snow of 8 March, those to
@@ -12,22 +13,16 @@ or more were expected is blocked in about 85 of 100 cases; fewer are too few to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import reduce
 
-from airflow_mlops.contracts import ExpectationOutcome, Profile, Severity, SliceProfile
-from airflow_mlops.engine.data.checks.robust import FAR, RateShift, Share, logit, outcome, rate_shift, rounded, unknown
+from airflow_mlops.contracts import ExpectationOutcome, Profile, SliceProfile
+from airflow_mlops.engine.data.checks.measures import Compared, Counted, Measure, ShareMeasure, coverage_level
+from airflow_mlops.engine.data.checks.robust import outcome, unknown
 from airflow_mlops.engine.data.profiles import label_rate, null_rate
+from airflow_mlops.engine.data.profiles.slices import joined
 from airflow_mlops.exceptions import did_you_mean
-
-GONE = 0.1
-"""Share of the usual positives, or negatives, at which a label rate is blocked."""
-
-VERY_FAR = 5.0
-"""Robust distance from which on a label rate is blocked: of a hundred small slices, one a month reaches 4."""
-
-COVERAGE_LOST = 0.5
-"""Share of the usual label coverage at which it is blocked."""
+from airflow_mlops.problems import PROBLEMS
 
 _NONE = SliceProfile(rows=0)
 
@@ -35,7 +30,7 @@ _NONE = SliceProfile(rows=0)
 def check_labels(
     profile: Profile, usual_days: Sequence[Profile], label: str, slices: Sequence[str]
 ) -> list[ExpectationOutcome]:
-    """Compare label rate and coverage with the usual ones."""
+    """Compare labels and their coverage with the usual ones."""
     if profile.label != label or label not in profile.columns:
         missing = f"there is no label {label!r} in the profile.{did_you_mean(label, profile.columns)}"
         return [unknown("label_rate_as_usual", missing, column=label)]
@@ -43,94 +38,75 @@ def check_labels(
     if not days:
         note = "no day before has this label"
         return [outcome("label_rate_as_usual", column=label, at_worst="info", note=note)]
+    coverage = ShareMeasure("label_coverage_as_usual", lambda counts: (counts.labelled, counts.rows), coverage_level)
     return [
-        *_compare(_Check("label_rate_as_usual", label, _positives, _rate_level), profile, days, slices),
-        *_compare(_Check("label_coverage_as_usual", label, _labelled, _coverage_level), profile, days, slices),
+        *_compare(_measures(profile, days, label), label, profile, days, slices),
+        *_compare([coverage], label, profile, days, slices),
     ]
 
 
-@dataclass(frozen=True)
-class _Check:
-    """A share to compare: what is counted, and how bad a shift of it is."""
-
-    expectation: str
-    label: str
-    count: Callable[[SliceProfile], Share]
-    judge: Callable[[RateShift], Severity | None]
+def _measures(profile: Profile, days: Sequence[Profile], label: str) -> list[Measure]:
+    """Return what there is to compare of a label: of the first problem type that it can be on all days."""
+    columns = [day.columns[label] for day in (profile, *days) if day.columns[label].type != "null"]
+    wholes = [_whole(day) for day in days]
+    for said in (False, True):  # whole numbers are a label only where somebody says of which type
+        for problem in PROBLEMS.values():
+            if all(problem.claims_profile(column, said=said) for column in columns):
+                measures = problem.measures(wholes)
+                if measures:
+                    return measures
+    return []
 
 
 def _compare(
-    check: _Check, profile: Profile, days: Sequence[Profile], slices: Sequence[str]
+    measures: Sequence[Measure], label: str, profile: Profile, days: Sequence[Profile], slices: Sequence[str]
 ) -> Iterator[ExpectationOutcome]:
-    today, before = check.count(_whole(profile)), [check.count(_whole(day)) for day in days]
-    overall = rate_shift(today, before)
-    if overall is not None:
-        yield _answer(check, overall, "all rows")
+    today, before = _whole(profile), [_whole(day) for day in days]
+    if not measures:
+        note = "no day before has counted such labels by slice"
+        yield outcome("label_rate_as_usual", column=label, at_worst="info", note=note)
+        return
+    overall = [one.compare(Counted(today), [Counted(day) for day in before]) for one in measures]
+    yield from _answers(measures, label, overall, "all rows", alone=len(measures) == 1)
     for column in slices:
         sliced = [(day, whole) for day, whole in zip(days, before, strict=True) if column in day.slices]
-        shifts = {
-            value: rate_shift(
-                _against_rest(check, profile, today, column, value),
-                [_against_rest(check, day, whole, column, value) for day, whole in sliced],
-            )
-            for value in sorted(profile.slices[column])
-        }
-        answers = [
-            _answer(check, shift, f"slice {value!r} of {column!r}")
-            for value, shift in shifts.items()
-            if shift is not None
-        ]
-        shifted = [answer for answer in answers if not answer.success]
+        found: list[ExpectationOutcome] = []
+        judged = 0
+        for value in sorted(profile.slices[column]):
+            own = Counted(profile.slices[column][value], today)
+            history = [Counted(day.slices[column].get(value, _NONE), whole) for day, whole in sliced]
+            compared = [one.compare(own, history) for one in measures]
+            judged += any(one is not None for one in compared)
+            found += _answers(measures, label, compared, f"slice {value!r} of {column!r}", alone=True)
+        shifted = [answer for answer in found if not answer.success]
         yield from shifted
         if not shifted:
             note = f"each slice of {column!r}"
-            yield outcome(check.expectation, column=check.label, observed={"slices": len(answers)}, note=note)
+            yield outcome(measures[0].expectation, column=label, observed={"slices": judged}, note=note)
 
 
-def _answer(check: _Check, shift: RateShift, where: str) -> ExpectationOutcome:
-    return outcome(
-        check.expectation,
-        column=check.label,
-        level=check.judge(shift),
-        observed=rounded(shift.rate),
-        bound={"usual": rounded(shift.usual), "distance": rounded(shift.distance), "far": FAR},
-        note=f"{where}: {shift.rate:.2%}, usual {shift.usual:.2%}",
-    )
-
-
-def _rate_level(shift: RateShift) -> Severity | None:
-    if abs(shift.distance) < FAR:
-        return None
-    gone = shift.rate <= GONE * shift.usual or 1 - shift.rate <= GONE * (1 - shift.usual)
-    return "block" if gone and abs(shift.distance) >= VERY_FAR else "warn"
-
-
-def _coverage_level(shift: RateShift) -> Severity | None:
-    if shift.distance > -FAR:
-        return None
-    return "block" if shift.rate <= COVERAGE_LOST * shift.usual else "warn"
-
-
-def _positives(counts: SliceProfile) -> Share:
-    return Share(counts.positives, counts.labelled)
-
-
-def _labelled(counts: SliceProfile) -> Share:
-    return Share(counts.labelled, counts.rows)
-
-
-def _against_rest(check: _Check, day: Profile, whole: Share, column: str, value: str) -> Share:
-    own = check.count(day.slices[column].get(value, _NONE))
-    return Share(own.hits, own.rows, logit(whole.hits - own.hits, whole.rows - own.rows))
+def _answers(
+    measures: Sequence[Measure], label: str, compared: Sequence[Compared | None], where: str, *, alone: bool
+) -> list[ExpectationOutcome]:
+    """Return the outcome of each measure; or of those that are not as usual, or one for all, unless ``alone``."""
+    found = [
+        outcome(
+            one.expectation, column=label, level=said.level, observed=said.observed, bound=said.bound,
+            note=f"{where}: {said.note}",
+        )
+        for one, said in zip(measures, compared, strict=True)
+        if said is not None
+    ]  # fmt: skip
+    if alone or not found:
+        return found
+    shifted = [answer for answer in found if not answer.success]
+    return shifted or [outcome(measures[0].expectation, column=label, observed={"of": len(found)}, note=where)]
 
 
 def _whole(day: Profile) -> SliceProfile:
     for values in day.slices.values():
-        return SliceProfile(
-            rows=day.rows,
-            labelled=sum(counts.labelled for counts in values.values()),
-            positives=sum(counts.positives for counts in values.values()),
-        )
+        if values:
+            return reduce(joined, values.values()).model_copy(update={"rows": day.rows})
     assert day.label is not None  # the caller compared it
     labelled = round(day.rows * (1 - null_rate(day.columns[day.label])))
     return SliceProfile(rows=day.rows, labelled=labelled, positives=round(labelled * (label_rate(day) or 0)))

@@ -34,8 +34,8 @@ def profile_files(
 ) -> Profile:
     """Return the profile of one partition's Parquet files. Every column chunk is read once.
 
-    :param slices: Columns whose values' rows, labelled rows and positives are counted.
-    :param label: Boolean or number column: null (or NaN) is unknown, true or not zero is positive.
+    :param slices: Columns whose values' rows are counted, and what their labels are like.
+    :param label: Column of truths, numbers or texts; null (or NaN) is unknown.
     :param unique: Columns that together identify a row; rows that repeat a key are counted, exactly.
     :param partitioning: Of which ``key`` is one.
     :raises DataError: when a file cannot be read, the files differ in their columns, or a name is there twice.
@@ -153,7 +153,7 @@ def _check_types(schema: pa.Schema, grouped: dict[str, Sequence[str]], label: st
                 )
     if label is not None and not usable_as_label(schema.field(label).type):
         raise ConfigError(
-            f"The label column {label!r} is neither boolean nor a number.",
+            f"The label column {label!r} is neither boolean, nor a number, nor a text.",
             detail=f"{where}: its type is {schema.field(label).type}",
-            hint="Write the label as true and false, or 1 and 0; null where it is unknown.",
+            hint="Write the label as true and false, as a number, or as the name of a class; null where it is unknown.",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from airflow_mlops.contracts import ColumnProfile, Profile, SliceProfile
+from airflow_mlops.engine.data.profiles.slices import joined
 from airflow_mlops.engine.data.profiles.statistics import Statistics
 from airflow_mlops.exceptions import ConfigError
 
@@ -51,17 +52,10 @@ def _column(name: str, profiles: Sequence[Profile]) -> ColumnProfile:
 
 
 def _slices(profiles: Sequence[Profile]) -> dict[str, dict[str, SliceProfile]]:
-    sums: dict[str, dict[str, tuple[int, int, int]]] = {}
+    sums: dict[str, dict[str, SliceProfile]] = {}
     for profile in profiles:
         for column, values in profile.slices.items():
             known = sums.setdefault(column, {})
             for value, found in values.items():
-                rows, labelled, positives = known.get(value, (0, 0, 0))
-                known[value] = (rows + found.rows, labelled + found.labelled, positives + found.positives)
-    return {
-        column: {
-            value: SliceProfile(rows=n, labelled=labelled, positives=positives)
-            for value, (n, labelled, positives) in sorted(values.items())
-        }
-        for column, values in sums.items()
-    }
+                known[value] = joined(known[value], found) if value in known else found
+    return {column: dict(sorted(values.items())) for column, values in sums.items()}

@@ -1,14 +1,17 @@
-"""Counting rows, labels and positives by slice, and rows that repeat the unique key."""
+"""Counting rows and labels by slice, and rows that repeat the unique key."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import SliceProfile
 from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.problems import PROBLEMS
 
 NULL_SLICE = "∅"
 
@@ -25,37 +28,37 @@ def groupable(type: pa.DataType) -> bool:
 
 
 def usable_as_label(type: pa.DataType) -> bool:
-    """Say whether values of a type are positive or not; a file without any label has the type null."""
-    types = pa.types
-    numbers = types.is_integer(type) or types.is_floating(type) or types.is_decimal(type)
-    return bool(numbers or types.is_boolean(type) or types.is_null(type))
+    """Say whether values of a type are a label of some problem type; a file without any label has the type null."""
+    nothing = _known(pa.chunked_array([], type))
+    return any(problem.claims(nothing) for problem in PROBLEMS.values())
 
 
 class SliceCounts:
-    """Rows, labelled rows and positives of every value of the slice columns."""
+    """Rows and labels of every value of the slice columns."""
 
     def __init__(self, slices: Sequence[str], label: str | None) -> None:
         self._slices = slices
         self._label = label
-        self._counts: dict[str, dict[str, tuple[int, int, int]]] = {column: {} for column in slices}
+        self._counts: dict[str, dict[str, SliceProfile]] = {column: {} for column in slices}
 
     def add(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Count a batch.
 
         :raises ConfigError: when a slice column has more than 10,000 values.
+        :raises DataError: when there are too many different labels.
         """
-        positive = None if self._label is None else _positive(batch[self._label])
+        label = _known(pa.nulls(len(batch)) if self._label is None else batch[self._label])
         for column in self._slices:
-            rows = pa.table(
-                {"value": batch[column], "positive": pa.nulls(len(batch)) if positive is None else positive}
-            )
-            found = rows.group_by("value").aggregate([([], "count_all"), ("positive", "count"), ("positive", "sum")])
+            rows = pa.table({"slice": batch[column], "label": label})
+            labels: dict[str, dict[str, Any]] = defaultdict(dict)
+            for problem in PROBLEMS.values():
+                for value, fields in problem.count_slices(rows).items():
+                    labels[_text(value)] |= fields
             counts = self._counts[column]
-            for row in found.to_pylist():
-                value = _text(row["value"])
-                known = counts.get(value, (0, 0, 0))
-                new = (row["count_all"], row["positive_count"], row["positive_sum"] or 0)
-                counts[value] = (known[0] + new[0], known[1] + new[1], known[2] + new[2])
+            for row in rows.group_by("slice").aggregate([([], "count_all"), ("label", "count")]).to_pylist():
+                value = _text(row["slice"])
+                new = SliceProfile(rows=row["count_all"], labelled=row["label_count"], **labels[value])
+                counts[value] = joined(counts[value], new) if value in counts else new
             if len(counts) > _MOST_VALUES:
                 raise ConfigError(
                     f"The column {column!r} is no slice: it has more than {_MOST_VALUES:,} values.",
@@ -64,26 +67,26 @@ class SliceCounts:
 
     def profiles(self) -> dict[str, dict[str, SliceProfile]]:
         """Return what was counted, values in order."""
-        return {
-            column: {
-                value: SliceProfile(rows=rows, labelled=labelled, positives=positives)
-                for value, (rows, labelled, positives) in sorted(counts.items())
-            }
-            for column, counts in self._counts.items()
-        }
+        return {column: dict(sorted(counts.items())) for column, counts in self._counts.items()}
 
 
-def _positive(label: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return true where the label is true or not zero, null where it is unknown."""
-    if pa.types.is_boolean(label.type):
-        return label
+def joined(one: SliceProfile, other: SliceProfile) -> SliceProfile:
+    """Return what two slices are together."""
+    fields: dict[str, Any] = {}
+    for problem in PROBLEMS.values():
+        fields |= problem.join_slices(one, other)
+    return SliceProfile(rows=one.rows + other.rows, labelled=one.labelled + other.labelled, **fields)
+
+
+def _known(label: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return a label with null where it is unknown, of a type that Arrow can group and compare."""
     if pa.types.is_null(label.type):
         return label.cast(pa.bool_())
+    if pa.types.is_dictionary(label.type):
+        return label.cast(label.type.value_type)
     if pa.types.is_float16(label.type):
-        label = label.cast(pa.float32())  # Arrow cannot compare halves
-    if pa.types.is_floating(label.type):
-        label = pc.if_else(pc.is_nan(label), None, label)
-    return pc.not_equal(label, pa.scalar(0, label.type))
+        label = label.cast(pa.float32())
+    return pc.if_else(pc.is_nan(label), None, label) if pa.types.is_floating(label.type) else label
 
 
 def _text(value: object) -> str:

@@ -1,0 +1,1 @@
+"""Functions of a user's own file, called in a process of their own."""
