@@ -41,8 +41,8 @@ _SHORTEST = timedelta(days=1)
 class Aged:
     """A file or folder that is older than it need be; ``needed_by`` says why it stays all the same.
 
-    ``kind`` is ``snapshot``, ``training``, ``features``, ``report``, ``quarantine``, ``staged``, ``registry`` (its
-    cache) or ``model`` (a version in a model store).
+    ``kind`` is ``snapshot``, ``training``, ``features``, ``report``, ``quarantine``, ``staged``,
+    ``predictions`` (that were never sealed), ``registry`` (its cache) or ``model`` (a version in a model store).
     """
 
     kind: str
@@ -223,7 +223,7 @@ def _aged(home: Path, ledger: Ledger, kept: _Kept, model_stores: Mapping[str, Pa
         yield from kept.aged("features", file, (*users, *unknown))
     for file in sorted((home / "reports").glob("[!.]*")):
         yield from kept.aged("report", file)
-    for kind, below in (("quarantine", "*/*/[!.]*"), ("staged", "*/[!.]*")):
+    for kind, below in (("quarantine", "*/*/[!.]*"), ("staged", "*/[!.]*"), ("predictions", "*/*/[!.]*")):
         yield from (one for folder in sorted((home / kind).glob(below)) for one in kept.aged(kind, folder))
     for folder in sorted((home / "registry").glob("*/[!.]*")):
         yield from kept.aged("registry", folder, kept.version(folder.parent.name, folder.name))
@@ -267,6 +267,7 @@ def _folders(home: Path) -> list[Path]:
         *home.glob("features/*/superseded"),
         *home.glob("quarantine/*/*"),
         *home.glob("staged/*"),
+        *home.glob("predictions/*/*"),
         *home.glob("registry/*"),
     ]
 

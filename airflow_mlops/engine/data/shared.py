@@ -10,6 +10,7 @@ before it counts. Below any other folder both do nothing.
 ``staged/<dataset>/<key>/``      there with its note         replaced as a whole
 ``quarantine/<…>/<…>/<batch>/``  there with ``result.json``  never changes
 ``registry/<model>/<version>/``  there with its graph        what was fetched to be deployed
+``predictions/<…>/<…>/<id>/``    file by file                until they are sealed
 ``features/<view>/``             file by file
 ``reports/``                     file by file
 ===============================  ==========================  ================================================
@@ -46,6 +47,7 @@ _KINDS = {
     "staged": _Kind(3, "_staged.json"),
     "quarantine": _Kind(4, "result.json", frozen=True),
     "registry": _Kind(3, "saved_model.pb"),
+    "predictions": _Kind(4, None),
     "features": _Kind(2, None),
     "reports": _Kind(1, None),
 }
