@@ -56,10 +56,10 @@ class Plan:
     def __post_init__(self) -> None:
         times = [self.event_time] if self.event_time else []
         object.__setattr__(self, "kept", tuple(dict.fromkeys([self.entity, *times, *self.columns])))
-        if self.batch_rows < 1 or self.shard_rows < 1:
+        if min(self.batch_rows, self.shard_rows, self.scorer.in_flight) < 1:
             raise ConfigError(
                 "Rows are predicted a positive number at a time.",
-                detail=f"batch_rows={self.batch_rows}, shard_rows={self.shard_rows}",
+                detail=f"batch_rows={self.batch_rows}, shard_rows={self.shard_rows}, in_flight={self.scorer.in_flight}",
                 hint="Leave them out, or give whole numbers from 1 on.",
             )
         self._check_rows()
