@@ -333,6 +333,26 @@ def test_rows_of_files_and_of_a_query(place, model):
         own(place, model, folder / "*.csv")
 
 
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    columns = {name: np.random.default_rng(1).normal(size=100_000) for name in "abcd"}
+    most = []
+    for groups in (2, 12):
+        file = tmp_path / f"{groups}.parquet"
+        with pq.ParquetWriter(file, pa.table(columns).schema) as writer:
+            for _ in range(groups):
+                writer.write_table(pa.table(columns))
+        before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+        pa.set_memory_pool(pool)
+        try:
+            with rows_of_entities(file) as rows:
+                read = sum(table.num_rows for _, table in rows.batches("abcd", 8192, lambda *_: False))
+        finally:
+            pa.set_memory_pool(before)
+        assert read == rows.count == groups * 100_000
+        most.append(pool.max_memory())
+    assert most[1] < 1.5 * most[0] < file.stat().st_size
+
+
 def test_no_rows_are_an_empty_partition(place, model, caplog):
     place.seal(trips(0))
     made = place.predict(model, suite=suite(gxe.ExpectColumnToExist(column="probability")))

@@ -22,6 +22,8 @@ from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
 _QUERY_ROWS = 65_536
+_BUFFER = 1 << 20
+"""Bytes read ahead of a column. By default Arrow reads all of a file's row groups ahead."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Rows:
         """
         schema, start = self.schema(columns), 0
         for file in self.files:
-            with readable(file), pq.ParquetFile(file) as parquet:
+            with readable(file), pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER) as parquet:
                 sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
                 bounds = list(itertools.accumulate(sizes, initial=start))
                 skips = [skip(*pair) for pair in itertools.pairwise(bounds)]
