@@ -32,6 +32,8 @@ from airflow_mlops.engine.serving.config import ModelConfig, ServerConfig
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.engine.training.inputs import read_inputs
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, TransientError
+from tests.integration.test_s3_partitions import client, connection, endpoint, keys  # noqa: F401  fixtures
+from tests.integration.test_shared_files import here, s3, there  # noqa: F401  fixtures
 from tests.model_server import FLAGS, ModelServer, config_text, model_text
 from tests.saved_models import INPUTS, make_saved_model
 
@@ -283,6 +285,30 @@ def test_a_server_that_goes_down_is_worth_a_retry_and_nothing_is_lost(place, mod
     assert (made.shards, made.taken_up, made.partition.rows) == (5, 2, 1000)
 
 
+def test_another_worker_takes_up_what_is_in_the_bucket(here, there, model, tmp_path, client):  # noqa: F811
+    landed = Place(tmp_path / "source").land(trips())
+
+    def predict(scorer: Scorer, home: Path) -> Predictions:
+        with rows_of_entities(landed) as rows:
+            plan = Plan(rows, scorer, "trip", "at", batch_rows=64, shard_rows=200)
+            return predict_partition(
+                plan, home=home, store=PartitionStore.under(home), ledger=None, dataset=DATASET, key=KEY
+            )
+
+    def die() -> None:
+        raise TransientError("The worker is gone.")
+
+    with here as home, pytest.raises(TransientError, match="gone"):
+        predict(Wrapped(model, 9, die), home)
+    with there as home:
+        made = predict(model, home)
+        assert (made.taken_up, made.shards, made.partition.rows) == (2, 5, 1000)
+        found = PartitionStore.under(home).read([made.partition])
+    assert found["trip"].equals(trips()["trip"])
+    assert str(made.partition.uri).startswith("s3://")
+    assert not [key for key in keys(client, "mlops") if "/predictions/" in key]
+
+
 class Busy(ServingClient):
     """A client whose server is too busy for some calls."""
 
@@ -297,9 +323,9 @@ class Busy(ServingClient):
 
 def test_a_batch_that_the_server_could_not_take_is_sent_again(place, server):
     place.seal(trips())
-    with Busy("127.0.0.1", server.port, timeout=20) as client:
-        made = place.predict(ThroughServer(client, model="m", version=2, in_flight=1, waits=[0, 0]), batch_rows=200)
-        assert client.refused == 5 + 2
+    with Busy("127.0.0.1", server.port, timeout=20) as busy:
+        made = place.predict(ThroughServer(busy, model="m", version=2, in_flight=1, waits=[0, 0]), batch_rows=200)
+        assert busy.refused == 5 + 2
     assert (made.version, made.partition.rows) == ("2", 1000)
 
 
