@@ -18,7 +18,7 @@ from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.links.mlflow import MLflowModelVersionLink
 from airflow_mlops.links.tf_serving import TFServingModelLink
 from airflow_mlops.operators.base import MlopsOperator, require, required_key, said, whole_version
-from airflow_mlops.operators.data import PARTITION_KEY, located
+from airflow_mlops.operators.data import PARTITION_KEY, located, located_rows
 from airflow_mlops.operators.reports import publish_report
 from airflow_mlops.operators.tensorflow import registry_cache
 from airflow_mlops.partitioning import Partitioning
@@ -202,9 +202,7 @@ class PredictOperator(MlopsOperator):
 
         if source := said(self.source_dataset):
             return rows_of_partition(store, source, key)
-        entities = said(self.entities)
-        is_query = entities.split(None, 1)[0].upper() in ("SELECT", "FROM", "WITH")
-        return rows_of_entities(entities if is_query else located(self, entities, "entities"))
+        return rows_of_entities(located_rows(self, said(self.entities)))
 
     def _plan(self, rows: Rows, scorer: Scorer, store: PartitionStore, ledger: Ledger, key: str) -> Plan:
         from airflow_mlops.engine.prediction.plan import Plan
@@ -229,7 +227,14 @@ class PredictOperator(MlopsOperator):
                 ledger=ledger,
             )
         return Plan(
-            rows, scorer, entity, event_time, tuple(self.columns), features, int(self.batch_rows), int(self.shard_rows)
+            rows,
+            scorer,
+            entity=entity,
+            event_time=event_time,
+            columns=tuple(self.columns),
+            features=features,
+            batch_rows=self.batch_rows,
+            shard_rows=self.shard_rows,
         )
 
 
@@ -336,4 +341,4 @@ class TFServingPredictOperator(PredictOperator):
         version = whole_version(self.version) if said(self.version) else None
         label = None if version else require(self.version_label, "version_label", "Name one such as stable.")
         with hook.get_conn() as client:
-            yield ThroughServer(client, model=self.model, version=version, label=label, in_flight=int(self.in_flight))
+            yield ThroughServer(client, model=self.model, version=version, label=label, in_flight=self.in_flight)

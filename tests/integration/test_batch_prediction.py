@@ -357,6 +357,11 @@ def test_rows_of_files_and_of_a_query(place, model):
         own(place, model, "SELECT * FROM nowhere")
     with pytest.raises(DataError, match="no Parquet files"):
         own(place, model, folder / "*.csv")
+    with pytest.raises(DataError, match="gives no table"):
+        own(place, model, "-- SELECT")
+    with pytest.raises(DataError, match="query of the entities failed") as refused:
+        own(place, model, f"SELECT carrier::INTEGER AS hour FROM '{folder}/b.parquet'")
+    assert "DL" not in str(refused.value), "a value of a row is in an error"
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path):
@@ -414,6 +419,7 @@ def test_what_the_suite_blocks_is_not_sealed(place, model):
     [
         ({"distance": None}, {}, r"lacks 1 of the model's inputs(.|\n)*missing: distance(.|\n)*service="),
         ({"distance": None, "distanze": [1.0] * 8}, {}, "Did you mean 'distanze'"),
+        ({"distance": pa.array([[1.0]] * 8)}, {}, "distance"),
         ({"hour": ["one"] * 8}, {}, "'hour' has type object, and the model takes int64"),
         ({"hour": [1.5] * 8}, {}, "'hour' has type float32, and the model takes int64"),
         ({"hour": pa.array([1, None] * 4, pa.int64())}, {}, "'hour' holds whole numbers, and 4 are missing"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def saved_model(tmp_path_factory) -> Path:
     return make_saved_model(tmp_path_factory.mktemp("models") / "3", 0.01, INPUTS)
 
 
-def predict(world: Rides, saved_model: Path, rows: Rows, n: int = LAST, **changes: Any) -> Predictions:
+def predict(
+    world: Rides, saved_model: Path, rows: Rows, n: int = LAST, columns: Sequence[str] = (), **changes: Any
+) -> Predictions:
     how = {"service": SERVICE, "entity": "ride_id", "event_time": "called_at", **changes}
     with InProcess(saved_model, model=MODEL) as model:
         features = PointInTime(
@@ -63,7 +66,7 @@ def predict(world: Rides, saved_model: Path, rows: Rows, n: int = LAST, **change
             store=world.store, ledger=world.ledger, **how,
         )  # fmt: skip
         return predict_partition(
-            Plan(rows, model, how["entity"], how["event_time"], features=features, shard_rows=32, batch_rows=10),
+            Plan(rows, model, how["entity"], how["event_time"], columns, features, shard_rows=32, batch_rows=10),
             home=world.home, store=world.store, ledger=None, dataset=DATASET, key=key_of(n),
         )  # fmt: skip
 
@@ -131,6 +134,17 @@ def test_what_cannot_be_joined_is_said(world, saved_model, changes, says):
         pytest.raises((ConfigError, DataError), match=says),
     ):
         predict(world, saved_model, rows, **changes)
+
+
+def test_a_column_that_is_a_feature_too_cannot_go_along(world, saved_model, tmp_path):
+    with rows_of_partition(world.store, "rides", key_of(LAST)) as rows:
+        table = pq.read_table(rows.files[0])
+    pq.write_table(table.append_column("hour", table["km"]), tmp_path / "own.parquet")
+    with (
+        rows_of_entities(tmp_path / "own.parquet") as rows,
+        pytest.raises(ConfigError, match="'hour' is a column of the rows and a feature"),
+    ):
+        predict(world, saved_model, rows, columns=["hour"])
 
 
 def test_an_input_that_is_neither_a_feature_nor_a_column_is_named(world, tmp_path):

@@ -60,7 +60,7 @@ def rows_with_nan(answer: np.ndarray) -> int:
     """Return in how many rows of an output there is NaN."""
     if answer.dtype.kind != "f":
         return 0
-    return int(np.isnan(answer).reshape(len(answer), -1).any(axis=1).sum())
+    return int(np.isnan(answer).any(axis=tuple(range(1, answer.ndim))).sum())
 
 
 def _inner(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -101,7 +101,14 @@ class Plan:
                     detail=f"there are: {', '.join(self.rows.columns)}",
                     hint="entity and columns name columns of the rows that go along with their predictions.",
                 )
-        known = {*self.rows.columns, *(() if self.features is None else self.features.names)}
+        features = () if self.features is None else self.features.names
+        if both := [name for name in self.kept if name in features]:
+            raise ConfigError(
+                f"{both[0]!r} is a column of the rows and a feature: which one goes along?",
+                detail=f"both: {', '.join(both)}",
+                hint="Leave it out of columns, or rename the column in a query of the entities.",
+            )
+        known = {*self.rows.columns, *features}
         if missing := [name for name in self.inputs if name not in known]:
             raise DataError(
                 f"{named} lacks {len(missing)} of the model's inputs.{did_you_mean(missing[0], known)}",

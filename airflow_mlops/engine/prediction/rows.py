@@ -60,13 +60,18 @@ class Rows:
         chosen = {}
         for file, schema in self._schemas.items():
             for name in columns:
-                if len(schema.get_all_field_indices(name)) != 1:
+                places = schema.get_all_field_indices(name)
+                if not places:
                     raise DataError(
-                        f"A file of {self.name} has no column {name!r} that could be meant."
-                        f"{did_you_mean(name, schema.names)}",
-                        detail=f"{file} has it {len(schema.get_all_field_indices(name))} times, and {len(schema)} "
-                        "columns",
-                        hint="All files need every column that is asked for, once.",
+                        f"A file of {self.name} lacks the column {name!r}.{did_you_mean(name, schema.names)}",
+                        detail=f"{file} has: {', '.join(schema.names)}",
+                        hint="All files need every column that is asked for.",
+                    )
+                if len(places) > 1:
+                    raise DataError(
+                        f"A file of {self.name} has the column {name!r} more than once.",
+                        detail=f"{file} has {len(schema)} columns",
+                        hint="Nobody can say which one is meant: rename one in a query.",
                     )
             chosen[file] = pa.schema([schema.field(name) for name in columns])
         return common(chosen)
@@ -165,16 +170,26 @@ def _own(files: Sequence[Path], name: str) -> Rows:
 def _write_answer(query: str, file: Path) -> None:
     import duckdb
 
+    said = duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException | duckdb.IOException
     try:
         with duckdb.connect(config={"python_enable_replacements": False}) as connection:
-            answer = connection.sql(query).to_arrow_reader(_QUERY_ROWS)
-            with open_writer(file, answer.schema) as writer:
-                for batch in answer:
+            answer = connection.sql(query)
+            if answer is None:
+                raise DataError(
+                    "The query of the entities gives no table.",
+                    detail=query[:200],
+                    hint="Ask with SELECT … FROM 'folder/*.parquet'.",
+                )
+            batches = answer.to_arrow_reader(_QUERY_ROWS)
+            with open_writer(file, batches.schema) as writer:
+                for batch in batches:
                     writer.write_batch(batch)
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowInvalid, OSError) as error:
+        # What DuckDB says of a value holds the value.
+        words = str(error).splitlines()[0] if isinstance(error, said) else type(error).__name__
         raise DataError(
             "The query of the entities failed.",
-            detail=f"{query[:200]}: {str(error).splitlines()[0]}",
+            detail=f"{query[:200]}: {words}",
             hint="Try it in DuckDB: SELECT … FROM 'folder/*.parquet'.",
         ) from None
 
