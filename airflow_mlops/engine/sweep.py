@@ -105,7 +105,7 @@ def sweep(
             "A home on object storage is not swept as a whole.",
             detail=f"{origin(home)}: what a kept model needs cannot be told apart there yet",
             hint="Sweep its partitions by dataset: airflow-mlops sweep DATASET --keep AGE. Let a lifecycle rule of the "
-            "bucket remove reports/, quarantine/ and staged/; keep snapshots/, trainings/ and features/.",
+            "bucket remove reports/, quarantine/, predictions/ and staged/; keep snapshots/, trainings/ and features/.",
         )
     _check_known(home, ledger)
     kept = _Kept.now(ledger, home, now - keep)

@@ -303,7 +303,14 @@ def test_another_worker_takes_up_what_is_in_the_bucket(here, there, model, tmp_p
     with there as home:
         made = predict(model, home)
         assert (made.taken_up, made.shards, made.partition.rows) == (2, 5, 1000)
-        found = PartitionStore.under(home).read([made.partition])
+        store = PartitionStore.under(home)
+        found = store.read([made.partition])
+        with rows_of_partition(store, DATASET, KEY) as sealed:
+            assert sealed.count == 1000
+        folder = store.folder(DATASET, KEY) / made.partition.revision
+        for entities in (folder, folder / "part-0000[1-2]*.parquet"):
+            with rows_of_entities(entities) as rows:
+                assert rows.count == (1000 if entities is folder else 400)
     assert found["trip"].equals(trips()["trip"])
     assert str(made.partition.uri).startswith("s3://")
     assert not [key for key in keys(client, "mlops") if "/predictions/" in key]
@@ -452,6 +459,14 @@ def test_a_partition_that_changed_or_never_was_is_refused(place, model):
     file.write_bytes(file.read_bytes()[:-9] + b"x" * 9)
     with pytest.raises(DataError, match="changed after it was sealed"):
         place.predict(model)
+
+
+def test_files_that_change_while_they_are_read_are_refused(place, model):
+    folder = place.land(trips())
+    another = Wrapped(model, 3, lambda: place.land(trips(city=["C"] * 1000)))
+    with pytest.raises(TransientError, match="changed while they were read"):
+        own(place, another, folder, event_time="at", batch_rows=64)
+    assert place.store.current(DATASET, KEY) is None
 
 
 def test_rows_of_another_day_are_refused(place, model):

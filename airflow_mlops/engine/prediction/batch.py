@@ -90,8 +90,8 @@ def predict_partition(
     :raises ConfigError: when a column, or the key, is none.
     :raises DataError: when rows lack an input or hold what the model does not take, the model fails, the suite refuses
         the predictions, or their times are not those of the partition.
-    :raises TransientError: when the model server, the storage or the ledger does not answer, or features were computed
-        again meanwhile. What is predicted by then is kept.
+    :raises TransientError: when the model server, the storage or the ledger does not answer, or rows or features
+        changed meanwhile. What is predicted by then is kept.
     """
     begins = store.partitioning(dataset).interval(key)[0]
     identity = plan.identity
@@ -101,8 +101,8 @@ def predict_partition(
         _log.info("%s %s holds these predictions already: revision %s.", dataset, key, known.partition.revision)
         return known
     taken_up = _write_shards(plan, folder, begins)
-    if plan.features is not None:
-        plan.features.check_unchanged()
+    for read in filter(None, (plan.rows, plan.features)):
+        read.check_unchanged()
     files = sorted(folder.glob("part-*.parquet"))
     nan = _nan_of(files)
     for name, count in nan.items():

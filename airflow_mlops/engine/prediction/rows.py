@@ -19,7 +19,7 @@ from airflow_mlops.engine.data.fitting import common, fit
 from airflow_mlops.engine.data.parquet import open_writer, parquet_files, readable
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.storage import AnyPath
-from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
+from airflow_mlops.exceptions import ConfigError, DataError, TransientError, did_you_mean
 
 _QUERY_ROWS = 65_536
 _BUFFER = 1 << 20
@@ -101,6 +101,17 @@ class Rows:
                         first += batch.num_rows
                 start = bounds[-1]
 
+    def check_unchanged(self) -> None:
+        """Refuse rows whose files changed while they were read.
+
+        :raises TransientError: naming what they are.
+        """
+        if hash_of(self.files) != self.identity:
+            raise TransientError(
+                f"The files of {self.name} changed while they were read.",
+                hint="Try again once nobody writes them; land new files under new names, or seal them first.",
+            )
+
     @cached_property
     def _footers(self) -> dict[str, pq.FileMetaData]:
         found = {}
@@ -152,19 +163,20 @@ def rows_of_entities(entities: AnyPath | str) -> Iterator[Rows]:
         with tempfile.TemporaryDirectory(prefix="entities-") as folder:
             file = Path(folder) / "answer.parquet"
             _write_answer(entities, file)
-            yield _own([file], "the query's answer")
+            yield Rows([file], "the query's answer", hash_of([file]))
         return
     files = [entities] if str(entities).endswith(".parquet") and "*" not in entities.name else parquet_files(entities)
     with storage.on_disk(files) as here:
-        yield _own(here, str(entities))
+        yield Rows(here, str(entities), hash_of(here))
 
 
-def _own(files: Sequence[Path], name: str) -> Rows:
+def hash_of(files: Sequence[Path]) -> str:
+    """Return the hash of files' names and bytes."""
     digests = {}
     for file in files:
         with readable(file):
             digests[file.name] = sha256(file)
-    return Rows(files, name, identity(digests))
+    return identity(digests)
 
 
 def _write_answer(query: str, file: Path) -> None:
