@@ -101,8 +101,9 @@ def predict_partition(
         _log.info("%s %s holds these predictions already: revision %s.", dataset, key, known.partition.revision)
         return known
     taken_up = _write_shards(plan, folder, begins)
-    for read in filter(None, (plan.rows, plan.features)):
-        read.check_unchanged()
+    plan.rows.check_unchanged()
+    if plan.features is not None:
+        plan.features.check_unchanged()
     files = sorted(folder.glob("part-*.parquet"))
     nan = _nan_of(files)
     for name, count in nan.items():
