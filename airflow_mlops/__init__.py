@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_mlops.batch import BatchPredict
     from airflow_mlops.feature_rules import FeatureRules
     from airflow_mlops.feeds import Checks, Partitions, Resources, SQLSource
     from airflow_mlops.partitioning import Partitioning
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchPredict",
     "Checks",
     "Deploy",
     "FeatureRules",
@@ -39,6 +41,7 @@ __all__ = [
 
 
 _ELSEWHERE = {
+    "BatchPredict": "batch",
     "FeatureRules": "feature_rules",
     "ModelPipeline": "pipeline",
     "Partitioning": "partitioning",

@@ -31,6 +31,10 @@ from airflow_mlops.typed import Duration, Name, part
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
+    from airflow_mlops.batch import BatchPredict
+else:
+    BatchPredict = Any  # built by those who use it: see its module
+
 
 @part
 class ModelPipeline:
@@ -42,6 +46,7 @@ class ModelPipeline:
     :param label: What is predicted.
     :param features: What it is predicted from.
     :param train: How it is trained.
+    :param batch: Whether each partition is predicted too, and how; None makes no DAG of it.
     :param reconcile: Feeds of the pipeline that must agree with each other, each day, before anything is computed.
     :param gates: What it must meet before it may serve; by default those of its problem type: better than the baseline,
         and not worse than what serves.
@@ -68,14 +73,15 @@ class ModelPipeline:
     deploy: Deploy = Field(default_factory=Deploy)
     retrain: Retrain = Field(default_factory=Retrain)
     reconcile: Sequence[Reconcile] = ()
+    batch: BatchPredict | None = None
     mlflow_conn_id: str = "mlflow_default"
     ledger_conn_id: str = "mlops_ledger_default"
     tags: Sequence[str] = ()
     owner: str = ""
     notify: Sequence[Callable[..., Any]] = ()
-    deadlines: Mapping[Literal["features", "train", "deploy", "runbook", "sources", "history"], Duration] = Field(
-        default_factory=dict
-    )
+    deadlines: Mapping[
+        Literal["features", "train", "deploy", "runbook", "sources", "history", "batch_predict"], Duration
+    ] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.label.problem:
@@ -103,11 +109,23 @@ class ModelPipeline:
             )
 
         self._check_feeds(datasets)
+        self._check_batch()
         if self.deadlines and not self.notify:
             raise ConfigError(
                 f"Model {self.model!r} has deadlines, and nobody is told when one is missed.",
                 detail=f"deadlines={dict(self.deadlines)}",
                 hint="Name a notifier in notify=[...], or leave deadlines out.",
+            )
+
+    def _check_batch(self) -> None:
+        if self.batch is None:
+            return
+        from airflow_mlops.batch import BatchPredict
+
+        if not isinstance(self.batch, BatchPredict):
+            raise ConfigError(
+                f"batch of {self.model!r} is {self.batch!r}.",
+                hint="Write batch=BatchPredict(), or leave it out.",
             )
 
     def _check_feeds(self, datasets: Sequence[str]) -> None:

@@ -27,14 +27,20 @@ ROWS = {
 """Golden inputs by type."""
 
 
-def make_saved_model(path: Path, weight: float, inputs: Mapping[str, str] | None = None) -> Path:
+def make_saved_model(
+    path: Path, weight: float, inputs: Mapping[str, str] | None = None, *, answers: str = "probability"
+) -> Path:
     """Export a SavedModel with golden predictions and return its folder.
 
     :param weight: Models of different weights give different answers.
     :param inputs: Name → type; default is :data:`INPUTS`.
+    :param answers: ``probability``; or ``many``: also two ``probabilities``, a ``class``, and ``raw``, which is
+        NaN where an input is.
     """
     worker = _worker()
-    request = {"path": str(path), "weight": weight, "inputs": dict(INPUTS if inputs is None else inputs)}
+    request = {
+        "path": str(path), "weight": weight, "inputs": dict(INPUTS if inputs is None else inputs), "answers": answers,
+    }  # fmt: skip
     worker.stdin.write(json.dumps(request) + "\n")
     worker.stdin.flush()
     answer = worker.stdout.readline()
@@ -52,7 +58,7 @@ def _worker() -> subprocess.Popen[str]:
     return worker
 
 
-def _export(path: str, weight: float, inputs: dict[str, str]) -> None:
+def _export(path: str, weight: float, inputs: dict[str, str], answers: str) -> None:
     import tensorflow as tf
 
     def number(tensor: tf.Tensor) -> tf.Tensor:
@@ -67,7 +73,15 @@ def _export(path: str, weight: float, inputs: dict[str, str]) -> None:
 
     def predict(**tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         total = tf.add_n([number(tensors[name]) * (0.1 + 0.1 * i) for i, name in enumerate(sorted(tensors))])
-        return {"probability": tf.sigmoid(module.weight * total)}
+        probability = tf.sigmoid(module.weight * total)
+        if answers == "probability":
+            return {"probability": probability}
+        return {
+            "probability": probability[:, None],
+            "probabilities": tf.stack([1 - probability, probability], axis=1),
+            "class": tf.where(probability > 0.51, "späť", "pünktlich"),
+            "raw": module.weight * sum(one for one in tensors.values() if one.dtype == tf.float32),
+        }
 
     module.predict = tf.function(predict, autograph=False)
     signature = module.predict.get_concrete_function(**specs)
@@ -75,7 +89,8 @@ def _export(path: str, weight: float, inputs: dict[str, str]) -> None:
 
     rows = {name: ROWS[dtype] for name, dtype in inputs.items()}
     outputs = signature(**{name: tf.constant(rows[name], dtype) for name, dtype in inputs.items()})
-    golden = {"inputs": rows, "outputs": {name: value.numpy().tolist() for name, value in outputs.items()}}
+    told = {name: value for name, value in outputs.items() if value.dtype != tf.string}
+    golden = {"inputs": rows, "outputs": {name: value.numpy().tolist() for name, value in told.items()}}
     extra = Path(path) / "assets.extra"
     extra.mkdir()
     (extra / "golden.json").write_text(json.dumps(golden))

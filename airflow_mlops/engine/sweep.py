@@ -43,8 +43,8 @@ _SHORTEST = timedelta(days=1)
 class Aged:
     """A file or folder that is older than it need be; ``needed_by`` says why it stays all the same.
 
-    ``kind`` is ``snapshot``, ``training``, ``features``, ``report``, ``quarantine``, ``staged``, ``registry`` (its
-    cache) or ``model`` (a version in a model store).
+    ``kind`` is ``snapshot``, ``training``, ``features``, ``report``, ``quarantine``, ``staged``,
+    ``predictions`` (that were never sealed), ``registry`` (its cache) or ``model`` (a version in a model store).
     """
 
     kind: str
@@ -219,7 +219,12 @@ def _aged(home: Path, ledger: Ledger, kept: _Kept, model_stores: Mapping[str, Pa
     for one in lying(home, "features/*/superseded/*.parquet"):
         users = needed.get((one.path.parent.parent.name, one.path.stem), ())
         yield from kept.aged("features", one, (*users, *unknown))
-    for kind, pattern in (("report", "reports/*"), ("quarantine", "quarantine/*/*/*"), ("staged", "staged/*/*")):
+    for kind, pattern in (
+        ("report", "reports/*"),
+        ("quarantine", "quarantine/*/*/*"),
+        ("staged", "staged/*/*"),
+        ("predictions", "predictions/*/*/*"),
+    ):
         for one in lying(home, pattern):
             yield from kept.aged(kind, one)
     for one in lying(home, "registry/*/*"):
@@ -276,6 +281,7 @@ def _folders(home: Path) -> list[Path]:
         *home.glob("features/*/superseded"),
         *home.glob("quarantine/*/*"),
         *home.glob("staged/*"),
+        *home.glob("predictions/*/*"),
         *home.glob("registry/*"),
     ]
 

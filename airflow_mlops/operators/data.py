@@ -51,6 +51,12 @@ def located(task: MlopsOperator | MlopsSensor, uri: str | None, name: str) -> Pa
     return beneath(path if path.is_absolute() else task.home_path, rendered)
 
 
+def located_rows(task: MlopsOperator, entities: str) -> Path | ObjectStoragePath | str:
+    """Return where rows of one's own lie, as :func:`located` does; or the query for DuckDB that gives them, as text."""
+    is_query = entities.split(None, 1)[0].upper() in ("SELECT", "FROM", "WITH")
+    return entities if is_query else located(task, entities, "entities")
+
+
 class SealPartitionOperator(MlopsOperator):
     """Freeze a validated day as a partition, and write down in the ledger that it is there.
 

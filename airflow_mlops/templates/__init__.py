@@ -20,5 +20,9 @@ if TYPE_CHECKING:
 def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
     """Return the pipeline's DAGs by a Python name."""
     builders = (features_dag, history_dag, train_dag, deploy_dag, runbook_dag, sources_dag)
-    dags = (build(pipeline) for build in builders)
+    dags = [build(pipeline) for build in builders]
+    if pipeline.batch is not None:
+        from airflow_mlops.templates.batch_predict import batch_predict_dag  # only those who use it load it
+
+        dags.append(batch_predict_dag(pipeline, pipeline.batch))
     return {dag.dag_id.replace(".", "_"): dag for dag in dags}

@@ -68,6 +68,9 @@ NOT_TEMPLATED = {
         "on_failure",
         "engine",
         "plan_only",
+        "batch_rows",
+        "shard_rows",
+        "in_flight",
     ),
 }
 FORBIDDEN_WORDS = {"conn_id", "polling_interval", "polling_period", "wait", "check_interval"}

@@ -7,6 +7,7 @@ from datetime import date
 import pytest
 
 from airflow_mlops import (
+    BatchPredict,
     Checks,
     FeatureService,
     Gate,
@@ -179,3 +180,22 @@ def test_a_table_is_a_feed_as_files_are():
     assert [feed.dataset for feed in made.feeds] == ["orders", "returned"]
     features = FeatureService("m_v1", transform="code:compute", suite="suites:snapshot", sources=[table(table="x")])
     assert [feed.dataset for feed in pipeline(features=features).feeds] == ["departures", "arrivals", "x"]
+
+
+def test_batch_prediction_is_off_unless_it_is_asked_for():
+    assert "m_batch_predict" not in pipeline().dags()
+    after_features = pipeline(batch=BatchPredict(columns=["city"], suite="suites:predictions")).dags()[
+        "m_batch_predict"
+    ]
+    [task] = after_features.tasks
+    assert (task.task_type, task.alias, task.source_dataset) == ("TensorFlowPredictOperator", "champion", "departures")
+    assert [asset.name for asset in task.outlets] == ["m.predictions.partitions"]
+    assert after_features.timetable.asset_condition.name == "m.features"
+    by_cron = pipeline(batch=BatchPredict(through="server", cron="0 6 * * *")).dags()["m_batch_predict"]
+    [task] = by_cron.tasks
+    assert (task.task_type, task.version_label) == ("TFServingPredictOperator", "stable")
+    assert by_cron.timetable.run_offset == -1
+    with pytest.raises(ConfigError, match="batch of 'm' is True"):
+        pipeline(batch=True)
+    with pytest.raises(ConfigError, match="Did you mean 'columns'"):
+        BatchPredict(colums=["city"])

@@ -10,7 +10,9 @@ before it counts. Below any other folder both do nothing.
 ``staged/<dataset>/<key>/``      there with its note         replaced as a whole
 ``quarantine/<…>/<…>/<batch>/``  there with ``result.json``  never changes
 ``registry/<model>/<version>/``  there with its graph        what was fetched to be deployed
+``predictions/<…>/<…>/<id>/``    file by file                until they are sealed
 ``features/<view>/``             file by file
+``evaluations/<model hash>/``    file by file; of models that were not trained here
 ``reports/``                     file by file
 ===============================  ==========================  ================================================
 
@@ -46,7 +48,9 @@ _KINDS = {
     "staged": _Kind(3, "_staged.json"),
     "quarantine": _Kind(4, "result.json", frozen=True),
     "registry": _Kind(3, "saved_model.pb"),
+    "predictions": _Kind(4, None),
     "features": _Kind(2, None),
+    "evaluations": _Kind(2, None),
     "reports": _Kind(1, None),
 }
 

@@ -13,7 +13,7 @@ from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.moments import parse_day, parse_moment
 from airflow_mlops.operators.base import MlopsOperator, require
-from airflow_mlops.operators.data import located
+from airflow_mlops.operators.data import located_rows
 from airflow_mlops.operators.reports import publish_report
 
 if TYPE_CHECKING:
@@ -249,8 +249,7 @@ def read_own_rows(task: MlopsOperator, entities: str) -> pa.Table:
     """Return rows of one's own: of Parquet, its path relative to the home folder; or what DuckDB answers to a query."""
     from airflow_mlops.engine.features.training.own_rows import read_rows
 
-    is_query = entities.split(None, 1)[0].upper() in ("SELECT", "FROM", "WITH")
-    return read_rows(entities if is_query else located(task, entities, "entities"))
+    return read_rows(located_rows(task, entities))
 
 
 def _split_rule(split: str, column: str | None) -> SplitRule:
