@@ -50,8 +50,8 @@ def impossible():
 class Service:
     """Rides, and a model of them that is registered, champion, and on a model server."""
 
-    def __init__(self, folder: Path, server: ModelServer, saved_model: Path) -> None:
-        self.world, self.server, self.saved_model = Rides(folder), server, saved_model
+    def __init__(self, folder: Path, server: ModelServer, saved_model: Path, version: str) -> None:
+        self.world, self.server, self.saved_model, self.version = Rides(folder), server, saved_model, version
 
     @property
     def environment(self) -> dict[str, str]:
@@ -89,7 +89,7 @@ def service(tmp_path_factory):
     with ModelServer(f"--model_config_file={config}", *FLAGS) as server:
         server.wait_until_open()
         server.wait_for_states(MODEL, {int(version): "AVAILABLE"})
-        yield Service(folder, server, Path(result.saved_model))
+        yield Service(folder, server, Path(result.saved_model), version)
 
 
 class TaskInstance:
@@ -127,9 +127,9 @@ def test_champion_and_stable_give_the_same_and_what_training_sees(service, run):
     theirs = run(TFServingPredictOperator, dataset="served", batch_rows=16)
     assert run.ti.pushed["tf_serving_model_link"].endswith(f"/v1/models/{MODEL}")
     assert {name: ours[name] for name in ("dataset", "key", "rows", "model", "version", "nan")} == {
-        "dataset": "in_process", "key": key_of(3), "rows": A_DAY, "model": MODEL, "version": "1", "nan": {},
+        "dataset": "in_process", "key": key_of(3), "rows": A_DAY, "model": MODEL, "version": service.version, "nan": {},
     }  # fmt: skip
-    assert (theirs["version"], theirs["rows"]) == ("1", A_DAY)
+    assert (theirs["version"], theirs["rows"]) == (service.version, A_DAY)
     store = service.world.store
     tables = [store.read([store.get(name, key_of(3))]) for name in ("in_process", "served")]
     assert tables[0]["ride_id"].equals(tables[1]["ride_id"])
@@ -157,7 +157,7 @@ def test_rows_of_ones_own(service, run, tmp_path):
     own = service.world.home / "own"
     own.mkdir()
     pq.write_table(rows, own / "a.parquet")
-    how = {"source_dataset": "", "event_time": "called_at", "version": 1}
+    how = {"source_dataset": "", "event_time": "called_at", "version": service.version}
     of_files = run(TensorFlowPredictOperator, dataset="own", entities="own/*.parquet", **how)
     query = f"SELECT * FROM '{own}/a.parquet' ORDER BY ride_id DESC"
     of_query = run(TensorFlowPredictOperator, dataset="asked", entities=query, **how)
