@@ -290,6 +290,7 @@ class TrainingSpec(Record):
 
     model: str
     entrypoint: str = Field(default="", description="'package.module:function' that builds the Keras model")
+    fit: str = Field(default="", description="instead: 'package.module:function' that trains the model itself")
     script: str | None = Field(default=None, description="instead: a script beside the DAG file")
     args: tuple[str, ...] = Field(default=(), description="of the script")
     python: str | None = Field(default=None, description="that runs the script; None: the worker's")
@@ -310,6 +311,8 @@ class TrainingSpec(Record):
     @property
     def named(self) -> str:
         """What is trained with, in words."""
+        if self.fit:
+            return f"fit function {self.fit!r}"
         return f"script {self.script!r}" if self.script else f"entrypoint {self.entrypoint!r}"
 
     @property
@@ -318,7 +321,7 @@ class TrainingSpec(Record):
         told = self.model_dump(mode="json", exclude={"code_path", "snapshot"})
         told["snapshot"] = self.snapshot.told({"uri", "feature_files"})
         # As trainings were named before these were part of them: what is kept of those stays to be found.
-        for name in ("golden", "environment", "script", "args", "python"):
+        for name in ("golden", "environment", "fit", "script", "args", "python"):
             if not told[name]:
                 del told[name]
         return content_hash(told)

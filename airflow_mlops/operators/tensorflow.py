@@ -55,14 +55,16 @@ class TensorFlowTrainOperator(MlopsOperator):
     :param validation: What :class:`~airflow_mlops.operators.gx.GXValidateDataOperator` returned for the snapshot's
         folder: other files than those that were validated are not trained on. None trains without that proof.
     :param entrypoint: ``module:function`` beside the DAG file that returns the compiled Keras model.
-    :param script: Instead of it: a script beside the DAG file. A file tells it where the data is and where the
+    :param fit: Instead of it: ``module:function`` beside the DAG file that trains the model itself,
+        ``fit(data, spec, report)``; see :mod:`airflow_mlops.engine.training.fit`.
+    :param script: Instead of both: a script beside the DAG file. A file tells it where the data is and where the
         SavedModel goes; see :mod:`airflow_mlops.engine.training.script`.
     :param args: Arguments of the script.
     :param python: Python that runs the script, such as ``/opt/gpu/bin/python``; default is that of the worker.
     :param seed: Seed of everything random.
     :param epochs: Most passes over the training split.
     :param batch_size: Rows a step.
-    :param model_params: Handed to ``entrypoint``.
+    :param model_params: Handed to ``entrypoint``; a fit function finds them in ``spec.params``.
     :param golden: ``module:function`` beside the DAG file of golden inputs, from rows that may leave the data;
         None makes them up from the profile of the training split.
     :param timeout: Seconds until the training is stopped.
@@ -78,6 +80,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         "snapshot",
         "validation",
         "entrypoint",
+        "fit",
         "script",
         "args",
         "python",
@@ -100,6 +103,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         snapshot: str,
         validation: Mapping[str, Any] | XComArg | None = None,
         entrypoint: str = "",
+        fit: str = "",
         script: str = "",
         args: Sequence[str] = (),
         python: str = "",
@@ -118,6 +122,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.snapshot = snapshot
         self.validation = validation
         self.entrypoint = entrypoint
+        self.fit = fit
         self.script = script
         self.args = args
         self.python = python
@@ -165,11 +170,11 @@ class TensorFlowTrainOperator(MlopsOperator):
         from airflow_mlops.engine.data.snapshots import check_validated, load_snapshot
         from airflow_mlops.engine.training.environment import environment
 
-        if bool(self.entrypoint) == bool(self.script):
+        if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:
             raise ConfigError(
-                "A training needs an entrypoint or a script, and not both.",
-                detail=f"entrypoint={self.entrypoint!r}, script={self.script!r}",
-                hint="Name the function that builds the model, or the script that trains it.",
+                "A training needs an entrypoint, a fit function or a script, and one of them only.",
+                detail=f"entrypoint={self.entrypoint!r}, fit={self.fit!r}, script={self.script!r}",
+                hint="Name the function that builds the model, or the function or the script that trains it.",
             )
         snapshot_id = require(self.snapshot, "snapshot", "Did the task that builds the snapshot succeed?")
         snapshot = load_snapshot(self.home_path, snapshot_id)
@@ -180,6 +185,7 @@ class TensorFlowTrainOperator(MlopsOperator):
                 {
                     "model": self.model,
                     "entrypoint": self.entrypoint,
+                    "fit": self.fit,
                     "script": self.script or None,
                     "args": [str(one) for one in self.args],
                     "python": self.python or None,
@@ -206,7 +212,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         from airflow_mlops.engine.training.source import script_hash, source_hash
 
         path = self.code_path
-        code = script_hash(self.script, path) if self.script else source_hash(self.entrypoint, path)
+        code = script_hash(self.script, path) if self.script else source_hash(self.fit or self.entrypoint, path)
         if self.golden is None:
             return code
         return content_hash([code, source_hash(self.golden, self.code_path)])
