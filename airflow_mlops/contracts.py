@@ -253,6 +253,10 @@ class Snapshot(Record):
         default_factory=dict,
         description="feature view → day → revision of the file of rows that was read; no part of the id",
     )
+    files: dict[str, str] = Field(
+        default_factory=dict,
+        description="split → where the files lay of a training set that was brought along; no part of the id",
+    )
     features: dict[str, str] = Field(description="model input → Arrow type, in order")
     entity: str
     event_time: str
@@ -273,6 +277,7 @@ class Snapshot(Record):
     def told(self, exclude: Any = None) -> dict[str, Any]:
         """Return what identifies it, as JSON has it: as ids were made before some fields were part of them."""
         told = self.model_dump(mode="json", exclude=exclude)
+        told.pop("files", None)  # what is in them counts
         for name in ("label_known_at", "problem", "classes", "weight", "group"):
             if told.get(name) == Snapshot.model_fields[name].default or not told.get(name):
                 told.pop(name, None)

@@ -27,7 +27,7 @@ from airflow_mlops.problems import Problem, Tally, problem_of
 ROW_GROUP = 16_384
 """Rows of a Parquet row group, and what is held in memory of each split. The bytes of the files depend on it."""
 
-NOT_IN_ID = {"id", "uri", "feature_files"}
+NOT_IN_ID = {"id", "uri", "feature_files", "files"}
 """Fields of a snapshot that do not tell training sets apart. Where features were computed again without a difference
 that counts, their files have other revisions, and the training set is the same."""
 

@@ -58,7 +58,7 @@ def data_of(snapshot: Snapshot) -> list[DatasetInput]:
         name=f"{snapshot.model}-snapshot",
         digest=snapshot.id[:_LONGEST_DIGEST],
         source_type="local",
-        source=json.dumps({"uri": snapshot.uri}),
+        source=json.dumps({"uri": snapshot.uri, **({"files": snapshot.files} if snapshot.files else {})}),
         schema=json.dumps({"features": snapshot.features, "label": snapshot.label}),
         profile=json.dumps(splits),
     )
