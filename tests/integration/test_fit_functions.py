@@ -17,6 +17,7 @@ from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.registry.records import params_of
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.saved_model import SavedModel
+from airflow_mlops.engine.training import data as data_module
 from airflow_mlops.engine.training.fit import fit
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.engine.training.workdir import Workdir
@@ -251,3 +252,16 @@ def test_a_trainer_has_one_of_three():
     assert Trainer(fit="code:fit", window="60d").fit == "code:fit"
     with pytest.raises(ConfigError, match="one of them only"):
         Trainer("code:build", fit="code:fit", window="60d")
+
+
+def test_what_does_not_fit_in_memory_is_trained_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.setattr(data_module, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(data_module, "WINDOW_ROWS", 1000)
+    spec = make_spec(make_snapshot(tmp_path, rows=3000))
+    with caplog.at_level(logging.INFO):
+        result = fitted(spec, tmp_path / "t")
+    assert "rows are streamed" in caplog.text
+    assert result.examples == 2 * 3000
+    with SavedModel(Path(result.saved_model)) as model:
+        assert Golden.read(Path(result.saved_model)).check(model.run, model.signature, 1e-5).rows == 32
+    assert evaluate(spec.snapshot, Path(result.saved_model)).metrics["challenger"]["auc"] > 0.55

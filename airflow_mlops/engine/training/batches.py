@@ -1,6 +1,6 @@
 """Batches for TensorFlow, cut from blocks of rows. Importing this module imports TensorFlow.
 
-A block holds all inputs of one type in one matrix: a batch is then a few slices, and not one for each input.
+A block holds all inputs of one type in one matrix, a line an input: a batch is then a few slices, and not one for each.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def kept(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dataset
     shuffling rows every epoch, and the same in every process.
     """
     layout = _Layout.of(split.columns)
-    order = slice(None) if seed is None else np.random.default_rng(seed).permutation(split.rows)
-    block = [tf.constant(part[order]) for part in layout.block(*split.arrays(split.arrow()))]
+    order = None if seed is None else np.random.default_rng(seed).permutation(split.rows)
+    block = [tf.constant(part) for part in layout.block(*split.arrays(split.arrow()), order)]
     starts = tf.data.Dataset.range(0, split.rows, batch_size)
     if seed is not None:
         starts = starts.shuffle(starts.cardinality(), seed=seed, reshuffle_each_iteration=True)
@@ -47,27 +47,22 @@ def streamed(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dat
         rng = None if seed is None else np.random.default_rng([seed, next(epochs)])
         rest: list[np.ndarray] | None = None
         for rows in split.windows(rng):
-            block = layout.block(*split.arrays(rows))
-            if rng is not None:
-                order = rng.permutation(rows.num_rows)
-                block = [part[order] for part in block]
+            order = None if rng is None else rng.permutation(rows.num_rows)
+            block = layout.block(*split.arrays(rows), order)
             if rest is not None:
-                block = [_joined(pair) for pair in zip(rest, block, strict=True)]
-            whole = len(block[0]) - len(block[0]) % batch_size
-            yield tuple(part[:whole] for part in block)
-            rest = [part[whole:] for part in block]
-        if rest is not None and len(rest[0]):
+                block = layout.joined(rest, block)
+            whole = layout.rows(block) - layout.rows(block) % batch_size
+            yield tuple(layout.slice(block, 0, whole))
+            rest = layout.slice(block, whole, None)
+        if rest is not None and layout.rows(rest):
             yield tuple(rest)
 
     def cut(*block: tf.Tensor) -> tf.data.Dataset:
-        starts = tf.data.Dataset.range(0, tf.shape(block[0], tf.int64)[0], batch_size)
+        starts = tf.data.Dataset.range(0, tf.shape(block[layout.targets], tf.int64)[0], batch_size)
         return starts.map(lambda start: layout.batch(block, start, batch_size))
 
-    signature = tuple(
-        tf.TensorSpec([None] * part.ndim if part.dtype == object else [None, *part.shape[1:]], tf.as_dtype(part.dtype))
-        for part in layout.block(*split.arrays(next(split.windows(None)).slice(0, 1)))
-    )
-    batches = tf.data.Dataset.from_generator(windows, output_signature=signature).prefetch(1).flat_map(cut)
+    row = layout.block(*split.arrays(next(split.windows(None)).slice(0, 1)))
+    batches = tf.data.Dataset.from_generator(windows, output_signature=layout.signature(row)).prefetch(2).flat_map(cut)
     steps = math.ceil(split.rows / batch_size)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
@@ -86,28 +81,69 @@ class _Layout(NamedTuple):
                 groups.setdefault(values.dtype.name, []).append(name)
         return cls(list(groups.values()), [name for name, values in columns.items() if values.ndim > 1])
 
-    def block(self, columns: Columns, targets: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
-        """Return the matrices of some rows: inputs, targets, weights if there are any."""
+    @property
+    def targets(self) -> int:
+        """Place of the targets in a block: behind the inputs."""
+        return len(self.together) + len(self.alone)
+
+    def block(
+        self, columns: Columns, targets: np.ndarray, weights: np.ndarray | None, order: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """Return the matrices of some rows, in some order: inputs, targets, weights if there are any."""
         # A column for each row, as a layer of one unit gives; places of classes are plain numbers.
         targets = targets if targets.dtype == np.int64 else targets[:, None]
-        inputs = [np.stack([columns[name] for name in names], axis=1) for names in self.together]
-        return [*inputs, *(columns[name] for name in self.alone), targets, *([] if weights is None else [weights])]
+        others = [*(columns[name] for name in self.alone), targets, *([] if weights is None else [weights])]
+        if order is None:
+            return [*(np.stack([columns[name] for name in names]) for names in self.together), *others]
+        matrices = []
+        for names in self.together:
+            matrices.append(np.empty((len(names), len(order)), columns[names[0]].dtype))
+            for line, name in zip(matrices[-1], names, strict=True):
+                np.take(columns[name], order, out=line, mode="clip")  # which writes to it at once
+        return [*matrices, *(part[order] for part in others)]
+
+    def slice(self, block: Any, start: Any, end: Any) -> list[Any]:
+        """Return some rows of a block."""
+        lines = len(self.together)
+        return [part[:, start:end] if place < lines else part[start:end] for place, part in enumerate(block)]
+
+    def rows(self, block: list[np.ndarray]) -> int:
+        """Return how many rows a block has."""
+        return len(block[self.targets])
+
+    def joined(self, one: list[np.ndarray], other: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the rows of both."""
+        lines = len(self.together)
+        return [
+            np.concatenate(pair, axis=1) if place < lines else _joined(*pair)
+            for place, pair in enumerate(zip(one, other, strict=True))
+        ]
+
+    def signature(self, block: list[np.ndarray]) -> tuple[tf.TensorSpec, ...]:
+        """Return what any block is like, by one."""
+        shapes = [
+            (part.shape[0], None) if place < len(self.together) else (None, *part.shape[1:])
+            for place, part in enumerate(block)
+        ]
+        texts = range(len(self.together), self.targets)
+        return tuple(
+            tf.TensorSpec((None, None) if place in texts and part.dtype == object else shape, tf.as_dtype(part.dtype))
+            for place, (part, shape) in enumerate(zip(block, shapes, strict=True))
+        )
 
     def batch(self, block: Any, start: tf.Tensor, size: int) -> tuple[Any, ...]:
         """Return the inputs by name, the targets, and the weights if there are any, of some rows of a block."""
-        parts = [part[start : start + size] for part in block]
+        parts = self.slice(block, start, start + size)
         inputs: dict[str, tf.Tensor] = {}
         for names, part in zip(self.together, parts, strict=False):
-            inputs |= dict(zip(names, tf.unstack(part, num=len(names), axis=1), strict=True))
-        rest = parts[len(self.together) :]
-        inputs |= dict(zip(self.alone, rest, strict=False))
-        return (inputs, *rest[len(self.alone) :])
+            inputs |= dict(zip(names, tf.unstack(part, num=len(names)), strict=True))
+        inputs |= dict(zip(self.alone, parts[len(self.together) :], strict=False))
+        return (inputs, *parts[self.targets :])
 
 
-def _joined(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the rows of two parts; lists of texts are filled up to the longest."""
-    if pair[0].ndim == 2 and pair[0].dtype == object and pair[0].shape[1] != pair[1].shape[1]:
-        width = max(part.shape[1] for part in pair)
-        filled = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values="") for part in pair]
-        return np.concatenate(filled)
-    return np.concatenate(pair)
+    if one.dtype == object and one.shape[1] != other.shape[1]:
+        width = max(one.shape[1], other.shape[1])
+        one, other = (np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values="") for part in (one, other))
+    return np.concatenate([one, other])

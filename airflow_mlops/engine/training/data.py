@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import tensorflow as tf
 
-WINDOW_ROWS = 131_072
+WINDOW_ROWS = 49_152
 """Rows that are in memory at a time, and shuffled among each other, of a split that is streamed."""
 SAMPLE_ROWS = 262_144
 """Rows that stand for a split that is streamed, where something needs them all at once."""
