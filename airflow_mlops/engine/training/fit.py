@@ -3,9 +3,9 @@
 Either a function of the user's builds the model and Keras fits it, or another one does all of it (``fit``)::
 
     def fit(data, spec, report):
-        model = ...
+        model, batches = ..., data.train.tf_dataset(spec.batch_size, shuffle=spec.seed)
         for epoch in range(spec.epochs):
-            for inputs, labels in data.train.tf_dataset(spec.batch_size, shuffle=spec.seed):
+            for inputs, labels in batches:
                 ...
             report(epoch=epoch + 1, loss=0.4)
         return model
