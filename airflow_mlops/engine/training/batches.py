@@ -29,7 +29,7 @@ def kept(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dataset
     """
     layout = _Layout.of(split.columns)
     order = None if seed is None else np.random.default_rng(seed).permutation(split.rows)
-    block = [tf.constant(part) for part in layout.block(*split.arrays(split.arrow()), order)]
+    block = [tf.constant(part) for part in layout.block(split.columns, *split.answers(split.arrow()), order)]
     starts = tf.data.Dataset.range(0, split.rows, batch_size)
     if seed is not None:
         starts = starts.shuffle(starts.cardinality(), seed=seed, reshuffle_each_iteration=True)
@@ -61,7 +61,8 @@ def streamed(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dat
         starts = tf.data.Dataset.range(0, tf.shape(block[layout.targets], tf.int64)[0], batch_size)
         return starts.map(lambda start: layout.batch(block, start, batch_size))
 
-    row = layout.block(*split.arrays(next(split.windows(None)).slice(0, 1)))
+    known = {name: values[:1] for name, values in split.columns.items()}
+    row = layout.block(known, *split.answers(next(split.windows(None)).slice(0, 1)))
     batches = tf.data.Dataset.from_generator(windows, output_signature=layout.signature(row)).prefetch(2).flat_map(cut)
     steps = math.ceil(split.rows / batch_size)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)

@@ -129,8 +129,15 @@ class SplitData:
 
     def arrays(self, rows: pa.Table) -> tuple[Columns, np.ndarray, np.ndarray | None]:
         """Return some rows' inputs, labels and weights."""
-        snapshot = self.snapshot
-        return read_inputs(rows, snapshot.features), read_targets(rows, snapshot), read_weights(rows, snapshot)
+        inputs = read_inputs(rows, self.snapshot.features)
+        for name, values in inputs.items():
+            if values.ndim > 1 and not values.shape[1]:  # not a vector among them: the others say how long one is
+                inputs[name] = np.full((len(values), *self.columns[name].shape[1:]), np.nan, np.float32)
+        return inputs, *self.answers(rows)
+
+    def answers(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return some rows' labels and weights."""
+        return read_targets(rows, self.snapshot), read_weights(rows, self.snapshot)
 
     def windows(self, rng: np.random.Generator | None) -> Iterator[pa.Table]:
         """Yield the rows in parts of :data:`WINDOW_ROWS` or a row group more, of row groups in an order of chance.
