@@ -144,7 +144,7 @@ class SplitData:
 
         :param rng: Draws the order; None: as in the file.
         """
-        with pq.ParquetFile(self.files[0], memory_map=True) as file:
+        with pq.ParquetFile(self.files[0]) as file:
             order = np.arange(file.num_row_groups)
             if rng is not None:
                 rng.shuffle(order)
@@ -170,7 +170,7 @@ class SplitData:
         return pq.read_table(self.files[0])
 
     def _sample(self) -> pa.Table:
-        with pq.ParquetFile(self.files[0], memory_map=True) as file:
+        with pq.ParquetFile(self.files[0]) as file:
             order = np.random.default_rng(0).permutation(file.num_row_groups).tolist()
             rows, drawn = 0, []
             while order and rows < SAMPLE_ROWS:
@@ -191,7 +191,7 @@ def available_memory() -> int:
 
 def _bytes_of(snapshot: Snapshot) -> float:
     """Return how large the arrays of all splits are, by the first row group of the training split."""
-    with pq.ParquetFile(Path(snapshot.uri) / snapshot.splits["train"].file, memory_map=True) as file:
+    with pq.ParquetFile(Path(snapshot.uri) / snapshot.splits["train"].file) as file:
         columns = read_inputs(file.read_row_group(0, columns=list(snapshot.features)), snapshot.features)
     rows = len(next(iter(columns.values())))
     return sum(map(_size, columns.values())) / rows * sum(split.rows for split in snapshot.splits.values())
