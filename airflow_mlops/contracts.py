@@ -256,6 +256,10 @@ class Snapshot(Record):
         default_factory=dict,
         description="feature view → day → revision of the file of rows that was read; no part of the id",
     )
+    files: dict[str, str] = Field(
+        default_factory=dict,
+        description="split → where the files lay of a training set that was brought along; no part of the id",
+    )
     features: dict[str, str] = Field(description="model input → Arrow type, in order")
     entity: str
     event_time: str
@@ -276,6 +280,7 @@ class Snapshot(Record):
     def told(self, exclude: Any = None) -> dict[str, Any]:
         """Return what identifies it, as JSON has it: as ids were made before some fields were part of them."""
         told = self.model_dump(mode="json", exclude=exclude)
+        told.pop("files", None)  # what is in them counts
         for name in ("label_known_at", "problem", "classes", "weight", "group"):
             if told.get(name) == Snapshot.model_fields[name].default or not told.get(name):
                 told.pop(name, None)
@@ -293,6 +298,7 @@ class TrainingSpec(Record):
 
     model: str
     entrypoint: str = Field(default="", description="'package.module:function' that builds the Keras model")
+    fit: str = Field(default="", description="instead: 'package.module:function' that trains the model itself")
     script: str | None = Field(default=None, description="instead: a script beside the DAG file")
     args: tuple[str, ...] = Field(default=(), description="of the script")
     python: str | None = Field(default=None, description="that runs the script; None: the worker's")
@@ -313,6 +319,8 @@ class TrainingSpec(Record):
     @property
     def named(self) -> str:
         """What is trained with, in words."""
+        if self.fit:
+            return f"fit function {self.fit!r}"
         return f"script {self.script!r}" if self.script else f"entrypoint {self.entrypoint!r}"
 
     @property
@@ -321,7 +329,7 @@ class TrainingSpec(Record):
         told = self.model_dump(mode="json", exclude={"code_path", "snapshot"})
         told["snapshot"] = self.snapshot.told({"uri", "feature_files"})
         # As trainings were named before these were part of them: what is kept of those stays to be found.
-        for name in ("golden", "environment", "script", "args", "python"):
+        for name in ("golden", "environment", "fit", "script", "args", "python"):
             if not told[name]:
                 del told[name]
         return content_hash(told)

@@ -158,7 +158,9 @@ class Trainer:
     """How the model is trained.
 
     :param entrypoint: ``module:function`` that builds the compiled Keras model.
-    :param script: Instead of it: a script beside the DAG file, of any framework that exports a SavedModel.
+    :param fit: Instead of it: ``module:function`` that trains the model itself, ``fit(data, spec, report)``; see
+        :mod:`airflow_mlops.engine.training.fit`.
+    :param script: Instead of both: a script beside the DAG file, of any framework that exports a SavedModel.
     :param args: Arguments of the script.
     :param python: Python that runs the script; default is that of the worker.
     :param window: How much history the snapshot covers, ending where labels have matured.
@@ -171,7 +173,7 @@ class Trainer:
     :param batch_size: Rows a step.
     :param seed: Seed of everything random.
     :param timeout: How long a training may take.
-    :param params: Handed to ``entrypoint``.
+    :param params: Handed to ``entrypoint``; a fit function finds them in ``spec.params``.
     :param golden: ``module:function`` of rows that may leave the data, to be predicted and packed into the model as its
         golden predictions; it is given the test split's inputs and returns such columns. By default they are made up
         from the profile of the training split, and are nobody's.
@@ -180,6 +182,7 @@ class Trainer:
 
     entrypoint: Entrypoint | None = None
     window: Duration = ""
+    fit: Entrypoint | None = None
     script: str = ""
     args: Sequence[str] = ()
     python: str = ""
@@ -196,11 +199,12 @@ class Trainer:
     resources: Resources = Field(default_factory=Resources)
 
     def __post_init__(self) -> None:
-        if bool(self.entrypoint) == bool(self.script):
+        if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:
             raise ConfigError(
-                "Trainer(...) needs an entrypoint or a script, and not both.",
-                detail=f"entrypoint={self.entrypoint!r}, script={self.script!r}",
-                hint='Name the function that builds the model, Trainer("code:build"), or a script, script="train.py".',
+                "Trainer(...) needs an entrypoint, a fit function or a script, and one of them only.",
+                detail=f"entrypoint={self.entrypoint!r}, fit={self.fit!r}, script={self.script!r}",
+                hint='Name the function that builds the model, Trainer("code:build"); or one that trains it, '
+                'fit="code:fit"; or a script, script="train.py".',
             )
         if not self.window:
             raise ConfigError("Trainer(...) has no window.", hint='Say how much history to train on: window="60d".')

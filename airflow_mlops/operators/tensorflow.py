@@ -52,17 +52,32 @@ class TensorFlowTrainOperator(MlopsOperator):
 
     :param model: Name of the model.
     :param snapshot: Id of the training snapshot.
+    :param data: Instead of it: Parquet files of one's own, with features and label in them. A file, a folder, or a
+        folder with a pattern such as ``s3://aws_default@bucket/train/*.parquet``; a relative path starts at the home
+        folder. They are frozen as a snapshot; see :mod:`airflow_mlops.engine.training.own_data`.
+    :param validation_data: Such files to validate with; with ``test_data``, or not at all: then a tenth of ``data`` is
+        taken for each, by a hash.
+    :param test_data: Such files to evaluate with.
+    :param label_column: Column of ``data`` that is predicted.
+    :param problem: Problem type of ``data``; empty: by the label.
+    :param weight: Column of ``data`` of what a row counts.
+    :param group: Column of ``data`` of the rows that are ranked against each other.
+    :param entity: Column of ``data`` of what a row is about, no two of which may be the same; empty: not checked.
+    :param inputs: Columns of ``data`` that the model takes; empty: all that are nothing else.
     :param validation: What :class:`~airflow_mlops.operators.gx.GXValidateDataOperator` returned for the snapshot's
-        folder: other files than those that were validated are not trained on. None trains without that proof.
+        folder, or for ``data``: other files than those that were validated are not trained on. None trains without
+        that proof.
     :param entrypoint: ``module:function`` beside the DAG file that returns the compiled Keras model.
-    :param script: Instead of it: a script beside the DAG file. A file tells it where the data is and where the
+    :param fit: Instead of it: ``module:function`` beside the DAG file that trains the model itself,
+        ``fit(data, spec, report)``; see :mod:`airflow_mlops.engine.training.fit`.
+    :param script: Instead of both: a script beside the DAG file. A file tells it where the data is and where the
         SavedModel goes; see :mod:`airflow_mlops.engine.training.script`.
     :param args: Arguments of the script.
     :param python: Python that runs the script, such as ``/opt/gpu/bin/python``; default is that of the worker.
     :param seed: Seed of everything random.
     :param epochs: Most passes over the training split.
     :param batch_size: Rows a step.
-    :param model_params: Handed to ``entrypoint``.
+    :param model_params: Handed to ``entrypoint``; a fit function finds them in ``spec.params``.
     :param golden: ``module:function`` beside the DAG file of golden inputs, from rows that may leave the data;
         None makes them up from the profile of the training split.
     :param timeout: Seconds until the training is stopped.
@@ -76,8 +91,15 @@ class TensorFlowTrainOperator(MlopsOperator):
         *MlopsOperator.template_fields,
         "model",
         "snapshot",
+        "data",
+        "validation_data",
+        "test_data",
+        "label_column",
+        "entity",
+        "inputs",
         "validation",
         "entrypoint",
+        "fit",
         "script",
         "args",
         "python",
@@ -97,9 +119,19 @@ class TensorFlowTrainOperator(MlopsOperator):
         self,
         *,
         model: str,
-        snapshot: str,
+        snapshot: str = "",
+        data: str = "",
+        validation_data: str = "",
+        test_data: str = "",
+        label_column: str = "",
+        problem: str = "",
+        weight: str = "",
+        group: str = "",
+        entity: str = "",
+        inputs: Sequence[str] = (),
         validation: Mapping[str, Any] | XComArg | None = None,
         entrypoint: str = "",
+        fit: str = "",
         script: str = "",
         args: Sequence[str] = (),
         python: str = "",
@@ -116,8 +148,18 @@ class TensorFlowTrainOperator(MlopsOperator):
         super().__init__(**kwargs)
         self.model = model
         self.snapshot = snapshot
+        self.data = data
+        self.validation_data = validation_data
+        self.test_data = test_data
+        self.label_column = label_column
+        self.problem = problem
+        self.weight = weight
+        self.group = group
+        self.entity = entity
+        self.inputs = inputs
         self.validation = validation
         self.entrypoint = entrypoint
+        self.fit = fit
         self.script = script
         self.args = args
         self.python = python
@@ -162,24 +204,21 @@ class TensorFlowTrainOperator(MlopsOperator):
         from pydantic import ValidationError
 
         from airflow_mlops.contracts import TrainingSpec
-        from airflow_mlops.engine.data.snapshots import check_validated, load_snapshot
         from airflow_mlops.engine.training.environment import environment
 
-        if bool(self.entrypoint) == bool(self.script):
+        if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:
             raise ConfigError(
-                "A training needs an entrypoint or a script, and not both.",
-                detail=f"entrypoint={self.entrypoint!r}, script={self.script!r}",
-                hint="Name the function that builds the model, or the script that trains it.",
+                "A training needs an entrypoint, a fit function or a script, and one of them only.",
+                detail=f"entrypoint={self.entrypoint!r}, fit={self.fit!r}, script={self.script!r}",
+                hint="Name the function that builds the model, or the function or the script that trains it.",
             )
-        snapshot_id = require(self.snapshot, "snapshot", "Did the task that builds the snapshot succeed?")
-        snapshot = load_snapshot(self.home_path, snapshot_id)
-        if self.validation is not None:
-            check_validated(snapshot, self._validated())
+        snapshot = self._snapshot()
         try:
             return TrainingSpec.model_validate(
                 {
                     "model": self.model,
                     "entrypoint": self.entrypoint,
+                    "fit": self.fit,
                     "script": self.script or None,
                     "args": [str(one) for one in self.args],
                     "python": self.python or None,
@@ -201,12 +240,49 @@ class TensorFlowTrainOperator(MlopsOperator):
                 hint="Correct them in the pipeline or in the DAG.",
             ) from None
 
+    def _snapshot(self) -> Snapshot:
+        """Return what is trained on, and was validated."""
+        from airflow_mlops.engine.data.snapshots import check_validated, load_snapshot
+
+        if said(self.data):
+            return self._snapshot_of_files()
+        snapshot_id = require(
+            self.snapshot, "snapshot", "Did the task that builds the snapshot succeed? Or name files in data=."
+        )
+        snapshot = load_snapshot(self.home_path, snapshot_id)
+        if self.validation is not None:
+            check_validated(snapshot, self._validated())
+        return snapshot
+
+    def _snapshot_of_files(self) -> Snapshot:
+        from airflow_mlops.engine.training.own_data import OwnColumns, check_validated_files, snapshot_of_files
+        from airflow_mlops.operators.data import located
+
+        if said(self.snapshot):
+            raise ConfigError(
+                "There is a snapshot to train on, and data of one's own.",
+                detail=f"snapshot={self.snapshot!r}, data={self.data!r}",
+                hint="Leave one of them out.",
+            )
+        label = require(self.label_column, "label_column", "Name the column of data= that is predicted.")
+        named = {name: said(getattr(self, name)) for name in ("problem", "weight", "group", "entity")}
+        more = {
+            name: located(self, uri, f"{name}_data")
+            for name, uri in (("validation", said(self.validation_data)), ("test", said(self.test_data)))
+            if uri
+        }
+        columns = OwnColumns(label, **named, inputs=list(self.inputs))
+        snapshot = snapshot_of_files(self.home_path, self.model, located(self, self.data, "data"), columns, **more)
+        if self.validation is not None:
+            check_validated_files(snapshot, self._validated())
+        return snapshot
+
     def _code_hash(self) -> str | None:
         from airflow_mlops.contracts import content_hash
         from airflow_mlops.engine.training.source import script_hash, source_hash
 
         path = self.code_path
-        code = script_hash(self.script, path) if self.script else source_hash(self.entrypoint, path)
+        code = script_hash(self.script, path) if self.script else source_hash(self.fit or self.entrypoint, path)
         if self.golden is None:
             return code
         return content_hash([code, source_hash(self.golden, self.code_path)])

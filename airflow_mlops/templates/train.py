@@ -124,6 +124,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             snapshot=result(snapshot, "id"),
             validation=validate.output,
             entrypoint=train.entrypoint or "",
+            fit=train.fit or "",
             script=train.script,
             args=list(train.args),
             python=train.python,

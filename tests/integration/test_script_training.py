@@ -110,7 +110,7 @@ NAN = TOLD + "open(told['progress'], 'a').write('{\"loss\": NaN}\\n')\n"
         (NOTHING, {}, r"train.py ended well and wrote no SavedModel(.|\n)*MLOPS_TRAINING"),
         ("import sys\nsys.exit(3)\n", {}, "train.py ended with status 3"),
         ("1 / 0\n", {}, "train.py ended with status 1"),
-        (HALF, {}, r"SavedModel that train.py wrote cannot be used"),
+        (HALF, {}, r"SavedModel of script 'train.py' cannot be used"),
         (BAD_LINE, {}, r"Line 1 of the script's progress cannot be read(.|\n)*'epoch 1'"),
         (NAN, {}, "loss is not a finite number"),
         (NOTHING, {"script": "tarin.py"}, "tarin.py ended with status 2"),
@@ -216,9 +216,9 @@ def test_another_script_beside_it_or_other_arguments_are_another_training(tmp_pa
 def test_a_trainer_has_one_or_the_other():
     assert Trainer(script="train.py", args=["--fast"], window="60d").args == ["--fast"]
     for wrong in ({}, {"entrypoint": "a:b", "script": "train.py"}):
-        with pytest.raises(ConfigError, match="an entrypoint or a script, and not both"):
+        with pytest.raises(ConfigError, match="an entrypoint, a fit function or a script"):
             Trainer(**wrong, window="60d")
     with pytest.raises(ConfigError, match="no window"):
         Trainer("a:b")
-    with pytest.raises(Exception, match="an entrypoint or a script, and not both"):
+    with pytest.raises(Exception, match="an entrypoint, a fit function or a script"):
         TensorFlowTrainOperator(task_id="t", model="m", snapshot="s")._spec()

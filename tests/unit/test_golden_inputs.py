@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from airflow_mlops.engine.data.profiles import profile_table
 from airflow_mlops.engine.training.golden import ROWS, SHARED_BY, UNSEEN, Inputs, as_columns, golden_inputs
+from airflow_mlops.engine.training.inputs import read_inputs
 from airflow_mlops.exceptions import ConfigError
 
 N = 5000
@@ -22,7 +24,8 @@ def golden(seed: int = 7, **columns: Sequence[Any] | pa.Array) -> Inputs:
         {name: values if isinstance(values, pa.Array) else list(values) for name, values in columns.items()}
     )
     features = {name: str(table.schema.field(name).type) for name in columns}
-    return golden_inputs(table, features, seed)
+    profile = profile_table(table, dataset="train", key="train", revision="")
+    return golden_inputs(profile, read_inputs(table, features), seed)
 
 
 def test_texts_are_those_that_many_rows_share_and_one_that_none_has():

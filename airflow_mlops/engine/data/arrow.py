@@ -1,10 +1,13 @@
-"""Arrow types by their names, as schemas write them."""
+"""Arrow types: by their names, as schemas write them, and those of lists."""
 
 from __future__ import annotations
 
 import re
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.exceptions import DataError
 
 
 def arrow_type(name: str) -> pa.DataType:
@@ -57,3 +60,30 @@ def alike(one: str, other: str) -> bool:
     except ValueError:  # structs and maps must be the same
         return False
     return ours == theirs or {ours, theirs} == {"whole number", "float"}
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether the values of a type are lists, of a fixed length or of any."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def list_length(name: str, column: pa.ChunkedArray) -> int:
+    """Return how long the lists of a column are; 0 when none is known.
+
+    :raises DataError: when they are of several lengths.
+    """
+    if pa.types.is_fixed_size_list(column.type):
+        return int(column.type.list_size)
+    lengths = pc.min_max(pc.list_value_length(column)).as_py()
+    if lengths["min"] != lengths["max"]:
+        raise lengths_differ(name, lengths["min"], lengths["max"])
+    return lengths["max"] or 0
+
+
+def lengths_differ(name: str, one: int, other: int) -> DataError:
+    """Return what to raise for vectors of several lengths."""
+    return DataError(
+        f"The vectors of feature {name!r} are of several lengths.",
+        detail=f"some have {one} numbers, others {other}",
+        hint="A model takes vectors of one length: see which embedding made the others. What is missing is null.",
+    )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import SplitName
+from airflow_mlops.engine.data.arrow import is_list
 from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.separation import random
 from airflow_mlops.engine.data.splits import SplitRows
@@ -54,9 +55,13 @@ def known(rows: pa.Table, features: Sequence[str]) -> tuple[pa.Table, dict[str, 
     infinite = {}
     for name in features:
         place = rows.schema.get_field_index(name)
-        if not pa.types.is_floating(rows.schema.field(place).type):
-            continue
         column = rows.column(place)
+        if is_list(column.type) and pa.types.is_floating(column.type.value_type):
+            if endless := pc.sum(pc.is_inf(pc.list_flatten(column))).as_py():
+                infinite[name] = endless
+            continue
+        if not pa.types.is_floating(column.type):
+            continue
         if endless := pc.sum(pc.is_inf(column)).as_py():
             infinite[name] = endless
         if pc.any(pc.is_nan(column)).as_py():

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Snapshot, Split, SplitName, content_hash
+from airflow_mlops.engine.data.arrow import is_list, lengths_differ, list_length
 from airflow_mlops.engine.data.files import sha256, sweep, sync, temporary_sibling
 from airflow_mlops.engine.data.leaks import Sample, check_apart, check_leaks, check_values, known
 from airflow_mlops.engine.data.shared import send
@@ -26,7 +27,7 @@ from airflow_mlops.problems import Problem, Tally, problem_of
 ROW_GROUP = 16_384
 """Rows of a Parquet row group, and what is held in memory of each split. The bytes of the files depend on it."""
 
-NOT_IN_ID = {"id", "uri", "feature_files"}
+NOT_IN_ID = {"id", "uri", "feature_files", "files"}
 """Fields of a snapshot that do not tell training sets apart. Where features were computed again without a difference
 that counts, their files have other revisions, and the training set is the same."""
 
@@ -160,6 +161,9 @@ class SnapshotWriter:
         )
         for name, split in self._splits.items():
             check_values(f"{name} split", split.rows, split.infinite, split.valid)
+            for feature, length in split.lengths.items():
+                if first.lengths[feature] != length:
+                    raise lengths_differ(feature, first.lengths[feature], length)
         if self._sample.rows is not None:
             check_leaks(self._sample.rows, columns.features, columns.label, problem)
         return problem
@@ -176,6 +180,7 @@ class _SplitFile:
         self.schema: pa.Schema = pa.schema([])
         self.infinite = dict.fromkeys(columns.features, 0)
         self.valid = dict.fromkeys(columns.features, 0)
+        self.lengths: dict[str, int] = {}
         self._kept = list(dict.fromkeys([columns.entity, *([apart] if apart else [])]))
         self._narrow: list[pa.Table] = []
         self._waiting: list[pa.Table] = []
@@ -202,6 +207,9 @@ class _SplitFile:
             self.infinite[name] += count
         for name in columns.features:
             self.valid[name] += rows.num_rows - rows[name].null_count
+            kind = rows.schema.field(name).type
+            if is_list(kind) and pa.types.is_floating(kind.value_type):
+                self._check_length(name, list_length(name, rows[name]))
         self.rows += rows.num_rows
         self.tally.add(rows[columns.label])
         self.schema = rows.schema
@@ -221,9 +229,16 @@ class _SplitFile:
             written += min(ROW_GROUP, waiting.num_rows - written)
         self._waiting = [waiting.slice(written)]
 
+    def _check_length(self, name: str, length: int) -> None:
+        """Refuse vectors of another length than those of the rows before."""
+        if length and self.lengths.setdefault(name, length) != length:
+            raise lengths_differ(name, self.lengths[name], length)
+
     @property
     def where(self) -> str:
-        """Its times, in words."""
+        """Its times, in words; where there are none, its rows."""
+        if self.start == self.end:
+            return f"{self.rows} rows"
         return f"event times {self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M} UTC"
 
     def check_rows(self, name: SplitName) -> None:

@@ -12,6 +12,7 @@ is NaN is written as what it is: missing.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -75,9 +76,10 @@ def find_snapshot(home: Path, snapshot_id: str) -> Snapshot:
         raise
 
 
-def read_split(snapshot: Snapshot, split: SplitName) -> pa.Table:
+def read_split(snapshot: Snapshot, split: SplitName, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the rows of a split, checked against the manifest.
 
+    :param columns: Those to read; None: all.
     :raises ConfigError: when there is no such split.
     :raises DataError: when the file is missing or changed.
     """
@@ -86,7 +88,7 @@ def read_split(snapshot: Snapshot, split: SplitName) -> pa.Table:
             f"A snapshot has no split {split!r}.{did_you_mean(split, snapshot.splits)}",
             hint=f"Splits: {', '.join(snapshot.splits)}.",
         )
-    return pq.read_table(_whole(snapshot, split))
+    return pq.read_table(_whole(snapshot, split), columns=None if columns is None else list(columns))
 
 
 def check_whole(snapshot: Snapshot) -> None:

@@ -51,7 +51,7 @@ def evaluate(
     """
     _check_slices(snapshot, slices)
     problem = problem_named(snapshot.problem)
-    test, train = read_split(snapshot, "test"), read_split(snapshot, "train").select([*slices, snapshot.label])
+    test, train = read_split(snapshot, "test"), read_split(snapshot, "train", [*slices, snapshot.label])
     targets, trained = read_targets(test, snapshot), read_targets(train, snapshot)
     weights = read_weights(test, snapshot)
     groups = test.column(snapshot.group).to_numpy() if snapshot.group else None

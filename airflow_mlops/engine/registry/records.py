@@ -21,7 +21,7 @@ def params_of(spec: TrainingSpec) -> list[Param]:
     from mlflow.entities import Param
 
     told = {
-        **({"script": spec.script, "args": " ".join(spec.args)} if spec.script else {"entrypoint": spec.entrypoint}),
+        **_code_of(spec),
         "seed": spec.seed,
         "epochs": spec.epochs,
         "batch_size": spec.batch_size,
@@ -30,6 +30,12 @@ def params_of(spec: TrainingSpec) -> list[Param]:
         **{f"model.{name}": value for name, value in spec.params.items()},
     }
     return [Param(name, str(value)) for name, value in told.items()]
+
+
+def _code_of(spec: TrainingSpec) -> dict[str, str]:
+    if spec.script:
+        return {"script": spec.script, "args": " ".join(spec.args)}
+    return {"fit": spec.fit} if spec.fit else {"entrypoint": spec.entrypoint}
 
 
 def tags_of(spec: TrainingSpec, more: Mapping[str, str]) -> list[RunTag]:
@@ -52,7 +58,7 @@ def data_of(snapshot: Snapshot) -> list[DatasetInput]:
         name=f"{snapshot.model}-snapshot",
         digest=snapshot.id[:_LONGEST_DIGEST],
         source_type="local",
-        source=json.dumps({"uri": snapshot.uri}),
+        source=json.dumps({"uri": snapshot.uri, **({"files": snapshot.files} if snapshot.files else {})}),
         schema=json.dumps({"features": snapshot.features, "label": snapshot.label}),
         profile=json.dumps(splits),
     )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from airflow_mlops.contracts import Signature, SplitName, TrainingResult, TrainingSpec
+from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import checksums
-from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
 from airflow_mlops.engine.training.inputs import Columns
@@ -38,34 +40,33 @@ class Course(NamedTuple):
     hardware: str
 
 
-def rows_of(spec: TrainingSpec, split: SplitName) -> pa.Table:
-    """Return the rows of a split.
+def check_finite(values: Mapping[str, float], epoch: int) -> None:
+    """Refuse to go on with a loss that is not a finite number.
 
-    :raises TrainingError: when it has none.
+    :param values: Metric → value.
+    :param epoch: Of which it is, from 1 on.
+    :raises TrainingError: naming the loss.
     """
-    table = read_split(spec.snapshot, split)
-    if not table.num_rows:
+    if broken := [name for name in ("loss", "val_loss") if not math.isfinite(values.get(name, 0.0))]:
         raise TrainingError(
-            f"The {split} split has no rows.",
-            detail=f"snapshot {spec.snapshot.id}",
-            hint="Widen the window, or see why no labels have matured in it.",
+            f"The training's {broken[0]} is not a finite number after epoch {epoch}.",
+            detail=", ".join(f"{name} {value:.4f}" for name, value in values.items()),
+            hint="Handle missing values (NaN) in the model, normalise its inputs, or lower the learning rate.",
         )
-    return table
 
 
 def golden_predictions(
-    spec: TrainingSpec, answer: Answer, output: str, *, table: pa.Table, train: Columns, test: Columns
+    spec: TrainingSpec, answer: Answer, output: str, data: TrainingData
 ) -> dict[str, dict[str, list[Any]]]:
     """Return some predictions of a model: whatever serves it later must repeat them.
 
     :param output: The output that is the prediction.
-    :param table: The training split, of which ``train`` are the model's inputs.
-    :param test: The same inputs of the test split.
+    :param data: Of the model's inputs.
     :raises TrainingError: when none of them is a number, or one cannot be a prediction of the problem type.
     """
+    like = data.train.columns
     if spec.golden is None:
-        features = {name: spec.snapshot.features[name] for name in train}
-        inputs = as_columns(golden_inputs(table, features, spec.seed), train)
+        inputs = as_columns(golden_inputs(data.train.profile(), like, spec.seed), like)
         try:
             answer({name: values[-1:] for name, values in inputs.items()})
         except Exception as error:
@@ -73,9 +74,11 @@ def golden_predictions(
             log.warning("The model cannot answer a text that it never saw: %s: %s", type(error).__name__, said)
             inputs = {name: values[:-1] for name, values in inputs.items()}
     else:
-        inputs = as_columns(load_object(spec.golden, spec.code_path)(test), train)
+        inputs = as_columns(load_object(spec.golden, spec.code_path)(data.test.columns), like)
     answers = answer(inputs)
     predicted = answers[output]
+    if predicted.shape[1:] == (1,):  # kept as the model answers it, and judged as the number that it is
+        predicted = predicted[:, 0]
     answered = np.isfinite(predicted).reshape(len(predicted), -1).all(axis=1)
     if not answered.any():
         raise TrainingError(
@@ -94,19 +97,19 @@ def golden_predictions(
             hint=f"End with {problem.ending}.",
         )
     return {
-        "inputs": {name: values[answered].tolist() for name, values in inputs.items()},
+        "inputs": {name: _listed(values[answered]) for name, values in inputs.items()},
         "outputs": {name: _listed(np.asarray(values)[answered]) for name, values in answers.items()},
     }
 
 
-def write_result(
-    spec: TrainingSpec, workdir: Workdir, table: pa.Table, signature: Signature, course: Course
-) -> TrainingResult:
+def write_result(spec: TrainingSpec, workdir: Workdir, signature: Signature, course: Course) -> TrainingResult:
     """Write what came out of a training, last: then it is done."""
-    times = pc.min_max(table.column(spec.snapshot.event_time))
+    snapshot = spec.snapshot
+    trained = Path(snapshot.uri) / snapshot.splits["train"].file
+    times = pc.min_max(pq.read_table(trained, columns=[snapshot.event_time])[0])
     result = TrainingResult(
         spec_hash=spec.hash,
-        snapshot_id=spec.snapshot.id,
+        snapshot_id=snapshot.id,
         saved_model=str(workdir.saved_model),
         signature=signature,
         history={name: [float(value) for value in values] for name, values in course.history.items()},
@@ -124,5 +127,15 @@ def write_result(
 
 
 def _listed(values: np.ndarray) -> list[Any]:
-    """Return values as JSON has them: texts of a SavedModel come as bytes."""
-    return [one.decode() if isinstance(one, bytes) else one for one in values.tolist()]
+    """Return values as JSON has them: texts of a SavedModel come as bytes.
+
+    :raises TrainingError: when bytes are no text: a file of golden predictions cannot hold them.
+    """
+    try:
+        return [one.decode() if isinstance(one, bytes) else one for one in values.tolist()]
+    except UnicodeDecodeError:
+        raise TrainingError(
+            "Golden predictions hold bytes that are no text.",
+            detail="they are kept as JSON, in UTF-8",
+            hint="Let the model take texts, such as base64 that it decodes itself with tf.io.decode_base64.",
+        ) from None

@@ -1,42 +1,54 @@
-"""Train and export, inside the child process. Importing this module imports TensorFlow."""
+"""Train and export, inside the child process. Importing this module imports TensorFlow.
+
+Either a function of the user's builds the model and Keras fits it, or another one does all of it (``fit``)::
+
+    def fit(data, spec, report):
+        model, batches = ..., data.train.tf_dataset(spec.batch_size, shuffle=spec.seed)
+        for epoch in range(spec.epochs):
+            for inputs, labels in batches:
+                ...
+            report(epoch=epoch + 1, loss=0.4)
+        return model
+"""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import logging
-import math
 import os
 import platform
+import shutil
 import time
 import traceback
-from collections.abc import Iterator
-from functools import partial
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import pyarrow as pa
 import tensorflow as tf
 
-from airflow_mlops.contracts import Signature, TensorSpec, TrainingResult, TrainingSpec
+from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.training.adopt import adopt
+from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.environment import environment
-from airflow_mlops.engine.training.finish import Course, golden_predictions, rows_of, write_result
-from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_targets, read_weights
+from airflow_mlops.engine.training.finish import Course, check_finite, golden_predictions, write_result
+from airflow_mlops.engine.training.inputs import Columns, specs_of
+from airflow_mlops.engine.training.keras_model import Specs, answer, check_model, export
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
 from airflow_mlops.exceptions import MlopsError, TrainingError, TransientError
 from airflow_mlops.problems import problem_named
 
-CLASS = "class"
-"""Name of the output that says which class is the likeliest."""
 _PATIENCE = 2
 _LAST_FRAMES = 3
-_TF_TYPES = {"object": tf.string, "float32": tf.float32, "int64": tf.int64, "bool": tf.bool}
+_STEPS_A_CALL = 16
+"""Steps that Keras makes before it looks up: each look costs as much as a small model's step."""
+_RETURN = "Return a keras.Model, or the folder of a SavedModel as text or Path."
 
 log = logging.getLogger(__name__)
 
@@ -44,41 +56,24 @@ log = logging.getLogger(__name__)
 def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     """Train ``spec``, export the SavedModel into ``workdir`` and write its result, last.
 
-    :raises TrainingError: when the user's model function fails or returns something unusable, or the loss is
-        not a number.
+    :raises TrainingError: when the user's function fails or returns something unusable, or the loss is not a number.
     :raises TransientError: when what the user's code reaches for does not answer.
     """
     _check_environment(spec)
     keras.utils.set_random_seed(spec.seed)
     tf.config.experimental.enable_op_determinism()
-    table = rows_of(spec, "train")
-    train, validation = _Split.of(spec, table), _Split.of(spec, rows_of(spec, "validation"))
-    test = _Split.of(spec, rows_of(spec, "test"))
-    log.info("%d rows to train on, %d to validate with", len(train.targets), len(validation.targets))
-
-    model = _build(spec, train.inputs)
+    data = TrainingData(spec.snapshot)
+    log.info("%d rows to train on, %d to validate with", data.train.rows, data.validation.rows)
     started = time.monotonic()
-    with _users_code(spec, "Training the model"):
-        history = model.fit(
-            _batches(train, spec.batch_size, seed=spec.seed),
-            validation_data=_batches(validation, spec.batch_size),
-            epochs=spec.epochs,
-            callbacks=[
-                _Progress(spec.epochs),
-                keras.callbacks.EarlyStopping(patience=_PATIENCE, restore_best_weights=True),
-            ],
-            shuffle=False,  # the batches come shuffled
-            verbose=0,
-        ).history
-    seconds = time.monotonic() - started
-    examples = len(train.targets) * len(history["loss"])
-
-    golden = golden_predictions(
-        spec, partial(_answer, spec, model), problem_named(spec.snapshot.problem).output,
-        table=table, train=train.inputs, test=test.inputs,
-    )  # fmt: skip
-    signature = _export(spec, model, train.inputs, golden, workdir)
-    return write_result(spec, workdir, table, signature, Course(history, examples, seconds, _hardware()))
+    made = _run(spec, data) if spec.fit else _build_and_fit(spec, data)
+    seconds = time.monotonic() - started if spec.fit else made.seconds
+    if isinstance(made.model, Path):
+        signature = _taken(spec, made.model, workdir)
+    else:
+        signature = _exported(spec, made.model, specs_of(data.train.columns), data, workdir)
+    history = made.history or {"seconds": [seconds]}
+    epochs = max(len(values) for values in history.values())
+    return write_result(spec, workdir, signature, Course(history, data.train.rows * epochs, seconds, _hardware()))
 
 
 def _check_environment(spec: TrainingSpec) -> None:
@@ -94,17 +89,35 @@ def _check_environment(spec: TrainingSpec) -> None:
         )
 
 
-class _Split(NamedTuple):
-    """A split in memory."""
+class _Made(NamedTuple):
+    """What the user's code made: a model or a folder, metric → value an epoch, and how long the fitting took."""
 
-    inputs: Columns
-    targets: np.ndarray
-    weights: np.ndarray | None
+    model: keras.Model | Path
+    history: Mapping[str, Sequence[float]]
+    seconds: float = 0.0
 
-    @classmethod
-    def of(cls, spec: TrainingSpec, table: pa.Table) -> _Split:
-        snapshot = spec.snapshot
-        return cls(read_inputs(table, snapshot.features), read_targets(table, snapshot), read_weights(table, snapshot))
+
+def _build_and_fit(spec: TrainingSpec, data: TrainingData) -> _Made:
+    """Let the user's function build the model, and fit it."""
+    if not data.in_memory:
+        log.info("The model function is given %d rows, drawn by chance", len(next(iter(data.train.columns.values()))))
+    model = _build(spec, data.train.columns)
+    if model.steps_per_execution == 1:
+        model.steps_per_execution = _STEPS_A_CALL
+    started = time.monotonic()
+    with _users_code(spec, "Training the model"):
+        history = model.fit(
+            data.train.tf_dataset(spec.batch_size, shuffle=spec.seed),
+            validation_data=data.validation.tf_dataset(spec.batch_size),
+            epochs=spec.epochs,
+            callbacks=[
+                _Progress(spec.epochs),
+                keras.callbacks.EarlyStopping(patience=_PATIENCE, restore_best_weights=True),
+            ],
+            shuffle=False,  # the batches come shuffled
+            verbose=0,
+        ).history
+    return _Made(model, history, time.monotonic() - started)
 
 
 def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
@@ -115,35 +128,17 @@ def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
         model = build(train, seed=spec.seed, **classes, **spec.params)
     if not isinstance(model, keras.Model):
         raise TrainingError(
-            f"The model function did not return a Keras model but {type(model).__name__}.",
-            detail=f"entrypoint {spec.entrypoint!r}",
+            f"The model function did not return a Keras model but {_said(model)}.",
+            detail=spec.named,
             hint="Return a compiled keras.Model.",
         )
-    declared = getattr(model, "inputs", None) or []  # a subclassed model declares none
-    inputs = {tensor.name: tuple(tensor.shape) for tensor in keras.tree.flatten(declared)}
-    if set(inputs) != set(train) or any(shape != (None,) for shape in inputs.values()):
-        raise TrainingError(
-            "The model's inputs are not the snapshot's features.",
-            detail=f"not in the snapshot: {sorted(set(inputs) - set(train))}; "
-            f"not in the model: {sorted(set(train) - set(inputs))}; "
-            f"not one value an example: {sorted(name for name, shape in inputs.items() if shape != (None,))}",
-            hint="Build a functional model with one keras.Input(shape=(), name=feature, dtype=...) for each feature.",
-        )
-    problem = problem_named(spec.snapshot.problem)
-    outputs = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.outputs)]
-    width = problem.width(spec.snapshot.classes)
-    if outputs not in ([[(None,)], [(None, 1)]] if width == 1 else [[(None, width)]]):
-        raise TrainingError(
-            f"The model must have one output, {width} number{'s' if width > 1 else ''} an example: {problem.output}.",
-            detail=f"entrypoint {spec.entrypoint!r}, output shapes {outputs}; the label is {problem.name}"
-            + (f" of the classes {', '.join(spec.snapshot.classes)}" if width > 1 else ""),
-            hint=f"End with {problem.ending}.",
-        )
+    check_model(spec, model, specs_of(train))
     if not model.compiled:
         raise TrainingError(
             "The model function returned a model that is not compiled.",
-            detail=f"entrypoint {spec.entrypoint!r}",
-            hint=f"Call model.compile(optimizer=..., loss=..., metrics=[...]) in it: usual are {problem.ending}.",
+            detail=spec.named,
+            hint="Call model.compile(optimizer=..., loss=..., metrics=[...]) in it: usual are "
+            f"{problem_named(spec.snapshot.problem).ending}.",
         )
     return model
 
@@ -156,30 +151,83 @@ def _takes(function: Any, name: str) -> bool:
         return False
 
 
-def _batches(split: _Split, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
-    """Return whole batches sliced from memory.
+def _run(spec: TrainingSpec, data: TrainingData) -> _Made:
+    """Let the user's function do all of it, and check what it returns."""
+    report = Report()
+    with _users_code(spec, "The fit function"):
+        made = load_object(spec.fit, spec.code_path)(data, spec, report)
+    if isinstance(made, keras.Model):
+        check_model(spec, made, specs_of(data.train.columns))
+        return _Made(made, report.history)
+    if not isinstance(made, str | Path):
+        more = ": its training is over, and the model is in .model" if isinstance(made, keras.callbacks.History) else ""
+        raise TrainingError(
+            f"The fit function returned {_said(made)}, and no model{more}.", detail=spec.named, hint=_RETURN
+        )
+    folder = Path(made)
+    if not (folder / "saved_model.pb").is_file():
+        raise TrainingError(
+            "The fit function returned a folder in which there is no SavedModel.",
+            detail=f"{spec.named}: {folder} {'has no saved_model.pb' if folder.is_dir() else 'is no folder'}",
+            hint=_RETURN,
+        )
+    return _Made(folder, report.history)
 
-    With a seed the rows are shuffled once and the batches anew every epoch, which is several times faster than
-    shuffling rows every epoch, and the same in every process.
+
+class Report:
+    """Says how a fit function gets on, in the log and in the record of the training.
+
+    ``report(epoch=1, loss=0.4, val_auc=0.7)``: any numbers by name. A ``loss`` or ``val_loss`` that is not finite ends
+    the training.
     """
-    rows = len(split.targets)
-    order = slice(None) if seed is None else np.random.default_rng(seed).permutation(rows)
-    # A column for each row, as a layer of one unit gives; places of classes are plain numbers.
-    targets = split.targets if split.targets.dtype == np.int64 else split.targets[:, None]
-    columns: tuple[Any, ...] = (
-        {name: tf.constant(values[order]) for name, values in split.inputs.items()},
-        tf.constant(targets[order]),
-    )
-    if split.weights is not None:
-        columns += (tf.constant(split.weights[order]),)
-    starts = tf.data.Dataset.range(0, rows, batch_size)
-    if seed is not None:
-        starts = starts.shuffle(starts.cardinality(), seed=seed, reshuffle_each_iteration=True)
 
-    def batch(start: tf.Tensor) -> Any:
-        return tf.nest.map_structure(lambda values: values[start : start + batch_size], columns)
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = defaultdict(list)
+        self._calls = 0
 
-    return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    def __call__(self, **values: Any) -> None:
+        """Take the next values: numbers, or tensors of one.
+
+        :raises TrainingError: when one is no number, or a loss is not finite.
+        """
+        self._calls += 1
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        epoch = int(numbers.pop("epoch", self._calls))
+        log.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+        check_finite(numbers, epoch)
+        for name, value in numbers.items():
+            self.history[name].append(value)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(np.asarray(value).item())
+    except (TypeError, ValueError):
+        raise TrainingError(
+            f"report({name}=...) was given no number but {_said(value)}.",
+            hint="Give one number for each name: report(epoch=1, loss=0.4). Of many, their mean.",
+        ) from None
+
+
+def _said(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _taken(spec: TrainingSpec, folder: Path, workdir: Workdir) -> Signature:
+    """Take a copy of the SavedModel that the user's function wrote."""
+    made = temporary_sibling(workdir.saved_model)
+    shutil.copytree(folder, made)
+    return adopt(spec, made, workdir)
+
+
+def _exported(spec: TrainingSpec, model: keras.Model, wanted: Specs, data: TrainingData, workdir: Workdir) -> Signature:
+    def answers(inputs: Columns) -> dict[str, np.ndarray]:
+        with _users_code(spec, "Predicting the golden inputs"):
+            return answer(spec, model, inputs)
+
+    golden = golden_predictions(spec, answers, problem_named(spec.snapshot.problem).output, data)
+    with _users_code(spec, "Exporting the model"):
+        return export(spec, model, wanted, golden, workdir)
 
 
 class _Progress(keras.callbacks.Callback):
@@ -198,64 +246,7 @@ class _Progress(keras.callbacks.Callback):
         """Report, and check."""
         values = ", ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
         log.info("epoch %d/%d: %s (%.1f s)", epoch + 1, self._epochs, values, time.monotonic() - self._started)
-        broken = [name for name in ("loss", "val_loss") if not math.isfinite((logs or {}).get(name, 0.0))]
-        if broken:
-            raise TrainingError(
-                f"The training's {broken[0]} is not a finite number after epoch {epoch + 1}.",
-                detail=values,
-                hint="Handle missing values (NaN) in the model, normalise its inputs, or lower the learning rate.",
-            )
-
-
-def _export(
-    spec: TrainingSpec, model: keras.Model, train: Columns, golden: dict[str, Any], workdir: Workdir
-) -> Signature:
-    """Write the SavedModel with its golden predictions, and let it appear whole."""
-    specs = {name: tf.TensorSpec([None], _TF_TYPES[values.dtype.name], name) for name, values in train.items()}
-
-    problem, classes = problem_named(spec.snapshot.problem), spec.snapshot.classes
-    width = problem.width(classes)
-
-    def serve(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        predicted = keras.tree.flatten(model(inputs, training=False))[0]
-        answer = tf.cast(tf.reshape(predicted, [-1] if width == 1 else [-1, width]), tf.float32)
-        if not classes:
-            return {problem.output: answer}
-        return {problem.output: answer, CLASS: tf.gather(tf.constant(classes), tf.argmax(answer, axis=1))}
-
-    temporary = temporary_sibling(workdir.saved_model)
-    with _users_code(spec, "Exporting the model"):
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        archive.add_endpoint("serving_default", serve, input_signature=[specs])
-        archive.write_out(str(temporary), verbose=False)
-    extra = temporary / "assets.extra"
-    extra.mkdir()
-    (extra / "golden.json").write_text(json.dumps(golden))
-    temporary.rename(workdir.saved_model)
-    return Signature(
-        inputs={name: TensorSpec(dtype=spec.dtype.name, shape=(-1,)) for name, spec in specs.items()},
-        outputs={
-            problem.output: TensorSpec(dtype="float32", shape=(-1,) if width == 1 else (-1, width)),
-            **({CLASS: TensorSpec(dtype="string", shape=(-1,))} if classes else {}),
-        },
-    )
-
-
-def _answer(spec: TrainingSpec, model: keras.Model, inputs: Columns) -> dict[str, np.ndarray]:
-    """Return what the model answers, in memory."""
-    with _users_code(spec, "Predicting the golden inputs"):
-        predicted = _predict(model, inputs)
-    answers = {problem_named(spec.snapshot.problem).output: predicted}
-    if classes := spec.snapshot.classes:
-        answers[CLASS] = np.array(classes, dtype=object)[predicted.argmax(axis=1)]
-    return answers
-
-
-def _predict(model: keras.Model, inputs: Columns) -> np.ndarray:
-    predicted = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
-    answers = np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32)
-    return answers.reshape(-1) if answers.shape[1:] in ((), (1,)) else answers
+        check_finite(logs or {}, epoch + 1)
 
 
 @contextlib.contextmanager
@@ -276,8 +267,10 @@ def _users_code(spec: TrainingSpec, what: str) -> Iterator[None]:
         passing = is_transient(error)
         raise (TransientError if passing else TrainingError)(
             f"{what} raised {type(error).__name__}: {message}",
-            detail="\n         ".join(frames[-_LAST_FRAMES:]) or f"entrypoint {spec.entrypoint!r}",
-            hint=TRIED_AGAIN if passing else f"Correct {spec.entrypoint!r}; the whole traceback is in the log above.",
+            detail="\n         ".join(frames[-_LAST_FRAMES:]) or spec.named,
+            hint=TRIED_AGAIN
+            if passing
+            else f"Correct {spec.fit or spec.entrypoint!r}; the whole traceback is in the log above.",
         ) from error
 
 

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from airflow_mlops.contracts import ColumnProfile
-from airflow_mlops.engine.data.profiles import null_rate, profile_table, quantiles
+from airflow_mlops.contracts import ColumnProfile, Profile
+from airflow_mlops.engine.data.profiles import null_rate, quantiles
 from airflow_mlops.engine.training.inputs import Columns
 from airflow_mlops.exceptions import ConfigError
 
@@ -34,20 +33,33 @@ _MISSING_EVERY = 8
 Inputs = dict[str, list[Any]]
 
 
-def golden_inputs(table: pa.Table, features: Mapping[str, str], seed: int) -> Inputs:
+def golden_inputs(profile: Profile, like: Columns, seed: int) -> Inputs:
     """Return :data:`ROWS` rows of inputs that are no rows of a split; the same for the same split and seed.
 
     Texts, and whole numbers of few values, are values that :data:`SHARED_BY` rows and :data:`SHARE` of them have, and
     a text also :data:`UNSEEN`, in the last row. Other numbers lie between the 5th and the 95th percentile, on a coarse
     grid: one may happen to be somebody's, but is not taken from there. A feature that is missing in the split is
-    missing in some rows. Each feature is drawn on its own.
+    missing in some rows. Each feature is drawn on its own. Vectors are those of the axes, and one of zeros; lists of
+    texts hold :data:`UNSEEN`, or nothing.
 
-    :param table: The training split.
-    :param features: Model input → Arrow type, in order.
+    :param profile: Of the training split.
+    :param like: Columns that have the types and the lengths of vectors.
+    :raises ConfigError: when there are bytes among them: which ones a model can read is not to be guessed.
     """
-    profile = profile_table(table.select(list(features)), dataset="train", key="train", revision="")
     rng = np.random.default_rng(seed)
-    return {name: _column(column, rng) for name, column in profile.columns.items()}
+    made = {}
+    for name, values in like.items():
+        if values.ndim > 1:
+            made[name] = _texts() if values.dtype == object else _vectors(values.shape[1])
+        elif "binary" in profile.columns[name].type:
+            raise ConfigError(
+                f"No golden inputs can be made up for {name!r}: it holds bytes.",
+                detail=f"type {profile.columns[name].type}; a model reads bytes of one format only",
+                hint="Name rows that may leave the data: Trainer(golden='module:function').",
+            )
+        else:
+            made[name] = _column(profile.columns[name], rng)
+    return made
 
 
 def as_columns(inputs: Mapping[str, Any], like: Columns) -> Columns:
@@ -57,13 +69,33 @@ def as_columns(inputs: Mapping[str, Any], like: Columns) -> Columns:
     :raises ConfigError: when they are not the model's inputs, or not of one length.
     """
     try:
-        columns = {name: np.asarray(inputs[name], dtype=values.dtype) for name, values in like.items()}
+        columns = {name: _as_array(inputs[name], values) for name, values in like.items()}
         lengths = {len(values) for values in columns.values()}
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(f"{type(error).__name__}: {error}", like) from None
     if set(inputs) != set(like) or len(lengths) != 1 or lengths == {0}:
         raise _unusable(f"inputs {sorted(inputs)}, rows {sorted(lengths)}", like)
     return columns
+
+
+def _as_array(given: Any, like: np.ndarray) -> np.ndarray:
+    made = np.asarray(given, dtype=like.dtype)
+    if made.ndim != like.ndim or (like.dtype != object and made.shape[1:] != like.shape[1:]):
+        told = "[rows, any]" if like.dtype == object else f"[rows, {', '.join(map(str, like.shape[1:]))}]"
+        raise ValueError(f"shape {made.shape} instead of {told if like.ndim > 1 else '[rows]'}")
+    return made
+
+
+def _vectors(width: int) -> list[Any]:
+    """Return vectors along the axes in turn, one way and the other, and in the last row of zeros."""
+    made = np.zeros((ROWS, width))
+    for row in range(ROWS - 1 if width else 0):
+        made[row, row % width] = 1.0 if (row // width) % 2 == 0 else -1.0
+    return list(made.tolist())
+
+
+def _texts() -> list[Any]:
+    return [[UNSEEN if row % _MISSING_EVERY else ""] for row in range(ROWS)]
 
 
 def _unusable(detail: str, like: Columns) -> ConfigError:

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.contracts import Snapshot
+from airflow_mlops.contracts import Snapshot, TensorSpec
+from airflow_mlops.engine.data.arrow import is_list, list_length
 from airflow_mlops.exceptions import DataError
 from airflow_mlops.problems import problem_named
 
@@ -19,11 +20,16 @@ def read_inputs(table: pa.Table, features: Mapping[str, str]) -> Columns:
     """Return each feature as one raw array: text as ``object`` of ``str``, floats as ``float32``, whole numbers
     as ``int64``, truth values as ``bool``.
 
-    A missing float is NaN and a missing text is ``""``; handling them is the model's business.
+    Lists of floats, such as embeddings, are ``float32`` of shape ``[rows, n]``; lists of text are ``object`` of shape
+    ``[rows, k]``, filled up with ``""`` to the longest of these rows; binary values are ``object`` of ``bytes``.
+
+    A missing float is NaN, a missing text is ``""``, and of a list all of its values are; handling them is the model's
+    business.
 
     :param table: Rows of a split.
     :param features: Model input → Arrow type, in order.
-    :raises DataError: when a column is not there, has a type that no model takes, or lacks whole numbers.
+    :raises DataError: when a column is not there, has a type that no model takes, lacks whole numbers, or has lists of
+        floats of several lengths.
     """
     missing = [name for name in features if name not in table.column_names]
     if missing:
@@ -68,8 +74,22 @@ def read_weights(table: pa.Table, snapshot: Snapshot) -> np.ndarray | None:
     return weights
 
 
+def specs_of(columns: Columns) -> dict[str, TensorSpec]:
+    """Return what a model's signature says of such inputs: any number of rows, and of texts in a row."""
+    specs = {}
+    for name, values in columns.items():
+        text = values.dtype == object
+        more = (-1,) * (values.ndim - 1) if text else values.shape[1:]
+        specs[name] = TensorSpec(dtype="string" if text else values.dtype.name, shape=(-1, *more))
+    return specs
+
+
 def _to_array(name: str, column: pa.ChunkedArray) -> np.ndarray:
     kind = column.type
+    if is_list(kind):
+        return _to_rows(name, column)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return np.asarray(pc.fill_null(column.cast(pa.large_binary()), b"").to_numpy(), dtype=object)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
         return np.asarray(pc.fill_null(column.cast(pa.string()), "").to_numpy(), dtype=object)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -79,7 +99,7 @@ def _to_array(name: str, column: pa.ChunkedArray) -> np.ndarray:
     if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise DataError(
             f"Feature {name!r} has a type that no model takes: {kind}.",
-            detail="a model's inputs are text, floats, whole numbers or truth values",
+            detail="a model takes text, bytes, floats, whole numbers, truth values, and lists of text or floats",
             hint="Turn it into a number in the feature view (a time: into an age or an hour).",
         )
     if column.null_count:
@@ -89,3 +109,28 @@ def _to_array(name: str, column: pa.ChunkedArray) -> np.ndarray:
             hint="Declare it as a float in its feature view.",
         )
     return np.asarray(column.to_numpy(), dtype=bool if pa.types.is_boolean(kind) else np.int64)
+
+
+def _to_rows(name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Return lists of floats or of text as a matrix."""
+    values = column.type.value_type
+    if pa.types.is_floating(values):
+        width = list_length(name, column)
+        known = column.is_valid().to_numpy()
+        matrix = np.full((len(column), width), np.nan, dtype=np.float32)
+        flat = pc.list_flatten(column.drop_null())
+        matrix[known] = np.asarray(flat.cast(pa.float32()).to_numpy()).reshape(int(known.sum()), width)
+        return matrix
+    if pa.types.is_string(values) or pa.types.is_large_string(values):
+        rows = column.to_pylist()
+        longest = max((len(row) for row in rows if row), default=0)
+        padded = np.full((len(rows), max(longest, 1)), "", dtype=object)
+        for place, row in enumerate(rows):
+            if row:
+                padded[place, : len(row)] = [text or "" for text in row]
+        return padded
+    raise DataError(
+        f"Feature {name!r} is of lists that no model takes: {column.type}.",
+        detail="a model's lists are of floats or of text",
+        hint="Let it be a list of floats (an embedding) or of text.",
+    )

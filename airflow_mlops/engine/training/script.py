@@ -19,10 +19,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -30,17 +28,15 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
-from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
+from airflow_mlops.contracts import TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import temporary_sibling
-from airflow_mlops.engine.serving.saved_model import SavedModel
-from airflow_mlops.engine.training.finish import Course, golden_predictions, rows_of, write_result
-from airflow_mlops.engine.training.inputs import Columns, read_inputs
+from airflow_mlops.engine.data.snapshots import check_whole
+from airflow_mlops.engine.training.adopt import adopt
+from airflow_mlops.engine.training.finish import Course, check_finite, write_result
 from airflow_mlops.engine.training.workdir import Workdir
-from airflow_mlops.exceptions import DataError, TrainingError, did_you_mean
-from airflow_mlops.problems import problem_named
+from airflow_mlops.exceptions import TrainingError
 
 VARIABLE = "MLOPS_TRAINING"
 _PROGRESS = "progress.jsonl"
@@ -53,7 +49,6 @@ def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
 
     :raises TrainingError: when it fails, or leaves no SavedModel that takes the snapshot's inputs and answers.
     """
-    table = rows_of(spec, "train")
     made = temporary_sibling(workdir.saved_model)
     progress = workdir.path / _PROGRESS
     progress.unlink(missing_ok=True)
@@ -65,15 +60,20 @@ def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     log.info("Running %s", " ".join(command))
     started = time.monotonic()
     try:
-        status = subprocess.run(
-            command, check=False, stdin=subprocess.DEVNULL, cwd=script.parent, env={**os.environ, VARIABLE: str(told)}
-        ).returncode
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, cwd=script.parent, env={**os.environ, VARIABLE: str(told)}
+        )
     except OSError as error:
         raise TrainingError(
             f"{spec.script} cannot be run.",
             detail=f"{command[0]}: {error.strerror}",
             hint="Name a Python that is there in python=, and a script beside the DAG file in script=.",
         ) from None
+    try:
+        check_whole(spec.snapshot)  # while it starts
+        status = process.wait()
+    finally:
+        process.kill()
     seconds = time.monotonic() - started
     _end_others()
     if status:
@@ -83,12 +83,18 @@ def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
             hint="What it printed is in the log above.",
         )
     history = _history(progress)
-    signature = _finished(spec, made, table)
-    shutil.rmtree(workdir.saved_model, ignore_errors=True)
-    made.rename(workdir.saved_model)
+    if not (made / "saved_model.pb").exists():
+        there = sorted(path.name for path in made.iterdir()) if made.is_dir() else []
+        raise TrainingError(
+            f"{spec.script} ended well and wrote no SavedModel.",
+            detail=f"{made} {'has ' + ', '.join(there) if there else 'is empty or not there'}",
+            hint=f'Write it to the folder that the file of {VARIABLE} names as "saved_model".',
+        )
+    signature = adopt(spec, made, workdir)
     epochs = max((len(values) for values in history.values()), default=1)
-    course = Course(history or {"seconds": [seconds]}, table.num_rows * epochs, seconds, platform.machine())
-    return write_result(spec, workdir, table, signature, course)
+    rows = spec.snapshot.splits["train"].rows
+    course = Course(history or {"seconds": [seconds]}, rows * epochs, seconds, platform.machine())
+    return write_result(spec, workdir, signature, course)
 
 
 def _end_others() -> None:
@@ -140,71 +146,5 @@ def _history(progress: Path) -> dict[str, list[float]]:
         for name, value in values.items():
             if name != "epoch":
                 history[name].append(value)
-        if broken := [name for name in ("loss", "val_loss") if not math.isfinite(values.get(name, 0.0))]:
-            raise TrainingError(
-                f"The training's {broken[0]} is not a finite number.",
-                detail=line[:200],
-                hint="Handle missing values in the model, normalise its inputs, or lower the learning rate.",
-            )
+        check_finite(values, number)
     return history
-
-
-def _finished(spec: TrainingSpec, made: Path, table: Any) -> Signature:
-    """Hold what the script wrote against the snapshot, and pack its golden predictions into it."""
-    if not (made / "saved_model.pb").exists():
-        there = sorted(path.name for path in made.iterdir()) if made.is_dir() else []
-        raise TrainingError(
-            f"{spec.script} ended well and wrote no SavedModel.",
-            detail=f"{made} {'has ' + ', '.join(there) if there else 'is empty or not there'}",
-            hint=f'Write it to the folder that the file of {VARIABLE} names as "saved_model".',
-        )
-    try:
-        with contextlib.closing(SavedModel(made)) as model:
-            signature = model.signature
-            output = _check_signature(spec, signature)
-            inputs = {name: spec.snapshot.features[name] for name in signature.inputs}
-            golden = golden_predictions(
-                spec,
-                lambda columns: _answer(model, columns),
-                output,
-                table=table,
-                train=read_inputs(table, inputs),
-                test=read_inputs(rows_of(spec, "test"), inputs),
-            )
-    except DataError as error:
-        raise TrainingError(
-            f"The SavedModel that {spec.script} wrote cannot be used: {error.headline}",
-            detail=error.detail,
-            hint=error.hint or "Write it whole, with a signature serving_default.",
-        ) from None
-    extra = made / "assets.extra"
-    extra.mkdir(exist_ok=True)
-    (extra / "golden.json").write_text(json.dumps(golden))
-    return signature
-
-
-def _answer(model: SavedModel, columns: Columns) -> dict[str, np.ndarray]:
-    answers = model.run(columns)
-    return {name: values[:, 0] if values.shape[1:] == (1,) else values for name, values in answers.items()}
-
-
-def _check_signature(spec: TrainingSpec, signature: Signature) -> str:
-    """Return the output that is the prediction, of a model that takes the snapshot's inputs."""
-    features = spec.snapshot.features
-    if unknown := [name for name in signature.inputs if name not in features]:
-        raise TrainingError(
-            f"The model takes an input {unknown[0]!r} that the snapshot does not have."
-            f"{did_you_mean(unknown[0], features)}",
-            detail=f"its serving_default has: {', '.join(signature.inputs)}; the snapshot: {', '.join(features)}",
-            hint="Name its inputs as the features, one value a row: tf.TensorSpec([None], ..., name).",
-        )
-    wanted = problem_named(spec.snapshot.problem).output
-    if wanted in signature.outputs:
-        return wanted
-    if len(signature.outputs) != 1:
-        raise TrainingError(
-            f"The model has several outputs, and none is {wanted!r}.{did_you_mean(wanted, signature.outputs)}",
-            detail=f"outputs of its serving_default: {', '.join(signature.outputs)}",
-            hint=f"Name the prediction {wanted!r}.",
-        )
-    return next(iter(signature.outputs))
