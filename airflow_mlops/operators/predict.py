@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from airflow_mlops.exceptions import ConfigError
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
@@ -74,6 +76,7 @@ class PredictOperator(MlopsOperator):
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``; default is that of
         ``source_dataset``, or daily.
+    :param skip_unserved: Skip, instead of failing, where no version has the alias or the label yet.
     :param batch_rows: Rows that the model is asked for at once.
     :param shard_rows: Rows that a retry finds finished, or predicts again.
     :param feast_conn_id: Airflow connection of type ``feast``.
@@ -111,6 +114,7 @@ class PredictOperator(MlopsOperator):
         dataset: str = "",
         key: str = PARTITION_KEY,
         partitioning: str = "",
+        skip_unserved: bool = False,
         batch_rows: int = 8_192,
         shard_rows: int = 262_144,
         feast_conn_id: str = FeastHook.default_conn_name,
@@ -129,6 +133,7 @@ class PredictOperator(MlopsOperator):
         self.dataset = dataset
         self.key = key
         self.partitioning = partitioning
+        self.skip_unserved = skip_unserved
         self.batch_rows = batch_rows
         self.shard_rows = shard_rows
         self.feast_conn_id = feast_conn_id
@@ -183,6 +188,16 @@ class PredictOperator(MlopsOperator):
     @abstractmethod
     def scorer(self, context: Context) -> AbstractContextManager[Scorer]:
         """Return who predicts, for the length of a block."""
+
+    @contextmanager
+    def looking_up(self) -> Iterator[None]:
+        """Skip where there is no version yet, if that is what is asked for."""
+        try:
+            yield
+        except DataError as error:
+            if not self.skip_unserved:
+                raise
+            raise AirflowSkipException(f"Nothing is predicted: {error.headline}") from None
 
     def _cut(self, store: PartitionStore) -> Partitioning:
         """Return how the predictions are cut into partitions."""
@@ -289,16 +304,20 @@ class TensorFlowPredictOperator(PredictOperator):
         return folder, said(self.version)
 
     def _of_registry(self, context: Context) -> tuple[Path, str]:
+        from airflow_mlops.engine.registry.elsewhere import fetch_version
+
         hook = MLflowHook(self.mlflow_conn_id)
         registry = hook.get_conn()
         if said(self.version):
             version = str(whole_version(self.version))
         else:
             alias = require(self.alias, "alias", "Name an alias such as champion, or a version.")
-            version = registry.by_alias(self.model, alias).version
+            with self.looking_up():
+                version = registry.by_alias(self.model, alias).version
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, version))
         cache = registry_cache(self.home_path, self.model, version)
-        return registry.download(self.model, version, cache), version
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        return fetch_version(registry, ledger, self.model, int(version), cache).saved_model, version
 
 
 class TFServingPredictOperator(PredictOperator):
@@ -341,4 +360,6 @@ class TFServingPredictOperator(PredictOperator):
         version = whole_version(self.version) if said(self.version) else None
         label = None if version else require(self.version_label, "version_label", "Name one such as stable.")
         with hook.get_conn() as client:
-            yield ThroughServer(client, model=self.model, version=version, label=label, in_flight=self.in_flight)
+            with self.looking_up():
+                model = ThroughServer(client, model=self.model, version=version, label=label, in_flight=self.in_flight)
+            yield model

@@ -61,6 +61,7 @@ def batch_predict_dag(pipeline: ModelPipeline, batch: BatchPredict) -> DAG:
             "service": pipeline.features.name,
             "suite": batch.suite or "",
             "dataset": dataset,
+            "skip_unserved": True,
             "key": f"{{{{ params.key or partition_key or latest('{cut}', '{source.end or ''}') }}}}",
             "feast_conn_id": pipeline.features.conn_id,
             "ledger_conn_id": pipeline.ledger_conn_id,

@@ -48,6 +48,7 @@ NOT_TEMPLATED = {
         "tolerance",
         "require_verdict",
         "require_golden",
+        "skip_unserved",
         "keep",
         "notify",
         "may_be_empty",

@@ -73,6 +73,17 @@ def vectors(data, spec, report):
     model.fit(data.train.tf_dataset(64, shuffle=1), verbose=0)
     return model
 
+def pictures(data, spec, report):
+    photo = keras.Input((), name="photo", dtype="string")
+    size = keras.layers.Lambda(lambda one: tf.cast(tf.strings.length(one), tf.float32)[:, None], (1,))(photo)
+    model = keras.Model(photo, keras.layers.Dense(1, activation="sigmoid")(size))
+    model.compile(loss="binary_crossentropy")
+    model.fit(data.train.tf_dataset(64, shuffle=1), verbose=0)
+    return model
+
+def rows(test):
+    return {name: values[:4] for name, values in test.items()}
+
 def nothing(data, spec, report):
     _model(data)
 
@@ -209,6 +220,20 @@ def test_vectors_from_the_snapshot_to_what_is_served(code: Path, tmp_path: Path)
         assert model.signature.inputs == result.signature.inputs
         assert Golden.read(Path(result.saved_model)).check(model.run, model.signature, 1e-5).rows == 32
     assert evaluate(snapshot, Path(result.saved_model)).metrics["challenger"]["auc"] > 0.6
+
+
+def test_bytes_that_are_no_text(code: Path, tmp_path: Path):
+    tables = {}
+    for seed, name in enumerate(("train", "validation", "test")):
+        photos = pa.array([b"\xff\xd8" * (n % 5) for n in range(300)])
+        tables[name] = flights(300, seed, START).append_column("photo", photos)
+    snapshot = write_snapshot(tmp_path, tables).model_copy(update={"features": {"photo": "binary"}})
+    how = {"entrypoint": "", "fit": "fit_functions:pictures", "code_path": str(code)}
+    result = fitted(make_spec(snapshot, **how, golden="fit_functions:rows"), tmp_path / "t")
+    golden = Golden.read(Path(result.saved_model))
+    assert golden.inputs["photo"][1] == {"b64": "/9g="}
+    with SavedModel(Path(result.saved_model)) as model:
+        assert golden.check(model.run, model.signature, 1e-5).rows == 4
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_mlops.contracts import Evaluation
 from airflow_mlops.engine.data.snapshots import read_split
@@ -143,6 +143,15 @@ def test_champion_and_stable_give_the_same_and_what_training_sees(service, run):
     assert run(TensorFlowPredictOperator, dataset="in_process", suite="suites:predictions", columns=["zone"]) == {
         **ours, "taken_up": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("operator", "nobody"),
+    [(TensorFlowPredictOperator, {"alias": "nobody"}), (TFServingPredictOperator, {"version_label": "nobody"})],
+)
+def test_where_no_version_serves_yet_it_is_skipped_if_asked(run, operator, nobody):
+    with pytest.raises(AirflowSkipException, match="Nothing is predicted"):
+        run(operator, dataset="skipped", skip_unserved=True, **nobody)
 
 
 def test_a_suite_that_blocks(service, run):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import checksums
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.serving.golden import listed
 from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
@@ -97,8 +98,8 @@ def golden_predictions(
             hint=f"End with {problem.ending}.",
         )
     return {
-        "inputs": {name: _listed(values[answered]) for name, values in inputs.items()},
-        "outputs": {name: _listed(np.asarray(values)[answered]) for name, values in answers.items()},
+        "inputs": {name: listed(values[answered]) for name, values in inputs.items()},
+        "outputs": {name: listed(np.asarray(values)[answered]) for name, values in answers.items()},
     }
 
 
@@ -124,18 +125,3 @@ def write_result(spec: TrainingSpec, workdir: Workdir, signature: Signature, cou
     write_text(workdir.checksums, json.dumps(checksums(workdir.saved_model), indent=2))
     write_text(workdir.result, result.to_json())
     return result
-
-
-def _listed(values: np.ndarray) -> list[Any]:
-    """Return values as JSON has them: texts of a SavedModel come as bytes.
-
-    :raises TrainingError: when bytes are no text: a file of golden predictions cannot hold them.
-    """
-    try:
-        return [one.decode() if isinstance(one, bytes) else one for one in values.tolist()]
-    except UnicodeDecodeError:
-        raise TrainingError(
-            "Golden predictions hold bytes that are no text.",
-            detail="they are kept as JSON, in UTF-8",
-            hint="Let the model take texts, such as base64 that it decodes itself with tf.io.decode_base64.",
-        ) from None
