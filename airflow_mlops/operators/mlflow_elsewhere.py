@@ -31,10 +31,12 @@ class MLflowRegisterSavedModelOperator(MlopsOperator):
     :param samples: File of sample requests, a Parquet or a JSON file as TensorFlow Serving takes it. Empty takes
         MLflow's input example or the warm-up records of the SavedModel, if there are any.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``: while the model is halted there, this is
+        skipped. None minds no halt.
     """
 
-    stopped_by_halt = "if known"
-    template_fields = (*MlopsOperator.template_fields, "model", "source", "samples", "mlflow_conn_id")
+    stopped_by_halt = "if known"  # it needs nothing else of the ledger
+    template_fields = (*MlopsOperator.template_fields, "model", "source", "samples", "mlflow_conn_id", "ledger_conn_id")
     operator_extra_links = (MLflowRunLink(), MLflowModelVersionLink())
 
     def __init__(
@@ -44,6 +46,7 @@ class MLflowRegisterSavedModelOperator(MlopsOperator):
         source: str,
         samples: str = "",
         mlflow_conn_id: str = MLflowHook.default_conn_name,
+        ledger_conn_id: str | None = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,6 +54,7 @@ class MLflowRegisterSavedModelOperator(MlopsOperator):
         self.source = source
         self.samples = samples
         self.mlflow_conn_id = mlflow_conn_id
+        self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> RegisteredVersion:
         """Find the model, prove that it answers, register it, and return the version."""

@@ -21,6 +21,7 @@ from airflow_mlops.operators.mlflow import (
     MLflowJudgeModelOperator,
     MLflowRegisterModelOperator,
 )
+from airflow_mlops.operators.mlflow_elsewhere import MLflowRegisterSavedModelOperator
 from airflow_mlops.operators.runbook import HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from airflow_mlops.operators.tf_serving import (
@@ -37,6 +38,7 @@ STOPPED = [
     MLflowFetchApprovedModelOperator,
     MLflowJudgeModelOperator,
     MLflowRegisterModelOperator,
+    MLflowRegisterSavedModelOperator,
     TFServingLoadVersionOperator,
     TFServingPromoteVersionOperator,
     TFServingPublishModelOperator,

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 
 from airflow_mlops.engine.training.inputs import Columns
@@ -39,33 +41,66 @@ def kept(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dataset
 
 
 def streamed(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dataset:
-    """Return batches of a split that is read anew every epoch, one window ahead of what is trained on."""
-    layout = _Layout.of(split.columns)
+    """Return batches of a split that is read anew every epoch, one window ahead of what is trained on.
+
+    Texts go to TensorFlow as places in a list of those that a window has: a Python string for each row would hold up
+    the training, which needs the interpreter too.
+    """
+    texts = [name for name, values in split.columns.items() if values.dtype == object and values.ndim == 1]
+    others = {name: values[:1] for name, values in split.columns.items() if name not in texts}
+    layout = _Layout.of(others)
     epochs = itertools.count()
+
+    def part(rows: pa.Table, rng: np.random.Generator | None) -> tuple[np.ndarray, ...]:
+        order = None if rng is None else rng.permutation(rows.num_rows)
+        words, places = _encoded(rows, texts)
+        block = layout.block(*split.arrays(rows, list(others)), order)
+        return (words, places if order is None else places[:, order], *block)
 
     def windows() -> Iterator[tuple[np.ndarray, ...]]:
         rng = None if seed is None else np.random.default_rng([seed, next(epochs)])
-        rest: list[np.ndarray] | None = None
-        for rows in split.windows(rng):
-            order = None if rng is None else rng.permutation(rows.num_rows)
-            block = layout.block(*split.arrays(rows), order)
-            if rest is not None:
-                block = layout.joined(rest, block)
-            whole = layout.rows(block) - layout.rows(block) % batch_size
-            yield tuple(layout.slice(block, 0, whole))
-            rest = layout.slice(block, whole, None)
-        if rest is not None and layout.rows(rest):
-            yield tuple(rest)
+        rest: pa.Table | None = None
+        for read in split.windows(rng):
+            rows = read if rest is None else pa.concat_tables([rest, read])
+            whole = rows.num_rows - rows.num_rows % batch_size
+            if whole:
+                yield part(rows.slice(0, whole), rng)
+            rest = rows.slice(whole)
+        if rest is not None and rest.num_rows:
+            yield part(rest, rng)
 
-    def cut(*block: tf.Tensor) -> tf.data.Dataset:
-        starts = tf.data.Dataset.range(0, tf.shape(block[layout.targets], tf.int64)[0], batch_size)
-        return starts.map(lambda start: layout.batch(block, start, batch_size))
+    def cut(words: tf.Tensor, places: tf.Tensor, *block: tf.Tensor) -> tf.data.Dataset:
+        def batch(start: tf.Tensor) -> tuple[Any, ...]:
+            inputs, *answers = layout.batch(block, start, batch_size)
+            found = tf.unstack(tf.gather(words, places[:, start : start + batch_size]), num=len(texts))
+            named = inputs | dict(zip(texts, found, strict=True))
+            return ({name: named[name] for name in split.columns}, *answers)
 
-    known = {name: values[:1] for name, values in split.columns.items()}
-    row = layout.block(known, *split.answers(next(split.windows(None)).slice(0, 1)))
-    batches = tf.data.Dataset.from_generator(windows, output_signature=layout.signature(row)).prefetch(2).flat_map(cut)
+        return tf.data.Dataset.range(0, tf.shape(block[layout.targets], tf.int64)[0], batch_size).map(batch)
+
+    first = part(next(split.windows(None)).slice(0, 1), None)
+    told = (
+        tf.TensorSpec([None], tf.string),
+        tf.TensorSpec([len(texts), None], tf.int32),
+        *layout.signature(list(first[2:])),
+    )
+    batches = tf.data.Dataset.from_generator(windows, output_signature=told).prefetch(2).flat_map(cut)
     steps = math.ceil(split.rows / batch_size)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
+
+
+def _encoded(rows: pa.Table, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different texts of some columns, and of each column a line of places in them."""
+    words: list[bytes] = []
+    places = np.empty((len(names), rows.num_rows), np.int32)
+    for line, name in zip(places, names, strict=True):
+        column = rows.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        column = pc.fill_null(column.cast(pa.binary()), b"").combine_chunks().dictionary_encode()
+        np.add(column.indices.to_numpy(), len(words), out=line)
+        words += column.dictionary.to_pylist()
+    return np.array(words, dtype=object), places
 
 
 class _Layout(NamedTuple):
@@ -108,18 +143,6 @@ class _Layout(NamedTuple):
         lines = len(self.together)
         return [part[:, start:end] if place < lines else part[start:end] for place, part in enumerate(block)]
 
-    def rows(self, block: list[np.ndarray]) -> int:
-        """Return how many rows a block has."""
-        return len(block[self.targets])
-
-    def joined(self, one: list[np.ndarray], other: list[np.ndarray]) -> list[np.ndarray]:
-        """Return the rows of both."""
-        lines = len(self.together)
-        return [
-            np.concatenate(pair, axis=1) if place < lines else _joined(*pair)
-            for place, pair in enumerate(zip(one, other, strict=True))
-        ]
-
     def signature(self, block: list[np.ndarray]) -> tuple[tf.TensorSpec, ...]:
         """Return what any block is like, by one."""
         shapes = [
@@ -140,11 +163,3 @@ class _Layout(NamedTuple):
             inputs |= dict(zip(names, tf.unstack(part, num=len(names)), strict=True))
         inputs |= dict(zip(self.alone, parts[len(self.together) :], strict=False))
         return (inputs, *parts[self.targets :])
-
-
-def _joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the rows of two parts; lists of texts are filled up to the longest."""
-    if one.dtype == object and one.shape[1] != other.shape[1]:
-        width = max(one.shape[1], other.shape[1])
-        one, other = (np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values="") for part in (one, other))
-    return np.concatenate([one, other])

@@ -12,7 +12,7 @@ many rows there are. TensorFlow is imported where batches are asked for, and not
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,9 +127,15 @@ class SplitData:
         """The inputs as arrays; of a split that is streamed, of rows by chance, some :data:`SAMPLE_ROWS`."""
         return read_inputs(self._table if self.in_memory else self._sample(), self.snapshot.features)
 
-    def arrays(self, rows: pa.Table) -> tuple[Columns, np.ndarray, np.ndarray | None]:
-        """Return some rows' inputs, labels and weights."""
-        inputs = read_inputs(rows, self.snapshot.features)
+    def arrays(
+        self, rows: pa.Table, names: Sequence[str] | None = None
+    ) -> tuple[Columns, np.ndarray, np.ndarray | None]:
+        """Return some rows' inputs, labels and weights.
+
+        :param names: Of these inputs only.
+        """
+        features = self.snapshot.features
+        inputs = read_inputs(rows, features if names is None else {name: features[name] for name in names})
         for name, values in inputs.items():
             if values.ndim > 1 and not values.shape[1]:  # not a vector among them: the others say how long one is
                 inputs[name] = np.full((len(values), *self.columns[name].shape[1:]), np.nan, np.float32)
