@@ -295,6 +295,10 @@ def test_a_history_of_tables(shop, world, updated_at, monkeypatch):
     assert len(asked) == (0 if updated_at else 2 * DAYS), "what says that nothing changed is not extracted"
 
     asked.clear()
+    assert load(world, made, again=True).refused == []
+    assert len(asked) == 2 * DAYS, "as after a change of the contract"
+
+    asked.clear()
     shop.run("UPDATE rides SET km = km + 1, changed = '2024-03-21' WHERE called_at < '2024-03-02+00'")
     changed = load(world, made)
     assert changed.sealed == 1

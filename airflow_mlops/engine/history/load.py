@@ -208,7 +208,9 @@ class _Load:
             self.say(f"sealed {n} of {len(jobs)} partitions, up to {key}")
 
     def _without_unchanged(self, jobs: list[tuple[Feed, str]]) -> list[tuple[Feed, str]]:
-        """Return the jobs without those of tables that say that nothing changed."""
+        """Return the jobs without those of tables that say that nothing changed; all where they are read again."""
+        if self.again:
+            return jobs
         known: set[tuple[str, str]] = set()
         for feed in self.pipeline.feeds:
             keys = [key for one, key in jobs if one is feed]
