@@ -155,6 +155,8 @@ def _of_database(error: Any) -> bool:
 
 def _http_status(error: Any) -> int | None:
     """Return the status that a server answered with, as the usual clients keep it."""
+    if any(base.__name__ == "AirflowException" for base in type(error).__mro__):
+        return None  # each has a status of 500, which is for Airflow's own API
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):  # botocore
         found = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")

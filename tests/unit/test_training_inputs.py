@@ -18,6 +18,7 @@ TABLE = pa.table(
         "delay": [1.5, None, 3.0],
         "count": [1, 2, 3],
         "holes": pa.array([1, None, 3], pa.int64()),
+        "hash": pa.array([1, 2, 2**63], pa.uint64()),
         "nothing": pa.nulls(3),
         "weekend": [True, False, True],
         "when": [datetime(2013, 1, 1, tzinfo=UTC)] * 3,
@@ -51,7 +52,11 @@ def test_raw_values_in_the_types_of_a_model():
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("holes", "whole numbers, and 1 are missing"), ("when", "has a type that no model takes: timestamp")],
+    [
+        ("holes", "whole numbers, and 1 are missing"),
+        ("when", "has a type that no model takes: timestamp"),
+        ("hash", "too large for a model"),
+    ],
 )
 def test_what_a_model_cannot_take_is_named(name: str, says: str):
     with pytest.raises(DataError, match=rf"Feature '{name}'.*{says}"):

@@ -20,6 +20,7 @@ import pytest
 import requests
 import sqlalchemy
 import sqlalchemy.exc
+from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops.engine.users_code import is_transient, users_code
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
@@ -141,6 +142,7 @@ def test_what_will_be_raised_again_is_final(tmp_path):
         *answered(404),
         *answered(401),
         requests.exceptions.MissingSchema(),
+        AirflowFailException("no"),
         like("snowflake.connector.errors", "ProgrammingError"),
         wrapped(KeyError("carrier")),
         in_own_words(KeyError("carrier")),

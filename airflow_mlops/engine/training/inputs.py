@@ -108,7 +108,16 @@ def _to_array(name: str, column: pa.ChunkedArray) -> np.ndarray:
             detail=f"type {kind}, {len(column)} rows; only a float can be missing (NaN)",
             hint="Declare it as a float in its feature view.",
         )
-    return np.asarray(column.to_numpy(), dtype=bool if pa.types.is_boolean(kind) else np.int64)
+    if pa.types.is_boolean(kind):
+        return np.asarray(column.to_numpy(), dtype=bool)
+    try:
+        return np.asarray(pc.cast(column, pa.int64()).to_numpy(), dtype=np.int64)
+    except pa.ArrowInvalid:
+        raise DataError(
+            f"Feature {name!r} holds whole numbers that are too large for a model.",
+            detail=f"type {kind}; a model takes int64, up to 2**63 - 1",
+            hint="An id or a hash is a text: declare it as one in its feature view.",
+        ) from None
 
 
 def _to_rows(name: str, column: pa.ChunkedArray) -> np.ndarray:
