@@ -26,8 +26,8 @@ from airflow_mlops.engine.data.retention import RetentionReport, sweep_partition
 from airflow_mlops.engine.data.shared import origin
 from airflow_mlops.engine.data.snapshots import MANIFEST
 from airflow_mlops.engine.features.governance import consumers
+from airflow_mlops.engine.home_files import Lying, drop, here, lying
 from airflow_mlops.engine.locks import locked
-from airflow_mlops.engine.lying import Lying, drop, here, lying
 from airflow_mlops.engine.serving.deployments import deployments, kept_versions
 from airflow_mlops.engine.serving.model_store import LOCK_FILE
 from airflow_mlops.exceptions import ConfigError

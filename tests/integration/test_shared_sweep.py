@@ -12,7 +12,7 @@ from airflow_mlops.engine.data import shared, storage
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.shared import fetch, share
 from airflow_mlops.engine.data.snapshots import load_snapshot
-from airflow_mlops.engine.lying import drop
+from airflow_mlops.engine.home_files import drop
 from airflow_mlops.engine.sweep import SweepReport, sweep
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.faulty_s3 import FaultyS3, faulty_s3
