@@ -15,6 +15,7 @@ from airflow_mlops.moments import parse_day_or_moment
 
 if TYPE_CHECKING:
     from airflow_mlops.contracts import Deployment
+    from airflow_mlops.engine.ledger import Ledger
 
 _GATES = 'Name a JSON file with a list such as [{"metric": "auc", "min": 0.65}].'
 
@@ -159,7 +160,7 @@ def _rejudge(options: argparse.Namespace) -> None:
         home,
         options.model,
         options.version,
-        lambda number: _saved_model(home, options.model, number),
+        lambda number: _saved_model(ledger, home, options.model, number),
         gates=gates,
         on=options.on,
     )
@@ -182,14 +183,16 @@ def _read_gates(file: Path) -> list[dict[str, Any]]:
     return gates
 
 
-def _saved_model(home: Path, model: str, version: int) -> Path:
+def _saved_model(ledger: Ledger, home: Path, model: str, version: int) -> Path:
     """Return where a version's SavedModel lies here; else fetch it from the registry."""
     for folder in ("models", "registry"):
         if (home / folder / model / str(version)).is_dir():
             return home / folder / model / str(version)
+    from airflow_mlops.engine.registry.elsewhere import fetch_version
     from airflow_mlops.hooks.mlflow import MLflowHook
 
-    return MLflowHook().get_conn().download(model, str(version), home / "registry" / model / str(version))
+    cache = home / "registry" / model / str(version)
+    return fetch_version(MLflowHook().get_conn(), ledger, model, version, cache).saved_model
 
 
 def _pinned(state: Deployment) -> str:

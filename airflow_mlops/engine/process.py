@@ -13,11 +13,18 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import psutil
+
+MARK = "MLOPS_CHILD"
+"""Environment variable by which a child, and all that it starts, is told in whatever session that is."""
 
 _LAST_LINES = 5
 _LONGEST_LINE = 16_384
@@ -41,7 +48,7 @@ class Ended(NamedTuple):
 
 
 class ChildProcess:
-    """A child process and what it starts, in a session of its own.
+    """A child process and what it starts, in a session of its own. What leaves the session is ended with it too.
 
     The child is to call :func:`die_with_parent`. :meth:`kill` may be called from a signal handler or another thread.
 
@@ -57,6 +64,7 @@ class ChildProcess:
     ) -> None:
         self._log = log
         self._ended = False
+        self._mark = uuid.uuid4().hex
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,  # never written to: its end tells the child that this process is gone
@@ -64,7 +72,7 @@ class ChildProcess:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            env=env,
+            env={**env, MARK: self._mark},
             cwd=cwd,
             start_new_session=True,
         )
@@ -79,6 +87,8 @@ class ChildProcess:
         if not self._ended:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            for process in marked(self._mark):
+                process.kill()
 
     def wait(self, timeout: float) -> Ended:
         """Hand on what the child prints until it ends, then end what it left running.
@@ -126,6 +136,16 @@ class ChildProcess:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             self.kill()
+
+
+def marked(mark: str) -> Iterator[psutil.Process]:
+    """Yield the processes that have a mark in their environment, this one aside."""
+    import psutil  # not where another interpreter loads this
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                yield process
 
 
 def die_with_parent() -> None:

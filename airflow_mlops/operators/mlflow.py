@@ -293,16 +293,18 @@ class MLflowRejudgeModelOperator(MlopsOperator):
     def perform(self, context: Context) -> RejudgedVersion:
         """Judge again; fail when the verdict on the same data is another one."""
         from airflow_mlops.engine.evaluation.rejudge import demand_repeat, rejudge_version
+        from airflow_mlops.engine.registry.elsewhere import fetch_version
 
         version = whole_version(self.version)
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
 
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+
         def fetched(number: int) -> Path:
             cache = registry_cache(self.home_path, self.model, number)
-            return hook.get_conn().download(self.model, str(number), cache)
+            return fetch_version(hook.get_conn(), ledger, self.model, number, cache).saved_model
 
-        ledger = LedgerHook(self.ledger_conn_id).get_conn()
         again = rejudge_version(ledger, self.home_path, self.model, version, fetched, on=said(self.snapshot))
         for reason in again.reasons:
             self.log.warning("%s", reason)
@@ -363,6 +365,7 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
         """Choose, fetch, and return the version."""
         from airflow_mlops.engine.data.shared import send
         from airflow_mlops.engine.evaluation.approvals import choose_version
+        from airflow_mlops.engine.registry.elsewhere import fetch_version
 
         asked = whole_version(self.version) if self.version not in (None, "", "None") else None
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
@@ -375,7 +378,7 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
         cache = registry_cache(self.home_path, self.model, version)
-        saved_model = hook.get_conn().download(self.model, str(version), cache)
+        saved_model = fetch_version(hook.get_conn(), ledger, self.model, version, cache).saved_model
         send(saved_model)  # whoever publishes it may be another worker
         return FetchedVersion(
             model=self.model, version=version, saved_model=str(saved_model), passed=list(choice.overrides)

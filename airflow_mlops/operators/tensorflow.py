@@ -322,6 +322,8 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
     :param snapshot: id of the snapshot to measure it on.
     :param slices: Model inputs by whose values the challenger is measured too.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``, where the champion is.
+    :param ledger_conn_id: Airflow connection of type ``mlops_ledger``: what a champion that somebody else logged
+        consists of is written down there.
     """
 
     template_fields = (
@@ -332,6 +334,7 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
         "snapshot",
         "slices",
         "mlflow_conn_id",
+        "ledger_conn_id",
     )
 
     def __init__(
@@ -343,6 +346,7 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
         snapshot: str = "",
         slices: Sequence[str] = (),
         mlflow_conn_id: str = MLflowHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -352,11 +356,13 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
         self.snapshot = snapshot
         self.slices = slices
         self.mlflow_conn_id = mlflow_conn_id
+        self.ledger_conn_id = ledger_conn_id
 
     def perform(self, context: Context) -> EvaluatedModel:
         """Evaluate and return the metrics."""
         from airflow_mlops.engine.evaluation.evaluate import evaluate
         from airflow_mlops.engine.ledger import as_json
+        from airflow_mlops.engine.registry.elsewhere import fetch_version
         from airflow_mlops.engine.registry.registry import CHAMPION
         from airflow_mlops.engine.training.workdir import Workdir
 
@@ -365,7 +371,8 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
         champion, fetched = registry.find_alias(self.model, CHAMPION), None
         if champion is not None:
             cache = registry_cache(self.home_path, self.model, champion.version)
-            fetched = registry.download(self.model, champion.version, cache)
+            ledger = LedgerHook(self.ledger_conn_id).get_conn()
+            fetched = fetch_version(registry, ledger, self.model, int(champion.version), cache).saved_model
         evaluation = evaluate(
             snapshot,
             saved_model,

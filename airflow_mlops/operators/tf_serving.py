@@ -217,6 +217,7 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
     def perform(self, context: Context) -> PublishedVersion:
         """Publish and return where it lies."""
         from airflow_mlops.engine.data.shared import fetch
+        from airflow_mlops.engine.registry.elsewhere import check_seen
         from airflow_mlops.engine.serving.compatibility import check_server, trained_with
         from airflow_mlops.engine.serving.golden_cases import cases
         from airflow_mlops.engine.serving.model_store import publish
@@ -226,6 +227,7 @@ class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
         self.check_features(self.model, version)
         hook = TFServingHook(self.tf_serving_conn_id)
         fetch(Path(source))
+        check_seen(LedgerHook(self.ledger_conn_id).get_conn(), self.model, version, Path(source))
         check_server(self.tf_serving_conn_id, hook.tensorflow_version(), trained_with(Path(source)))
         with self.rollout(context) as rollout:
             path = publish(

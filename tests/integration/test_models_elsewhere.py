@@ -19,8 +19,9 @@ import pytest
 from mlflow import MlflowClient
 
 from airflow_mlops import cli
+from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.engine.registry.elsewhere import fetch_version, make_servable
+from airflow_mlops.engine.registry.elsewhere import check_seen, fetch_version, make_servable
 from airflow_mlops.engine.registry.registry import Registry
 from airflow_mlops.engine.serving.client import ServingClient
 from airflow_mlops.engine.serving.deployments import deployment
@@ -90,6 +91,11 @@ def test_sample_requests_as_parquet_and_as_json(made: Path, tmp_path: Path):
         ({"inputs": {"words": [], "pixels": [], "factor": 1.0}}, "do not fit|are empty"),
         ({"inputs": {"wrods": [["a"]]}}, "do not fit the model"),
         (["a"], "do not fit the model"),
+        ({"signature_name": "length", "inputs": {"words": [["a"]]}}, "They are for the signature 'length'"),
+        (
+            {"inputs": {"words": [["a"], ["b"]], "pixels": [[[1, 2], [3, 4]]], "factor": 1.0}},
+            "inputs of different lengths",
+        ),
         ("{", "do not fit the model"),
     ],
 )
@@ -101,6 +107,21 @@ def test_samples_that_do_not_fit(made: Path, tmp_path: Path, request_: Any, word
     with pytest.raises(DataError, match=words):
         make_servable(source, tmp_path / "model", file)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["requests.json", "source"]
+
+
+def test_samples_of_a_model_that_nobody_can_ask_them(made: Path, tmp_path: Path):
+    (tmp_path / "requests.json").write_text('{"inputs": {"words": [["a"]]}}')
+    with pytest.raises(DataError, match=r"no signature 'serving_default'(.|\n)*it has length"):
+        make_servable(made / "other", tmp_path / "model", tmp_path / "requests.json")
+
+
+def test_what_was_fetched_first_is_what_is_published(made: Path, registry: Registry, ledger: Ledger, tmp_path: Path):
+    first = fetch_version(registry, ledger, "colleague", 1, tmp_path / "1")
+    elsewhere = fetch_version(registry, ledger, "colleague", 1, tmp_path / "other worker" / "1")
+    assert tree_hash(first.saved_model) == tree_hash(elsewhere.saved_model)
+    check_seen(ledger, "colleague", 1, first.saved_model)
+    with pytest.raises(GateError, match="not what the registry has as that"):
+        check_seen(ledger, "colleague", 1, made / "several")
 
 
 def test_without_samples_it_says_what_is_unproven(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -131,7 +152,8 @@ def test_any_version_is_fetched_and_its_files_are_written_down(
     made: Path, registry: Registry, ledger: Ledger, tmp_path: Path
 ):
     first = fetch_version(registry, ledger, "colleague", 1, tmp_path / "1")
-    assert set(first.signature.inputs) == {"price", "vector"}
+    with closing(SavedModel(first.saved_model)) as model:
+        assert set(model.signature.inputs) == {"price", "vector"}
     assert first.golden == 2, "from MLflow's input example"
     assert fetch_version(registry, ledger, "colleague", 1, tmp_path / "1") == first
     assert len(ledger.facts("model_seen", "colleague")) == 1

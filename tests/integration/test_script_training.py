@@ -147,9 +147,10 @@ tf.saved_model.save(m, told["saved_model"], signatures={"serving_default": m.ser
     [
         ("dep_dely", '"probability": inputs["dep_dely"]', "takes an input 'dep_dely' that the snapshot does not have"),
         ("N", '"probability": inputs["N"] * 0 + 7', r"cannot be a binary prediction: a probability lies from 0 to 1"),
+        ("N", '"probability": tf.stack([inputs["N"]] * 2, axis=1)', r"must give 1 number an example: probability"),
         ("N", '"probabilty": inputs["N"], "other": inputs["N"]', "none is 'probability'. Did you mean 'probabilty'"),
     ],
-    ids=["input", "values", "outputs"],
+    ids=["input", "values", "outputs", "width"],
 )
 def test_a_model_of_another_shape_is_refused(tmp_path, snapshot, name, outputs, words):
     number = next(name for name, kind in snapshot.features.items() if kind == "double")
@@ -160,7 +161,12 @@ def test_a_model_of_another_shape_is_refused(tmp_path, snapshot, name, outputs, 
 
 
 def test_what_it_leaves_running_is_ended(tmp_path, snapshot, caplog):
-    text = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)  # left'])\n"
+    text = (
+        "import subprocess, sys\n"
+        "for apart in (False, True):\n"
+        "    left = [sys.executable, '-c', 'import time; time.sleep(600)  # left']\n"
+        "    subprocess.Popen(left, start_new_session=apart)\n"
+    )
     started = time.monotonic()
     with caplog.at_level(logging.INFO), pytest.raises(TrainingError, match="wrote no SavedModel"):
         run(tmp_path, snapshot, text)

@@ -121,16 +121,16 @@ def unknown():
 def killed():
     os.kill(os.getpid(), 9)
 
-def waits(file):
+def waits(file, apart=False):
     import subprocess
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=apart)
     Path(file).write_text(str(child.pid))
     print("waiting", flush=True)
     time.sleep(600)
 
-def starts():
+def starts(apart=False):
     import subprocess
-    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=apart).pid
 
 def prints():
     for _ in range(30):
@@ -230,10 +230,11 @@ def test_it_gets_none_of_airflows_secrets(theirs, monkeypatch):
     assert call(theirs.secrets) == []
 
 
-def test_in_time_it_is_stopped_with_what_it_started(theirs, tmp_path):
+@pytest.mark.parametrize("apart", [False, True])
+def test_in_time_it_is_stopped_with_what_it_started(theirs, tmp_path, apart):
     started = time.monotonic()
     with pytest.raises(TrainingError, match=r"waits\(\) did not end within 2 s(.|\n)*waiting"):
-        call(theirs.waits, tmp_path / "pid", timeout=2)
+        call(theirs.waits, tmp_path / "pid", apart, timeout=2)
     assert time.monotonic() - started < 20
     assert gone(int((tmp_path / "pid").read_text()))
 
@@ -260,9 +261,10 @@ def test_when_the_task_is_killed_it_ends_with_what_it_started(theirs, tmp_path):
     assert gone(int((tmp_path / "pid").read_text()))
 
 
-def test_what_it_leaves_running_is_ended_and_does_not_hold_it_up(theirs):
+@pytest.mark.parametrize("apart", [False, True], ids=["", "in a session of its own"])
+def test_what_it_leaves_running_is_ended_and_does_not_hold_it_up(theirs, apart):
     started = time.monotonic()
-    pid = call(theirs.starts)
+    pid = call(theirs.starts, apart)
     assert time.monotonic() - started < 30
     assert gone(pid)
 

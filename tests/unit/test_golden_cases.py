@@ -26,6 +26,11 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(f"sqlite:///{tmp_path}/ledger.db")
 
 
+def known(ledger: Ledger, model: str = "m") -> None:
+    """Let a model have been judged."""
+    ledger.record("verdict", model, {"version": 1})
+
+
 def case_of(model: Path, file: Path, **other: object) -> Path:
     """Write what the model answers to its first golden row as a case."""
     golden = Golden.read(model)
@@ -39,6 +44,7 @@ def case_of(model: Path, file: Path, **other: object) -> Path:
 
 
 def test_a_version_that_answers_otherwise_is_not_published(model: Path, ledger: Ledger, tmp_path: Path):
+    known(ledger)
     add_case(ledger, "m", read_case(case_of(model, tmp_path / "right.json"), "ann", "as it was"))
     assert publish(model, tmp_path / "store", 1, cases=cases(ledger, "m")).is_dir()
     wrong = case_of(model, tmp_path / "wrong.json", outputs={"probability": [0.99]})
@@ -51,6 +57,7 @@ def test_a_version_that_answers_otherwise_is_not_published(model: Path, ledger: 
 def test_a_version_with_other_inputs_is_not_asked(
     model: Path, ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
+    known(ledger)
     case = case_of(model, tmp_path / "case.json", inputs={"price": [1.0]}, outputs={"probability": [0.99]})
     add_case(ledger, "m", read_case(case, "ann", "before"))
     publish(model, tmp_path / "store", 1, cases=cases(ledger, "m"))
@@ -74,6 +81,19 @@ def test_what_is_no_case(tmp_path: Path, text: str, words: str):
         read_case(tmp_path / "case.json", "ann", "why")
 
 
+def test_of_a_model_that_is_not_there_nobody_would_be_asked(model: Path, ledger: Ledger, tmp_path: Path):
+    known(ledger)
+    with pytest.raises(ConfigError, match=r"no model 'mm'\. Did you mean 'm'"):
+        add_case(ledger, "mm", read_case(case_of(model, tmp_path / "case.json"), "ann", "why"))
+
+
+def test_an_output_of_another_name_is_said(model: Path, ledger: Ledger, tmp_path: Path):
+    known(ledger)
+    add_case(ledger, "m", read_case(case_of(model, tmp_path / "c.json", outputs={"probabilty": [0.9]}), "ann", "why"))
+    with pytest.raises(GateError, match=r"does not have: 'probabilty'\. Did you mean 'probability'"):
+        publish(model, tmp_path / "store", 1, cases=cases(ledger, "m"))
+
+
 def test_nobody_answers_for_it(model: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="needs a name and a reason"):
         read_case(case_of(model, tmp_path / "case.json"), "ann", " ")
@@ -81,6 +101,8 @@ def test_nobody_answers_for_it(model: Path, tmp_path: Path):
 
 def test_by_command(model: Path, ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = case_of(model, tmp_path / "case.json")
+    known(ledger)
+    known(ledger, "other")
     add_case(ledger, "other", read_case(file, "ann", "elsewhere"))
     place = ["--home", str(tmp_path), "--ledger", ledger.url]
     assert cli.main(["golden", "list", "m", *place]) == 0

@@ -74,6 +74,20 @@ def test_source_hash_of_one_file_and_of_nothing(tmp_path: Path):
     assert source_hash("no_such_module:build", str(tmp_path)) is None
 
 
+def test_source_hash_follows_what_is_imported_from_beside(tmp_path: Path):
+    (tmp_path / "lone_module.py").write_text("import os\nfrom units_beside import UNITS\n")
+    (tmp_path / "units_beside.py").write_text("import more_beside\nUNITS = 4\n")
+    (tmp_path / "more_beside.py").write_text("import lone_module\n")
+    (tmp_path / "other.py").write_text("x = 1\n")
+    first = source_hash("lone_module:build", str(tmp_path))
+    (tmp_path / "other.py").write_text("x = 2\n")
+    assert source_hash("lone_module:build", str(tmp_path)) == first
+    for name in ("units_beside", "more_beside"):
+        (tmp_path / f"{name}.py").write_text((tmp_path / f"{name}.py").read_text() + "# changed\n")
+        assert source_hash("lone_module:build", str(tmp_path)) != first
+        first = source_hash("lone_module:build", str(tmp_path))
+
+
 def test_packed_manifest_stays_what_it_was(tmp_path: Path):
     spec = make_spec(make_snapshot(tmp_path, rows=20))
     result = TrainingResult(

@@ -51,6 +51,13 @@ class Servable(NamedTuple):
     golden: int
 
 
+class Fetched(NamedTuple):
+    """Where a version's SavedModel lies, and how many golden rows it carries; 0: nothing is proven."""
+
+    saved_model: Path
+    golden: int
+
+
 def make_servable(source: Path, destination: Path, samples: Path | None = None) -> Servable:
     """Find the model below a folder, and put it, as a SavedModel with golden predictions, whole or not at all.
 
@@ -66,11 +73,17 @@ def make_servable(source: Path, destination: Path, samples: Path | None = None) 
         with closing(SavedModel(temporary)) as model:
             signature = _signature(model, temporary)
             file = samples or input_example(source)
+            if samples is not None and DEFAULT_SIGNATURE not in model.signatures:
+                raise DataError(
+                    f"The sample requests cannot be asked: the model has no signature {DEFAULT_SIGNATURE!r}.",
+                    detail=f"it has {', '.join(sorted(model.signatures))}",
+                    hint="Leave samples out: it is served without golden predictions. Or export it with that one.",
+                )
             if file is not None and not (temporary / GOLDEN_FILE).exists() and DEFAULT_SIGNATURE in model.signatures:
                 Golden.recorded(read_samples(file, signature), model.run).write(temporary)
             golden = Golden.find(temporary)
             if golden is not None:
-                golden.check(model.run, model.signature, tolerance=1e-5)
+                _check(golden, model, recorded=file is not None)
         shutil.rmtree(destination, ignore_errors=True)
         temporary.rename(destination)
     finally:
@@ -158,8 +171,8 @@ def _copy(found: Path, folder: Path) -> None:
 
 def fetch_version(
     registry: Registry, ledger: Ledger, model: str, version: int, destination: Path, *, samples: Path | None = None
-) -> Servable:
-    """Fetch a version of a registered model, whoever made it, and return it as a SavedModel that loads.
+) -> Fetched:
+    """Fetch a version of a registered model, whoever made it, as a SavedModel.
 
     What arrives must be what arrived when the version was seen first.
 
@@ -168,10 +181,12 @@ def fetch_version(
     :raises GateError: when its files are others than at first sight.
     :raises TransientError: when MLflow does not answer.
     """
+    seen = _seen(ledger, model, version)
     if registry.is_ours(model, str(version)):
         registry.download(model, str(version), destination)
+        content = identity(checksums(destination))
+        _see(ledger, seen, {"model": model, "version": version, "files": content, "content": content})
         return _as_it_is(destination)
-    seen = _seen(ledger, model, version)
     if seen is not None and destination.is_dir() and identity(checksums(destination)) == seen["content"]:
         return _as_it_is(destination)
     temporary = temporary_sibling(destination)
@@ -187,16 +202,47 @@ def fetch_version(
         made = make_servable(fetched, destination, samples)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    payload = {"model": model, "version": version, "files": files, "content": identity(checksums(destination))}
+    content = identity(checksums(destination))
+    _see(ledger, seen, {"model": model, "version": version, "files": files, "content": content})
+    return Fetched(destination, made.golden)
+
+
+def check_seen(ledger: Ledger, model: str, version: int, folder: Path) -> None:
+    """Refuse a SavedModel that is not the version that was fetched under this number; of others nothing is known.
+
+    :raises GateError: when its files are others.
+    """
+    seen = _seen(ledger, model, version)
+    if seen is not None and identity(checksums(folder)) != seen["content"]:
+        raise GateError(
+            f"What is to be published as version {version} of {model!r} is not what the registry has as that.",
+            detail=f"{folder} has other files than what was fetched first",
+            hint="Fetch the version and publish that; or register this one: it gets a number of its own.",
+        )
+
+
+def _see(ledger: Ledger, seen: dict[str, Any] | None, payload: dict[str, Any]) -> None:
     if seen != payload:
-        ledger.record(SEEN, model, payload, key=str(version))
-    return made
+        ledger.record(SEEN, payload["model"], payload, key=str(payload["version"]))
 
 
-def _as_it_is(folder: Path) -> Servable:
-    with closing(SavedModel(folder)) as model:
-        golden = Golden.find(folder)
-        return Servable(folder, _signature(model, folder), golden.rows if golden else 0)
+def _as_it_is(folder: Path) -> Fetched:
+    golden = Golden.find(folder)
+    return Fetched(folder, golden.rows if golden else 0)
+
+
+def _check(golden: Golden, model: SavedModel, *, recorded: bool) -> None:
+    """Ask a model again what it was asked when its golden predictions were made."""
+    try:
+        golden.check(model.run, model.signature, tolerance=1e-5)
+    except GateError as error:
+        if not recorded:
+            raise
+        raise DataError(
+            "The model answers the same request differently when asked twice.",
+            detail=error.detail,
+            hint="Nothing can be compared with what is random: export it for inference, with training=False.",
+        ) from None
 
 
 def _signature(model: SavedModel, folder: Path) -> Signature:

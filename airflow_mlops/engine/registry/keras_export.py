@@ -6,6 +6,7 @@ It runs in a process of its own, because it imports TensorFlow.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 
 def export(file: str, folder: str) -> None:
@@ -13,6 +14,7 @@ def export(file: str, folder: str) -> None:
     import keras
 
     keras.models.load_model(file, compile=False).export(folder, verbose=False)
+    (Path(folder) / "fingerprint.pb").unlink(missing_ok=True)  # else the same file would give other bytes each time
 
 
 if __name__ == "__main__":

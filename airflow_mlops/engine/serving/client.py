@@ -227,7 +227,11 @@ class ServingClient:
                     hint="Load it first; its state and error are in the model's status.",
                 )
             case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.FAILED_PRECONDITION:
-                return DataError("The model server refused the request.", detail=detail)
+                return DataError(
+                    "The model server refused the request.",
+                    detail=detail,
+                    hint="Check the model's name, and its version or label: `airflow-mlops deployments` lists them.",
+                )
             case grpc.StatusCode.UNIMPLEMENTED:
                 return ConfigError(
                     f"The server at {self.address} does not know {method.name}.",

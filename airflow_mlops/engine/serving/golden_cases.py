@@ -21,6 +21,9 @@ ADDED, REMOVED = "golden_case", "golden_case_removed"
 """Kinds of the facts of a case that was added, and of one that was taken away again."""
 
 _ID = 8
+_OF_MODELS = ("snapshot", "verdict", "model_seen", "deployment")
+"""Kinds of the facts whose subject is a model."""
+_RECENT = 1000
 _KEYS = ("instances", "inputs", "outputs", "tolerance")
 _EXAMPLE = '{"inputs": {"distance": [1400.0]}, "outputs": {"probability": [0.9]}, "tolerance": 0.1}'
 
@@ -49,13 +52,21 @@ class GoldenCase:
                 self.id, ", ".join(sorted(self.inputs)), ", ".join(sorted(signature.inputs)),
             )  # fmt: skip
             return
+        if unknown := sorted(set(self.outputs) - set(signature.outputs)):
+            raise GateError(
+                f"Golden case {self.id} is about an output that the version does not have: {unknown[0]!r}."
+                f"{did_you_mean(unknown[0], signature.outputs)}",
+                detail=f"it answers {', '.join(sorted(signature.outputs))}; the case was added by {self.who}",
+                hint=f"Add the case with the right name; `airflow-mlops golden remove MODEL {self.id} --reason ...` "
+                "takes this one away.",
+            )
         try:
             Golden(self.inputs, self.outputs).check(predict, signature, self.tolerance)
         except GateError as error:
             raise GateError(
                 f"The version does not answer golden case {self.id} as it must: {self.reason}",
                 detail=f"{error.detail}; added by {self.who}",
-                hint="Train it better. `airflow-mlops golden remove MODEL ID` takes the case away, with your name.",
+                hint=f"Train it better. `airflow-mlops golden remove MODEL {self.id} --reason ...` removes the case.",
             ) from None
 
 
@@ -101,7 +112,17 @@ def _columns(rows: Any) -> dict[str, Any] | None:
 
 
 def add_case(ledger: Ledger, model: str, case: GoldenCase) -> None:
-    """Keep a case of a model; the same one again changes nothing."""
+    """Keep a case of a model; the same one again changes nothing.
+
+    :raises ConfigError: when the ledger knows no model of that name: nobody would be asked.
+    """
+    if not any(ledger.facts(kind, model, limit=1) for kind in _OF_MODELS):
+        known = sorted({fact.subject for kind in _OF_MODELS for fact in ledger.facts(kind, limit=_RECENT)})
+        raise ConfigError(
+            f"There is no model {model!r}.{did_you_mean(model, known)}",
+            detail="no version of it was fetched, judged or deployed here",
+            hint=f"Models: {', '.join(known) or 'none yet'}.",
+        )
     if case.id not in {one.id for one in cases(ledger, model)}:
         ledger.record(ADDED, model, asdict(case), key=case.id)
 

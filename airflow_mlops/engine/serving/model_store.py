@@ -153,6 +153,12 @@ def _prove(
 ) -> None:
     """Load a version as the server will, and ask it what it was asked where it was made."""
     with closing(SavedModel(folder)) as model:
+        if not model.signatures:
+            raise DataError(
+                "The SavedModel has no signature, so nobody could ask it anything.",
+                detail=f"version {folder.name}",
+                hint="Export it with one: model.export(folder), or tf.saved_model.save(..., signatures=...).",
+            )
         if current is not None:
             _check_signatures(model.signatures, _signatures(current), allowed)
         golden = Golden.find(folder)

@@ -198,7 +198,8 @@ class Rollout:
                 raise GateError(
                     f"Version {version} of {self.model!r} was rolled back on {self.server!r}.",
                     detail=f"rolled back: {', '.join(map(str, current.rolled_back))}",
-                    hint=f"It stays out until somebody asks for it: trigger {self.model}.deploy with its number.",
+                    hint=f"It stays out until somebody asks for it: trigger {self.model}.deploy with its number; in a "
+                    f"DAG of your own, `airflow-mlops rollback {self.model} --to {version}` brings it back.",
                 )
             check(version)
             self._check_available(version)

@@ -66,6 +66,13 @@ def read_samples(file: Path, signature: Signature) -> Columns:
                 detail=f"{file}: {list(found[name].shape)}, the signature says {list(spec.shape)}; -1 is any size",
                 hint="Give every row the shape that the model takes.",
             )
+    counts = {name: len(found[name]) for name, spec in signature.inputs.items() if spec.shape[:1] == (-1,)}
+    if len(set(counts.values())) > 1:
+        raise DataError(
+            "The sample requests have inputs of different lengths.",
+            detail=f"{file}: {', '.join(f'{name} {count}' for name, count in counts.items())} rows",
+            hint="Give every input the same number of rows.",
+        )
     return {
         name: values[:MOST_ROWS] if signature.inputs[name].shape[:1] == (-1,) else values
         for name, values in found.items()
@@ -82,7 +89,13 @@ def _json(file: Path, signature: Signature) -> Columns:
 
     document: Any
     try:
-        document = parse_body(file.read_bytes()).document
+        name, document = parse_body(file.read_bytes())
+        if name not in {"", "serving_default"}:
+            raise DataError(
+                f"They are for the signature {name!r}.",
+                detail="golden predictions are of serving_default",
+                hint="Give requests of serving_default, without signature_name.",
+            )
         if isinstance(split := document.get("dataframe_split"), dict):  # MLflow's word for a table
             columns = zip(*split["data"], strict=True)
             document = {"inputs": dict(zip(split["columns"], map(list, columns), strict=True))}

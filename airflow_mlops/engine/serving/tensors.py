@@ -249,7 +249,15 @@ def conform(inputs: Mapping[str, np.ndarray], wanted: Mapping[str, TensorSpec]) 
             detail=f"missing: {missing or 'none'}; unknown: {extra or 'none'}",
             hint=f"The model takes {', '.join(sorted(wanted))}.",
         )
-    return {name: _cast(name, np.asarray(inputs[name]), spec.dtype) for name, spec in wanted.items()}
+    found = {name: _cast(name, np.asarray(inputs[name]), spec.dtype) for name, spec in wanted.items()}
+    for name, spec in wanted.items():
+        if spec.shape and found[name].ndim != len(spec.shape):
+            raise DataError(
+                f"Input {name!r} has the shape {list(found[name].shape)}, and the model takes {list(spec.shape)}.",
+                detail="-1 is any size",
+                hint="Give it one value, or one vector, a row, as the model was trained on.",
+            )
+    return found
 
 
 def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:

@@ -23,8 +23,11 @@ from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
 from airflow_mlops.engine.training.inputs import Columns
 from airflow_mlops.engine.training.workdir import Workdir, write_text
+from airflow_mlops.engine.users_code import users_code
 from airflow_mlops.exceptions import TrainingError
 from airflow_mlops.problems import problem_named
+
+_GOLDEN = "It is given the test split's inputs, name → array, and returns rows of the same names: def golden(test)."
 
 Answer = Callable[[Columns], Mapping[str, np.ndarray]]
 """What a model answers to inputs: output → one item a row."""
@@ -65,7 +68,7 @@ def golden_predictions(
     :param data: Of the model's inputs.
     :raises TrainingError: when none of them is a number, or one cannot be a prediction of the problem type.
     """
-    like = data.train.columns
+    like, problem = data.train.columns, problem_named(spec.snapshot.problem)
     if spec.golden is None:
         inputs = as_columns(golden_inputs(data.train.profile(), like, spec.seed), like)
         try:
@@ -75,11 +78,21 @@ def golden_predictions(
             log.warning("The model cannot answer a text that it never saw: %s: %s", type(error).__name__, said)
             inputs = {name: values[:-1] for name, values in inputs.items()}
     else:
-        inputs = as_columns(load_object(spec.golden, spec.code_path)(data.test.columns), like)
+        with users_code(TrainingError, f"The golden function {spec.golden!r}", hint=_GOLDEN):
+            rows = load_object(spec.golden, spec.code_path)(data.test.columns)
+        inputs = as_columns(rows, like)
     answers = answer(inputs)
     predicted = answers[output]
     if predicted.shape[1:] == (1,):  # kept as the model answers it, and judged as the number that it is
         predicted = predicted[:, 0]
+    width = problem.width(spec.snapshot.classes)
+    if predicted.shape[1:] != (() if width == 1 else (width,)):
+        raise TrainingError(
+            f"The model must give {width} number{'s' if width > 1 else ''} an example: {problem.output}.",
+            detail=f"{spec.named} gives {list(predicted.shape[1:])}; the label is {problem.name}"
+            + (f" of the classes {', '.join(spec.snapshot.classes)}" if width > 1 else ""),
+            hint=f"End with {problem.ending}.",
+        )
     answered = np.isfinite(predicted).reshape(len(predicted), -1).all(axis=1)
     if not answered.any():
         raise TrainingError(
@@ -90,7 +103,6 @@ def golden_predictions(
         )
     if not answered.all():
         log.warning("The model answers no number to %d of %d golden inputs", (~answered).sum(), len(predicted))
-    problem = problem_named(spec.snapshot.problem)
     if wrong := problem.mistake(predicted[answered]):
         raise TrainingError(
             f"What the model predicts cannot be a {problem.name} prediction: {wrong}.",

@@ -16,7 +16,6 @@ It may be written with any framework that exports a SavedModel, and run by anoth
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -24,15 +23,15 @@ import platform
 import subprocess
 import sys
 import time
+import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from airflow_mlops.contracts import TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.data.snapshots import check_whole
+from airflow_mlops.engine.process import MARK, marked
 from airflow_mlops.engine.training.adopt import adopt
 from airflow_mlops.engine.training.finish import Course, check_finite, write_result
 from airflow_mlops.engine.training.workdir import Workdir
@@ -58,10 +57,10 @@ def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     script = Path(spec.code_path or ".") / spec.script
     command = [spec.python or sys.executable, str(script), *spec.args]
     log.info("Running %s", " ".join(command))
-    started = time.monotonic()
+    started, mark = time.monotonic(), os.environ.get(MARK) or uuid.uuid4().hex
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, cwd=script.parent, env={**os.environ, VARIABLE: str(told)}
+            command, stdin=subprocess.DEVNULL, cwd=script.parent, env={**os.environ, VARIABLE: str(told), MARK: mark}
         )
     except OSError as error:
         raise TrainingError(
@@ -75,7 +74,9 @@ def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     finally:
         process.kill()
     seconds = time.monotonic() - started
-    _end_others()
+    for left in marked(mark):  # it holds the log open, and perhaps a GPU
+        log.warning("The script left a process running: %s. It is ended.", left.name())
+        left.kill()
     if status:
         raise TrainingError(
             f"{spec.script} ended with status {status}.",
@@ -95,15 +96,6 @@ def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     rows = spec.snapshot.splits["train"].rows
     course = Course(history or {"seconds": [seconds]}, rows * epochs, seconds, platform.machine())
     return write_result(spec, workdir, signature, course)
-
-
-def _end_others() -> None:
-    """End what the script has left running: it holds the log open, and perhaps a GPU."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(ProcessLookupError, psutil.Error):
-            if process.pid != os.getpid() and os.getpgid(process.pid) == os.getpgrp():
-                log.warning("The script left a process running: %s. It is ended.", process.name())
-                process.kill()
 
 
 def _told(spec: TrainingSpec, made: Path, progress: Path) -> dict[str, Any]:

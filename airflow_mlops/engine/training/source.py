@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import sys
-from importlib.machinery import PathFinder
+from collections.abc import Iterable
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from airflow_mlops.contracts import content_hash
@@ -20,7 +22,9 @@ def script_hash(script: str, code_path: str | None) -> str | None:
 
 
 def source_hash(entrypoint: str, code_path: str | None) -> str | None:
-    """Return the hash of all Python files of the entrypoint's top-level package, without importing it.
+    """Return the hash of the code that an entrypoint runs, without importing it.
+
+    That is all Python files of its top-level package, or its one file, and of what they import from ``code_path``.
 
     :param entrypoint: ``package.module:function``.
     :param code_path: Folder searched first.
@@ -31,9 +35,44 @@ def source_hash(entrypoint: str, code_path: str | None) -> str | None:
     found = PathFinder.find_spec(package, search)
     if found is None:
         return None
+    files = _files(found)
+    if not files:
+        return None
+    digests = {name: sha256(path) for name, path in files.items()}
+    own = content_hash(digests) if found.submodule_search_locations else next(iter(digests.values()))
+    beside = _beside(files.values(), code_path, seen={package}) if code_path else {}
+    return content_hash([own, beside]) if beside else own
+
+
+def _files(found: ModuleSpec) -> dict[str, Path]:
+    """Return the Python files of a module or a package, by their names in it."""
     if found.submodule_search_locations is None:
-        return sha256(Path(found.origin)) if found.origin else None
-    files: dict[str, str] = {}
-    for folder in map(Path, found.submodule_search_locations):
-        files |= {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.py")}
-    return content_hash(files)
+        return {Path(found.origin).name: Path(found.origin)} if found.origin and found.origin.endswith(".py") else {}
+    folders = list(map(Path, found.submodule_search_locations))
+    return {str(path.relative_to(folder)): path for folder in folders for path in folder.rglob("*.py")}
+
+
+def _beside(files: Iterable[Path], code_path: str, seen: set[str]) -> dict[str, dict[str, str]]:
+    """Return module → name → hash of the files of what some files import from a folder, directly or not."""
+    imported: dict[str, dict[str, str]] = {}
+    waiting = list(files)
+    while waiting:
+        for name in sorted(_imports(waiting.pop()) - seen):
+            seen.add(name)
+            found = PathFinder.find_spec(name, [code_path])
+            if found is not None and (more := _files(found)):
+                imported[name] = {place: sha256(path) for place, path in more.items()}
+                waiting += more.values()
+    return imported
+
+
+def _imports(file: Path) -> set[str]:
+    """Return the top-level names of the modules that a file imports by name; none of one that is no Python."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    nodes = list(ast.walk(tree))
+    whole = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    parts = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.partition(".")[0] for name in whole | parts} - {""}
