@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.files import identity, sha256
 from airflow_mlops.engine.data.fitting import common, fit
+from airflow_mlops.engine.data.own_query import answer_of
 from airflow_mlops.engine.data.parquet import open_writer, parquet_files, readable
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError, did_you_mean
 
-_QUERY_ROWS = 65_536
 _BUFFER = 1 << 20
 """Bytes read ahead of a column. By default Arrow reads all of a file's row groups ahead."""
 
@@ -180,30 +180,9 @@ def hash_of(files: Sequence[Path]) -> str:
 
 
 def _write_answer(query: str, file: Path) -> None:
-    import duckdb
-
-    said = duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException | duckdb.IOException
-    try:
-        with duckdb.connect(config={"python_enable_replacements": False}) as connection:
-            answer = connection.sql(query)
-            if answer is None:
-                raise DataError(
-                    "The query of the entities gives no table.",
-                    detail=query[:200],
-                    hint="Ask with SELECT … FROM 'folder/*.parquet'.",
-                )
-            batches = answer.to_arrow_reader(_QUERY_ROWS)
-            with open_writer(file, batches.schema) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-    except (duckdb.Error, pa.ArrowInvalid, OSError) as error:
-        # What DuckDB says of a value holds the value.
-        words = str(error).splitlines()[0] if isinstance(error, said) else type(error).__name__
-        raise DataError(
-            "The query of the entities failed.",
-            detail=f"{query[:200]}: {words}",
-            hint="Try it in DuckDB: SELECT … FROM 'folder/*.parquet'.",
-        ) from None
+    with answer_of(query) as batches, open_writer(file, batches.schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def check_event_time(rows: Rows, event_time: str) -> None:

@@ -20,6 +20,7 @@ from airflow_mlops.contracts import Snapshot, SplitRule
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.distinct import count_repeated
 from airflow_mlops.engine.data.lateness import record_snapshot
+from airflow_mlops.engine.data.own_query import answer_of
 from airflow_mlops.engine.data.parquet import parquet_files, readable
 from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.data.snapshot_writer import Columns, SnapshotWriter
@@ -53,16 +54,8 @@ def read_rows(rows: AnyPath | str) -> pa.Table:
     :raises DataError: when they cannot be read.
     """
     if isinstance(rows, str):
-        import duckdb
-
-        try:
-            return duckdb.sql(rows).to_arrow_table()
-        except duckdb.Error as error:
-            raise DataError(
-                "The query of the entities failed.",
-                detail=f"{rows[:200]}: {error}",
-                hint="Try it in DuckDB: SELECT … FROM 'folder/*.parquet'.",
-            ) from None
+        with answer_of(rows) as batches:
+            return batches.read_all()
     files = [rows] if str(rows).endswith(".parquet") else parquet_files(rows)
     with readable(rows), storage.on_disk(files) as here:
         return pa.concat_tables([pq.read_table(file) for file in here], promote_options="default")
