@@ -414,11 +414,15 @@ class MLflowSetAliasOperator(MlopsOperator):
 
     def perform(self, context: Context) -> AliasedVersion:
         """Move the alias and return the version."""
+        from airflow_mlops.engine.registry.lookup import find_version
+
         version = whole_version(self.version)
         alias = require(self.alias, "alias", "Name one, such as champion.")
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
-        hook.get_conn().set_alias(self.model, str(version), alias)
+        registry = hook.get_conn()
+        find_version(registry, self.model, str(version))  # which says what is there, if that is not
+        registry.set_alias(self.model, str(version), alias)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {"model": self.model, "version": version, "alias": alias}
         return AliasedVersion(model=self.model, version=version, alias=alias)

@@ -140,6 +140,7 @@ class MLflowFetchModelOperator(MlopsOperator):
         from airflow_mlops.engine.data.shared import fetch, send
         from airflow_mlops.engine.data.storage import on_disk
         from airflow_mlops.engine.registry.elsewhere import fetch_version
+        from airflow_mlops.engine.registry.lookup import find_version
 
         if bool(said(self.version)) == bool(said(self.alias)):
             raise ConfigError(
@@ -149,9 +150,8 @@ class MLflowFetchModelOperator(MlopsOperator):
             )
         hook = MLflowHook(self.mlflow_conn_id)
         registry = hook.get_conn()
-        version = (
-            int(registry.by_alias(self.model, self.alias).version) if said(self.alias) else whole_version(self.version)
-        )
+        wanted = said(self.alias) or str(whole_version(self.version))
+        version = int(find_version(registry, self.model, wanted).version)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
         folder = registry_cache(self.home_path, self.model, version)
         fetch(folder)
