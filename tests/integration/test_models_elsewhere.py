@@ -28,6 +28,7 @@ from airflow_mlops.engine.serving.deployments import deployment
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.exceptions import DataError, GateError
+from tests.airflow_home import airflow_home
 from tests.conftest import ROOT
 from tests.serving_fixtures import running_server
 from tests.training_fixtures import mlflow_server
@@ -221,7 +222,7 @@ def test_a_dag_of_ones_own_serves_them_and_rolls_back(
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "AIRFLOW_HOME": str(tmp_path / "airflow"),
+            "AIRFLOW_HOME": str(airflow_home(tmp_path / "airflow")),
             "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__MLOPS__HOME": str(tmp_path / "home"),
@@ -230,7 +231,6 @@ def test_a_dag_of_ones_own_serves_them_and_rolls_back(
             "AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT": json.dumps({"conn_type": "mlops_ledger", "host": ledger.url}),
         }
         where = {"env": environment, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 400}
-        subprocess.run([Path(sys.executable).with_name("airflow"), "db", "migrate"], check=True, **where)
         ran = subprocess.run([sys.executable, "dags/serve.py", str(made / "several")], check=False, **where)
         found = json.loads((re.findall(r"^FOUND (.*)$", ran.stdout, re.MULTILINE) or ["{}"])[0])
         assert {state for run in found.values() for state in run.values()} == {"success"}, ran.stdout + ran.stderr

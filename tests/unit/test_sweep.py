@@ -11,7 +11,7 @@ import pytest
 
 from airflow_mlops.cli import main
 from airflow_mlops.contracts import Deployment, Snapshot, Split
-from airflow_mlops.engine import lying
+from airflow_mlops.engine import home_files
 from airflow_mlops.engine import sweep as module
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.features.governance.consumers import KIND
@@ -197,7 +197,7 @@ def test_feature_files_stay_while_a_kept_snapshot_cannot_say_which_it_read(lived
 
 def test_a_killed_sweep_is_finished_by_the_next(lived, ledger, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(lying.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(home_files.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             swept(lived, ledger)
     assert not (lived / "snapshots" / "s1").exists()
@@ -236,7 +236,7 @@ def test_the_ledger_of_another_home_is_refused(lived, tmp_path):
 
 def test_the_command_says_then_removes(lived, ledger, monkeypatch, capsys):
     monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", _connection(lived))
-    monkeypatch.setattr(lying, "_touched", lambda _: datetime(2013, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(home_files, "_touched", lambda _: datetime(2013, 1, 1, tzinfo=UTC))
     command = ["sweep", "--keep", "30d", "--home", str(lived), "--ledger", ledger.url]
     before = names(lived)
     assert main(command) == 0
@@ -257,7 +257,7 @@ def test_the_dag_removes_what_its_form_says(lived, ledger, monkeypatch):
     monkeypatch.setenv(
         "AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", json.dumps({"conn_type": "mlops_ledger", "host": ledger.url})
     )
-    monkeypatch.setattr(lying, "_touched", lambda _: datetime(2013, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(home_files, "_touched", lambda _: datetime(2013, 1, 1, tzinfo=UTC))
     dag = sweep_dag("90d")
     assert dag.params.dump() == {"keep": "90d", "keep_data": None, "only_say": False}
     task = dag.get_task("sweep")
