@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -70,13 +70,19 @@ def streamed(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dat
             yield part(rest, rng)
 
     def cut(words: tf.Tensor, places: tf.Tensor, *block: tf.Tensor) -> tf.data.Dataset:
-        def batch(start: tf.Tensor) -> tuple[Any, ...]:
-            inputs, *answers = layout.batch(block, start, batch_size)
-            found = tf.unstack(tf.gather(words, places[:, start : start + batch_size]), num=len(texts))
-            named = inputs | dict(zip(texts, found, strict=True))
-            return ({name: named[name] for name in split.columns}, *answers)
+        starts = tf.data.Dataset.range(0, tf.shape(block[layout.targets], tf.int64)[0], batch_size)
+        return starts.map(
+            lambda start: (
+                words,
+                places[:, start : start + batch_size],
+                *layout.slice(block, start, start + batch_size),
+            )
+        )
 
-        return tf.data.Dataset.range(0, tf.shape(block[layout.targets], tf.int64)[0], batch_size).map(batch)
+    def batch(words: tf.Tensor, places: tf.Tensor, *parts: tf.Tensor) -> tuple[Any, ...]:
+        inputs, *answers = layout.named(parts)
+        named = inputs | dict(zip(texts, tf.unstack(tf.gather(words, places), num=len(texts)), strict=True))
+        return ({name: named[name] for name in split.columns}, *answers)
 
     first = part(next(split.windows(None)).slice(0, 1), None)
     told = (
@@ -85,6 +91,7 @@ def streamed(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dat
         *layout.signature(list(first[2:])),
     )
     batches = tf.data.Dataset.from_generator(windows, output_signature=told).prefetch(2).flat_map(cut)
+    batches = batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     steps = math.ceil(split.rows / batch_size)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
@@ -157,7 +164,10 @@ class _Layout(NamedTuple):
 
     def batch(self, block: Any, start: tf.Tensor, size: int) -> tuple[Any, ...]:
         """Return the inputs by name, the targets, and the weights if there are any, of some rows of a block."""
-        parts = self.slice(block, start, start + size)
+        return self.named(self.slice(block, start, start + size))
+
+    def named(self, parts: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the same of rows that are cut already."""
         inputs: dict[str, tf.Tensor] = {}
         for names, part in zip(self.together, parts, strict=False):
             inputs |= dict(zip(names, tf.unstack(part, num=len(names)), strict=True))
