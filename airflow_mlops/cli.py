@@ -16,6 +16,7 @@ from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.golden import add_golden
 from airflow_mlops.commands.halts import add_halts
 from airflow_mlops.commands.history import add_history
+from airflow_mlops.commands.rerun import add_rerun
 from airflow_mlops.commands.sources import add_sources
 from airflow_mlops.commands.stack import add_stack
 from airflow_mlops.exceptions import MlopsError
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add_deployments(commands)
     add_halts(commands)
     add_golden(commands)
+    add_rerun(commands)
     add_ask(commands)
     return parser
 

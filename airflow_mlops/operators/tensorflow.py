@@ -205,6 +205,7 @@ class TensorFlowTrainOperator(MlopsOperator):
 
         from airflow_mlops.contracts import TrainingSpec
         from airflow_mlops.engine.training.environment import environment
+        from airflow_mlops.engine.training.source import code_hash
 
         if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:
             raise ConfigError(
@@ -214,7 +215,7 @@ class TensorFlowTrainOperator(MlopsOperator):
             )
         snapshot = self._snapshot()
         try:
-            return TrainingSpec.model_validate(
+            spec = TrainingSpec.model_validate(
                 {
                     "model": self.model,
                     "entrypoint": self.entrypoint,
@@ -223,7 +224,6 @@ class TensorFlowTrainOperator(MlopsOperator):
                     "args": [str(one) for one in self.args],
                     "python": self.python or None,
                     "code_path": self.code_path,
-                    "code_hash": self._code_hash(),
                     "snapshot": snapshot,
                     "seed": self.seed,
                     "epochs": self.epochs,
@@ -239,6 +239,7 @@ class TensorFlowTrainOperator(MlopsOperator):
                 detail="; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()),
                 hint="Correct them in the pipeline or in the DAG.",
             ) from None
+        return spec.model_copy(update={"code_hash": code_hash(spec, self.code_path)})
 
     def _snapshot(self) -> Snapshot:
         """Return what is trained on, and was validated."""
@@ -276,16 +277,6 @@ class TensorFlowTrainOperator(MlopsOperator):
         if self.validation is not None:
             check_validated_files(snapshot, self._validated())
         return snapshot
-
-    def _code_hash(self) -> str | None:
-        from airflow_mlops.contracts import content_hash
-        from airflow_mlops.engine.training.source import script_hash, source_hash
-
-        path = self.code_path
-        code = script_hash(self.script, path) if self.script else source_hash(self.fit or self.entrypoint, path)
-        if self.golden is None:
-            return code
-        return content_hash([code, source_hash(self.golden, self.code_path)])
 
     def _validated(self) -> str:
         """Return the identity of the files that were validated."""

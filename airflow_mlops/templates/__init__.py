@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.templates.deploy import deploy_dag
 from airflow_mlops.templates.features import features_dag
 from airflow_mlops.templates.history import history_dag
+from airflow_mlops.templates.rerun import rerun_dag
 from airflow_mlops.templates.runbook import runbook_dag
 from airflow_mlops.templates.sources import sources_dag
 from airflow_mlops.templates.train import train_dag
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
     """Return the pipeline's DAGs by a Python name."""
-    builders = (features_dag, history_dag, train_dag, deploy_dag, runbook_dag, sources_dag)
+    builders = (features_dag, history_dag, train_dag, deploy_dag, runbook_dag, rerun_dag, sources_dag)
     dags = [build(pipeline) for build in builders]
     if pipeline.batch is not None:
         from airflow_mlops.templates.batch_predict import batch_predict_dag  # only those who use it load it

@@ -50,6 +50,7 @@ OWNER = "mlops.owner"
 CONTENT = "mlops.content"
 """Tag of a version that was made elsewhere and registered here: the hash of its files."""
 SOURCE = "mlops.source"
+SPEC_FILE = "spec.json"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Registry:
                 run = self._client.create_run(experiment_id, tags=named)
             self._client.log_batch(run.info.run_id, params=params_of(spec), tags=tags_of(spec, tags or {}))
             self._client.log_inputs(run.info.run_id, data_of(spec.snapshot))
+            self._client.log_text(run.info.run_id, spec.to_json(), SPEC_FILE)
         return TrainingRun(run.info.run_id, experiment_id, run.info.start_time)
 
     def log_failure(self, run: TrainingRun, error: MlopsError) -> None:
@@ -294,6 +296,23 @@ class Registry:
         with talking_to(self.tracking_uri):
             return str(self._client.get_model_version(model, version).tags.get(TRAINING_ID, ""))
 
+    def training_spec(self, model: str, version: str) -> TrainingSpec:
+        """Return what a version was trained by.
+
+        :raises DataError: when there is no such version, it was made elsewhere, or its run is gone.
+        """
+        if not self.training_of(model, version):
+            raise DataError(
+                f"Version {version} of {model!r} was not trained here.",
+                detail="it has no record of a training",
+                hint="Only a version that MLflowRegisterModelOperator has registered can be trained again.",
+            )
+        with talking_to(self.tracking_uri):
+            run_id = self._client.get_model_version(model, version).run_id
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.download_uri(f"runs:/{run_id}/{SPEC_FILE}", Path(folder))
+            return TrainingSpec.from_json(file.read_bytes())
+
     def content_hash(self, model: str, version: str) -> str:
         """Return the hash of a version's SavedModel, as :func:`~airflow_mlops.engine.data.files.tree_hash` gives it.
 
@@ -346,7 +365,7 @@ class Registry:
                 if _NOT_FOUND.search(str(error)):  # of each file, inside an error without a code
                     raise gone from None
                 raise
-        if not any(path.is_file() for path in fetched.rglob("*")):
+        if not any(path.is_file() for path in (fetched, *fetched.rglob("*"))):
             raise gone
         return fetched
 

@@ -8,8 +8,15 @@ from collections.abc import Iterable
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-from airflow_mlops.contracts import content_hash
+from airflow_mlops.contracts import TrainingSpec, content_hash
 from airflow_mlops.engine.data.files import sha256
+
+
+def code_hash(spec: TrainingSpec, code_path: str | None) -> str | None:
+    """Return the hash of all code that a training runs, as it lies below a folder now."""
+    named = spec.fit or spec.entrypoint
+    code = script_hash(spec.script, code_path) if spec.script else source_hash(named, code_path)
+    return code if spec.golden is None else content_hash([code, source_hash(spec.golden, code_path)])
 
 
 def script_hash(script: str, code_path: str | None) -> str | None:
