@@ -90,7 +90,11 @@ def test_run_has_everything_and_repeating_it_adds_nothing(
     assert "brier" not in found.data.metrics  # not defined, so not kept
     losses = client.get_metric_history(first.run_id, "epoch/val_loss")
     assert [metric.value for metric in losses] == training.result.history["val_loss"]
-    assert {file.path for file in client.list_artifacts(first.run_id)} == {"manifest.json", "evaluation.json"}
+    assert {file.path for file in client.list_artifacts(first.run_id)} == {
+        "manifest.json",
+        "evaluation.json",
+        "spec.json",
+    }
     (data,) = found.inputs.dataset_inputs
     assert data.dataset.digest == "snap1"
     assert found.outputs.model_outputs

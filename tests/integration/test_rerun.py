@@ -90,7 +90,7 @@ def test_code_of_then_from_git_gives_the_same_bytes(
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": mlflow_server()}))
     assert main(["rerun", "again", "1", "--home", str(place)]) == 0
     said = capsys.readouterr().out
-    assert "again 1: the snapshot is whole, the weights are the same bytes." in said
+    assert "again 1: the snapshot is whole, the weights are the same to the last bit." in said
     assert "Test split: auc 0." in said
     assert " then, " not in said
 

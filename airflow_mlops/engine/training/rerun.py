@@ -1,7 +1,7 @@
 """Train a registered version again, and say whether the same comes out.
 
 A training is a function of its snapshot, its code, its seed, and the versions of what it runs on. All of that is on
-record, so it can be repeated; on CPU the weights are then the same bytes.
+record, so it can be repeated; on CPU the weights are then the same to the last bit.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import math
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from airflow_mlops.contracts import ModelManifest, Snapshot, TrainingSpec
-from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.snapshots import check_whole, load_snapshot
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE, UNKNOWN
@@ -28,10 +27,10 @@ from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.launch import TrainingProcess
 from airflow_mlops.engine.training.source import code_hash
+from airflow_mlops.engine.training.weights import same_weights
 from airflow_mlops.exceptions import DataError, GateError, MlopsError
 
 _GIT_SECONDS = 60
-_VARIABLES = "variables/*.data-*"
 
 
 class Rerun(NamedTuple):
@@ -40,7 +39,7 @@ class Rerun(NamedTuple):
     model: str
     version: str
     same_weights: bool
-    """Whether the variables of both SavedModels are the same bytes."""
+    """Whether all variables of both SavedModels are the same to the last bit."""
     largest_difference: float
     """Between golden predictions, absolute."""
     metrics: dict[str, tuple[float, float]]
@@ -67,7 +66,7 @@ class Rerun(NamedTuple):
 
     def __str__(self) -> str:
         weights = (
-            "the weights are the same bytes"
+            "the weights are the same to the last bit"
             if self.same_weights
             else f"the weights differ, and golden predictions by {self.largest_difference:.3g}"
         )
@@ -121,7 +120,7 @@ def rerun(
             return Rerun(
                 model,
                 version,
-                _weights(registered) == _weights(made),
+                same_weights(registered, made),
                 _difference(registered, made),
                 {name: (then, measured["challenger"][name]) for name, then in measured["champion"].items()},
                 tuple(_other(asked, spec, manifest, result.hardware)),
@@ -189,10 +188,6 @@ def _other(now: TrainingSpec, then: TrainingSpec, manifest: ModelManifest, hardw
     pairs = {name: (version, now.environment.get(name)) for name, version in then.environment.items()}
     pairs |= {"hardware": (manifest.hardware, hardware)}
     return [f"Another {name}: {was} then, {now_is} now." for name, (was, now_is) in pairs.items() if was != now_is]
-
-
-def _weights(saved_model: Path) -> Mapping[str, str]:
-    return {file.name: sha256(file) for file in saved_model.glob(_VARIABLES)}
 
 
 def _difference(registered: Path, made: Path) -> float:
