@@ -37,6 +37,12 @@ def load_shipped(name: str, files: Mapping[str, bytes], module: str) -> ModuleTy
     return importlib.import_module(f"{package}.{module}")
 
 
+def shipped_file(filename: str) -> str:
+    """Return which of the files a frame of a traceback is in; nothing when it is in none."""
+    package, _, file = filename.partition(">/")
+    return file if package.startswith(f"<{_PREFIX}") else ""
+
+
 _FILES: dict[str, dict[str, bytes]] = {}
 
 
@@ -73,7 +79,7 @@ class _Loader(InspectLoader):
         return self._file.endswith("/__init__.py")
 
     def exec_module(self, module: ModuleType) -> None:
-        code = self.source_to_code(_FILES[self._package][self._file], f"<shipped>/{self._file}")
+        code = self.source_to_code(_FILES[self._package][self._file], f"<{self._package}>/{self._file}")
         # What an import statement calls: it is looked up here by every function that the module defines.
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importer(self._package)}
         exec(code, module.__dict__)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from airflow_mlops.engine.serving.shipped_code import load_shipped
+from airflow_mlops.engine.serving.shipped_code import load_shipped, shipped_file
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
 from airflow_mlops.exceptions import DataError, MlopsError, TransientError, did_you_mean
 
@@ -171,12 +171,13 @@ class Transform:
         return DataError(f"The transform {self.function!r} {what}.", hint=_RETURN)
 
     def _raised(self, error: Exception) -> MlopsError:
-        frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename.startswith("<shipped>/")]
-        place = f"{frames[-1].filename[10:]}:{frames[-1].lineno} in {frames[-1].name}" if frames else "when called"
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if shipped_file(one.filename)]
+        last = frames[-1] if frames else None
+        place = f"{shipped_file(last.filename)}:{last.lineno} in {last.name}: {last.line}" if last else "when called"
         passing = is_transient(error)
         return (TransientError if passing else DataError)(
             f"The transform {self.function!r} raised {type(error).__name__}.",
-            detail=f"{place}{f': {frames[-1].line}' if frames and frames[-1].line else ''}",
+            detail=place,
             hint=TRIED_AGAIN if passing else _RETURN,
         )
 
@@ -194,10 +195,10 @@ def load_transform(saved_model: Path | str) -> Transform | None:
 def _as_told(name: str, values: Any, dtype: str) -> np.ndarray:
     text = dtype == "string"
     try:
-        given = np.asarray(values, dtype=object) if text else np.asarray(values)
-        if not given.ndim or (given.dtype.kind in "OSU") != text:
+        given = np.array(values, dtype=object) if text else np.asarray(values)
+        if not given.ndim or (text and not all(isinstance(one, str | bytes) for one in given.flat)):
             raise TypeError
-        return np.array(given) if text else given.astype(dtype, casting="same_kind")
+        return given if text else given.astype(dtype, casting="same_kind")
     except (TypeError, ValueError):
         raise DataError(
             f"Column {name!r} is not what the transform takes: {dtype}.",

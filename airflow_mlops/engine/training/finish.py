@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import checksums
 from airflow_mlops.engine.entrypoints import load_object
-from airflow_mlops.engine.serving.golden import GOLDEN_FILE, listed
+from airflow_mlops.engine.serving.golden import GOLDEN_FILE, listed, refuse_complex
 from airflow_mlops.engine.serving.transform import TRANSFORM
 from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.environment import environment
@@ -70,6 +70,7 @@ def golden_predictions(
     :param answer: What it answers to features: its transform, if it has one, lies between.
     :param data: Of the features.
     :raises TrainingError: when none of them is a number, or one cannot be a prediction of the problem type.
+    :raises DataError: when an output has complex numbers.
     """
     like, problem = data.train.columns, problem_named(spec.snapshot.problem)
     if spec.golden is None:
@@ -85,6 +86,7 @@ def golden_predictions(
             rows = load_object(spec.golden, spec.code_path)(data.test.columns)
         inputs = as_columns(rows, like)
     answers = answer(inputs)
+    refuse_complex(answers)
     predicted = answers[output]
     if predicted.shape[1:] == (1,):  # kept as the model answers it, and judged as the number that it is
         predicted = predicted[:, 0]
