@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from airflow.sdk import DAG
 
 from airflow_mlops.contracts import TrainingSpec
 from airflow_mlops.engine.data.partitions import PartitionStore
@@ -39,6 +40,8 @@ from airflow_mlops.engine.training.script import run_script
 from airflow_mlops.engine.training.source import source_hash
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import MlopsError, TrainingError
+from airflow_mlops.operators.predict import TensorFlowPredictOperator, TFServingPredictOperator
+from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from tests import warm_trainer
 from tests.model_server import FLAGS, ModelServer, config_text, model_text
 from tests.training_fixtures import make_snapshot, make_spec
@@ -209,6 +212,45 @@ def test_the_same_numbers_in_process_and_through_the_server(
     np.testing.assert_allclose(answer["probability"], expected[1], atol=1e-6)
     rollout = Rollout("s", "late", store, tmp_path / "c", server.client, Ledger(f"sqlite:///{tmp_path}/ledger.db"))
     assert rollout.verify(2).rows == 32
+
+
+class TaskInstance:
+    """As much of a running task as the operators look at."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        pass
+
+
+def test_the_operators_apply_it(spec: TrainingSpec, store: Path, server: ModelServer, home: Path, monkeypatch):
+    extra = json.dumps({"grpc_port": server.port, "timeout": 20, "model_base_path": str(store.parent)})
+    served = {"conn_type": "tf_serving", "host": "127.0.0.1", "port": server.rest_port, "extra": extra}
+    ledger = {"conn_type": "mlops_ledger", "host": f"sqlite:///{home}/ledger.db"}
+    monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", json.dumps(served))
+    monkeypatch.setenv("AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", json.dumps(ledger))
+    monkeypatch.setenv("AIRFLOW__MLOPS__HOME", str(home))
+    file, columns = features_of(spec)
+    how = {"model": "late", "entity": "flight_id", "event_time": "sched_dep_utc", "entities": str(file), "key": KEY}
+    with DAG("late", schedule=None):
+        in_task = TensorFlowPredictOperator(task_id="a", saved_model=str(store / "1"), dataset="a", **how)
+        by_server = TFServingPredictOperator(task_id="b", dataset="b", **how)
+    partitions = PartitionStore.under(home)
+    for task in (in_task, by_server):
+        assert task.execute({"ti": TaskInstance()})["version"] == "1"
+        found = partitions.read([partitions.get(task.dataset, KEY)])["probability"].to_numpy()
+        np.testing.assert_allclose(found, by_hand(store / "1", columns, 10.0), atol=1e-6)
+
+
+def test_the_code_of_it_belongs_to_the_training(tmp_path: Path):
+    code = write_code(tmp_path / "dags")
+    (code / "other.py").write_text("def build(train, seed): pass\n")
+    with DAG("late", schedule=None) as dag:
+        dag.fileloc = str(code / "dag.py")
+        task = TensorFlowTrainOperator(task_id="a", model="late", entrypoint="other:build", transform="code:transform")
+        plain = TensorFlowTrainOperator(task_id="b", model="late", entrypoint="other:build")
+    before, alone = task._code_hash(), plain._code_hash()
+    (code / "vocabulary.py").write_text("KNOWN = {}\n")
+    assert task._code_hash() not in (before, alone)
+    assert plain._code_hash() == alone
 
 
 def test_a_champion_is_scored_through_its_own(spec: TrainingSpec, trained: Path, other: Path):

@@ -138,6 +138,10 @@ def test_what_it_imports_is_not_here(tmp_path: Path):
         load_transform(shipped(tmp_path / "b", pre="def transforms(columns): return columns"))
     with pytest.raises(DataError, match=r"raised ZeroDivisionError(.|\n)*pre.py:1"):
         load_transform(shipped(tmp_path / "c", pre="x = 1 / 0"))
+    code = "import os\nimport keras.ops\ndef transform(columns): return columns\n"
+    says = r"cannot import keras(.|\n)*module 'pre'(.|\n)*inside the function that builds"
+    with pytest.raises(DataError, match=says):
+        load_transform(shipped(tmp_path / "e", pre=code))
     late = load_transform(shipped(tmp_path / "d", pre="def transform(columns):\n    import nowhere_to_be_found"))
     assert late is not None
     with pytest.raises(DataError, match=r"raised ModuleNotFoundError(.|\n)*import nowhere_to_be_found"):

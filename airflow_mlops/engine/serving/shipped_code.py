@@ -16,7 +16,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from airflow_mlops.exceptions import DataError
+
 _PREFIX = "_shipped_"
+_NEVER = {"tensorflow", "keras"}
+"""What is not to be loaded where a model is asked."""
 _lock = threading.Lock()
 
 
@@ -96,6 +100,13 @@ def _importer(package: str) -> Any:
         level: int = 0,
     ) -> ModuleType:
         top = name.partition(".")[0]
+        if not level and top in _NEVER and top not in own:
+            raise DataError(
+                f"Code that is shipped with a model cannot import {top}.",
+                detail=f"module {str((globals or {}).get('__name__', '')).removeprefix(f'{package}.')!r}",
+                hint="It runs in Airflow's tasks, in which TensorFlow may hang, and in callers. Keep it in a module of "
+                "its own, or import TensorFlow and Keras inside the function that builds the model.",
+            )
         if level or top not in own:
             return builtins.__import__(name, globals, locals, fromlist, level)
         if fromlist:

@@ -97,6 +97,8 @@ class Transform:
                 hint="Install it wherever the model is asked. Only Python files beside the DAG file that are imported "
                 "by name are shipped with it.",
             ) from None
+        except MlopsError:
+            raise
         except Exception as error:
             raise self._raised(error) from None
         found = getattr(loaded, name, None)
