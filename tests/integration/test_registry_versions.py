@@ -413,7 +413,8 @@ def test_names_with_quotes(tmp_path: Path, quotes: str):
     (tmp_path / "saved_model.pb").write_bytes(b"x")
     model = f"{quotes} {next(NUMBERS)}"
     assert registry.find_alias(model, "challenger") is None
-    signature = Signature(inputs={}, outputs={"a": TensorSpec(dtype="float32", shape=(-1,))})
+    number = TensorSpec(dtype="float32", shape=(-1,))
+    signature = Signature(inputs={"a": number}, outputs={"b": number})
     made = registry.register_made_elsewhere(model, tmp_path, signature, "here")
     assert registry.register_made_elsewhere(model, tmp_path, signature, "here").version == made.version == "1"
     assert registry.by_alias(model, "challenger").version == "1"
