@@ -312,9 +312,19 @@ class TrainingSpec(Record):
     golden: str | None = Field(
         default=None, description="'package.module:function' that returns golden inputs; None: made from the profile"
     )
+    transform: str = Field(
+        default="", description="'package.module:function' that the rows go through before the model; '': none"
+    )
     environment: dict[str, str] = Field(
         default_factory=dict, description="package → version of what the result depends on; empty: not said"
     )
+
+    @property
+    def wanted(self) -> str:
+        """What the model takes, in words."""
+        return (
+            f"the columns that the transform {self.transform!r} gives" if self.transform else "the snapshot's features"
+        )
 
     @property
     def named(self) -> str:
@@ -329,7 +339,7 @@ class TrainingSpec(Record):
         told = self.model_dump(mode="json", exclude={"code_path", "snapshot"})
         told["snapshot"] = self.snapshot.told({"uri", "feature_files"})
         # As trainings were named before these were part of them: what is kept of those stays to be found.
-        for name in ("golden", "environment", "fit", "script", "args", "python"):
+        for name in ("golden", "environment", "fit", "script", "args", "python", "transform"):
             if not told[name]:
                 del told[name]
         return content_hash(told)

@@ -53,7 +53,7 @@ class Checks:
 
     :param slices: Columns whose every value must keep its usual share of rows; one that vanishes is noticed.
     :param label: Column whose labels must stay as usual, in all and in each slice: the rate of truths, the share of
-        each class (texts), or the mean of numbers.
+        each class (texts, or whole numbers where ``Label(problem="multiclass")`` says so), or the mean of numbers.
     :param unique: Columns that together identify a row; repeated rows are counted.
     :param identifiers: Columns that may be nearly unique. Any other nearly unique column is a privacy finding.
     :param volatile: Columns that differ too much from day to day to be held against earlier days, as the weather does:

@@ -177,6 +177,8 @@ class Trainer:
     :param golden: ``module:function`` of rows that may leave the data, to be predicted and packed into the model as its
         golden predictions; it is given the test split's inputs and returns such columns. By default they are made up
         from the profile of the training split, and are nobody's.
+    :param transform: ``module:function`` that every row goes through before the model sees it, in training and wherever
+        the model is asked; it is shipped with the model. Not that of :class:`FeatureService`, which computes features.
     :param resources: Where ``train`` and ``evaluate`` run.
     """
 
@@ -196,6 +198,7 @@ class Trainer:
     timeout: Duration = "2h"
     params: dict[str, Any] = Field(default_factory=dict)
     golden: Entrypoint | None = None
+    transform: Entrypoint | None = None
     resources: Resources = Field(default_factory=Resources)
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ def make_saved_model(
     :param weight: Models of different weights give different answers.
     :param inputs: Name → type; default is :data:`INPUTS`.
     :param answers: ``probability``; or ``many``: also two ``probabilities``, a ``class``, and ``raw``, which is
-        NaN where an input is.
+        NaN where an input is; or ``complex``: also a ``wave`` of complex numbers.
     """
     worker = _worker()
     request = {
@@ -76,6 +76,8 @@ def _export(path: str, weight: float, inputs: dict[str, str], answers: str) -> N
         probability = tf.sigmoid(module.weight * total)
         if answers == "probability":
             return {"probability": probability}
+        if answers == "complex":
+            return {"probability": probability, "wave": tf.complex(probability, total)}
         return {
             "probability": probability[:, None],
             "probabilities": tf.stack([1 - probability, probability], axis=1),
@@ -89,7 +91,7 @@ def _export(path: str, weight: float, inputs: dict[str, str], answers: str) -> N
 
     rows = {name: ROWS[dtype] for name, dtype in inputs.items()}
     outputs = signature(**{name: tf.constant(rows[name], dtype) for name, dtype in inputs.items()})
-    told = {name: value for name, value in outputs.items() if value.dtype != tf.string}
+    told = {name: value for name, value in outputs.items() if value.dtype not in (tf.string, tf.complex64)}
     golden = {"inputs": rows, "outputs": {name: value.numpy().tolist() for name, value in told.items()}}
     extra = Path(path) / "assets.extra"
     extra.mkdir()

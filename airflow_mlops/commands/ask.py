@@ -52,6 +52,7 @@ def _ask(options: argparse.Namespace) -> None:
     import numpy as np
 
     from airflow_mlops.engine.features.online.reader import OnlineReader
+    from airflow_mlops.engine.serving.asking import inputs_of, signature_asked, transform_in
     from airflow_mlops.engine.serving.deployments import require_deployed
     from airflow_mlops.engine.serving.requests import curl
     from airflow_mlops.engine.serving.rollout import STABLE
@@ -63,20 +64,24 @@ def _ask(options: argparse.Namespace) -> None:
     require_deployed(ledger, options.server, options.model)
     hook = TFServingHook(options.server)
     with hook.get_conn() as client:
-        version, signature = client.metadata(options.model, label=STABLE)
+        version, wanted = client.metadata(options.model, label=STABLE)
+        store = hook.versions_folder(options.model)
+        transform = None if store is None else transform_in(store, version)
+        signature = signature_asked(transform, wanted)
         reader = OnlineReader(open_location(options), _service(ledger, options.model, version))
         if not options.values:
             _say_what_it_wants(options.model, version, reader, signature)
             return
         at = parse_moment(options.at, "--at") if options.at else None
         request = reader.inputs([_values(options.values, reader, signature)], signature, as_of=at)[0]
-        answer = client.predict(
-            options.model, {name: np.array([value]) for name, value in request.items()}, version=version
-        )
+        sent = {name: np.array([value]) for name, value in request.items()}
+        if transform is not None:
+            sent = inputs_of(transform, wanted.inputs, sent)
+        answer = client.predict(options.model, sent, version=version)
     print(json.dumps(request, indent=2, default=str))
     print()
     if url := hook.model_url(options.model):
-        print(curl(url, request))
+        print(curl(url, {name: values.tolist()[0] for name, values in sent.items()}))
         print()
     for name, values in answer.items():
         print(f"{name}: {values[0]}  (version {version} of {options.model})")

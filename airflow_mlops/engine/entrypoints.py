@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import ast
+import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from typing import Any
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
@@ -21,7 +23,7 @@ def load_object(entrypoint: str, *code_paths: str | None) -> Any:
     """
     module_name, _, name = entrypoint.partition(":")
     folders = [path for path in code_paths if path is not None]
-    find_in(module_name.partition(".")[0], folders)
+    _forget_namesake(find_in(module_name.partition(".")[0], folders))
     sys.path[:] = [*folders, *(path for path in sys.path if path not in folders)]
     try:
         module = importlib.import_module(module_name)
@@ -40,6 +42,76 @@ def load_object(entrypoint: str, *code_paths: str | None) -> Any:
             hint="Name a function, or a variable, that the module defines.",
         )
     return getattr(module, name)
+
+
+def _forget_namesake(found: ModuleSpec | None) -> None:
+    """Let a module be imported although another of its name was: Python itself has a ``code``, which debuggers import.
+
+    Whoever imported the other one keeps it.
+    """
+    loaded = sys.modules.get(found.name) if found is not None else None
+    if found is None or found.origin is None or loaded is None:
+        return
+    if getattr(loaded, "__file__", None) != found.origin:
+        for name in [name for name in sys.modules if f"{name}.".startswith(f"{found.name}.")]:
+            del sys.modules[name]
+
+
+def check_named(entrypoint: str, what: str, code_path: str | None) -> None:
+    """Refuse code of the user that is not there, as far as that shows without importing it.
+
+    :param entrypoint: ``package.module:name``.
+    :param what: What it is to whoever named it, such as ``fit function``.
+    :param code_path: Folder searched first.
+    :raises ConfigError: when the module or the name does not exist.
+    """
+    module, _, name = entrypoint.partition(":")
+    where: Sequence[str] = [code_path, *sys.path] if code_path else sys.path
+    found: ModuleSpec | None = None
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        found = PathFinder.find_spec(".".join(parts[:depth]), where)
+        if found is None:
+            if depth == 1 and importlib.util.find_spec(parts[0]) is not None:
+                return  # installed in a way of its own
+            beside = [path.stem for folder in where[:1] for path in Path(folder).glob("*") if path.stem.isidentifier()]
+            raise ConfigError(
+                f"The {what} {entrypoint!r} is not there: there is no module {'.'.join(parts[:depth])!r}."
+                f"{did_you_mean(parts[depth - 1], beside)}",
+                detail=f"looked for in {where[0] if where else 'no folder'}, and in what is installed",
+                hint="The module must lie beside the DAG file, or be installed.",
+            )
+        where = list(found.submodule_search_locations or ())
+    names = _names_of(found)
+    if names is not None and name not in names:
+        raise ConfigError(
+            f"The {what} {entrypoint!r} is not there: module {module!r} has no {name!r}.{did_you_mean(name, names)}",
+            detail=f"{found.origin if found else module}",
+            hint="Name a function that the module defines.",
+        )
+
+
+def _names_of(found: ModuleSpec | None) -> set[str] | None:
+    """Return the names that a module's file defines; None when that does not show without running it."""
+    if found is None or not (found.origin or "").endswith(".py"):
+        return None
+    try:
+        tree = ast.parse(Path(str(found.origin)).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None  # importing it says more
+    names = {"__name__"}
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+            case ast.Import() | ast.ImportFrom():
+                names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    dynamic = {"*", "__getattr__"} & names or any(
+        isinstance(node, ast.Name) and node.id in {"globals", "setattr", "exec"} for node in ast.walk(tree)
+    )
+    return None if dynamic else names
 
 
 def find_in(name: str, folders: Sequence[str]) -> ModuleSpec | None:

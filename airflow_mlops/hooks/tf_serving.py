@@ -73,6 +73,10 @@ class TFServingHook(MlopsHook):
         """
         return self._path("model_base_path")
 
+    def versions_folder(self, model: str) -> Path | None:
+        """Return the folder of a model's versions; None when the connection does not say where its models are."""
+        return self.model_store / model if self.extra.get("model_base_path") else None
+
     def settled_state(self, model: str, version: int) -> dict[str, str] | None:
         """Return ``{"state", "error"}`` once the server has loaded a version or given it up, else None."""
         from airflow_mlops.engine.serving.rollout import version_state

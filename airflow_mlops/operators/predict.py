@@ -324,7 +324,8 @@ class TFServingPredictOperator(PredictOperator):
     """Predict rows by a model server, in batches, and seal the predictions as a partition.
 
     Batches that the server does not answer are sent again, a few times. Where the label points is asked once: a
-    promotion meanwhile mixes no versions.
+    promotion meanwhile mixes no versions. A version's transform is applied here, before the server is asked: it is
+    found in the connection's ``model_base_path``.
 
     :param version: Version on the server; empty: the one with the label.
     :param version_label: Label of the version.
@@ -359,7 +360,10 @@ class TFServingPredictOperator(PredictOperator):
         TFServingModelLink.persist(context, hook.model_url(self.model))
         version = whole_version(self.version) if said(self.version) else None
         label = None if version else require(self.version_label, "version_label", "Name one such as stable.")
+        store = hook.versions_folder(self.model)
         with hook.get_conn() as client:
             with self.looking_up():
-                model = ThroughServer(client, model=self.model, version=version, label=label, in_flight=self.in_flight)
+                model = ThroughServer(
+                    client, model=self.model, version=version, label=label, store=store, in_flight=self.in_flight
+                )
             yield model

@@ -80,6 +80,8 @@ class TensorFlowTrainOperator(MlopsOperator):
     :param model_params: Handed to ``entrypoint``; a fit function finds them in ``spec.params``.
     :param golden: ``module:function`` beside the DAG file of golden inputs, from rows that may leave the data;
         None makes them up from the profile of the training split.
+    :param transform: ``module:function`` beside the DAG file that the rows go through before the model sees them, here
+        and wherever it is asked; see :mod:`airflow_mlops.engine.serving.transform`. It is shipped with the model.
     :param timeout: Seconds until the training is stopped.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``; None keeps no record of a failed training.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``: while the model is halted there, this is
@@ -108,6 +110,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         "batch_size",
         "model_params",
         "golden",
+        "transform",
         "mlflow_conn_id",
         "ledger_conn_id",
     )
@@ -140,6 +143,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         batch_size: int | str = 1024,
         model_params: Mapping[str, Any] | None = None,
         golden: str | None = None,
+        transform: str = "",
         timeout: float = 2 * 3600,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
         ledger_conn_id: str | None = LedgerHook.default_conn_name,
@@ -168,6 +172,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.batch_size = batch_size
         self.model_params = model_params
         self.golden = golden
+        self.transform = transform
         self.timeout = timeout
         self.mlflow_conn_id = mlflow_conn_id
         self.ledger_conn_id = ledger_conn_id
@@ -230,6 +235,7 @@ class TensorFlowTrainOperator(MlopsOperator):
                     "batch_size": self.batch_size,
                     "params": dict(self.model_params or {}),
                     "golden": self.golden,
+                    "transform": said(self.transform),
                     "environment": environment(),
                 }
             )

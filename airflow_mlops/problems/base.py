@@ -106,10 +106,11 @@ class Problem(ABC):
         :raises DataError: naming the days.
         """
 
-    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
+    def count_slices(self, rows: pa.Table, *, said: bool) -> dict[Any, dict[str, Any]]:
         """Return slice → what a :class:`~airflow_mlops.contracts.SliceProfile` keeps of its labels of this type.
 
         :param rows: Columns ``slice``, and ``label`` as it landed, null where it is unknown.
+        :param said: Whether somebody said that the labels are of this type.
         """
         return {}
 

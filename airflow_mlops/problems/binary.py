@@ -106,7 +106,7 @@ class Binary(Problem):
 
         check_shares(rows, event_time, rows[label], "positive labels", shift)
 
-    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
+    def count_slices(self, rows: pa.Table, *, said: bool) -> dict[Any, dict[str, Any]]:
         import pyarrow as pa
         import pyarrow.compute as pc
 

@@ -124,9 +124,14 @@ class Multiclass(Problem):
         for one in sorted(pc.unique(rows[label].combine_chunks()).to_pylist()):
             check_shares(rows, event_time, pc.equal(rows[label], one), f"class {one!r}", shift)
 
-    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
-        if not self.claims(rows["label"]):
-            return {}
+    def count_slices(self, rows: pa.Table, *, said: bool) -> dict[Any, dict[str, Any]]:
+        import pyarrow as pa
+
+        label = rows["label"]
+        if not self.claims(label):
+            if not said or not (pa.types.is_integer(label.type) or pa.types.is_boolean(label.type)):
+                return {}
+            rows = pa.table({"slice": rows["slice"], "label": label.cast(pa.string())})
         found: dict[Any, dict[str, Any]] = {}
         for row in rows.group_by(["slice", "label"]).aggregate([([], "count_all")]).to_pylist():
             if row["label"] is not None:

@@ -54,7 +54,7 @@ class Ranking(Regression):
     def claims_profile(self, column: ColumnProfile, *, said: bool) -> bool:
         return said and (column.type == "bool" or super().claims_profile(column, said=said))
 
-    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
+    def count_slices(self, rows: pa.Table, *, said: bool) -> dict[Any, dict[str, Any]]:
         return {}  # counted as the numbers that they are
 
     def join_slices(self, one: SliceProfile, other: SliceProfile) -> dict[str, Any]:

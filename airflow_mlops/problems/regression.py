@@ -117,7 +117,7 @@ class Regression(Problem):
 
         check_means(rows, event_time, label, shift)
 
-    def count_slices(self, rows: pa.Table) -> dict[Any, dict[str, Any]]:
+    def count_slices(self, rows: pa.Table, *, said: bool) -> dict[Any, dict[str, Any]]:
         import pyarrow as pa
         import pyarrow.compute as pc
 

@@ -133,6 +133,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             batch_size=train.batch_size,
             model_params=train.params,
             golden=train.golden,
+            transform=train.transform or "",
             timeout=timeout.total_seconds(),
             execution_timeout=timeout + timedelta(minutes=5),
             max_active_tis_per_dag=1,

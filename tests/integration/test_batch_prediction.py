@@ -461,6 +461,20 @@ def test_a_partition_that_changed_or_never_was_is_refused(place, model):
         place.predict(model)
 
 
+def test_an_entity_of_a_partition_twice_at_one_time_is_refused_and_of_ones_own_rows_kept(place, model):
+    names = ["t0", "t0", "t1", "t1", *(f"t{i}" for i in range(4, 1000))]
+    at = [BEGIN + timedelta(seconds=i // 2 if i in {2, 3} else i) for i in range(1000)]
+    table = trips(trip=names, at=pa.array(at, TIME))
+    place.seal(table)
+    with pytest.raises(
+        DataError, match=r"^1 entities are in partition 2024-03-01 of 'trips' more than once"
+    ) as refused:
+        place.predict(model)
+    assert "t1" not in str(refused.value), "a row's value"
+    assert place.store.current(DATASET, KEY) is None
+    assert own(place, model, place.land(table), event_time="at").num_rows == 1000
+
+
 def test_files_that_change_while_they_are_read_are_refused(place, model):
     folder = place.land(trips())
     another = Wrapped(model, 3, lambda: place.land(trips(city=["C"] * 1000)))

@@ -30,6 +30,7 @@ from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.exceptions import DataError, GateError
 from tests.airflow_home import airflow_home
 from tests.conftest import ROOT
+from tests.saved_models import make_saved_model
 from tests.serving_fixtures import running_server
 from tests.training_fixtures import mlflow_server
 
@@ -248,3 +249,12 @@ def test_a_dag_of_ones_own_serves_them_and_rolls_back(
             [output] = golden.outputs
             answered = client.predict("colleague", inputs, label="stable")[output]
             assert answered.tolist() == golden.outputs[output]
+
+
+def test_complex_numbers_are_refused_in_words(tmp_path: Path):
+    model = make_saved_model(tmp_path / "m", 0.1, {"distance": "float32"}, answers="complex")
+    (model / "assets.extra" / "golden.json").unlink()
+    samples = tmp_path / "requests.json"
+    samples.write_text('{"instances": [{"distance": 1.0}]}')
+    with pytest.raises(DataError, match=r"answers 'wave' in complex numbers(.|\n)*complex64(.|\n)*tf.math.real"):
+        make_servable(model, tmp_path / "made", samples)

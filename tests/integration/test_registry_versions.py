@@ -16,10 +16,11 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from mlflow import MlflowClient
 
-from airflow_mlops.contracts import Deployment, Pin, RegisteredModel, Verdict, VerdictStatus
+from airflow_mlops.contracts import Deployment, Pin, RegisteredModel, Signature, TensorSpec, Verdict, VerdictStatus
 from airflow_mlops.engine.evaluation.approvals import record_verdict
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.registry import copying, deleting
+from airflow_mlops.engine.registry.lookup import versions_of
 from airflow_mlops.engine.registry.registry import TRAINING_ID, Registry
 from airflow_mlops.engine.serving.deployments import pointer_name
 from airflow_mlops.exceptions import TransientError
@@ -404,3 +405,19 @@ def test_nothing_is_deleted_when_something_is_wrong(run, plain: Plain, changes: 
     with pytest.raises(AirflowFailException, match=says):
         run(MLflowDeleteModelVersionsOperator, **{"model": plain.name, "keep": 1, **changes})
     assert plain.versions == [1, 2]
+
+
+@pytest.mark.parametrize("quotes", ["it's", 'the "best"', """it's "both\""""])
+def test_names_with_quotes(tmp_path: Path, quotes: str):
+    registry = Registry(mlflow_server())
+    (tmp_path / "saved_model.pb").write_bytes(b"x")
+    model = f"{quotes} {next(NUMBERS)}"
+    assert registry.find_alias(model, "challenger") is None
+    number = TensorSpec(dtype="float32", shape=(-1,))
+    signature = Signature(inputs={"a": number}, outputs={"b": number})
+    made = registry.register_made_elsewhere(model, tmp_path, signature, "here")
+    assert registry.register_made_elsewhere(model, tmp_path, signature, "here").version == made.version == "1"
+    assert registry.by_alias(model, "challenger").version == "1"
+    assert registry.find_alias(model, "champion") is None
+    assert [one.version for one in versions_of(registry, model)] == ["1"]
+    assert versions_of(registry, f"{model}r") == []

@@ -21,6 +21,7 @@ from airflow_mlops.engine.training.launch import train
 from airflow_mlops.engine.training.source import script_hash
 from airflow_mlops.exceptions import ConfigError, TrainingError
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
+from tests.saved_models import make_saved_model
 from tests.training_fixtures import make_snapshot
 
 TOLD = 'import json, os\ntold = json.load(open(os.environ["MLOPS_TRAINING"]))\n'
@@ -145,7 +146,11 @@ tf.saved_model.save(m, told["saved_model"], signatures={"serving_default": m.ser
 @pytest.mark.parametrize(
     ("name", "outputs", "words"),
     [
-        ("dep_dely", '"probability": inputs["dep_dely"]', "takes an input 'dep_dely' that the snapshot does not have"),
+        (
+            "dep_dely",
+            '"probability": inputs["dep_dely"]',
+            "takes an input 'dep_dely' that is none of the snapshot's features",
+        ),
         ("N", '"probability": inputs["N"] * 0 + 7', r"cannot be a binary prediction: a probability lies from 0 to 1"),
         ("N", '"probability": tf.stack([inputs["N"]] * 2, axis=1)', r"must give 1 number an example: probability"),
         ("N", '"probabilty": inputs["N"], "other": inputs["N"]', "none is 'probability'. Did you mean 'probabilty'"),
@@ -157,6 +162,14 @@ def test_a_model_of_another_shape_is_refused(tmp_path, snapshot, name, outputs, 
     text = WRONG.replace("OUTPUTS", outputs).replace("NAME", name)
     text = text.replace('"N"', repr(number))
     with pytest.raises(TrainingError, match=words):
+        run(tmp_path, snapshot, text)
+
+
+def test_complex_numbers_are_refused_in_words(tmp_path, snapshot):
+    number = next(name for name, kind in snapshot.features.items() if kind == "double")
+    model = make_saved_model(tmp_path / "m", 0.1, {number: "float32"}, answers="complex")
+    text = TOLD + f"import shutil\nshutil.copytree({str(model)!r}, told['saved_model'])\n"
+    with pytest.raises(TrainingError, match=r"cannot be used: The model answers 'wave' in complex numbers"):
         run(tmp_path, snapshot, text)
 
 

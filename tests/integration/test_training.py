@@ -213,7 +213,7 @@ def test_model_function_that_raises_is_shown_where(broken, tmp_path: Path, monke
     ("function", "says"),
     [
         ("no_model", "did not return a Keras model but str"),
-        ("wrong_inputs", r"inputs are not the snapshot's features(.|\n)*not in the snapshot: \['wind'\]"),
+        ("wrong_inputs", r"inputs are not the snapshot's features(.|\n)*not among these: \['wind'\]"),
         ("subclassed", "inputs are not the snapshot's features(.|\n)*Build a functional model"),
         ("not_compiled", "not compiled"),
         ("nan_loss", "loss is not a finite number after epoch 1"),

@@ -19,6 +19,7 @@ from tests.checks_fixtures import blocking
 START = date(2024, 3, 4)
 COUNTRIES = {"US": 3_000, "CA": 1_000, "FR": 400}
 REASONS = ("damaged", "late", "other", "size")
+PROBLEM = {"code": "multiclass"}
 SHARES = np.array([0.1, 0.3, 0.2, 0.4])
 
 
@@ -32,7 +33,8 @@ def rows_of(number: int) -> pa.Table:
     return pa.table(
         {
             "country": country,
-            "reason": random.choice(REASONS, len(country), p=shares / shares.sum()),
+            "reason": (reason := random.choice(REASONS, len(country), p=shares / shares.sum())),
+            "code": np.searchsorted(REASONS, reason) * 10,
             "refund": np.where(random.random(len(country)) < 0.1, np.nan, refund),
         }
     )
@@ -40,7 +42,8 @@ def rows_of(number: int) -> pa.Table:
 
 def profiled(rows: pa.Table, number: int, label: str) -> Profile:
     key = str(START + timedelta(days=number))
-    return profile_table(rows, dataset="d", key=key, revision="r", slices=["country"], label=label)
+    how = {"slices": ["country"], "label": label, "problem": PROBLEM.get(label, "")}
+    return profile_table(rows, dataset="d", key=key, revision="r", **how)
 
 
 @functools.cache
@@ -51,7 +54,7 @@ def normal(number: int, label: str) -> Profile:
 def found(today: Profile, label: str, days: int = 56) -> list:
     """What the checks of the label say that is not as usual."""
     history = [normal(number, label) for number in range(56 - days, 56)]
-    outcomes = run_checks(today, history, slices=["country"], label=label)
+    outcomes = run_checks(today, history, slices=["country"], label=label, problem=PROBLEM.get(label, ""))
     return [one for one in outcomes if one.expectation.startswith("label_") and not one.success]
 
 
@@ -65,7 +68,7 @@ def with_label(label: str, where: str, change) -> Profile:
     return profiled(rows.set_column(rows.schema.get_field_index(label), label, column), 57, label)
 
 
-@pytest.mark.parametrize("label", ["reason", "refund"])
+@pytest.mark.parametrize("label", ["reason", "refund", "code"])
 def test_normal_days_are_silent(label):
     for number in range(57, 97):
         assert not found(normal(number, label), label), number
@@ -83,6 +86,30 @@ def test_a_new_class_is_counted_and_not_named():
     outcomes = found(today, "reason")
     assert any("new classes" in one.note for one in outcomes)
     assert "SECRET" not in json.dumps([one.to_json() for one in outcomes])
+
+
+def test_whole_numbers_that_are_classes_are_compared_by_their_shares():
+    """10 and 30 become 20: the mean stays, and a class is gone."""
+    today = with_label("code", "FR", lambda one: 20 if one in (10, 30) else one)
+    refused = blocking(found(today, "code"))
+    assert {one.expectation for one in refused} == {"label_share_as_usual"}
+    assert any("class '30'" in one.note and "'FR'" in one.note for one in refused)
+    days = [normal(number, "code") for number in range(56)]
+    said = run_checks(today, days, slices=["country"], label="code", problem="multiclass")
+    assert not [one for one in said if one.column == "code" and not one.expectation.startswith("label_")]
+
+
+def test_days_that_were_profiled_as_numbers_are_compared_by_their_mean():
+    key = str(START)
+    days = [
+        profile_table(rows_of(number), dataset="d", key=key, revision="r", slices=["country"], label="code")
+        for number in range(20)
+    ]
+    said = run_checks(normal(57, "code"), days, slices=["country"], label="code", problem="multiclass")
+    assert {one.expectation for one in said if one.expectation.startswith("label_")} == {
+        "label_mean_as_usual",
+        "label_coverage_as_usual",
+    }
 
 
 def test_all_labels_of_one_class_block():

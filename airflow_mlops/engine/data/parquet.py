@@ -83,7 +83,11 @@ def inspect(
     rows = nulls = outside = 0
     ranges = []
     for file in files:
-        with readable(landed / file.name), pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        # Not buffered ahead: that would read all of the file's row groups at once.
+        with (
+            readable(landed / file.name),
+            pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet,
+        ):
             schema = _checked_schema(parquet.schema_arrow, schema, event_time, landed / file.name)
             for batch in parquet.iter_batches():
                 times = batch[event_time].cast(_MICROSECONDS, safe=False)

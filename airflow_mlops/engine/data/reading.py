@@ -93,7 +93,7 @@ class Reader:
         """
         kind = format_of(file.name)
         if kind == "parquet":
-            with readable(file), pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            with readable(file), pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
                 for batch in parquet.iter_batches(_BATCH_ROWS):
                     yield pa.Table.from_batches([batch])
         elif kind == "orc":

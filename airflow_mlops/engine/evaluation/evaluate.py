@@ -16,7 +16,9 @@ from pydantic import ValidationError
 from airflow_mlops.contracts import Evaluation, ModelManifest, Signature, Snapshot
 from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
+from airflow_mlops.engine.serving.asking import Predict, as_asked
 from airflow_mlops.engine.serving.saved_model import SavedModel
+from airflow_mlops.engine.serving.transform import load_transform
 from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_targets, read_weights
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
 from airflow_mlops.problems import problem_named
@@ -93,20 +95,19 @@ def evaluate(
 
 
 def score(saved_model: Path, inputs: Columns, output: str = "") -> np.ndarray:
-    """Return the model's prediction for each row, asked by its own serving signature.
+    """Return the model's prediction for each row, asked by its own serving signature, through its own transform.
 
-    :param inputs: Raw columns; those that the model does not take are left out.
+    :param inputs: Raw columns; those that the model, or its transform, does not take are left out.
     :param output: Which of several outputs to take; of one it need not be said.
     :returns: ``float32``, of one number a row or of several.
     :raises DataError: when it takes inputs that are not there, or has several outputs and none of that name.
     """
     with contextlib.closing(SavedModel(saved_model)) as model:
-        taken = _output(model.signature, inputs, output)
+        signature, answer = as_asked(load_transform(saved_model), model.signature, model.run)
+        taken = _output(signature, inputs, output)
         rows = len(next(iter(inputs.values())))
         parts = [
-            _score_batch(
-                model, {name: inputs[name][start : start + _BATCH_ROWS] for name in model.signature.inputs}, taken
-            )
+            _score_batch(answer, {name: inputs[name][start : start + _BATCH_ROWS] for name in signature.inputs}, taken)
             for start in range(0, rows, _BATCH_ROWS)
         ]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
@@ -147,8 +148,8 @@ def _classes_of(saved_model: Path) -> tuple[str, ...]:
         return ()
 
 
-def _score_batch(model: SavedModel, inputs: Columns, output: str) -> np.ndarray:
-    predicted = np.asarray(model.run(inputs)[output], dtype=np.float32)
+def _score_batch(answer: Predict, inputs: Columns, output: str) -> np.ndarray:
+    predicted = np.asarray(answer(inputs)[output], dtype=np.float32)
     return predicted.reshape(-1) if predicted.ndim == 2 and predicted.shape[1] == 1 else predicted
 
 

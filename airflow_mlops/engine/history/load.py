@@ -201,7 +201,7 @@ class _Load:
         jobs = self._without_unchanged(self._landed(keys))
         work = partial(
             _prepare, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate,
-            databases=self.databases, again=self.again,
+            databases=self.databases, pipeline=self.pipeline, again=self.again,
         )  # fmt: skip
         for n, ((feed, key), prepared) in enumerate(self._at_once(work, jobs), 1):
             self._take(feed.dataset, key, prepared, partial(self._settle, feed, key))

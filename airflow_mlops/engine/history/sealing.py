@@ -57,11 +57,13 @@ def prepare(
     code_path: str,
     locate: Locate,
     databases: Databases,
+    pipeline: ModelPipeline,
     again: bool = False,
 ) -> Prepared | None:
     """Stage or extract, validate and profile a partition; None when these rows were sealed by this suite already.
 
     :param root: Where the sealed partitions are.
+    :param pipeline: Says what its label is.
     :param again: Whether files are read again though they were sealed, as after a change of the contract.
     :raises DataError: when it has not landed, or cannot be read.
     """
@@ -79,9 +81,19 @@ def prepare(
             files, suite, suite_name=feed.suite, batch=f"{feed.dataset}/{key}", may_be_empty=feed.may_be_empty
         )
     profile = profile_landed(
-        landed, feed.dataset, key, result.batch_hash[:16], checks=feed.checks, partitioning=feed.partitioning
+        landed,
+        feed.dataset,
+        key,
+        result.batch_hash[:16],
+        checks=feed.checks,
+        partitioning=feed.partitioning,
+        problem=pipeline.label.problem if _checks_label(feed, pipeline) else "",
     )
     return Prepared(str(landed), result, profile)
+
+
+def _checks_label(feed: Feed, pipeline: ModelPipeline) -> bool:
+    return feed.dataset == pipeline.label_feed.dataset and feed.checks.label == pipeline.label.column
 
 
 def _staged(

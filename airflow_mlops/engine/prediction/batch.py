@@ -88,8 +88,9 @@ def predict_partition(
     :param suite: What the predictions must meet before they are sealed.
     :param report: Called with what the suite said, before it refuses anything.
     :raises ConfigError: when a column, or the key, is none.
-    :raises DataError: when rows lack an input or hold what the model does not take, the model fails, the suite refuses
-        the predictions, or their times are not those of the partition.
+    :raises DataError: when an entity of a sealed partition is there twice at one time, rows lack an input or hold what
+        the model does not take, the model fails, the suite refuses the predictions, or their times are not those of
+        the partition.
     :raises TransientError: when the model server, the storage or the ledger does not answer, or rows or features
         changed meanwhile. What is predicted by then is kept.
     """
@@ -100,6 +101,7 @@ def predict_partition(
     if (known := _known(ledger, store, dataset, key, made_of)) is not None:
         _log.info("%s %s holds these predictions already: revision %s.", dataset, key, known.partition.revision)
         return known
+    plan.rows.check_once(plan.entity, plan.event_time)
     taken_up = _write_shards(plan, folder, begins)
     plan.rows.check_unchanged()
     if plan.features is not None:

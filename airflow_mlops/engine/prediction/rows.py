@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.engine.data import storage
@@ -22,6 +25,7 @@ from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError, did_you_mean
 
+_HASHED = 65_536
 _BUFFER = 1 << 20
 """Bytes read ahead of a column. By default Arrow reads all of a file's row groups ahead."""
 
@@ -100,6 +104,35 @@ class Rows:
                         yield first, fit(pa.Table.from_batches([batch]), schema, zone="UTC", where=str(file))
                         first += batch.num_rows
                 start = bounds[-1]
+
+    def check_once(self, entity: str, event_time: str) -> None:
+        """Refuse a sealed partition in which an entity is twice at the same time. Rows of one's own are as they are.
+
+        Eight bytes a row are held to tell; rows without an entity or a time are not looked at.
+
+        :raises DataError: with how many entities there are.
+        """
+        if not self.partition or not event_time:
+            return
+        hashes = [np.empty(0, np.uint64)]
+        for _, table in self.batches([entity, event_time], _HASHED, lambda *_: False):
+            known = table.drop_null()
+            values, times = known[entity].to_numpy(), known[event_time].cast(pa.int64()).to_numpy()
+            hashes.append(pd.util.hash_array(values, categorize=False) * np.uint64(31) + pd.util.hash_array(times))
+        found = np.sort(np.concatenate(hashes))
+        if not (found[1:] == found[:-1]).any():
+            return
+        # Only where two hashes are alike, since it takes much more memory.
+        every = pa.concat_tables(table for _, table in self.batches([entity, event_time], _HASHED, lambda *_: False))
+        counted = every.drop_null().group_by([entity, event_time]).aggregate([([], "count_all")])
+        repeated = counted.filter(pc.greater(counted["count_all"], 1))
+        if repeated.num_rows:
+            raise DataError(
+                f"{pc.count_distinct(repeated[entity])} entities are in {self.name} more than once at the same time.",
+                detail=f"entity {entity!r}, event time {event_time!r}, {self.count} rows",
+                hint="A prediction is found again by the two. Seal the partition without repeats, and have its "
+                f"Checks(unique=[{entity!r}]) count them; or predict a query of its rows, entities='SELECT ...'.",
+            )
 
     def check_unchanged(self) -> None:
         """Refuse rows whose files changed while they were read.

@@ -11,8 +11,10 @@ import numpy as np
 
 from airflow_mlops.contracts import Signature, content_hash
 from airflow_mlops.engine.data.files import tree_hash
+from airflow_mlops.engine.serving.asking import as_asked, transform_in
 from airflow_mlops.engine.serving.client import ServingClient
 from airflow_mlops.engine.serving.saved_model import SavedModel
+from airflow_mlops.engine.serving.transform import load_transform
 from airflow_mlops.exceptions import DataError, TransientError
 
 WAITS = (1.0, 2.0, 4.0)
@@ -23,7 +25,7 @@ class Scorer(Protocol):
     """One version of one model: whatever happens meanwhile, all rows are predicted by it.
 
     ``version`` is its number, as text; ``identity`` the hash of what it is; ``in_flight`` how many batches may be asked
-    for at once.
+    for at once. Where a model has a transform, the inputs of ``signature`` are what that takes.
     """
 
     model: str
@@ -57,12 +59,13 @@ class InProcess:
         self.model = model
         self.version = version or (saved_model.name if saved_model.name.isdecimal() else content[:16])
         self.identity = content_hash([model, self.version, content])
+        transform = load_transform(saved_model)
         self._loaded = SavedModel(saved_model)
-        self.signature = self._loaded.signature
+        self.signature, self._answer = as_asked(transform, self._loaded.signature, self._loaded.run)
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output for some rows."""
-        return self._loaded.run(inputs)
+        return self._answer(inputs)
 
     def __enter__(self) -> InProcess:
         return self
@@ -76,6 +79,7 @@ class ThroughServer:
 
     :param version: Its number.
     :param label: Instead of it, the label that points to it.
+    :param store: Folder of the model's versions, in which its transform is found; None: it has none.
     :param in_flight: How many batches may be with the server at once.
     :param waits: Seconds before each further attempt when it does not answer.
     :raises DataError: when the server has no such model, version or label.
@@ -89,17 +93,23 @@ class ThroughServer:
         model: str,
         version: int | None = None,
         label: str | None = None,
+        store: Path | None = None,
         in_flight: int = 4,
         waits: Sequence[float] = WAITS,
     ) -> None:
         self._client, self._waits = client, waits
-        self._number, self.signature = client.metadata(model, version, None if version else label)
+        self._number, signature = client.metadata(model, version, None if version else label)
+        transform = None if store is None else transform_in(store, self._number)
+        self.signature, self._answer = as_asked(transform, signature, self._ask)
         self.model, self.version, self.in_flight = model, str(self._number), in_flight
         # A version's bytes never change: which server it is on says nothing of them.
         self.identity = content_hash([model, self.version])
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output for some rows; asked again when the server does not answer."""
+        return self._answer(inputs)
+
+    def _ask(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for wait in self._waits:
             try:
                 return self._client.predict(self.model, inputs, self._number)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from airflow_mlops.engine.registry.connection import first_line, talking_to, wit
 from airflow_mlops.engine.registry.lookup import find_version, versions_of
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.registry.packaging import CHECKSUMS_FILE, SAVED_MODEL
-from airflow_mlops.engine.registry.registry import Registry
+from airflow_mlops.engine.registry.registry import Registry, logged_name
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, TransientError
 
 if TYPE_CHECKING:
@@ -160,9 +159,7 @@ def put(registry: Registry, original: Original, to_model: str) -> Copy:
         experiment_id = registry._experiment(to_model)
         run_id = _run_of(registry, original, experiment_id)
         registry._make_registered_model(to_model)
-        # A logged model's name takes less than a registered one's.
-        name = re.sub(r"[/:.%\"']", "_", to_model)
-        logged = client.create_logged_model(experiment_id, name, source_run_id=run_id)
+        logged = client.create_logged_model(experiment_id, logged_name(to_model), source_run_id=run_id)
         client.log_model_artifacts(logged.model_id, str(original.folder))
         client.finalize_logged_model(logged.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])

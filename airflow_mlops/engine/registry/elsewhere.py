@@ -19,9 +19,11 @@ from airflow_mlops.contracts import Signature
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.files import checksums, identity, temporary_sibling
 from airflow_mlops.engine.data.shared import fetch
+from airflow_mlops.engine.serving.asking import as_asked
 from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
 from airflow_mlops.engine.serving.samples import input_example, read_samples
 from airflow_mlops.engine.serving.saved_model import DEFAULT_SIGNATURE, SavedModel
+from airflow_mlops.engine.serving.transform import load_transform
 from airflow_mlops.exceptions import DataError, GateError
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ def make_servable(source: Path, destination: Path, samples: Path | None = None) 
                     hint="Leave samples out: it is served without golden predictions. Or export it with that one.",
                 )
             if file is not None and not (temporary / GOLDEN_FILE).exists() and DEFAULT_SIGNATURE in model.signatures:
-                Golden.recorded(read_samples(file, signature), model.run).write(temporary)
+                asked, answer = as_asked(load_transform(temporary), signature, model.run)
+                Golden.recorded(read_samples(file, asked), answer).write(temporary)
             golden = Golden.find(temporary)
             if golden is not None:
                 _check(golden, model, recorded=file is not None)
@@ -233,8 +236,9 @@ def _as_it_is(folder: Path) -> Fetched:
 
 def _check(golden: Golden, model: SavedModel, *, recorded: bool) -> None:
     """Ask a model again what it was asked when its golden predictions were made."""
+    signature, answer = as_asked(load_transform(model.path), model.signature, model.run)
     try:
-        golden.check(model.run, model.signature, tolerance=1e-5)
+        golden.check(answer, signature, tolerance=1e-5)
     except GateError as error:
         if not recorded:
             raise

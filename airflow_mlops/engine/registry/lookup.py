@@ -120,15 +120,17 @@ def find_version(registry: Registry, model: str, wanted: str) -> ModelVersion:
 
 def versions_of(registry: Registry, model: str) -> list[ModelVersion]:
     """Return all versions of a model, newest first. MLflow leaves their aliases out of such a list."""
+    # A filter of MLflow cannot name what has quotes of both kinds; whatever it finds is looked at again.
     quote = '"' if "'" in model else "'"
+    named = f"name = {quote}{model}{quote}" if quote not in model else None
     found: list[ModelVersion] = []
     page = None
     with talking_to(registry.tracking_uri):
         while page is None or page.token:
             page = registry.client.search_model_versions(
-                f"name = {quote}{model}{quote}", max_results=_A_PAGE, page_token=page.token if page else None
+                named, max_results=_A_PAGE, page_token=page.token if page else None
             )
-            found += page
+            found += [version for version in page if version.name == model]
     return sorted(found, key=lambda version: -int(version.version))
 
 

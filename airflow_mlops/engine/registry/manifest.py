@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from airflow_mlops.contracts import ModelManifest, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.shared import publishing
+from airflow_mlops.engine.serving.transform import load_transform
 
 MANIFEST_FILE = Path("assets.extra") / "manifest.json"
 UNKNOWN = "unknown"
@@ -53,15 +54,21 @@ def pack_manifest(
         parent_version=parent_version,
         triggered_by=triggered_by,
     )
-    for file, text in ((path.with_name("README.md"), _readme(manifest, spec)), (path, manifest.to_json())):
+    for file, text in (
+        (path.with_name("README.md"), _readme(manifest, spec, Path(result.saved_model))),
+        (path, manifest.to_json()),
+    ):
         with publishing(file) as made:
             made.write_text(text)
     return manifest
 
 
-def _readme(manifest: ModelManifest, spec: TrainingSpec) -> str:
+def _readme(manifest: ModelManifest, spec: TrainingSpec, saved_model: Path) -> str:
     """Return what a caller has to know, in words."""
-    inputs = "\n".join(f"| `{name}` | {one.dtype} |" for name, one in manifest.signature.inputs.items())
+    types = {name: one.dtype for name, one in manifest.signature.inputs.items()}
+    if transform := load_transform(saved_model):
+        types = {name: one["dtype"] for name, one in transform.inputs.items()}
+    inputs = "\n".join(f"| `{name}` | {kind} |" for name, kind in types.items())
     outputs = ", ".join(f"`{name}` ({one.dtype})" for name, one in manifest.signature.outputs.items())
     return _README.format(
         model=manifest.model,
@@ -69,6 +76,7 @@ def _readme(manifest: ModelManifest, spec: TrainingSpec) -> str:
         service=manifest.feature_service,
         inputs=inputs,
         outputs=outputs,
+        transformed=_TRANSFORMED.format(function=transform.function) if transform else "",
     )
 
 
@@ -81,11 +89,16 @@ A request has all of these inputs; a missing number is NaN, a missing text is ""
 | input | type |
 |---|---|
 {inputs}
-
+{transformed}
 It answers {outputs}.
 
 `airflow-mlops ask {model}` says which keys and request fields a caller needs, and with them gives the whole input and a
 `curl` line. In Python: `OnlineReader(location, "{service}").inputs(rows, signature)`.
+"""
+_TRANSFORMED = """
+**They go through a transform before the model server is asked**: `{function}`, in `assets.extra/transform/`. In
+Python: `airflow_mlops.engine.serving.transform.load_transform(folder)(columns)`; without this package, that folder is a
+place to import from.
 """
 
 

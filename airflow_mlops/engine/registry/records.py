@@ -22,6 +22,7 @@ def params_of(spec: TrainingSpec) -> list[Param]:
 
     told = {
         **_code_of(spec),
+        **({"transform": spec.transform} if spec.transform else {}),
         "seed": spec.seed,
         "epochs": spec.epochs,
         "batch_size": spec.batch_size,

@@ -26,7 +26,7 @@ from airflow_mlops.contracts import (
     Verdict,
 )
 from airflow_mlops.engine.data.files import checksums, identity, temporary_sibling, tree_hash
-from airflow_mlops.engine.registry.connection import make_client, talking_to, without_credentials
+from airflow_mlops.engine.registry.connection import NO_SUCH_THING, make_client, talking_to, without_credentials
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.registry.packaging import CHECKSUMS_FILE, SAVED_MODEL, write_mlmodel
 from airflow_mlops.engine.registry.records import data_of, metric_batches, params_of, tags_of
@@ -51,6 +51,11 @@ CONTENT = "mlops.content"
 """Tag of a version that was made elsewhere and registered here: the hash of its files."""
 SOURCE = "mlops.source"
 SPEC_FILE = "spec.json"
+
+
+def logged_name(model: str) -> str:
+    """Return what a logged model is called: its name takes less than a registered one's."""
+    return re.sub(r"[/:.%\"']", "_", model)
 
 
 @dataclass(frozen=True)
@@ -223,9 +228,15 @@ class Registry:
 
     def find_alias(self, model: str, alias: str) -> RegisteredModel | None:
         """Return the version that an alias points to, or None when there is none."""
+        from mlflow.exceptions import MlflowException
+
         with talking_to(self.tracking_uri):
-            models = self._client.search_registered_models(f"name = '{model}'", max_results=1)
-            version = models[0].aliases.get(alias) if models else None
+            try:
+                version = self._client.get_registered_model(model).aliases.get(alias)
+            except MlflowException as error:
+                if error.error_code != NO_SUCH_THING:
+                    raise
+                return None
             if version is None:
                 return None
             found = self._client.get_model_version(model, version)
@@ -392,8 +403,8 @@ class Registry:
         return str(found.experiment_id)
 
     def _version_of(self, model: str, run: TrainingRun) -> ModelVersion | None:
-        versions = self._client.search_model_versions(f"name = '{model}' and run_id = '{run.run_id}'")
-        return versions[0] if versions else None
+        versions = self._client.search_model_versions(f"run_id = '{run.run_id}'")
+        return next((one for one in versions if one.name == model), None)
 
     def _make_version(  # noqa: PLR0917
         self,
@@ -407,7 +418,7 @@ class Registry:
         from mlflow.entities import LoggedModelOutput
 
         self._make_registered_model(model)
-        logged = self._client.create_logged_model(run.experiment_id, model, source_run_id=run.run_id)
+        logged = self._client.create_logged_model(run.experiment_id, logged_name(model), source_run_id=run.run_id)
         with tempfile.TemporaryDirectory() as folder:
             ids = {"run_id": run.run_id, "model_id": logged.model_id}
             write_mlmodel(Path(folder), saved_model, signature, versions, **ids)

@@ -79,11 +79,13 @@ class Golden:
     def recorded(cls, inputs: Mapping[str, np.ndarray], predict: Predict) -> Self:
         """Ask a model and keep what it answers.
 
-        :raises DataError: when it answers something that is no number: nothing could be compared with it.
+        :raises DataError: when it answers something that is no number, or complex numbers: nothing could be compared
+            with it.
         """
         answers = predict(inputs)
+        refuse_complex(answers)
         for name, values in answers.items():
-            if values.dtype.kind in "fc" and not np.isfinite(values).all():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise DataError(
                     f"The model answers {int((~np.isfinite(values)).sum())} values of {name!r} that are no numbers.",
                     detail=f"to {max((len(one) for one in inputs.values() if one.ndim), default=1)} sample rows",
@@ -145,6 +147,20 @@ class Golden:
             return 0.0 if listed(given) == listed(expected) else np.inf
         difference = np.abs(given.astype(np.float64) - expected)
         return float(np.max(np.nan_to_num(difference, nan=np.inf)))
+
+
+def refuse_complex(answers: Mapping[str, np.ndarray]) -> None:
+    """Refuse answers in complex numbers: neither a golden prediction nor a JSON answer of a server can hold one.
+
+    :raises DataError: naming the output.
+    """
+    for name, values in answers.items():
+        if np.asarray(values).dtype.kind == "c":
+            raise DataError(
+                f"The model answers {name!r} in complex numbers.",
+                detail=f"type {np.asarray(values).dtype}; golden predictions, and a server's JSON, have real numbers",
+                hint="Give its parts as outputs of their own, tf.math.real(...) and tf.math.imag(...).",
+            )
 
 
 def listed(values: np.ndarray) -> Any:

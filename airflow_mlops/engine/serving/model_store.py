@@ -18,9 +18,11 @@ from typing import Literal
 from airflow_mlops.contracts import Signature, TensorSpec
 from airflow_mlops.engine.data.files import TEMPORARY, sync, temporary_sibling, tree_hash
 from airflow_mlops.engine.locks import locked
+from airflow_mlops.engine.serving.asking import as_asked
 from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
 from airflow_mlops.engine.serving.golden_cases import GoldenCase
 from airflow_mlops.engine.serving.saved_model import SavedModel
+from airflow_mlops.engine.serving.transform import Transform, load_transform
 from airflow_mlops.exceptions import DataError, GateError, TransientError
 
 log = logging.getLogger(__name__)
@@ -152,6 +154,9 @@ def _prove(
     cases: Sequence[GoldenCase],
 ) -> None:
     """Load a version as the server will, and ask it what it was asked where it was made."""
+    transform = load_transform(folder)
+    if current is not None:
+        _say_other_transform(transform, current)
     with closing(SavedModel(folder)) as model:
         if not model.signatures:
             raise DataError(
@@ -163,7 +168,8 @@ def _prove(
             _check_signatures(model.signatures, _signatures(current), allowed)
         golden = Golden.find(folder)
         if golden is not None:
-            golden.check(model.run, model.signature, tolerance)
+            signature, answer = as_asked(transform, model.signature, model.run)
+            golden.check(answer, signature, tolerance)
         elif require_golden:
             raise GateError(
                 "The model has no golden predictions, so nothing would show that it answers as it did.",
@@ -174,7 +180,20 @@ def _prove(
         else:
             log.warning("%s has no golden predictions: nothing shows that it answers as it did.", folder.name)
         for case in cases:
-            case.check(model.run, model.signature)
+            signature, answer = as_asked(transform, model.signature, model.run)
+            case.check(answer, signature)
+
+
+def _say_other_transform(transform: Transform | None, current: Path) -> None:
+    """Warn of callers who transform by themselves: nothing in a signature shows that it has to be done otherwise."""
+    before = load_transform(current) if current.is_dir() else None
+    if (before and before.identity) != (transform and transform.identity):
+        log.warning(
+            "This version has %s transform than version %s, which serves: who asks must load that of the version that "
+            "answers.",
+            "another" if transform and before else "a" if transform else "no",
+            current.name,
+        )
 
 
 def _check_signatures(

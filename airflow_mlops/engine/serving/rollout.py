@@ -23,6 +23,7 @@ import grpc
 from airflow_mlops.contracts import Deployment, Pin
 from airflow_mlops.engine.ledger import Ledger, Pointer
 from airflow_mlops.engine.locks import locked
+from airflow_mlops.engine.serving.asking import as_asked
 from airflow_mlops.engine.serving.client import ServingClient, VersionState
 from airflow_mlops.engine.serving.config import ModelConfig, ServerConfig
 from airflow_mlops.engine.serving.deployments import (
@@ -35,6 +36,7 @@ from airflow_mlops.engine.serving.deployments import (
     record,
 )
 from airflow_mlops.engine.serving.golden import UNPROVEN, Golden, GoldenCheck
+from airflow_mlops.engine.serving.transform import load_transform
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, MlopsError, TransientError
 
 STABLE = "stable"
@@ -158,9 +160,12 @@ class Rollout:
                 self._check_available(version)
                 return UNPROVEN
             _, signature = self.client.metadata(self.model, version)
-            passed = golden.check(
-                lambda inputs: self.client.predict(self.model, inputs, version=version), signature, tolerance
+            signature, answer = as_asked(
+                load_transform(self.base / str(version)),
+                signature,
+                lambda inputs: self.client.predict(self.model, inputs, version=version),
             )
+            passed = golden.check(answer, signature, tolerance)
         except MlopsError as error:
             if error.retryable:
                 raise

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from pathlib import Path
 
 from airflow_mlops.contracts import Signature, TrainingSpec
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.engine.training.data import TrainingData
-from airflow_mlops.engine.training.finish import golden_predictions
+from airflow_mlops.engine.training.finish import golden_predictions, pack
+from airflow_mlops.engine.training.transform import Given
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import DataError, TrainingError, did_you_mean
 from airflow_mlops.problems import problem_named
 
 
-def adopt(spec: TrainingSpec, made: Path, workdir: Workdir) -> Signature:
+def adopt(given: Given, made: Path, workdir: Workdir) -> Signature:
     """Let a SavedModel be the training's, with its golden predictions in it.
 
+    :param given: What it was trained on.
     :param made: A folder of that name beside the training's own, which becomes it by a rename.
     :raises TrainingError: when it is not whole, takes other inputs than the snapshot's, or does not answer.
     """
+    spec, features = given.spec, given.features
     try:
         with contextlib.closing(SavedModel(made)) as model:
             signature = model.signature
             output = _check_signature(spec, signature)
-            inputs = {name: spec.snapshot.features[name] for name in signature.inputs}
-            # Of these inputs only: others may be of types that no model takes.
-            data = TrainingData(spec.snapshot.model_copy(update={"features": inputs}))
-            golden = golden_predictions(spec, model.run, output, data)
+            if given.transform is None:
+                # Of these inputs only: others may be of types that no model takes.
+                inputs = {name: features.features[name] for name in signature.inputs}
+                features = features.model_copy(update={"features": inputs})
+            answer = given.asked(model.run, signature.inputs)
+            golden = golden_predictions(spec, answer, output, TrainingData(features))
     except DataError as error:
         raise TrainingError(
             f"The SavedModel of {spec.named} cannot be used: {error.headline}",
             detail=error.detail,
             hint=error.hint or "Write it whole, with a signature serving_default.",
         ) from None
-    extra = made / "assets.extra"
-    extra.mkdir(exist_ok=True)
-    (extra / "golden.json").write_text(json.dumps(golden))
+    pack(made, golden, given.shipped)
     shutil.rmtree(workdir.saved_model, ignore_errors=True)
     made.rename(workdir.saved_model)
     return signature
@@ -49,10 +51,10 @@ def _check_signature(spec: TrainingSpec, signature: Signature) -> str:
     features = spec.snapshot.features
     if unknown := [name for name in signature.inputs if name not in features]:
         raise TrainingError(
-            f"The model takes an input {unknown[0]!r} that the snapshot does not have."
+            f"The model takes an input {unknown[0]!r} that is none of {spec.wanted}."
             f"{did_you_mean(unknown[0], features)}",
-            detail=f"its serving_default has: {', '.join(signature.inputs)}; the snapshot: {', '.join(features)}",
-            hint="Name its inputs as the features, one value a row: tf.TensorSpec([None], ..., name).",
+            detail=f"its serving_default has: {', '.join(signature.inputs)}; there are: {', '.join(features)}",
+            hint="Name its inputs as these columns, one value a row: tf.TensorSpec([None], ..., name).",
         )
     wanted = problem_named(spec.snapshot.problem).output
     if wanted in signature.outputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import checksums
 from airflow_mlops.engine.entrypoints import load_object
-from airflow_mlops.engine.serving.golden import listed
+from airflow_mlops.engine.serving.golden import GOLDEN_FILE, listed, refuse_complex
+from airflow_mlops.engine.serving.transform import TRANSFORM
 from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
@@ -65,8 +67,10 @@ def golden_predictions(
     """Return some predictions of a model: whatever serves it later must repeat them.
 
     :param output: The output that is the prediction.
-    :param data: Of the model's inputs.
+    :param answer: What it answers to features: its transform, if it has one, lies between.
+    :param data: Of the features.
     :raises TrainingError: when none of them is a number, or one cannot be a prediction of the problem type.
+    :raises DataError: when an output has complex numbers.
     """
     like, problem = data.train.columns, problem_named(spec.snapshot.problem)
     if spec.golden is None:
@@ -82,6 +86,7 @@ def golden_predictions(
             rows = load_object(spec.golden, spec.code_path)(data.test.columns)
         inputs = as_columns(rows, like)
     answers = answer(inputs)
+    refuse_complex(answers)
     predicted = answers[output]
     if predicted.shape[1:] == (1,):  # kept as the model answers it, and judged as the number that it is
         predicted = predicted[:, 0]
@@ -113,6 +118,19 @@ def golden_predictions(
         "inputs": {name: listed(values[answered]) for name, values in inputs.items()},
         "outputs": {name: listed(np.asarray(values)[answered]) for name, values in answers.items()},
     }
+
+
+def pack(saved_model: Path, golden: Mapping[str, Any], transform: Path | None) -> None:
+    """Put what goes with a SavedModel into it.
+
+    :param golden: Its golden predictions.
+    :param transform: Folder of its transform; None: it has none.
+    """
+    (saved_model / GOLDEN_FILE).parent.mkdir(exist_ok=True)
+    (saved_model / GOLDEN_FILE).write_text(json.dumps(golden))
+    shutil.rmtree(saved_model / TRANSFORM, ignore_errors=True)
+    if transform is not None:
+        shutil.copytree(transform, saved_model / TRANSFORM)
 
 
 def write_result(spec: TrainingSpec, workdir: Workdir, signature: Signature, course: Course) -> TrainingResult:

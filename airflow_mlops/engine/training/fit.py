@@ -38,7 +38,8 @@ from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.finish import Course, check_finite, golden_predictions, write_result
 from airflow_mlops.engine.training.inputs import Columns, specs_of
-from airflow_mlops.engine.training.keras_model import Specs, answer, check_model, export
+from airflow_mlops.engine.training.keras_model import answer, check_model, export
+from airflow_mlops.engine.training.transform import Given, given
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
 from airflow_mlops.exceptions import MlopsError, TrainingError, TransientError
@@ -62,15 +63,16 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     _check_environment(spec)
     keras.utils.set_random_seed(spec.seed)
     tf.config.experimental.enable_op_determinism()
-    data = TrainingData(spec.snapshot)
-    log.info("%d rows to train on, %d to validate with", data.train.rows, data.validation.rows)
-    started = time.monotonic()
-    made = _run(spec, data) if spec.fit else _build_and_fit(spec, data)
-    seconds = time.monotonic() - started if spec.fit else made.seconds
-    if isinstance(made.model, Path):
-        signature = _taken(spec, made.model, workdir)
-    else:
-        signature = _exported(spec, made.model, specs_of(data.train.columns), data, workdir)
+    with given(spec, workdir) as sees:
+        data = TrainingData(sees.spec.snapshot)
+        log.info("%d rows to train on, %d to validate with", data.train.rows, data.validation.rows)
+        started = time.monotonic()
+        made = _run(sees.spec, data) if spec.fit else _build_and_fit(sees.spec, data)
+        seconds = time.monotonic() - started if spec.fit else made.seconds
+        if isinstance(made.model, Path):
+            signature = _taken(sees, made.model, workdir)
+        else:
+            signature = _exported(sees, made.model, data, workdir)
     history = made.history or {"seconds": [seconds]}
     epochs = max(len(values) for values in history.values())
     return write_result(spec, workdir, signature, Course(history, data.train.rows * epochs, seconds, _hardware()))
@@ -213,21 +215,25 @@ def _said(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
 
 
-def _taken(spec: TrainingSpec, folder: Path, workdir: Workdir) -> Signature:
+def _taken(sees: Given, folder: Path, workdir: Workdir) -> Signature:
     """Take a copy of the SavedModel that the user's function wrote."""
     made = temporary_sibling(workdir.saved_model)
     shutil.copytree(folder, made)
-    return adopt(spec, made, workdir)
+    return adopt(sees, made, workdir)
 
 
-def _exported(spec: TrainingSpec, model: keras.Model, wanted: Specs, data: TrainingData, workdir: Workdir) -> Signature:
+def _exported(sees: Given, model: keras.Model, data: TrainingData, workdir: Workdir) -> Signature:
+    spec, wanted = sees.spec, specs_of(data.train.columns)
+
     def answers(inputs: Columns) -> dict[str, np.ndarray]:
         with _users_code(spec, "Predicting the golden inputs"):
             return answer(spec, model, inputs)
 
-    golden = golden_predictions(spec, answers, problem_named(spec.snapshot.problem).output, data)
+    features = data if sees.transform is None else TrainingData(sees.features)
+    output = problem_named(spec.snapshot.problem).output
+    golden = golden_predictions(spec, sees.asked(answers, wanted), output, features)
     with _users_code(spec, "Exporting the model"):
-        return export(spec, model, wanted, golden, workdir)
+        return export(sees, model, wanted, golden, workdir)
 
 
 class _Progress(keras.callbacks.Callback):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,9 @@ import tensorflow as tf
 from airflow_mlops.contracts import Signature, TensorSpec, TrainingSpec
 from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.training.batches import TF_TYPES
+from airflow_mlops.engine.training.finish import pack
 from airflow_mlops.engine.training.inputs import Columns
+from airflow_mlops.engine.training.transform import Given
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import TrainingError
 from airflow_mlops.problems import problem_named
@@ -34,10 +35,10 @@ def check_model(spec: TrainingSpec, model: keras.Model, wanted: Specs) -> None:
     inputs = {tensor.name: tensor for tensor in keras.tree.flatten(declared)}
     if set(inputs) != set(wanted):
         raise TrainingError(
-            "The model's inputs are not the snapshot's features.",
-            detail=f"{spec.named}; not in the snapshot: {sorted(set(inputs) - set(wanted))}; "
+            f"The model's inputs are not {spec.wanted}.",
+            detail=f"{spec.named}; not among these: {sorted(set(inputs) - set(wanted))}; "
             f"not in the model: {sorted(set(wanted) - set(inputs))}",
-            hint="Build a functional model with one keras.Input(shape=(), name=feature, dtype=...) for each feature.",
+            hint="Build a functional model with one keras.Input(shape=(), name=..., dtype=...) for each of them.",
         )
     for name, tensor in inputs.items():
         shape, dtype = _shape(wanted[name]), wanted[name].dtype
@@ -60,12 +61,10 @@ def check_model(spec: TrainingSpec, model: keras.Model, wanted: Specs) -> None:
         )
 
 
-def export(
-    spec: TrainingSpec, model: keras.Model, wanted: Specs, golden: dict[str, Any], workdir: Workdir
-) -> Signature:
+def export(given: Given, model: keras.Model, wanted: Specs, golden: dict[str, Any], workdir: Workdir) -> Signature:
     """Write the SavedModel with its golden predictions, and let it appear whole."""
     specs = {name: tf.TensorSpec(_shape(one), TF_TYPES[one.dtype], name) for name, one in wanted.items()}
-    problem, classes = problem_named(spec.snapshot.problem), spec.snapshot.classes
+    problem, classes = problem_named(given.spec.snapshot.problem), given.spec.snapshot.classes
     width = problem.width(classes)
 
     def serve(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -80,9 +79,7 @@ def export(
     archive.track(model)
     archive.add_endpoint("serving_default", serve, input_signature=[specs])
     archive.write_out(str(temporary), verbose=False)
-    extra = temporary / "assets.extra"
-    extra.mkdir()
-    (extra / "golden.json").write_text(json.dumps(golden))
+    pack(temporary, golden, given.shipped)
     temporary.rename(workdir.saved_model)
     return Signature(
         inputs=dict(wanted),

@@ -232,7 +232,7 @@ def _problem(columns: OwnColumns, files: Sequence[Path], path: AnyPath) -> str:
 
 def _rows(files: Sequence[Path], schema: pa.Schema, path: AnyPath) -> Iterator[pa.Table]:
     for file in files:
-        with readable(path), pq.ParquetFile(file) as parquet:
+        with readable(path), pq.ParquetFile(file, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(_BATCH_ROWS):
                 yield pa.Table.from_batches([batch]).cast(schema)
 

@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+from airflow_mlops.contracts import TrainingSpec
+from airflow_mlops.engine.entrypoints import check_named
 from airflow_mlops.engine.process import die_with_parent
 from airflow_mlops.engine.training.workdir import Workdir, read_spec, write_text
 from airflow_mlops.exceptions import MlopsError
@@ -25,6 +27,7 @@ def main(workdir: Path) -> int:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
         spec = read_spec(workdir)
+        _check_named(spec)
         if spec.script:
             from airflow_mlops.engine.training.script import run_script
 
@@ -38,6 +41,19 @@ def main(workdir: Path) -> int:
         write_text(Workdir(workdir).error, json.dumps(words, indent=2))
         return 1
     return 0
+
+
+def _check_named(spec: TrainingSpec) -> None:
+    """Refuse a function that is not there before TensorFlow is imported."""
+    named = {
+        "model function": spec.entrypoint,
+        "fit function": spec.fit,
+        "golden function": spec.golden,
+        "transform": spec.transform,
+    }
+    for what, name in named.items():
+        if name:
+            check_named(name, what, spec.code_path)
 
 
 if __name__ == "__main__":

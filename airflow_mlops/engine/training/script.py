@@ -4,7 +4,7 @@ The environment variable ``MLOPS_TRAINING`` names a JSON file:
 
 ==============  =====================================================================================
 ``train``       Parquet file of the training split; ``validation`` and ``test`` likewise
-``inputs``      model input → Arrow type, in order
+``inputs``      model input → Arrow type, in order; with a transform what it gives, as the files have it
 ``label``       column of the label; ``problem`` and ``classes`` say what it is, ``weight`` what a row counts
 ``seed``        likewise ``epochs``, ``batch_size`` and ``params``: as of the trainer
 ``saved_model`` folder to write the SavedModel to
@@ -28,12 +28,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from airflow_mlops.contracts import TrainingResult, TrainingSpec
+from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.data.snapshots import check_whole
 from airflow_mlops.engine.process import MARK, marked
 from airflow_mlops.engine.training.adopt import adopt
 from airflow_mlops.engine.training.finish import Course, check_finite, write_result
+from airflow_mlops.engine.training.transform import Given, given
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import TrainingError
 
@@ -48,6 +49,13 @@ def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
 
     :raises TrainingError: when it fails, or leaves no SavedModel that takes the snapshot's inputs and answers.
     """
+    with given(spec, workdir) as sees:
+        signature, course = _run(sees, workdir)
+    return write_result(spec, workdir, signature, course)
+
+
+def _run(sees: Given, workdir: Workdir) -> tuple[Signature, Course]:
+    spec = sees.spec
     made = temporary_sibling(workdir.saved_model)
     progress = workdir.path / _PROGRESS
     progress.unlink(missing_ok=True)
@@ -91,11 +99,10 @@ def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
             detail=f"{made} {'has ' + ', '.join(there) if there else 'is empty or not there'}",
             hint=f'Write it to the folder that the file of {VARIABLE} names as "saved_model".',
         )
-    signature = adopt(spec, made, workdir)
+    signature = adopt(sees, made, workdir)
     epochs = max((len(values) for values in history.values()), default=1)
     rows = spec.snapshot.splits["train"].rows
-    course = Course(history or {"seconds": [seconds]}, rows * epochs, seconds, platform.machine())
-    return write_result(spec, workdir, signature, course)
+    return signature, Course(history or {"seconds": [seconds]}, rows * epochs, seconds, platform.machine())
 
 
 def _told(spec: TrainingSpec, made: Path, progress: Path) -> dict[str, Any]:

@@ -16,7 +16,8 @@ def code_hash(spec: TrainingSpec, code_path: str | None) -> str | None:
     """Return the hash of all code that a training runs, as it lies below a folder now."""
     named = spec.fit or spec.entrypoint
     code = script_hash(spec.script, code_path) if spec.script else source_hash(named, code_path)
-    return code if spec.golden is None else content_hash([code, source_hash(spec.golden, code_path)])
+    more = [source_hash(name, code_path) for name in (spec.golden, spec.transform) if name]
+    return content_hash([code, *more]) if more else code
 
 
 def script_hash(script: str, code_path: str | None) -> str | None:
@@ -47,8 +48,27 @@ def source_hash(entrypoint: str, code_path: str | None) -> str | None:
         return None
     digests = {name: sha256(path) for name, path in files.items()}
     own = content_hash(digests) if found.submodule_search_locations else next(iter(digests.values()))
-    beside = _beside(files.values(), code_path, seen={package}) if code_path else {}
+    found_beside = _beside(files.values(), code_path, seen={package}) if code_path else {}
+    beside = {name: {place: sha256(path) for place, path in more.items()} for name, more in found_beside.items()}
     return content_hash([own, beside]) if beside else own
+
+
+def source_files(entrypoint: str, code_path: str | None) -> dict[str, Path]:
+    """Return the files whose hash :func:`source_hash` is, by their paths below the folder that is imported from.
+
+    :returns: Nothing when the package has no source to read.
+    """
+    package = entrypoint.partition(":")[0].partition(".")[0]
+    found = PathFinder.find_spec(package, [code_path, *sys.path] if code_path else sys.path)
+    files = _files(found) if found is not None else {}
+    modules = {package: files}
+    if code_path:
+        modules |= _beside(files.values(), code_path, seen={package})
+    return {
+        name if name == f"{module}.py" else f"{module}/{name}": path
+        for module, some in modules.items()
+        for name, path in some.items()
+    }
 
 
 def _files(found: ModuleSpec) -> dict[str, Path]:
@@ -59,16 +79,16 @@ def _files(found: ModuleSpec) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path for folder in folders for path in folder.rglob("*.py")}
 
 
-def _beside(files: Iterable[Path], code_path: str, seen: set[str]) -> dict[str, dict[str, str]]:
-    """Return module → name → hash of the files of what some files import from a folder, directly or not."""
-    imported: dict[str, dict[str, str]] = {}
+def _beside(files: Iterable[Path], code_path: str, seen: set[str]) -> dict[str, dict[str, Path]]:
+    """Return module → the files of what some files import from a folder, directly or not, by their names in it."""
+    imported: dict[str, dict[str, Path]] = {}
     waiting = list(files)
     while waiting:
         for name in sorted(_imports(waiting.pop()) - seen):
             seen.add(name)
             found = PathFinder.find_spec(name, [code_path])
             if found is not None and (more := _files(found)):
-                imported[name] = {place: sha256(path) for place, path in more.items()}
+                imported[name] = more
                 waiting += more.values()
     return imported
 

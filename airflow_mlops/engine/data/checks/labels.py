@@ -28,9 +28,12 @@ _NONE = SliceProfile(rows=0)
 
 
 def check_labels(
-    profile: Profile, usual_days: Sequence[Profile], label: str, slices: Sequence[str]
+    profile: Profile, usual_days: Sequence[Profile], label: str, slices: Sequence[str], problem: str = ""
 ) -> list[ExpectationOutcome]:
-    """Compare labels and their coverage with the usual ones."""
+    """Compare labels and their coverage with the usual ones.
+
+    :param problem: Problem type of the label, where somebody said it.
+    """
     if profile.label != label or label not in profile.columns:
         missing = f"there is no label {label!r} in the profile.{did_you_mean(label, profile.columns)}"
         return [unknown("label_rate_as_usual", missing, column=label)]
@@ -40,21 +43,20 @@ def check_labels(
         return [outcome("label_rate_as_usual", column=label, at_worst="info", note=note)]
     coverage = ShareMeasure("label_coverage_as_usual", lambda counts: (counts.labelled, counts.rows), coverage_level)
     return [
-        *_compare(_measures(profile, days, label), label, profile, days, slices),
+        *_compare(_measures(profile, days, label, problem), label, profile, days, slices),
         *_compare([coverage], label, profile, days, slices),
     ]
 
 
-def _measures(profile: Profile, days: Sequence[Profile], label: str) -> list[Measure]:
-    """Return what there is to compare of a label: of the first problem type that it can be on all days."""
+def _measures(profile: Profile, days: Sequence[Profile], label: str, problem: str) -> list[Measure]:
+    """Return what there is to compare of a label: of its problem type, or the first that it can be on all days."""
     columns = [day.columns[label] for day in (profile, *days) if day.columns[label].type != "null"]
     wholes = [_whole(day) for day in days]
-    for said in (False, True):  # whole numbers are a label only where somebody says of which type
-        for problem in PROBLEMS.values():
-            if all(problem.claims_profile(column, said=said) for column in columns):
-                measures = problem.measures(wholes)
-                if measures:
-                    return measures
+    # Whole numbers are a label only where somebody says of which type.
+    tried = [(PROBLEMS[problem], True)] if problem else []
+    for one, said in [*tried, *((one, said) for said in (False, True) for one in PROBLEMS.values())]:
+        if all(one.claims_profile(column, said=said) for column in columns) and (measures := one.measures(wholes)):
+            return measures
     return []
 
 

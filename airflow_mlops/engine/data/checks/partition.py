@@ -70,6 +70,7 @@ def check_partition(
     :raises DataError: when the files changed since they were validated, or cannot be read, or the label is no label.
     :raises ConfigError: when the checks name a column or a contract that does not exist.
     """
+    of_label = problem if label == checks.label else ""
     files = parquet_files(landed)
     found = batch_hash(files)
     if found != validated:
@@ -81,7 +82,7 @@ def check_partition(
     revision = found[:16]
     if profile is None:
         profile = profile_landed(
-            landed, dataset, key, revision, checks=checks, partitioning=store.partitioning(dataset)
+            landed, dataset, key, revision, checks=checks, partitioning=store.partitioning(dataset), problem=of_label
         )
     _check_needs(profile, dataset, needs, known_at)
     if label:
@@ -96,6 +97,7 @@ def check_partition(
         before,
         slices=checks.slices,
         label=checks.label,
+        problem=of_label,
         unique=checks.unique,
         identifiers=checks.identifiers,
         volatile=checks.volatile,
@@ -131,9 +133,19 @@ def _check_needs(profile: Profile, dataset: str, needs: Sequence[str], known_at:
 
 
 def profile_landed(
-    landed: AnyPath, dataset: str, key: str, revision: str, *, checks: Checks, partitioning: Partitioning
+    landed: AnyPath,
+    dataset: str,
+    key: str,
+    revision: str,
+    *,
+    checks: Checks,
+    partitioning: Partitioning,
+    problem: str = "",
 ) -> Profile:
-    """Return the profile that the checks of a partition need."""
+    """Return the profile that the checks of a partition need.
+
+    :param problem: Problem type of the label that they name, where it is what a model is to predict.
+    """
     return profile_files(
         parquet_files(landed),
         dataset=dataset,
@@ -142,6 +154,7 @@ def profile_landed(
         partitioning=partitioning,
         slices=checks.slices,
         label=checks.label,
+        problem=problem,
         unique=checks.unique,
     )
 

@@ -18,6 +18,7 @@ from airflow_mlops.engine.data.checks.rows import check_duplicates, check_infini
 from airflow_mlops.engine.data.checks.sql import Source, check_invariants
 from airflow_mlops.engine.data.checks.volume import check_rows, check_slices
 from airflow_mlops.exceptions import DataError, did_you_mean
+from airflow_mlops.problems import PROBLEMS
 
 SUITE = "history"
 
@@ -28,6 +29,7 @@ def run_checks(
     *,
     slices: Sequence[str] = (),
     label: str | None = None,
+    problem: str = "",
     unique: Sequence[str] = (),
     identifiers: Sequence[str] = (),
     volatile: Sequence[str] = (),
@@ -45,6 +47,7 @@ def run_checks(
     :param references: What :func:`~airflow_mlops.engine.data.checks.references.references` returned.
     :param slices, label, unique, identifiers, volatile, invariants: As in :class:`~airflow_mlops.parts.Checks`;
         the profile must have been made with the same slices, label and unique key.
+    :param problem: Problem type of the label, if the profile was made with it.
     :param files: The Parquet files, or a table, that the invariants are evaluated on.
     :param event_time: Column of the event times; its age is checked when ``interval`` is given too.
     :param written_at: When the newest file was written, by the clock of its storage.
@@ -63,10 +66,14 @@ def run_checks(
     if len(references) < ENOUGH:
         note = f"not enough history yet: {len(references)} of {ENOUGH} valid days to compare with"
         return [*outcomes, outcome("compared_with_history", at_worst="info", observed=len(references), note=note)]
+    # Whole numbers that are classes have no level and no unit.
+    names = [label] if label and problem and PROBLEMS[problem].label_type == "string" else []
     return [
         *outcomes,
-        *_history(profile, references, slices, label),
-        *check_numbers(profile, _without(volatile, usual_numbers(comparable(profile, references))), contract),
+        *_history(profile, references, slices, label, problem),
+        *check_numbers(
+            profile, _without([*volatile, *names], usual_numbers(comparable(profile, references))), contract
+        ),
         *check_likeness(profile, references, label),
         *check_categories(profile, references, slices, skip={*identifiers, *unique, *volatile}),
     ]
@@ -97,7 +104,7 @@ def as_result(
 
 
 def _history(
-    profile: Profile, references: Sequence[Profile], slices: Sequence[str], label: str | None
+    profile: Profile, references: Sequence[Profile], slices: Sequence[str], label: str | None, problem: str
 ) -> Iterator[ExpectationOutcome]:
     """Compare with the same weekdays what follows the week, and with all days what does not."""
     days = comparable(profile, references)
@@ -109,7 +116,9 @@ def _history(
             error = f"the profile has no slices by {column!r}.{did_you_mean(column, profile.columns)}"
             yield unknown("slice_rows_as_usual", error, column=column)
     if label is not None:
-        yield from check_labels(profile, references, label, [name for name in slices if name in profile.slices])
+        yield from check_labels(
+            profile, references, label, [name for name in slices if name in profile.slices], problem
+        )
     yield from check_nulls(profile, references)
     yield from check_infinities(profile, references)
     yield from check_offsets(profile, references)

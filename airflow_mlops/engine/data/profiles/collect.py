@@ -29,6 +29,7 @@ def profile_files(
     revision: str,
     slices: Sequence[str] = (),
     label: str | None = None,
+    problem: str = "",
     unique: Sequence[str] = (),
     partitioning: Partitioning = DAILY,
 ) -> Profile:
@@ -36,6 +37,7 @@ def profile_files(
 
     :param slices: Columns whose values' rows are counted, and what their labels are like.
     :param label: Column of truths, numbers or texts; null (or NaN) is unknown.
+    :param problem: Problem type of the label; empty: by its type. Of whole numbers it says that they are classes.
     :param unique: Columns that together identify a row; rows that repeat a key are counted, exactly.
     :param partitioning: Of which ``key`` is one.
     :raises DataError: when a file cannot be read, the files differ in their columns, or a name is there twice.
@@ -46,7 +48,7 @@ def profile_files(
         with readable(file), opened(file) as stream, pq.ParquetFile(stream) as parquet:
             schema = parquet.schema_arrow
             if collector is None:
-                collector = _Collector(schema, slices, label, unique, where=str(file))
+                collector = _Collector(schema, slices, label, unique, where=str(file), problem=problem)
             elif not schema.equals(collector.schema):
                 raise DataError(
                     "The Parquet files of one partition have different columns.",
@@ -68,11 +70,12 @@ def profile_table(
     revision: str,
     slices: Sequence[str] = (),
     label: str | None = None,
+    problem: str = "",
     unique: Sequence[str] = (),
     partitioning: Partitioning = DAILY,
 ) -> Profile:
     """Return the profile of a table in memory; see :func:`profile_files`."""
-    collector = _Collector(table.schema, slices, label, unique, where=f"a table of {dataset}")
+    collector = _Collector(table.schema, slices, label, unique, where=f"a table of {dataset}", problem=problem)
     for block in collector.blocks:
         collector.add(block, table.select(block).to_batches(_BATCH_ROWS))
     return collector.profile(dataset, {key: revision}, partitioning)
@@ -82,13 +85,20 @@ class _Collector:
     """The statistics in the making. ``blocks`` are the columns to read together."""
 
     def __init__(
-        self, schema: pa.Schema, slices: Sequence[str], label: str | None, unique: Sequence[str], where: str
+        self,
+        schema: pa.Schema,
+        slices: Sequence[str],
+        label: str | None,
+        unique: Sequence[str],
+        *,
+        where: str,
+        problem: str,
     ) -> None:
         _check_names(schema.names, {"slice": slices, "label": [label] if label else [], "unique": unique}, where)
         _check_types(schema, {"slice": slices, "unique": unique}, label, where)
         self.schema = schema
         self._statistics = {column.name: empty(column.type) for column in schema}
-        self._slices = SliceCounts(slices, label)
+        self._slices = SliceCounts(slices, label, problem)
         self._unique = tuple(unique)
         self._keys = UniqueKeys(unique)
         self._label = label

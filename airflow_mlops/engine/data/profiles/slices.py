@@ -36,9 +36,10 @@ def usable_as_label(type: pa.DataType) -> bool:
 class SliceCounts:
     """Rows and labels of every value of the slice columns."""
 
-    def __init__(self, slices: Sequence[str], label: str | None) -> None:
+    def __init__(self, slices: Sequence[str], label: str | None, problem: str = "") -> None:
         self._slices = slices
         self._label = label
+        self._problem = problem
         self._counts: dict[str, dict[str, SliceProfile]] = {column: {} for column in slices}
 
     def add(self, batch: pa.RecordBatch | pa.Table) -> None:
@@ -52,7 +53,7 @@ class SliceCounts:
             rows = pa.table({"slice": batch[column], "label": label})
             labels: dict[str, dict[str, Any]] = defaultdict(dict)
             for problem in PROBLEMS.values():
-                for value, fields in problem.count_slices(rows).items():
+                for value, fields in problem.count_slices(rows, said=problem.name == self._problem).items():
                     labels[_text(value)] |= fields
             counts = self._counts[column]
             for row in rows.group_by("slice").aggregate([([], "count_all"), ("label", "count")]).to_pylist():
