@@ -8,6 +8,7 @@ Importing it loads no library: a DAG file names gates by their metrics.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
@@ -29,7 +30,9 @@ __all__ = [
     "Problem",
     "Tally",
     "as_label",
+    "check_groups",
     "check_label",
+    "metrics_of",
     "problem_named",
     "problem_of",
 ]
@@ -52,6 +55,34 @@ def problem_named(name: str) -> Problem:
             hint=f"Problem types: {', '.join(PROBLEMS)}.",
         )
     return PROBLEMS[name]
+
+
+def metrics_of(problem: str, heads: Mapping[str, str]) -> dict[str, Metric]:
+    """Return the metrics of a label by name, and those of heads as ``<head>.<metric>``.
+
+    :param problem: Name of the label's problem type.
+    :param heads: Head → name of its problem type.
+    """
+    found = dict(problem_named(problem).metrics)
+    for head, name in heads.items():
+        found |= {f"{head}.{metric}": one for metric, one in problem_named(name).metrics.items()}
+    return found
+
+
+def check_groups(problems: Iterable[str], group: str, where: str) -> None:
+    """Refuse a type that holds rows against each other where nobody says within what, and groups of no such type.
+
+    :param problems: Names of the problem types, of the label and of the heads; empty where nobody said it.
+    :param group: Column of the groups; empty: none.
+    :param where: What was written, for the error.
+    :raises ConfigError: when there is no such type, or groups and types do not fit.
+    """
+    grouped = [name for name in problems if name and problem_named(name).grouped]
+    if bool(grouped) != bool(group):
+        raise ConfigError(
+            f"{where} does not say one clear thing.",
+            hint="A ranking needs the column of its groups, such as group='search_id'; nothing else has groups.",
+        )
 
 
 def as_label(rows: pa.Table, label: str, where: str, problem: str = "") -> pa.Table:
@@ -100,7 +131,8 @@ def _unclear(label: str, kind: str, where: str) -> DataError:
         return DataError(
             f"The label {label!r} is of whole numbers: are they classes, or amounts?",
             detail=f"{where}, type {kind}",
-            hint='Say it: Label(..., problem="multiclass"), or problem="regression".',
+            hint='Say it: Label(..., problem="multiclass"), or problem="regression"; of a head '
+            f'heads={{{label!r}: "multiclass"}}.',
         )
     return DataError(
         f"The label {label!r} is of type {kind}, of which nothing can be learned.",

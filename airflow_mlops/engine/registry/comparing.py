@@ -51,7 +51,7 @@ def compare(registry: Registry, model: str, wanted: Sequence[str], metrics: Sequ
             hint='Name others, by number or alias: versions=["champion", "challenger"].',
         )
     logged = {number: _metrics(registry, one) for number, one in found.items()}
-    names = list(metrics) or [name for name in METRICS if any(name in run for run in logged.values())]
+    names = list(metrics) or _of_problem_types(logged)
     _check_names(names, logged, model)
     table = {name: {number: _finite(run.get(name)) for number, run in logged.items()} for name in names}
     snapshots = {one.tags.get(SNAPSHOT) for one in found.values()}
@@ -66,8 +66,16 @@ def compare(registry: Registry, model: str, wanted: Sequence[str], metrics: Sequ
 
 def less_is_better(metric: str) -> bool | None:
     """Return whether less of a metric is better; None when the problem types do not know it, or disagree."""
-    known = {one.metrics[metric].less_is_better for one in PROBLEMS.values() if metric in one.metrics}
+    own = metric.rpartition(".")[2]  # that of a head is <head>.<metric>
+    known = {one.metrics[own].less_is_better for one in PROBLEMS.values() if own in one.metrics}
     return known.pop() if len(known) == 1 else None
+
+
+def _of_problem_types(logged: Mapping[int, Mapping[str, float]]) -> list[str]:
+    """Return the metrics that a problem type knows: those of the label first, and then those of each head."""
+    found = {tuple(name.rpartition(".")[::2]) for run in logged.values() for name in run}
+    known = [(head, METRICS.index(metric), metric) for head, metric in found if metric in METRICS]
+    return [f"{head}.{metric}" if head else metric for head, _, metric in sorted(known)]
 
 
 def _metrics(registry: Registry, version: ModelVersion) -> dict[str, float]:

@@ -39,6 +39,7 @@ from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.finish import Course, check_finite, golden_predictions, write_result
 from airflow_mlops.engine.training.inputs import Columns, specs_of
 from airflow_mlops.engine.training.keras_model import Specs, answer, check_model, export
+from airflow_mlops.engine.training.outputs import outputs_of
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
 from airflow_mlops.exceptions import MlopsError, TrainingError, TransientError
@@ -124,8 +125,11 @@ def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
     """Call the user's model function and check what it returns."""
     with _users_code(spec, "The model function"):
         build = load_object(spec.entrypoint, spec.code_path)
-        classes = {"classes": list(spec.snapshot.classes)} if _takes(build, "classes") else {}
-        model = build(train, seed=spec.seed, **classes, **spec.params)
+        known: dict[str, Any] = {"classes": list(spec.snapshot.classes)}
+        if spec.snapshot.heads:
+            known["heads"] = dict(spec.snapshot.heads)
+        told = {name: value for name, value in known.items() if _takes(build, name)}
+        model = build(train, seed=spec.seed, **(told | spec.params))
     if not isinstance(model, keras.Model):
         raise TrainingError(
             f"The model function did not return a Keras model but {_said(model)}.",
@@ -138,7 +142,7 @@ def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
             "The model function returned a model that is not compiled.",
             detail=spec.named,
             hint="Call model.compile(optimizer=..., loss=..., metrics=[...]) in it: usual are "
-            f"{problem_named(spec.snapshot.problem).ending}.",
+            f"{'; '.join(problem_named(one.problem).ending for one in spec.snapshot.targets.values())}.",
         )
     return model
 
@@ -225,7 +229,7 @@ def _exported(spec: TrainingSpec, model: keras.Model, wanted: Specs, data: Train
         with _users_code(spec, "Predicting the golden inputs"):
             return answer(spec, model, inputs)
 
-    golden = golden_predictions(spec, answers, problem_named(spec.snapshot.problem).output, data)
+    golden = golden_predictions(spec, answers, outputs_of(spec.snapshot), data)
     with _users_code(spec, "Exporting the model"):
         return export(spec, model, wanted, golden, workdir)
 
