@@ -1,10 +1,11 @@
-"""A model of several labels: from Parquet to a snapshot, a SavedModel, its golden answers, a verdict and predictions."""
+"""A model of several labels: from Parquet to a snapshot, a SavedModel, golden answers, a verdict and predictions."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mlops.contracts import Snapshot, TensorSpec, TrainingSpec
+from airflow_mlops.contracts import Snapshot, Target, TensorSpec, TrainingSpec
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.evaluation.evaluate import evaluate, scores
@@ -271,6 +272,19 @@ def test_a_champion_without_a_head_is_compared_on_what_both_have(
     assert with_more.metrics["champion"]["auc"] == found.metrics["challenger"]["auc"], "a head was given up"
     with pytest.raises(Exception, match="no output 'refund_prediction', which is to predict 'refund'"):
         evaluate(snapshot, tmp_path / "m")
+
+
+def test_the_function_of_the_docs_learns_all_of_them():
+    guide = Path(__file__).parents[2] / "docs" / "models.md"
+    [code] = [one for one in re.findall(r"^```python\n(.*?)^```$", guide.read_text(), re.M | re.S) if "heads):" in one]
+    made: dict[str, Any] = {}
+    exec(code, made)
+    reasons = Target(problem="multiclass", classes=("late", "size"))
+    model = made["build"]({"price": None}, 1, {"refund": Target(problem="regression"), "reason": reasons})
+    labels = {"returned": np.ones((4, 1)), "refund": np.ones((4, 1)), "reason": np.zeros(4, np.int64)}
+    weights = {name: np.ones(4) for name in labels}
+    before = model.evaluate({"price": np.ones(4)}, labels, sample_weight=weights, return_dict=True, verbose=0)
+    assert set(before) == {"loss", "returned_loss", "refund_loss", "reason_loss"}
 
 
 @pytest.mark.parametrize("function", ["own_fit", "exported"])

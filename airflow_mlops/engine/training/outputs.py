@@ -1,7 +1,8 @@
 """What the outputs of a model are called: as a caller of the SavedModel sees them.
 
-The label's is called as its problem type says, such as ``probability``; that of a head ``refund`` with its name before
-it, such as ``refund_prediction``. No output of a problem type has an underscore, so no two are called alike.
+The label's is called as its problem type says, such as ``probability``. Those of a head have its name before it, such
+as ``refund_prediction``, or ``reason_probabilities`` and ``reason_class``. No output of a problem type has an
+underscore, so no two are called alike.
 """
 
 from __future__ import annotations
