@@ -13,7 +13,7 @@ from pydantic import Field
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Checks, Feed, Resources
-from airflow_mlops.problems import METRICS, check_groups
+from airflow_mlops.problems import METRICS, check_groups, head_of, of_head
 from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
 
 
@@ -260,11 +260,10 @@ class Gate:
     by: Slice | None = None
 
     def __post_init__(self) -> None:
-        head, dot, metric = self.metric.rpartition(".")
-        if metric not in METRICS:
+        known = [of_head(head_of(self.metric), metric) for metric in METRICS]
+        if self.metric not in known:
             raise ConfigError(
-                f"Gate on an unknown metric {self.metric!r}."
-                f"{did_you_mean(self.metric, [f'{head}{dot}{one}' for one in METRICS])}",
+                f"Gate on an unknown metric {self.metric!r}.{did_you_mean(self.metric, known)}",
                 hint=f"Metrics: {', '.join(METRICS)}.",
             )
         if self.vs not in (None, "champion", "baseline"):

@@ -25,7 +25,7 @@ from airflow_mlops.parts import (
     Retrain,
     Trainer,
 )
-from airflow_mlops.problems import problem_named
+from airflow_mlops.problems import head_of, metrics_of
 from airflow_mlops.typed import Duration, Name, part
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class ModelPipeline:
             )
 
     def _check_gate(self, gate: Gate) -> None:
-        heads, (head, dot, _) = self.label.heads, gate.metric.rpartition(".")
+        heads, head = self.label.heads, head_of(gate.metric)
         if head and head not in heads:
             raise ConfigError(
                 f"The label of {self.model!r} has no head {head!r}.{did_you_mean(head, heads)}",
@@ -121,7 +121,7 @@ class ModelPipeline:
                 hint="Name one of Label(heads={...}); metrics of the label itself have no dot.",
             )
         problem = heads[head] if head else self.label.problem
-        known = [f"{head}{dot}{metric}" for metric in problem_named(problem).metrics] if problem else [gate.metric]
+        known = list(metrics_of({head: problem})) if problem else [gate.metric]
         if gate.metric not in known:
             raise ConfigError(
                 f"A {problem} has no metric {gate.metric!r}.{did_you_mean(gate.metric, known)}",

@@ -32,7 +32,9 @@ __all__ = [
     "as_label",
     "check_groups",
     "check_label",
+    "head_of",
     "metrics_of",
+    "of_head",
     "problem_named",
     "problem_of",
 ]
@@ -57,16 +59,26 @@ def problem_named(name: str) -> Problem:
     return PROBLEMS[name]
 
 
-def metrics_of(problem: str, heads: Mapping[str, str]) -> dict[str, Metric]:
+def metrics_of(problems: Mapping[str, str]) -> dict[str, Metric]:
     """Return the metrics of a label by name, and those of heads as ``<head>.<metric>``.
 
-    :param problem: Name of the label's problem type.
-    :param heads: Head → name of its problem type.
+    :param problems: Head → name of its problem type; that of the label itself at ``""``.
     """
-    found = dict(problem_named(problem).metrics)
-    for head, name in heads.items():
-        found |= {f"{head}.{metric}": one for metric, one in problem_named(name).metrics.items()}
-    return found
+    return {
+        of_head(head, metric): one
+        for head, problem in problems.items()
+        for metric, one in problem_named(problem).metrics.items()
+    }
+
+
+def of_head(head: str, metric: str) -> str:
+    """Return what the metric of a head is called; of none, as its problem type calls it."""
+    return f"{head}.{metric}" if head else metric
+
+
+def head_of(metric: str) -> str:
+    """Return the head that a metric is of; empty: of the label itself."""
+    return metric.rpartition(".")[0]
 
 
 def check_groups(problems: Iterable[str], group: str, where: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from airflow_mlops.contracts import Evaluation, GateCheck, Verdict, VerdictStatus, content_hash
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.parts import Gate, Slice
-from airflow_mlops.problems import Metric, metrics_of, problem_named
+from airflow_mlops.problems import head_of, metrics_of, of_head, problem_named
 
 
 def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> Verdict:
@@ -40,7 +40,7 @@ def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation
 def gates_of(gates: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> list[Mapping[str, Any]]:
     """Return the gates that an evaluation is judged by: those given, else those of its problem types."""
     return list(gates) or [
-        {**gate, "metric": _metric(head, gate["metric"])}
+        {**gate, "metric": of_head(head, gate["metric"])}
         for head, name in _labels(evaluation).items()
         for gate in problem_named(name).gates
     ]
@@ -51,17 +51,9 @@ def _labels(evaluation: Evaluation) -> dict[str, str]:
     return {"": evaluation.problem, **{name: head.problem for name, head in evaluation.heads.items()}}
 
 
-def _metric(head: str, metric: str) -> str:
-    return f"{head}.{metric}" if head else metric
-
-
-def _known(evaluation: Evaluation) -> dict[str, Metric]:
-    return metrics_of(evaluation.problem, {name: head.problem for name, head in evaluation.heads.items()})
-
-
 def _rows(evaluation: Evaluation, metric: str) -> int:
     """Return of how many test rows a metric is."""
-    head = metric.rpartition(".")[0]
+    head = head_of(metric)
     return evaluation.heads[head].rows if head else evaluation.rows
 
 
@@ -71,8 +63,8 @@ def _parse(gate: Mapping[str, Any], evaluation: Evaluation) -> Gate:
     if by is not None and not isinstance(by, Mapping):
         raise ConfigError(f"by={by!r} of a gate is not a slice.", hint='Write {"column": "carrier", "min_n": 500}.')
     parsed = Gate(**words, by=None if by is None else Slice(**by))
-    if parsed.metric not in (known := _known(evaluation)):
-        head = parsed.metric.rpartition(".")[0]
+    if parsed.metric not in (known := metrics_of(_labels(evaluation))):
+        head = head_of(parsed.metric)
         named = _labels(evaluation).get(head)
         raise ConfigError(
             f"{f'A {named}' if named else 'The model'} has no metric {parsed.metric!r}."
@@ -113,13 +105,13 @@ def _compare(gate: Gate, other: str, evaluation: Evaluation) -> Iterator[GateChe
     if other not in evaluation.metrics:
         yield check.model_copy(update={"passed": True})
         return
-    head = gate.metric.rpartition(".")[0]
+    head = head_of(gate.metric)
     if head and not any(metric.startswith(f"{head}.") for metric in evaluation.metrics[other]):
         yield check.model_copy(update={"passed": True, "reason": f"the {other} has no such head {head!r} yet"})
         return
     reference = evaluation.metrics[other].get(gate.metric, math.nan)
     # For a loss, better is less.
-    better = -1.0 if _known(evaluation)[gate.metric].less_is_better else 1.0
+    better = -1.0 if metrics_of(_labels(evaluation))[gate.metric].less_is_better else 1.0
     bounds = {}
     if gate.max_drop is not None:
         bounds["max_drop"] = reference - better * gate.max_drop
@@ -139,9 +131,9 @@ def _compare(gate: Gate, other: str, evaluation: Evaluation) -> Iterator[GateChe
 
 def _by_slice(gate: Gate, by: Slice, evaluation: Evaluation) -> Iterator[GateCheck]:
     checks: list[GateCheck] = []
-    head = gate.metric.rpartition(".")[0]
+    head = head_of(gate.metric)
     for value, metrics in evaluation.slices.get(by.column, {}).items():
-        n, expected = int(metrics[_metric(head, "n")]), metrics[_metric(head, "expected_n")]
+        n, expected = int(metrics[of_head(head, "n")]), metrics[of_head(head, "expected_n")]
         name = f"{by.column}={value}"
         if n >= by.min_n:
             checks += _within(gate, metrics.get(gate.metric, math.nan), n, name)
@@ -184,7 +176,7 @@ def _within(gate: Gate, observed: float, n: int, slice_name: str | None = None) 
 
 def _not_too_good(evaluation: Evaluation, head: str, problem: str) -> GateCheck:
     metric, bound = problem_named(problem).too_good
-    metric = _metric(head, metric)
+    metric = of_head(head, metric)
     observed = evaluation.metrics["challenger"].get(metric, math.nan)
     reason = f"{observed:.4f}, asked < {bound}"
     if observed >= bound:

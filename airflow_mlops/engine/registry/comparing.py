@@ -11,7 +11,7 @@ from airflow_mlops.engine.registry.connection import talking_to
 from airflow_mlops.engine.registry.lookup import find_version
 from airflow_mlops.engine.registry.registry import Registry
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
-from airflow_mlops.problems import METRICS, PROBLEMS
+from airflow_mlops.problems import METRICS, PROBLEMS, head_of, of_head
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -73,9 +73,9 @@ def less_is_better(metric: str) -> bool | None:
 
 def _of_problem_types(logged: Mapping[int, Mapping[str, float]]) -> list[str]:
     """Return the metrics that a problem type knows: those of the label first, and then those of each head."""
-    found = {tuple(name.rpartition(".")[::2]) for run in logged.values() for name in run}
-    known = [(head, METRICS.index(metric), metric) for head, metric in found if metric in METRICS]
-    return [f"{head}.{metric}" if head else metric for head, _, metric in sorted(known)]
+    heads = sorted({head_of(name) for run in logged.values() for name in run})
+    known = [of_head(head, metric) for head in heads for metric in METRICS]
+    return [name for name in known if any(name in run for run in logged.values())]
 
 
 def _metrics(registry: Registry, version: ModelVersion) -> dict[str, float]:
