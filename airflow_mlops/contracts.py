@@ -225,6 +225,21 @@ class SplitRule(Record):
     salt: str = ""
 
 
+class Target(Record):
+    """What is predicted of one label: its problem type, and its classes in the order of the probabilities."""
+
+    problem: str = Field(description="problem type: see airflow_mlops.problems")
+    classes: tuple[str, ...] = ()
+
+
+class HeadRows(Record):
+    """The rows of a split in which the label of a head is known; ``positives`` and ``labels`` as of the split."""
+
+    rows: int
+    positives: int = 0
+    labels: dict[str, float] = Field(default_factory=dict)
+
+
 class Split(Record):
     """One split of a snapshot: rows of prediction times in ``[start, end)``."""
 
@@ -237,6 +252,7 @@ class Split(Record):
     labels: dict[str, float] = Field(
         default_factory=dict, description="rows of each class, or mean, std, min, max of numbers; of truths: positives"
     )
+    heads: dict[str, HeadRows] = Field(default_factory=dict, description="further label → the rows that have it")
 
 
 class Snapshot(Record):
@@ -267,6 +283,9 @@ class Snapshot(Record):
     label_known_at: str = Field(default="", description="column of when a label became known; '': the event time")
     problem: str = Field(default="binary", description="problem type: see airflow_mlops.problems")
     classes: tuple[str, ...] = Field(default=(), description="of a label of classes, in the order of the probabilities")
+    heads: dict[str, Target] = Field(
+        default_factory=dict, description="further labels that the model predicts: column → what it is"
+    )
     weight: str = Field(default="", description="column of what a row counts; '': all the same")
     group: str = Field(default="", description="column of the rows that are ranked against each other")
     as_of: datetime = Field(description="knowledge cut: nothing known later is in here")
@@ -277,16 +296,22 @@ class Snapshot(Record):
     split_rule: SplitRule = SplitRule()
     splits: dict[SplitName, Split]
 
+    @property
+    def targets(self) -> dict[str, Target]:
+        """All that is predicted, by column: the label, and then the heads."""
+        return {self.label: Target(problem=self.problem, classes=self.classes), **self.heads}
+
     def told(self, exclude: Any = None) -> dict[str, Any]:
         """Return what identifies it, as JSON has it: as ids were made before some fields were part of them."""
         told = self.model_dump(mode="json", exclude=exclude)
         told.pop("files", None)  # what is in them counts
-        for name in ("label_known_at", "problem", "classes", "weight", "group"):
+        for name in ("label_known_at", "problem", "classes", "heads", "weight", "group"):
             if told.get(name) == Snapshot.model_fields[name].default or not told.get(name):
                 told.pop(name, None)
         for split in told.get("splits", {}).values():
-            if not split["labels"]:
-                del split["labels"]
+            for name in ("labels", "heads"):
+                if not split[name]:
+                    del split[name]
         return told
 
 
@@ -394,6 +419,7 @@ class ModelManifest(Record):
     hardware: str
     versions: dict[str, str]
     classes: tuple[str, ...] = Field(default=(), description="in the order of the probabilities")
+    heads: dict[str, Target] = Field(default_factory=dict, description="further labels that it predicts")
     parent_version: str | None = Field(default=None, description="champion when this was trained")
     triggered_by: str
 
@@ -401,11 +427,19 @@ class ModelManifest(Record):
 # --- evaluation -------------------------------------------------------------------------------------------
 
 
+class EvaluatedHead(Record):
+    """A further label that was predicted: its problem type, and in how many of the rows it is known."""
+
+    problem: str
+    rows: int
+
+
 class Evaluation(Record):
     """Metrics of one or more models on the same test split.
 
     ``metrics`` is model role (``challenger``, ``champion``, ``baseline``) → metric → value; ``slices`` is
-    column → slice value → ``{"n": ..., metric: value}`` of the challenger.
+    column → slice value → ``{"n": ..., metric: value}`` of the challenger. Those of a head are ``<head>.<metric>``, and
+    ``<head>.n`` are the rows of a slice in which its label is known. A champion has none of a head that it lacks.
     """
 
     snapshot_id: str
@@ -416,10 +450,14 @@ class Evaluation(Record):
     champion_version: str | None = None
     unevaluated: dict[str, str] = Field(default_factory=dict, description="role → why it could not be scored")
     problem: str = Field(default="binary", description="problem type: says what the metrics are")
+    heads: dict[str, EvaluatedHead] = Field(default_factory=dict, description="further labels that were predicted")
 
     def told(self) -> dict[str, Any]:
         """Return what a verdict on it depends on, as JSON has it: as verdicts were made before there were types."""
-        return self.model_dump(mode="json", exclude={"problem"} if self.problem == "binary" else None)
+        told = self.model_dump(mode="json", exclude={"problem"} if self.problem == "binary" else None)
+        if not self.heads:
+            del told["heads"]
+        return told
 
 
 class VerdictStatus(StrEnum):

@@ -13,7 +13,7 @@ from pydantic import Field
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Checks, Feed, Resources
-from airflow_mlops.problems import METRICS, problem_named
+from airflow_mlops.problems import METRICS, check_groups, head_of, of_head
 from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
 
 
@@ -26,6 +26,8 @@ class Label:
     :param problem: ``binary``, ``multiclass``, ``regression`` or ``ranking``. By default it follows from the column:
         truth values, and the numbers 0 and 1, are binary, texts are classes, floats a regression. Of other whole
         numbers it must be said.
+    :param heads: Further labels that the same model predicts: column of the same feed → problem type, empty where it
+        follows from the column. They are known when the label is. A row in which one is null counts nothing for it.
     :param weight: Column of the pipeline's source of what a row counts, in training and in evaluation.
     :param group: Column of the pipeline's source of the rows that are ranked against each other, for ``ranking``.
     :param source: The feed that carries it. It must have the pipeline's ``entity`` column. None: the pipeline's source
@@ -47,15 +49,11 @@ class Label:
     problem: str = ""
     weight: str = ""
     group: str = ""
+    heads: Mapping[Name, str] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.problem:
-            problem_named(self.problem)
-        if (self.problem == "ranking") != bool(self.group):
-            raise ConfigError(
-                f"Label({self.column!r}, problem={self.problem!r}, group={self.group!r}) does not say one clear thing.",
-                hint="A ranking needs the column of its groups, such as group='search_id'; nothing else has groups.",
-            )
+        said = f"Label({self.column!r}, problem={self.problem!r}, group={self.group!r})"
+        check_groups([self.problem, *self.heads.values()], self.group, said)
         if self.source is None and not self.known_at:
             raise ConfigError(
                 f"Nothing says since when the label {self.column!r} is known.",
@@ -63,6 +61,11 @@ class Label:
                 hint="Name the feed that carries it with source=Partitions(...); or, where it is a column of the "
                 'pipeline\'s source, the column of times with known_at="decided_at".',
             )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of all that is predicted: the label, and then the heads."""
+        return (self.column, *self.heads)
 
 
 @part
@@ -242,7 +245,7 @@ class Gate:
     """One condition on a metric of the test split. All gates must pass.
 
     :param metric: One of the problem type's: ``auc``, ``log_loss``, ``brier``, ``accuracy`` where the label is true or
-        false; see :mod:`airflow_mlops.problems` for the others.
+        false; see :mod:`airflow_mlops.problems` for the others. Of a head ``<head>.<metric>``, such as ``refund.rmse``.
     :param min: Smallest value that passes.
     :param max: Largest value that passes.
     :param vs: Compare with the ``champion`` (the version that serves) or the ``baseline``.
@@ -260,9 +263,10 @@ class Gate:
     by: Slice | None = None
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
+        known = [of_head(head_of(self.metric), metric) for metric in METRICS]
+        if self.metric not in known:
             raise ConfigError(
-                f"Gate on an unknown metric {self.metric!r}.{did_you_mean(self.metric, METRICS)}",
+                f"Gate on an unknown metric {self.metric!r}.{did_you_mean(self.metric, known)}",
                 hint=f"Metrics: {', '.join(METRICS)}.",
             )
         if self.vs not in (None, "champion", "baseline"):

@@ -25,7 +25,7 @@ from airflow_mlops.parts import (
     Retrain,
     Trainer,
 )
-from airflow_mlops.problems import problem_named
+from airflow_mlops.problems import head_of, metrics_of
 from airflow_mlops.typed import Duration, Name, part
 
 if TYPE_CHECKING:
@@ -84,15 +84,10 @@ class ModelPipeline:
     ] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.label.problem:
-            known = problem_named(self.label.problem).metrics
-            for gate in self.gates:
-                if gate.metric not in known:
-                    raise ConfigError(
-                        f"A {self.label.problem} has no metric {gate.metric!r}.{did_you_mean(gate.metric, known)}",
-                        detail=f"gates of {self.model!r}",
-                        hint=f"Metrics: {', '.join(known)}.",
-                    )
+        for gate in self.gates:
+            self._check_gate(gate)
+        if self.label.heads:
+            self._check_heads()
         if self.label.source is not None and self.source.dataset == self.label.source.dataset:
             raise ConfigError(
                 f"Source and label of {self.model!r} are the same dataset {self.source.dataset!r}.",
@@ -116,6 +111,44 @@ class ModelPipeline:
                 detail=f"deadlines={dict(self.deadlines)}",
                 hint="Name a notifier in notify=[...], or leave deadlines out.",
             )
+
+    def _check_gate(self, gate: Gate) -> None:
+        heads, head = self.label.heads, head_of(gate.metric)
+        if head and head not in heads:
+            raise ConfigError(
+                f"The label of {self.model!r} has no head {head!r}.{did_you_mean(head, heads)}",
+                detail=f"a gate is on {gate.metric!r}; heads: {', '.join(heads) or 'none'}",
+                hint="Name one of Label(heads={...}); metrics of the label itself have no dot.",
+            )
+        problem = heads[head] if head else self.label.problem
+        known = list(metrics_of({head: problem})) if problem else [gate.metric]
+        if gate.metric not in known:
+            raise ConfigError(
+                f"A {problem} has no metric {gate.metric!r}.{did_you_mean(gate.metric, known)}",
+                detail=f"gates of {self.model!r}",
+                hint=f"Metrics: {', '.join(known)}.",
+            )
+
+    def _check_heads(self) -> None:
+        """Refuse a head that is something else too: what is predicted must not be told to the model."""
+        label = self.label
+        others: dict[str, Sequence[str]] = {
+            "the label": [label.column],
+            "when it is known": [label.known_at],
+            "the weight": [label.weight],
+            "the group": [label.group],
+            "the entity": [self.entity],
+            "the event time": [self.source.event_time],
+            "what is split by": [self.train.split_column or ""],
+            "an input of the model, by FeatureService(keys=...),": self.features.keys,
+        }
+        for what, names in others.items():
+            if both := [name for name in label.heads if name in names]:
+                raise ConfigError(
+                    f"The head {both[0]!r} of {self.model!r} is {what} too.",
+                    detail=f"heads: {', '.join(label.heads)}",
+                    hint="A head is a column of its own that is known only with the label: rename one of the two.",
+                )
 
     def _check_batch(self) -> None:
         if self.batch is None:
@@ -176,14 +209,17 @@ class ModelPipeline:
 
     @property
     def late(self) -> dict[str, list[str]]:
-        """Dataset → the label's column and that of when it is known, where the label is a column of the source."""
-        return {self.label_feed.dataset: [self.label.column, self.label.known_at]} if self.label.known_at else {}
+        """Dataset → the label's column and that of when it is known, where the label is a column of the source; and
+        then the heads', which are known by then too.
+        """
+        label = self.label
+        return {self.label_feed.dataset: [label.column, label.known_at, *label.heads]} if label.known_at else {}
 
     def needs(self, feed: Feed) -> list[str]:
         """Return the columns of a feed that the pipeline names."""
         label, train = self.label, self.train
         of_source = [self.entity, *self.features.keys, label.weight, label.group, train.split_column or ""]
-        of_label = [self.entity, label.column, label.known_at]
+        of_label = [self.entity, *label.columns, label.known_at]
         named = [*(of_source if feed is self.source else []), *(of_label if feed is self.label_feed else [])]
         return list(dict.fromkeys(filter(None, named)))
 

@@ -45,7 +45,8 @@ def is_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z]\w*", text):
         raise ConfigError(
             f"{text!r} cannot be a name.",
-            hint="Start with a letter and use letters, digits and '_' only: it becomes part of DAG ids and paths.",
+            hint="Start with a letter and use letters, digits and '_' only: it becomes part of DAG ids, paths or "
+            "the names of outputs.",
         )
     return text
 

@@ -120,6 +120,7 @@ def measure(snapshot_file: Path, way: str, epochs: int) -> dict[str, float]:
         given = {"x": x, "y": targets, "batch_size": BATCH}
     elif way == "tensors":
         columns, targets, _ = data.train.arrays(data.train.arrow())
+        assert not isinstance(targets, dict)
         whole = len(targets) - len(targets) % BATCH
         parts = ({name: values[:whole] for name, values in columns.items()}, targets[:whole, None])
         cut = tf.nest.map_structure(lambda one: tf.constant(one.reshape(-1, BATCH, *one.shape[1:])), parts)

@@ -25,7 +25,8 @@ REASONS = ["broken", "colour", "late", "price", "size", "twice", "wrong"]
 def write_shop(folder: Path, *, more: bool = False) -> None:
     """Write the guide's files and orders: some customers send much back, and dear things come back often.
 
-    :param more: Whether orders also have a ``refund`` (an amount), a ``reason`` (one of seven) and a ``weight``.
+    :param more: Whether orders also have a ``refund`` (an amount, of most), a ``reason`` (one of seven) and a
+        ``weight``.
     """
     blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     for name, has in FILES.items():
@@ -51,7 +52,7 @@ def write_shop(folder: Path, *, more: bool = False) -> None:
                 if more:
                     refund = round(price * rng.uniform(0.3, 0.9) + rng.gauss(0, 5), 2)
                     reason = REASONS[int(price // 28.6)] if rng.random() < 0.7 else rng.choice(REASONS)
-                    row += [refund, reason, 1 + i % 3]
+                    row += [refund if i % 10 else "", reason, 1 + i % 3]
                 rows.writerow(row)
 
 

@@ -171,6 +171,7 @@ class CheckPartitionOperator(MlopsOperator):
     :param columns_used: Columns that the model itself reads: entity, label, keys.
     :param label_column: Column that the model is to predict, if this dataset carries it: it must be able to be learned.
     :param problem: Its problem type; empty: by the type of the column.
+    :param heads: Further labels beside it: column → problem type, empty likewise.
     :param needs: Columns that a model needs of this dataset.
     :param known_at: Column of when the label became known, if there is one.
     :param key: Partition key.
@@ -209,6 +210,7 @@ class CheckPartitionOperator(MlopsOperator):
         columns_used: Sequence[str] = (),
         label_column: str = "",
         problem: str = "",
+        heads: Mapping[str, str] | None = None,
         needs: Sequence[str] = (),
         known_at: str = "",
         key: str = PARTITION_KEY,
@@ -228,6 +230,7 @@ class CheckPartitionOperator(MlopsOperator):
         self.columns_used = columns_used
         self.label_column = label_column
         self.problem = problem
+        self.heads = heads
         self.needs = needs
         self.known_at = known_at
         self.key = key
@@ -258,6 +261,7 @@ class CheckPartitionOperator(MlopsOperator):
             uses=partial(self._uses, ledger, dataset),
             label=self.label_column,
             problem=self.problem,
+            heads=self.heads or {},
             needs=self.needs,
             known_at=self.known_at,
         )

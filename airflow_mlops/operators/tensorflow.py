@@ -60,6 +60,7 @@ class TensorFlowTrainOperator(MlopsOperator):
     :param test_data: Such files to evaluate with.
     :param label_column: Column of ``data`` that is predicted.
     :param problem: Problem type of ``data``; empty: by the label.
+    :param heads: Further columns of ``data`` that the model predicts: column → problem type, empty likewise.
     :param weight: Column of ``data`` of what a row counts.
     :param group: Column of ``data`` of the rows that are ranked against each other.
     :param entity: Column of ``data`` of what a row is about, no two of which may be the same; empty: not checked.
@@ -128,6 +129,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         test_data: str = "",
         label_column: str = "",
         problem: str = "",
+        heads: Mapping[str, str] | None = None,
         weight: str = "",
         group: str = "",
         entity: str = "",
@@ -157,6 +159,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.test_data = test_data
         self.label_column = label_column
         self.problem = problem
+        self.heads = heads
         self.weight = weight
         self.group = group
         self.entity = entity
@@ -278,7 +281,7 @@ class TensorFlowTrainOperator(MlopsOperator):
             for name, uri in (("validation", said(self.validation_data)), ("test", said(self.test_data)))
             if uri
         }
-        columns = OwnColumns(label, **named, inputs=list(self.inputs))
+        columns = OwnColumns(label, **named, inputs=list(self.inputs), heads=dict(self.heads or {}))
         snapshot = snapshot_of_files(self.home_path, self.model, located(self, self.data, "data"), columns, **more)
         if self.validation is not None:
             check_validated_files(snapshot, self._validated())

@@ -8,6 +8,7 @@ Importing it loads no library: a DAG file names gates by their metrics.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
@@ -29,7 +30,11 @@ __all__ = [
     "Problem",
     "Tally",
     "as_label",
+    "check_groups",
     "check_label",
+    "head_of",
+    "metrics_of",
+    "of_head",
     "problem_named",
     "problem_of",
 ]
@@ -52,6 +57,44 @@ def problem_named(name: str) -> Problem:
             hint=f"Problem types: {', '.join(PROBLEMS)}.",
         )
     return PROBLEMS[name]
+
+
+def metrics_of(problems: Mapping[str, str]) -> dict[str, Metric]:
+    """Return the metrics of a label by name, and those of heads as ``<head>.<metric>``.
+
+    :param problems: Head → name of its problem type; that of the label itself at ``""``.
+    """
+    return {
+        of_head(head, metric): one
+        for head, problem in problems.items()
+        for metric, one in problem_named(problem).metrics.items()
+    }
+
+
+def of_head(head: str, metric: str) -> str:
+    """Return what the metric of a head is called; of none, as its problem type calls it."""
+    return f"{head}.{metric}" if head else metric
+
+
+def head_of(metric: str) -> str:
+    """Return the head that a metric is of; empty: of the label itself."""
+    return metric.rpartition(".")[0]
+
+
+def check_groups(problems: Iterable[str], group: str, where: str) -> None:
+    """Refuse a type that holds rows against each other where nobody says within what, and groups of no such type.
+
+    :param problems: Names of the problem types, of the label and of the heads; empty where nobody said it.
+    :param group: Column of the groups; empty: none.
+    :param where: What was written, for the error.
+    :raises ConfigError: when there is no such type, or groups and types do not fit.
+    """
+    grouped = [name for name in problems if name and problem_named(name).grouped]
+    if bool(grouped) != bool(group):
+        raise ConfigError(
+            f"{where} does not say one clear thing.",
+            hint="A ranking needs the column of its groups, such as group='search_id'; nothing else has groups.",
+        )
 
 
 def as_label(rows: pa.Table, label: str, where: str, problem: str = "") -> pa.Table:
@@ -100,7 +143,8 @@ def _unclear(label: str, kind: str, where: str) -> DataError:
         return DataError(
             f"The label {label!r} is of whole numbers: are they classes, or amounts?",
             detail=f"{where}, type {kind}",
-            hint='Say it: Label(..., problem="multiclass"), or problem="regression".',
+            hint='Say it: Label(..., problem="multiclass"), or problem="regression"; of a head '
+            f'heads={{{label!r}: "multiclass"}}.',
         )
     return DataError(
         f"The label {label!r} is of type {kind}, of which nothing can be learned.",

@@ -62,6 +62,8 @@ class Problem(ABC):
     """A metric, and the value that no honest model of something uncertain reaches: a feature must tell the label."""
     leak: ClassVar[tuple[str, float]]
     """How well one feature may tell the label: what is measured, and from where on it is a leak."""
+    grouped: ClassVar[bool] = False
+    """Whether rows are held against each other, within groups that somebody must name."""
     ending: ClassVar[str]
     """The last layer and the loss that its Keras models usually have."""
 

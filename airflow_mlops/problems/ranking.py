@@ -32,6 +32,7 @@ class Ranking(Regression):
         {"metric": "ndcg", "vs": "champion", "max_drop": 0.01},
     )
     too_good = ("ndcg", 0.9999)
+    grouped = True
     not_what = "and says no relevance"
     label_hint = "Let the feed carry a number from 0 on, larger for what should come first; null where it is not known."
 

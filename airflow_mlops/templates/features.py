@@ -47,7 +47,7 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that turns each day's landed data into fresh features."""
     source, features = pipeline.source, pipeline.features
     used = {source.dataset: [source.event_time, *features.keys]}
-    used.setdefault(pipeline.label_feed.dataset, []).append(pipeline.label.column)
+    used.setdefault(pipeline.label_feed.dataset, []).extend(pipeline.label.columns)
     cron, timezone = source.partitioning.cron
     cut, key = str(source.partitioning), _key_of(source, pipeline)
     conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
@@ -170,6 +170,7 @@ def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> Sea
             columns_used=columns_used,
             label_column=pipeline.label.column if feed is pipeline.label_feed else "",
             problem=pipeline.label.problem,
+            heads=dict(pipeline.label.heads),
             needs=pipeline.needs(feed),
             known_at=pipeline.label.known_at if feed is pipeline.label_feed else "",
             feast_conn_id=pipeline.features.conn_id,

@@ -92,6 +92,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             label_column=label.column,
             label_known_at=label.known_at,
             problem=label.problem,
+            heads=dict(label.heads),
             weight=label.weight,
             group=label.group,
             matures_after=label.matures_after,

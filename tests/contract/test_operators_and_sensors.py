@@ -60,6 +60,7 @@ NOT_TEMPLATED = {
         "row_id_column",
         "reader",
         "problem",
+        "heads",
         "needs",
         "known_at",
         "weight",

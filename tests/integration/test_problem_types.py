@@ -1,4 +1,6 @@
-"""A label of numbers, and one of seven classes: the guide's pipeline with another label, to a prediction and back."""
+"""A label of numbers, one of seven classes, and three at once: the guide's pipeline with another label, to a prediction
+and back.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,12 @@ import pytest
 
 from airflow_mlops import cli
 from airflow_mlops.contracts import Snapshot
+from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import load_snapshot
+from airflow_mlops.engine.features.training.training_data import rebuild_snapshot
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.deployments import deployment
+from airflow_mlops.hooks.feast import FeastHook
 from tests.airflow_home import airflow_home
 from tests.conftest import ROOT
 from tests.serving_fixtures import RunningServer, running_server
@@ -43,6 +48,9 @@ if __name__ == "__main__":
 LABELS = {
     "regression": 'Label("refund", known_at="decided_at", matures_after="7d", weight="weight")',
     "multiclass": 'Label("reason", known_at="decided_at", matures_after="7d")',
+    "heads": """Label(
+        "reason", known_at="decided_at", matures_after="7d", heads={"refund": "regression", "returned": ""}
+    )""",
 }
 MODELS = {
     "regression": ('Dense(1, activation="sigmoid")', "Dense(1)", '"binary_crossentropy"', '"mse"'),
@@ -52,7 +60,20 @@ MODELS = {
         '"binary_crossentropy"',
         '"sparse_categorical_crossentropy"',
     ),
+    "heads": (
+        'keras.layers.Dense(1, activation="sigmoid")(hidden)',
+        """{
+        "reason": keras.layers.Dense(len(classes), activation="softmax")(hidden),
+        "refund": keras.layers.Dense(1)(hidden),
+        "returned": keras.layers.Dense(1, activation="sigmoid")(hidden),
+    }""",
+        '"binary_crossentropy"',
+        """{
+        "reason": "sparse_categorical_crossentropy", "refund": "mse", "returned": "binary_crossentropy"
+    }, loss_weights={"reason": 1, "refund": 0.001, "returned": 1}""",
+    ),
 }
+SLOW = [pytest.param(problem, marks=pytest.mark.slow) for problem in ("regression", "multiclass")]
 
 
 class Shop:
@@ -101,7 +122,7 @@ class Shop:
         return load_snapshot(self.folder / ".mlops", fact.key)
 
 
-@pytest.fixture(scope="module", params=[pytest.param("regression", marks=pytest.mark.slow), "multiclass"])
+@pytest.fixture(scope="module", params=[*SLOW, "heads"])
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp(request.param)
     with running_server(folder / "server") as server:
@@ -122,7 +143,7 @@ def test_to_a_served_prediction_and_back(
 
     assert list(shop.live()) == ["train 1", "deploy 1", "train 2", "deploy 2"]
     snapshot = shop.snapshot
-    assert snapshot.problem == shop.problem
+    assert snapshot.problem == ("multiclass" if shop.problem == "heads" else shop.problem)
     state, _ = deployment(shop.ledger, "tf_serving_default", shop.model)
     assert (state.stable, state.good) == (2, (1,))
     verdict = shop.ledger.facts("verdict", shop.model)[0].payload
@@ -145,6 +166,20 @@ def test_to_a_served_prediction_and_back(
         chances = np.array(answer["probabilities"].strip("[]").split(), dtype=float)
         assert chances.sum() == pytest.approx(1, abs=1e-5)
         assert REASONS[int(chances.argmax())] in answer["class"]
+    if shop.problem == "heads":
+        location = FeastHook().location(shop.folder / ".mlops")
+        store = PartitionStore.under(location.home, shop.ledger)
+        again = rebuild_snapshot(location, snapshot, store=store, source_dataset="orders", label_dataset="orders")
+        assert again == snapshot
+        assert {name: one.problem for name, one in snapshot.heads.items()} == {
+            "refund": "regression", "returned": "binary",
+        }  # fmt: skip
+        train = snapshot.splits["train"]
+        assert train.heads["refund"].rows == pytest.approx(0.9 * train.rows, rel=0.05)
+        assert train.heads["returned"].rows == train.rows
+        assert {gate["metric"] for gate in verdict["gates"]} == {"log_loss", "refund.r2", "returned.auc"}
+        assert 0 < float(answer["returned_probability"]) < 1
+        assert float(answer["refund_prediction"]) > 0
 
     assert cli.main(["rollback", shop.model, "--reason", "it is worse", *shop.place]) == 0, capsys.readouterr().err
     capsys.readouterr()

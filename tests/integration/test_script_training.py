@@ -153,7 +153,11 @@ tf.saved_model.save(m, told["saved_model"], signatures={"serving_default": m.ser
         ),
         ("N", '"probability": inputs["N"] * 0 + 7', r"cannot be a binary prediction: a probability lies from 0 to 1"),
         ("N", '"probability": tf.stack([inputs["N"]] * 2, axis=1)', r"must give 1 number an example: probability"),
-        ("N", '"probabilty": inputs["N"], "other": inputs["N"]', "none is 'probability'. Did you mean 'probabilty'"),
+        (
+            "N",
+            '"probabilty": inputs["N"], "other": inputs["N"]',
+            "no output 'probability', .*Did you mean 'probabilty'",
+        ),
     ],
     ids=["input", "values", "outputs", "width"],
 )

@@ -57,6 +57,7 @@ FOREIGN = {
     "tmp",
     "VARIABLE",
     "venv",
+    "weighted_metrics",
     "WHERE",
     "with",
 }

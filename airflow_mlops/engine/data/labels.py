@@ -68,12 +68,15 @@ def is_known_at(kind: str) -> bool:
     return kind.startswith(("timestamp", "date", "null"))
 
 
-def latest_labels(labels: pa.Table, entity: str, known_at: str, label: str, dataset: str) -> pa.Table:
+def latest_labels(
+    labels: pa.Table, entity: str, known_at: str, label: str, dataset: str, *, heads: Collection[str] = ()
+) -> pa.Table:
     """Return one row an entity, with the label that became known last; entities whose last label is null are left out.
 
     A label may be corrected, or withdrawn (null), by a later row. The same row twice is one.
 
     :param known_at: Column with the time at which a label became known.
+    :param heads: Columns of further labels, which go along as they were known with that one.
     :raises DataError: when an entity has two different labels of the same time: which one counts would be chance.
     """
     labels = labels.filter(pc.is_valid(labels[entity]))
@@ -81,11 +84,11 @@ def latest_labels(labels: pa.Table, entity: str, known_at: str, label: str, data
         last = labels.group_by(entity).aggregate([(known_at, "max")])
         labels = labels.join(last, entity, join_type="inner")
         labels = labels.filter(pc.equal(labels[known_at], labels[f"{known_at}_max"]))
-        labels = labels.group_by([entity, label]).aggregate([])
+        labels = labels.group_by([entity, label, *heads]).aggregate([])
         if torn := labels.num_rows - pc.count_distinct(labels[entity]).as_py():
             raise DataError(
                 f"{torn} entities of {dataset!r} have two different labels of the same moment.",
-                detail=f"columns {entity!r}, {label!r}, {known_at!r}",
+                detail=f"columns {', '.join(map(repr, (entity, label, *heads, known_at)))}",
                 hint="A correction must be later than what it corrects; let the feed say which label counts.",
             )
-    return labels.select([entity, label]).filter(pc.is_valid(labels[label]))
+    return labels.select([entity, label, *heads]).filter(pc.is_valid(labels[label]))

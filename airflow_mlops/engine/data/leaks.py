@@ -120,10 +120,11 @@ class Sample:
 def check_leaks(rows: pa.Table, features: Sequence[str], label: str, problem: Problem) -> None:
     """Refuse features that tell the label.
 
-    :param rows: A sample of the training split.
+    :param rows: A sample of the training split; those in which the label is known count.
     :raises DataError: naming the features.
     """
     unit, bound = problem.leak
+    rows = rows.filter(pc.is_valid(rows[label]))
     labels = rows[label].to_numpy()
     telling = {name: told for name in features if (told := problem.telling(rows[name], labels)) >= bound}
     if telling:

@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from airflow_mlops.contracts import Snapshot, Split, SplitName, content_hash
+from airflow_mlops.contracts import HeadRows, Snapshot, Split, SplitName, Target, content_hash
 from airflow_mlops.engine.data.arrow import is_list, lengths_differ, list_length
 from airflow_mlops.engine.data.files import sha256, sweep, sync, temporary_sibling
 from airflow_mlops.engine.data.leaks import Sample, check_apart, check_leaks, check_values, known
@@ -22,7 +22,7 @@ from airflow_mlops.engine.data.shared import send
 from airflow_mlops.engine.data.snapshots import MANIFEST, load_snapshot
 from airflow_mlops.engine.data.splits import SplitRows
 from airflow_mlops.exceptions import DataError
-from airflow_mlops.problems import Problem, Tally, problem_of
+from airflow_mlops.problems import Tally, problem_named, problem_of
 
 ROW_GROUP = 16_384
 """Rows of a Parquet row group, and what is held in memory of each split. The bytes of the files depend on it."""
@@ -35,7 +35,8 @@ that counts, their files have other revisions, and the training set is the same.
 class Columns(NamedTuple):
     """What the columns of a snapshot are: entity, event time, features in order, label; what a row counts, its group.
 
-    ``problem`` is the name of the problem type; empty: by the type of the label.
+    ``problem`` is the name of the problem type; empty: by the type of the label. ``heads`` are further labels: column →
+    problem type, empty likewise.
     """
 
     entity: str
@@ -45,12 +46,18 @@ class Columns(NamedTuple):
     problem: str = ""
     weight: str = ""
     group: str = ""
+    heads: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """All that is predicted: column → problem type, the label first."""
+        return {self.label: self.problem, **self.heads}
 
     @property
     def names(self) -> list[str]:
         """All of them, in the order in which they are written."""
         more = [name for name in (self.weight, self.group) if name]
-        return list(dict.fromkeys([self.entity, self.event_time, *self.features, self.label, *more]))
+        return list(dict.fromkeys([self.entity, self.event_time, *self.features, self.label, *more, *self.heads]))
 
 
 class SnapshotWriter:
@@ -89,9 +96,12 @@ class SnapshotWriter:
         """Write the next rows of every split; within a split, times never go back from one call to the next."""
         for name, (rows, start, end) in splits.items():
             if name not in self._splits:
-                tally = problem_of(rows.schema.field(self.columns.label).type, self.columns.problem).tally()
+                tallies = {
+                    column: problem_of(rows.schema.field(column).type, problem).tally()
+                    for column, problem in self.columns.labels.items()
+                }
                 file = self._making / f"{name}.parquet"
-                self._splits[name] = _SplitFile(file, self.columns, self.apart, start, end, tally)
+                self._splits[name] = _SplitFile(file, self.columns, self.apart, start, end, tallies)
             written = self._splits[name].add(rows)
             self.features = {column: str(written.schema.field(column).type) for column in self.columns.features}
             if name == "train":
@@ -113,8 +123,8 @@ class SnapshotWriter:
         :raises DataError: when a split has no rows, or only one class to tell apart; when an entity is in it twice, or
             a value that was split by on two sides; when a feature tells the label, is infinite or never has a value.
         """
-        problem = self._check()
-        tallies: dict[str, Tally] = {name: split.tally for name, split in self._splits.items()}
+        heads = self._check()
+        label = heads.pop(self.columns.label)
         unnamed = Snapshot(
             id="",
             uri="",
@@ -122,8 +132,9 @@ class SnapshotWriter:
             entity=self.columns.entity,
             event_time=self.columns.event_time,
             label=self.columns.label,
-            problem=problem.name,
-            classes=problem.classes(tallies),
+            problem=label.problem,
+            classes=label.classes,
+            heads=heads,
             weight=self.columns.weight,
             group=self.columns.group,
             splits={name: split.finish() for name, split in self._splits.items()},
@@ -143,8 +154,8 @@ class SnapshotWriter:
         _publish(self._making, self.folder / snapshot_id)
         return load_snapshot(self.home, snapshot_id)
 
-    def _check(self) -> Problem:
-        """Refuse what cannot be learned from, and return the problem type."""
+    def _check(self) -> dict[str, Target]:
+        """Refuse what cannot be learned from, and return label → what it is."""
         check_apart(
             {name: SplitRows(split.narrow, split.start, split.end) for name, split in self._splits.items()},
             self.columns.entity,
@@ -152,31 +163,47 @@ class SnapshotWriter:
         )
         for name, split in self._splits.items():
             split.check_rows(name)
-        columns, first = self.columns, next(iter(self._splits.values()))
-        problem = problem_of(first.schema.field(columns.label).type, columns.problem)
-        problem.check_splits(
-            {name: split.tally for name, split in self._splits.items()},
-            {name: split.where for name, split in self._splits.items()},
-            columns.label,
-        )
+        first = next(iter(self._splits.values()))
+        targets = {label: self._check_label(label, problem) for label, problem in self.columns.labels.items()}
         for name, split in self._splits.items():
             check_values(f"{name} split", split.rows, split.infinite, split.valid)
             for feature, length in split.lengths.items():
                 if first.lengths[feature] != length:
                     raise lengths_differ(feature, first.lengths[feature], length)
         if self._sample.rows is not None:
-            check_leaks(self._sample.rows, columns.features, columns.label, problem)
-        return problem
+            for label, target in targets.items():
+                check_leaks(self._sample.rows, self.columns.features, label, problem_named(target.problem))
+        return targets
+
+    def _check_label(self, label: str, said: str) -> Target:
+        """Refuse splits from which a label cannot be learned, and return what it is."""
+        wheres: dict[str, str] = {name: split.where for name, split in self._splits.items()}
+        tallies: dict[str, Tally] = {name: split.tallies[label] for name, split in self._splits.items()}
+        if empty := [name for name, tally in tallies.items() if not tally.rows]:
+            raise DataError(
+                f"The {empty[0]} split has no row in which the head {label!r} is known.",
+                detail=wheres[empty[0]],
+                hint="See what became of its column, lengthen the split, or leave the head out.",
+            )
+        problem = problem_of(next(iter(self._splits.values())).schema.field(label).type, said)
+        problem.check_splits(tallies, wheres, label)
+        return Target(problem=problem.name, classes=problem.classes(tallies))
 
 
 class _SplitFile:
     """One split on its way to its file: what waits for its row group to be full, and what was counted."""
 
     def __init__(  # noqa: PLR0917
-        self, file: Path, columns: Columns, apart: str | None, start: datetime, end: datetime, tally: Tally
+        self,
+        file: Path,
+        columns: Columns,
+        apart: str | None,
+        start: datetime,
+        end: datetime,
+        tallies: Mapping[str, Tally],
     ) -> None:
         self.file, self.columns, self.start, self.end = file, columns, start, end
-        self.rows, self.tally = 0, tally
+        self.rows, self.tallies = 0, tallies
         self.schema: pa.Schema = pa.schema([])
         self.infinite = dict.fromkeys(columns.features, 0)
         self.valid = dict.fromkeys(columns.features, 0)
@@ -211,7 +238,8 @@ class _SplitFile:
             if is_list(kind) and pa.types.is_floating(kind.value_type):
                 self._check_length(name, list_length(name, rows[name]))
         self.rows += rows.num_rows
-        self.tally.add(rows[columns.label])
+        for label, tally in self.tallies.items():
+            tally.add(rows[label].drop_null())
         self.schema = rows.schema
         self._waiting.append(rows)
         self._write(whole=True)
@@ -259,7 +287,11 @@ class _SplitFile:
             file=self.file.name,
             sha256=sha256(self.file),
             rows=self.rows,
-            **self.tally.fields(),
+            **self.tallies[self.columns.label].fields(),
+            heads={
+                head: HeadRows(rows=self.tallies[head].rows, **self.tallies[head].fields())
+                for head in self.columns.heads
+            },
             start=self.start,
             end=self.end,
         )

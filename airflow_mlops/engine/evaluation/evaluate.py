@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from airflow_mlops.contracts import Evaluation, ModelManifest, Signature, Snapshot
+from airflow_mlops.contracts import EvaluatedHead, Evaluation, ModelManifest, Signature, Snapshot
 from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.evaluation.measured import Measured, measures, rated
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.serving.asking import Predict, as_asked
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.engine.serving.transform import load_transform
-from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_targets, read_weights
+from airflow_mlops.engine.training.inputs import Columns, read_inputs
+from airflow_mlops.engine.training.outputs import outputs_of
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
-from airflow_mlops.problems import problem_named
 
 _BATCH_ROWS = 8192
 _MISSING = "(missing)"
@@ -40,7 +40,7 @@ def evaluate(
     """Return the metrics of both models and of the baseline on the snapshot's test split.
 
     The baseline says for every row what is usual in the training split: the rate of positives, or of each class, or the
-    mean. A slice holds every value of its
+    mean. A champion is measured on the heads that it has. A slice holds every value of its
     column in the training or the test split with ``n`` (rows tested) and ``expected_n`` (rows that its share of
     the training split promised), so that one that vanished is seen. Values of fewer than ten are one slice together.
 
@@ -52,45 +52,51 @@ def evaluate(
     :raises ConfigError: when a slice is not a model input.
     """
     _check_slices(snapshot, slices)
-    problem = problem_named(snapshot.problem)
-    test, train = read_split(snapshot, "test"), read_split(snapshot, "train", [*slices, snapshot.label])
-    targets, trained = read_targets(test, snapshot), read_targets(train, snapshot)
-    weights = read_weights(test, snapshot)
-    groups = test.column(snapshot.group).to_numpy() if snapshot.group else None
-    inputs = read_inputs(test, snapshot.features)
+    test, train = read_split(snapshot, "test"), read_split(snapshot, "train", [*slices, *snapshot.targets])
+    measured = measures(snapshot, train, test)
+    inputs, outputs = read_inputs(test, snapshot.features), outputs_of(snapshot)
 
-    def rated(predicted: np.ndarray, rows: np.ndarray | slice = slice(None)) -> dict[str, float]:
-        return problem.score(
-            targets[rows],
-            predicted[rows],
-            weights=None if weights is None else weights[rows],
-            groups=None if groups is None else groups[rows],
-        )
-
-    def predictions(saved_model: Path) -> np.ndarray:
-        return by_class(saved_model, score(saved_model, inputs, problem.output), snapshot.classes)
+    def predictions(saved_model: Path) -> dict[str, np.ndarray]:
+        found = scores(saved_model, inputs, list(outputs.values()))
+        return {
+            label: by_class(
+                saved_model, found[outputs[label]], target.classes, "" if label == snapshot.label else label
+            )
+            for label, target in snapshot.targets.items()
+            if outputs[label] in found
+        }
 
     predicted = predictions(challenger)
-    usual = problem.baseline(trained, snapshot.classes)
+    if lacking := [label for label in outputs if label not in predicted]:
+        raise DataError(
+            f"The model has no output {outputs[lacking[0]]!r}, which is to predict {lacking[0]!r}.",
+            detail=f"of the snapshot's labels it predicts: {', '.join(predicted)}",
+            hint="Export a prediction of each head, called <head>_<output of its problem type>.",
+        )
     metrics = {
-        "challenger": rated(predicted),
-        "baseline": rated(np.broadcast_to(usual, (len(targets), *usual.shape))),
+        "challenger": rated(measured, predicted),
+        "baseline": rated(measured, {one.label: one.usual for one in measured}),
     }
     unevaluated = {}
     if champion is not None:
         try:
-            metrics["champion"] = rated(predictions(champion))
+            metrics["champion"] = rated(measured, predictions(champion))
         except MlopsError as error:
             unevaluated["champion"] = f"{error.headline} {error.detail}".strip()
     return Evaluation(
         snapshot_id=snapshot.id,
         split="test",
-        rows=len(targets),
+        rows=test.num_rows,
         metrics=metrics,
-        slices={column: _by_value(column, train, test, partial(rated, predicted)) for column in slices},
+        slices={column: _by_value(column, train, test, measured, predicted) for column in slices},
         champion_version=champion_version,
         unevaluated=unevaluated,
-        problem=problem.name,
+        problem=snapshot.problem,
+        heads={
+            one.label: EvaluatedHead(problem=one.problem.name, rows=int(one.known.sum()))
+            for one in measured
+            if one.label in snapshot.heads
+        },
     )
 
 
@@ -102,28 +108,39 @@ def score(saved_model: Path, inputs: Columns, output: str = "") -> np.ndarray:
     :returns: ``float32``, of one number a row or of several.
     :raises DataError: when it takes inputs that are not there, or has several outputs and none of that name.
     """
+    return scores(saved_model, inputs, [output])[output]
+
+
+def scores(saved_model: Path, inputs: Columns, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return output → predictions, as :func:`score` does, of those outputs that the model has.
+
+    :param outputs: The first one must be there, though a model of one output may call it otherwise.
+    """
     with contextlib.closing(SavedModel(saved_model)) as model:
         signature, answer = as_asked(load_transform(saved_model), model.signature, model.run)
-        taken = _output(signature, inputs, output)
+        taken = {outputs[0]: _output(signature, inputs, outputs[0])}
+        taken |= {name: name for name in outputs[1:] if name in signature.outputs}
         rows = len(next(iter(inputs.values())))
         parts = [
             _score_batch(answer, {name: inputs[name][start : start + _BATCH_ROWS] for name in signature.inputs}, taken)
             for start in range(0, rows, _BATCH_ROWS)
         ]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+    nothing = np.empty(0, dtype=np.float32)
+    return {name: np.concatenate([part[name] for part in parts]) if parts else nothing for name in taken}
 
 
-def by_class(saved_model: Path, predicted: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+def by_class(saved_model: Path, predicted: np.ndarray, classes: Sequence[str], head: str = "") -> np.ndarray:
     """Return predictions of classes with a column for each of ``classes``, whatever a model was trained on.
 
     A class that the model does not know has probability 0. What it gave to one that is not among them is spread over
     the others.
 
+    :param head: Of this head, and not of the label.
     :raises DataError: when the model does not say its classes, and has not as many.
     """
     if not classes:
         return predicted
-    own = _classes_of(saved_model) or tuple(classes)
+    own = _classes_of(saved_model, head) or tuple(classes)
     if predicted.ndim != 2 or predicted.shape[1] != len(own):
         raise DataError(
             f"The model predicts other classes than the {len(classes)} of the snapshot.",
@@ -140,17 +157,24 @@ def by_class(saved_model: Path, predicted: np.ndarray, classes: Sequence[str]) -
     return np.divide(aligned, total, out=np.full_like(aligned, 1 / len(classes)), where=total > 0)
 
 
-def _classes_of(saved_model: Path) -> tuple[str, ...]:
+def _classes_of(saved_model: Path, head: str) -> tuple[str, ...]:
     """Return the classes that a registered model's manifest names; none before it is registered."""
     try:
-        return ModelManifest.from_json((saved_model / MANIFEST_FILE).read_bytes()).classes
+        manifest = ModelManifest.from_json((saved_model / MANIFEST_FILE).read_bytes())
     except (FileNotFoundError, ValidationError):
         return ()
+    if not head:
+        return manifest.classes
+    return manifest.heads[head].classes if head in manifest.heads else ()
 
 
-def _score_batch(answer: Predict, inputs: Columns, output: str) -> np.ndarray:
-    predicted = np.asarray(answer(inputs)[output], dtype=np.float32)
-    return predicted.reshape(-1) if predicted.ndim == 2 and predicted.shape[1] == 1 else predicted
+def _score_batch(answer: Predict, inputs: Columns, outputs: Mapping[str, str]) -> Columns:
+    answers = answer(inputs)
+    found = {name: np.asarray(answers[output], dtype=np.float32) for name, output in outputs.items()}
+    return {
+        name: predicted.reshape(-1) if predicted.ndim == 2 and predicted.shape[1] == 1 else predicted
+        for name, predicted in found.items()
+    }
 
 
 def _output(signature: Signature, inputs: Columns, output: str) -> str:
@@ -184,7 +208,7 @@ def _check_slices(snapshot: Snapshot, slices: Sequence[str]) -> None:
 
 
 def _by_value(
-    column: str, train: pa.Table, test: pa.Table, rated: Callable[[np.ndarray], dict[str, float]]
+    column: str, train: pa.Table, test: pa.Table, measured: Sequence[Measured], predicted: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
     trained = _texts(train.column(column))
     tested = _texts(test.column(column))
@@ -194,12 +218,10 @@ def _by_value(
     trained[np.isin(trained, rare)] = tested[np.isin(tested, rare)] = _RARE
     result = {}
     for value in np.union1d(np.unique(trained), np.unique(tested)).tolist():
-        rows = tested == value
-        result[value] = {
-            "n": float(rows.sum()),
-            "expected_n": round(float((trained == value).sum() * share), 1),
-            **rated(rows),
-        }
+        of_value: dict[str, float] = {}
+        for one in measured:
+            of_value |= one.counted(tested == value, trained == value)
+        result[value] = of_value | rated(measured, predicted, tested == value)
     return result
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from airflow_mlops.contracts import Evaluation, GateCheck, Verdict, VerdictStatus, content_hash
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.parts import Gate, Slice
-from airflow_mlops.problems import Problem, problem_named
+from airflow_mlops.problems import head_of, metrics_of, of_head, problem_named
 
 
 def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> Verdict:
@@ -17,15 +17,17 @@ def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation
 
     All must pass. What is not a number passes nothing; a slice that vanished from the test split fails, and so
     does a gate by slice that finds no slice large enough. Where no champion serves yet, comparing with it
-    passes; where there is one that could not be scored, it fails. A model that is too good to be true fails.
+    passes; so does comparing a head that it does not have. Where there is one that could not be scored, it fails. A
+    model that is too good to be true fails, and of several labels each is looked at.
 
-    :param gates: :class:`~airflow_mlops.parts.Gate` as dicts; none: those of the evaluation's problem type.
+    :param gates: :class:`~airflow_mlops.parts.Gate` as dicts; none: those of the evaluation's problem type, and those
+        of each head's.
     :raises ConfigError: when a gate is not valid, or of a metric that the problem type does not have.
     """
-    problem, gates = problem_named(evaluation.problem), gates_of(gates, evaluation)
-    parsed = [_parse(gate, problem) for gate in gates]
+    gates = gates_of(gates, evaluation)
+    parsed = [_parse(gate, evaluation) for gate in gates]
     checks = [check for gate in parsed for check in _checks(gate, evaluation)]
-    checks.append(_not_too_good(evaluation, problem))
+    checks += [_not_too_good(evaluation, head, name) for head, name in _labels(evaluation).items()]
     status = VerdictStatus.PASS if all(check.passed for check in checks) else VerdictStatus.FAIL
     return Verdict(
         model=model,
@@ -36,21 +38,41 @@ def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation
 
 
 def gates_of(gates: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> list[Mapping[str, Any]]:
-    """Return the gates that an evaluation is judged by: those given, else those of its problem type."""
-    return list(gates or problem_named(evaluation.problem).gates)
+    """Return the gates that an evaluation is judged by: those given, else those of its problem types."""
+    return list(gates) or [
+        {**gate, "metric": of_head(head, gate["metric"])}
+        for head, name in _labels(evaluation).items()
+        for gate in problem_named(name).gates
+    ]
 
 
-def _parse(gate: Mapping[str, Any], problem: Problem) -> Gate:
+def _labels(evaluation: Evaluation) -> dict[str, str]:
+    """Return head → problem type; of the label itself, which is no head, at ``""``."""
+    return {"": evaluation.problem, **{name: head.problem for name, head in evaluation.heads.items()}}
+
+
+def _rows(evaluation: Evaluation, metric: str) -> int:
+    """Return of how many test rows a metric is."""
+    head = head_of(metric)
+    return evaluation.heads[head].rows if head else evaluation.rows
+
+
+def _parse(gate: Mapping[str, Any], evaluation: Evaluation) -> Gate:
     words = dict(gate)
     by = words.pop("by", None)
     if by is not None and not isinstance(by, Mapping):
         raise ConfigError(f"by={by!r} of a gate is not a slice.", hint='Write {"column": "carrier", "min_n": 500}.')
     parsed = Gate(**words, by=None if by is None else Slice(**by))
-    if parsed.metric not in problem.metrics:
+    if parsed.metric not in (known := metrics_of(_labels(evaluation))):
+        head = head_of(parsed.metric)
+        named = _labels(evaluation).get(head)
         raise ConfigError(
-            f"A {problem.name} has no metric {parsed.metric!r}.{did_you_mean(parsed.metric, problem.metrics)}",
-            detail="the label is of this problem type, by what it holds or by Label(problem=...)",
-            hint=f"Metrics: {', '.join(problem.metrics)}.",
+            f"{f'A {named}' if named else 'The model'} has no metric {parsed.metric!r}."
+            f"{did_you_mean(parsed.metric, known)}",
+            detail="the label is of this problem type, by what it holds or by Label(problem=...)"
+            if named
+            else f"{head!r} is no head of it; heads: {', '.join(evaluation.heads) or 'none'}",
+            hint=f"Metrics: {', '.join(known)}.",
         )
     return parsed
 
@@ -62,7 +84,7 @@ def _checks(gate: Gate, evaluation: Evaluation) -> Iterator[GateCheck]:
         yield from _by_slice(gate, gate.by, evaluation)
     else:
         observed = evaluation.metrics["challenger"].get(gate.metric, math.nan)
-        yield from _within(gate, observed, evaluation.rows)
+        yield from _within(gate, observed, _rows(evaluation, gate.metric))
 
 
 def _compare(gate: Gate, other: str, evaluation: Evaluation) -> Iterator[GateCheck]:
@@ -73,7 +95,7 @@ def _compare(gate: Gate, other: str, evaluation: Evaluation) -> Iterator[GateChe
         metric=gate.metric,
         observed=observed,
         bound=None,
-        n=evaluation.rows,
+        n=_rows(evaluation, gate.metric),
         reason=f"no {other} yet",
     )
     if other in evaluation.unevaluated:
@@ -83,9 +105,13 @@ def _compare(gate: Gate, other: str, evaluation: Evaluation) -> Iterator[GateChe
     if other not in evaluation.metrics:
         yield check.model_copy(update={"passed": True})
         return
+    head = head_of(gate.metric)
+    if head and not any(metric.startswith(f"{head}.") for metric in evaluation.metrics[other]):
+        yield check.model_copy(update={"passed": True, "reason": f"the {other} has no such head {head!r} yet"})
+        return
     reference = evaluation.metrics[other].get(gate.metric, math.nan)
     # For a loss, better is less.
-    better = -1.0 if problem_named(evaluation.problem).metrics[gate.metric].less_is_better else 1.0
+    better = -1.0 if metrics_of(_labels(evaluation))[gate.metric].less_is_better else 1.0
     bounds = {}
     if gate.max_drop is not None:
         bounds["max_drop"] = reference - better * gate.max_drop
@@ -105,8 +131,9 @@ def _compare(gate: Gate, other: str, evaluation: Evaluation) -> Iterator[GateChe
 
 def _by_slice(gate: Gate, by: Slice, evaluation: Evaluation) -> Iterator[GateCheck]:
     checks: list[GateCheck] = []
+    head = head_of(gate.metric)
     for value, metrics in evaluation.slices.get(by.column, {}).items():
-        n, expected = int(metrics["n"]), metrics["expected_n"]
+        n, expected = int(metrics[of_head(head, "n")]), metrics[of_head(head, "expected_n")]
         name = f"{by.column}={value}"
         if n >= by.min_n:
             checks += _within(gate, metrics.get(gate.metric, math.nan), n, name)
@@ -147,8 +174,9 @@ def _within(gate: Gate, observed: float, n: int, slice_name: str | None = None) 
         )
 
 
-def _not_too_good(evaluation: Evaluation, problem: Problem) -> GateCheck:
-    metric, bound = problem.too_good
+def _not_too_good(evaluation: Evaluation, head: str, problem: str) -> GateCheck:
+    metric, bound = problem_named(problem).too_good
+    metric = of_head(head, metric)
     observed = evaluation.metrics["challenger"].get(metric, math.nan)
     reason = f"{observed:.4f}, asked < {bound}"
     if observed >= bound:
@@ -159,6 +187,6 @@ def _not_too_good(evaluation: Evaluation, problem: Problem) -> GateCheck:
         metric=metric,
         observed=observed,
         bound=bound,
-        n=evaluation.rows,
+        n=_rows(evaluation, metric),
         reason=reason,
     )

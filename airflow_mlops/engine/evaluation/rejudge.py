@@ -151,6 +151,7 @@ def _data(was: Snapshot, now: Snapshot) -> Iterator[str]:
         "features": "the model's inputs changed",
         "split_rule": "rows are split otherwise",
         "label_cut": f"labels are known up to {now.label_cut:%Y-%m-%d %H:%M} UTC, not {was.label_cut:%Y-%m-%d %H:%M}",
+        "heads": f"the heads changed: {', '.join(was.heads) or 'none'} → {', '.join(now.heads) or 'none'}",
     }
     yield from (words for field, words in said.items() if getattr(was, field) != getattr(now, field))
     yield from _labels(was, now)
@@ -158,15 +159,17 @@ def _data(was: Snapshot, now: Snapshot) -> Iterator[str]:
 
 def _labels(was: Snapshot, now: Snapshot) -> Iterator[str]:
     """Say how many rows of the test split came, went, and have another label."""
-    before, after = (read_split(one, "test").select([one.entity, one.label]) for one in (was, now))
-    both = before.rename_columns(["entity", "before"]).join(
-        after.rename_columns(["entity", "after"]), "entity", join_type="full outer"
+    heads = [name for name in was.heads if name in now.heads]
+    before, after = (read_split(one, "test").select([one.entity, one.label, *heads]) for one in (was, now))
+    names = [str(place) for place in range(len(heads) + 1)]  # the label may be called otherwise now
+    both = before.rename_columns(["entity", *names]).join(
+        after.rename_columns(["entity", *(f"{name} now" for name in names)]), "entity", join_type="full outer"
     )
-    known = pc.and_(both["before"].is_valid(), both["after"].is_valid())
-    changed = _count(pc.and_(known, pc.not_equal(both["before"], both["after"])))
-    gone, new = _count(both["after"].is_null()), _count(both["before"].is_null())
-    if changed:
-        yield f"{changed} of {before.num_rows} labels of the test split are others"
+    for name, head in zip(names, ["", *heads], strict=True):
+        known = pc.and_(both[name].is_valid(), both[f"{name} now"].is_valid())
+        if changed := _count(pc.and_(known, pc.not_equal(both[name], both[f"{name} now"]))):
+            yield f"{changed} of {before.num_rows} labels {f'of {head!r} ' if head else ''}of the test split are others"
+    gone, new = _count(both["0 now"].is_null()), _count(both["0"].is_null())
     if gone or new:
         yield f"the test split lost {gone} rows and got {new} new ones"
 

@@ -173,6 +173,7 @@ def settle(
         profile=prepared.profile,
         label=pipeline.label.column if feed is pipeline.label_feed else "",
         problem=pipeline.label.problem,
+        heads=pipeline.label.heads,
         needs=pipeline.needs(feed),
         known_at=pipeline.label.known_at if feed is pipeline.label_feed else "",
     ).result

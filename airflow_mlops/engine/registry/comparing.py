@@ -11,7 +11,7 @@ from airflow_mlops.engine.registry.connection import talking_to
 from airflow_mlops.engine.registry.lookup import find_version
 from airflow_mlops.engine.registry.registry import Registry
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
-from airflow_mlops.problems import METRICS, PROBLEMS
+from airflow_mlops.problems import METRICS, PROBLEMS, head_of, of_head
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -51,7 +51,7 @@ def compare(registry: Registry, model: str, wanted: Sequence[str], metrics: Sequ
             hint='Name others, by number or alias: versions=["champion", "challenger"].',
         )
     logged = {number: _metrics(registry, one) for number, one in found.items()}
-    names = list(metrics) or [name for name in METRICS if any(name in run for run in logged.values())]
+    names = list(metrics) or _of_problem_types(logged)
     _check_names(names, logged, model)
     table = {name: {number: _finite(run.get(name)) for number, run in logged.items()} for name in names}
     snapshots = {one.tags.get(SNAPSHOT) for one in found.values()}
@@ -66,8 +66,16 @@ def compare(registry: Registry, model: str, wanted: Sequence[str], metrics: Sequ
 
 def less_is_better(metric: str) -> bool | None:
     """Return whether less of a metric is better; None when the problem types do not know it, or disagree."""
-    known = {one.metrics[metric].less_is_better for one in PROBLEMS.values() if metric in one.metrics}
+    own = metric.rpartition(".")[2]  # that of a head is <head>.<metric>
+    known = {one.metrics[own].less_is_better for one in PROBLEMS.values() if own in one.metrics}
     return known.pop() if len(known) == 1 else None
+
+
+def _of_problem_types(logged: Mapping[int, Mapping[str, float]]) -> list[str]:
+    """Return the metrics that a problem type knows: those of the label first, and then those of each head."""
+    heads = sorted({head_of(name) for run in logged.values() for name in run})
+    known = [of_head(head, metric) for head in heads for metric in METRICS]
+    return [name for name in known if any(name in run for run in logged.values())]
 
 
 def _metrics(registry: Registry, version: ModelVersion) -> dict[str, float]:

@@ -51,6 +51,7 @@ def pack_manifest(
         hardware=result.hardware,
         versions=result.versions,
         classes=spec.snapshot.classes,
+        heads=spec.snapshot.heads,
         parent_version=parent_version,
         triggered_by=triggered_by,
     )
@@ -72,7 +73,7 @@ def _readme(manifest: ModelManifest, spec: TrainingSpec, saved_model: Path) -> s
     outputs = ", ".join(f"`{name}` ({one.dtype})" for name, one in manifest.signature.outputs.items())
     return _README.format(
         model=manifest.model,
-        label=spec.snapshot.label,
+        labels=", ".join(f"`{label}`" for label in spec.snapshot.targets),
         service=manifest.feature_service,
         inputs=inputs,
         outputs=outputs,
@@ -82,7 +83,7 @@ def _readme(manifest: ModelManifest, spec: TrainingSpec, saved_model: Path) -> s
 
 _README = """# {model}
 
-Predicts `{label}`. It reads the Feast feature service `{service}`.
+Predicts {labels}. It reads the Feast feature service `{service}`.
 
 A request has all of these inputs; a missing number is NaN, a missing text is "".
 

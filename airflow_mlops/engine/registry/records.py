@@ -60,7 +60,10 @@ def data_of(snapshot: Snapshot) -> list[DatasetInput]:
         digest=snapshot.id[:_LONGEST_DIGEST],
         source_type="local",
         source=json.dumps({"uri": snapshot.uri, **({"files": snapshot.files} if snapshot.files else {})}),
-        schema=json.dumps({"features": snapshot.features, "label": snapshot.label}),
+        schema=json.dumps(
+            {"features": snapshot.features, "label": snapshot.label}
+            | ({"heads": list(snapshot.heads)} if snapshot.heads else {})
+        ),
         profile=json.dumps(splits),
     )
     return [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]

@@ -10,10 +10,10 @@ from airflow_mlops.contracts import Signature, TrainingSpec
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.finish import golden_predictions, pack
+from airflow_mlops.engine.training.outputs import outputs_of
 from airflow_mlops.engine.training.transform import Given
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import DataError, TrainingError, did_you_mean
-from airflow_mlops.problems import problem_named
 
 
 def adopt(given: Given, made: Path, workdir: Workdir) -> Signature:
@@ -27,13 +27,13 @@ def adopt(given: Given, made: Path, workdir: Workdir) -> Signature:
     try:
         with contextlib.closing(SavedModel(made)) as model:
             signature = model.signature
-            output = _check_signature(spec, signature)
+            outputs = _check_signature(spec, signature)
             if given.transform is None:
                 # Of these inputs only: others may be of types that no model takes.
                 inputs = {name: features.features[name] for name in signature.inputs}
                 features = features.model_copy(update={"features": inputs})
             answer = given.asked(model.run, signature.inputs)
-            golden = golden_predictions(spec, answer, output, TrainingData(features))
+            golden = golden_predictions(spec, answer, outputs, TrainingData(features))
     except DataError as error:
         raise TrainingError(
             f"The SavedModel of {spec.named} cannot be used: {error.headline}",
@@ -46,8 +46,8 @@ def adopt(given: Given, made: Path, workdir: Workdir) -> Signature:
     return signature
 
 
-def _check_signature(spec: TrainingSpec, signature: Signature) -> str:
-    """Return the output that is the prediction, of a model that takes the snapshot's inputs."""
+def _check_signature(spec: TrainingSpec, signature: Signature) -> dict[str, str]:
+    """Return label → the output that predicts it, of a model that takes the snapshot's inputs."""
     features = spec.snapshot.features
     if unknown := [name for name in signature.inputs if name not in features]:
         raise TrainingError(
@@ -56,13 +56,14 @@ def _check_signature(spec: TrainingSpec, signature: Signature) -> str:
             detail=f"its serving_default has: {', '.join(signature.inputs)}; there are: {', '.join(features)}",
             hint="Name its inputs as these columns, one value a row: tf.TensorSpec([None], ..., name).",
         )
-    wanted = problem_named(spec.snapshot.problem).output
-    if wanted in signature.outputs:
-        return wanted
-    if len(signature.outputs) != 1:
-        raise TrainingError(
-            f"The model has several outputs, and none is {wanted!r}.{did_you_mean(wanted, signature.outputs)}",
-            detail=f"outputs of its serving_default: {', '.join(signature.outputs)}",
-            hint=f"Name the prediction {wanted!r}.",
-        )
-    return next(iter(signature.outputs))
+    wanted, there = outputs_of(spec.snapshot), list(signature.outputs)
+    if len(wanted) == len(there) == 1:
+        return dict.fromkeys(wanted, there[0])
+    for label, output in wanted.items():
+        if output not in there:
+            raise TrainingError(
+                f"The model has no output {output!r}, which is to predict {label!r}.{did_you_mean(output, there)}",
+                detail=f"outputs of its serving_default: {', '.join(there)}",
+                hint=f"Name its outputs {', '.join(map(repr, wanted.values()))}.",
+            )
+    return wanted

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from airflow_mlops.engine.training.inputs import Columns
+from airflow_mlops.engine.training.inputs import Answers, Columns
 
 if TYPE_CHECKING:
+    from airflow_mlops.contracts import Snapshot
     from airflow_mlops.engine.training.data import SplitData
 
 TF_TYPES = {"string": tf.string, "float32": tf.float32, "int64": tf.int64, "bool": tf.bool}
@@ -29,7 +30,7 @@ def kept(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dataset
     With a seed the rows are shuffled once and the batches anew every epoch, which is several times faster than
     shuffling rows every epoch, and the same in every process.
     """
-    layout = _Layout.of(split.columns)
+    layout = _Layout.of(split.columns, split.snapshot)
     order = None if seed is None else np.random.default_rng(seed).permutation(split.rows)
     block = [tf.constant(part) for part in layout.block(split.columns, *split.answers(split.arrow()), order)]
     starts = tf.data.Dataset.range(0, split.rows, batch_size)
@@ -48,7 +49,7 @@ def streamed(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dat
     """
     texts = [name for name, values in split.columns.items() if values.dtype == object and values.ndim == 1]
     others = {name: values[:1] for name, values in split.columns.items() if name not in texts}
-    layout = _Layout.of(others)
+    layout = _Layout.of(others, split.snapshot)
     epochs = itertools.count()
 
     def part(rows: pa.Table, rng: np.random.Generator | None) -> tuple[np.ndarray, ...]:
@@ -111,18 +112,20 @@ def _encoded(rows: pa.Table, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Layout(NamedTuple):
-    """Which inputs share a matrix, and which have one of their own."""
+    """Which inputs share a matrix, and which have one of their own; and of which labels the answers are by name."""
 
     together: list[list[str]]
     alone: list[str]
+    labels: list[str]
 
     @classmethod
-    def of(cls, columns: Columns) -> Self:
+    def of(cls, columns: Columns, snapshot: Snapshot) -> Self:
         groups: dict[str, list[str]] = {}
         for name, values in columns.items():
             if values.ndim == 1:
                 groups.setdefault(values.dtype.name, []).append(name)
-        return cls(list(groups.values()), [name for name, values in columns.items() if values.ndim > 1])
+        alone = [name for name, values in columns.items() if values.ndim > 1]
+        return cls(list(groups.values()), alone, list(snapshot.targets) if snapshot.heads else [])
 
     @property
     def targets(self) -> int:
@@ -130,12 +133,12 @@ class _Layout(NamedTuple):
         return len(self.together) + len(self.alone)
 
     def block(
-        self, columns: Columns, targets: np.ndarray, weights: np.ndarray | None, order: np.ndarray | None = None
+        self, columns: Columns, targets: Answers, weights: Answers | None, order: np.ndarray | None = None
     ) -> list[np.ndarray]:
         """Return the matrices of some rows, in some order: inputs, targets, weights if there are any."""
         # A column for each row, as a layer of one unit gives; places of classes are plain numbers.
-        targets = targets if targets.dtype == np.int64 else targets[:, None]
-        others = [*(columns[name] for name in self.alone), targets, *([] if weights is None else [weights])]
+        learned = [one if one.dtype == np.int64 else one[:, None] for one in _each(targets)]
+        others = [*(columns[name] for name in self.alone), *learned, *([] if weights is None else _each(weights))]
         if order is None:
             return [*(np.stack([columns[name] for name in names]) for names in self.together), *others]
         matrices = []
@@ -163,7 +166,10 @@ class _Layout(NamedTuple):
         )
 
     def batch(self, block: Any, start: tf.Tensor, size: int) -> tuple[Any, ...]:
-        """Return the inputs by name, the targets, and the weights if there are any, of some rows of a block."""
+        """Return the inputs by name, the targets, and the weights if there are any, of some rows of a block.
+
+        Of several labels both are by name.
+        """
         return self.named(self.slice(block, start, start + size))
 
     def named(self, parts: Sequence[Any]) -> tuple[Any, ...]:
@@ -172,4 +178,16 @@ class _Layout(NamedTuple):
         for names, part in zip(self.together, parts, strict=False):
             inputs |= dict(zip(names, tf.unstack(part, num=len(names)), strict=True))
         inputs |= dict(zip(self.alone, parts[len(self.together) :], strict=False))
-        return (inputs, *parts[self.targets :])
+        answers = parts[self.targets :]
+        if not self.labels:
+            return (inputs, *answers)
+        count = len(self.labels)
+        return (
+            inputs,
+            dict(zip(self.labels, answers, strict=False)),
+            dict(zip(self.labels, answers[count:], strict=True)),
+        )
+
+
+def _each(answers: Answers) -> list[np.ndarray]:
+    return list(answers.values()) if isinstance(answers, dict) else [answers]

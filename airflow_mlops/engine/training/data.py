@@ -22,10 +22,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_mlops.contracts import Profile, Snapshot, SplitName
+from airflow_mlops.contracts import Profile, Snapshot, SplitName, Target
 from airflow_mlops.engine.data.profiles import profile_files, profile_table
 from airflow_mlops.engine.data.snapshots import check_whole
-from airflow_mlops.engine.training.inputs import Columns, read_inputs, read_targets, read_weights
+from airflow_mlops.engine.training.inputs import Answers, Columns, read_answers, read_inputs
 from airflow_mlops.exceptions import TrainingError
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class TrainingData:
         self.label = snapshot.label
         self.problem = snapshot.problem
         self.classes: tuple[str, ...] = snapshot.classes
+        self.heads: dict[str, Target] = dict(snapshot.heads)
+        """Further labels that the model predicts: name → ``problem`` and ``classes``."""
         self.weight = snapshot.weight
         """Column of what a row counts; empty: all the same."""
         free = available_memory() if memory is None else memory
@@ -112,6 +114,7 @@ class SplitData:
 
         ``inputs`` are named tensors as :func:`~airflow_mlops.engine.training.inputs.read_inputs` has them. Labels are
         a column ``[rows, 1]`` of float32; classes are ``[rows]`` of int64, their places in ``data.classes``.
+        With heads, labels and weights are by label, and there are always weights: 0 where that of a head is not known.
 
         :param batch_size: Rows of a batch; the last one may have fewer.
         :param shuffle: Seed of the order, which is the same in every process, and another in every epoch; None: as in
@@ -127,10 +130,8 @@ class SplitData:
         """The inputs as arrays; of a split that is streamed, of rows by chance, some :data:`SAMPLE_ROWS`."""
         return read_inputs(self._table if self.in_memory else self._sample(), self.snapshot.features)
 
-    def arrays(
-        self, rows: pa.Table, names: Sequence[str] | None = None
-    ) -> tuple[Columns, np.ndarray, np.ndarray | None]:
-        """Return some rows' inputs, labels and weights.
+    def arrays(self, rows: pa.Table, names: Sequence[str] | None = None) -> tuple[Columns, Answers, Answers | None]:
+        """Return some rows' inputs, labels and weights; with heads these two are by label.
 
         :param names: Of these inputs only.
         """
@@ -141,9 +142,9 @@ class SplitData:
                 inputs[name] = np.full((len(values), *self.columns[name].shape[1:]), np.nan, np.float32)
         return inputs, *self.answers(rows)
 
-    def answers(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
+    def answers(self, rows: pa.Table) -> tuple[Answers, Answers | None]:
         """Return some rows' labels and weights."""
-        return read_targets(rows, self.snapshot), read_weights(rows, self.snapshot)
+        return read_answers(rows, self.snapshot)
 
     def windows(self, rng: np.random.Generator | None) -> Iterator[pa.Table]:
         """Yield the rows in parts of :data:`WINDOW_ROWS` or a row group more, of row groups in an order of chance.
@@ -154,7 +155,7 @@ class SplitData:
             order = np.arange(file.num_row_groups)
             if rng is not None:
                 rng.shuffle(order)
-            names = [*self.snapshot.features, self.snapshot.label, *filter(None, [self.snapshot.weight])]
+            names = [*self.snapshot.features, *self.snapshot.targets, *filter(None, [self.snapshot.weight])]
             waiting: list[int] = []
             rows = 0
             for place, group in enumerate(order.tolist()):

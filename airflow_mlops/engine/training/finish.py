@@ -62,17 +62,17 @@ def check_finite(values: Mapping[str, float], epoch: int) -> None:
 
 
 def golden_predictions(
-    spec: TrainingSpec, answer: Answer, output: str, data: TrainingData
+    spec: TrainingSpec, answer: Answer, outputs: Mapping[str, str], data: TrainingData
 ) -> dict[str, dict[str, list[Any]]]:
     """Return some predictions of a model: whatever serves it later must repeat them.
 
-    :param output: The output that is the prediction.
     :param answer: What it answers to features: its transform, if it has one, lies between.
+    :param outputs: Label → the output that predicts it.
     :param data: Of the features.
     :raises TrainingError: when none of them is a number, or one cannot be a prediction of the problem type.
     :raises DataError: when an output has complex numbers.
     """
-    like, problem = data.train.columns, problem_named(spec.snapshot.problem)
+    like = data.train.columns
     if spec.golden is None:
         inputs = as_columns(golden_inputs(data.train.profile(), like, spec.seed), like)
         try:
@@ -87,33 +87,25 @@ def golden_predictions(
         inputs = as_columns(rows, like)
     answers = answer(inputs)
     refuse_complex(answers)
-    predicted = answers[output]
-    if predicted.shape[1:] == (1,):  # kept as the model answers it, and judged as the number that it is
-        predicted = predicted[:, 0]
-    width = problem.width(spec.snapshot.classes)
-    if predicted.shape[1:] != (() if width == 1 else (width,)):
-        raise TrainingError(
-            f"The model must give {width} number{'s' if width > 1 else ''} an example: {problem.output}.",
-            detail=f"{spec.named} gives {list(predicted.shape[1:])}; the label is {problem.name}"
-            + (f" of the classes {', '.join(spec.snapshot.classes)}" if width > 1 else ""),
-            hint=f"End with {problem.ending}.",
-        )
-    answered = np.isfinite(predicted).reshape(len(predicted), -1).all(axis=1)
+    predicted = {label: _predicted(spec, label, output, answers[output]) for label, output in outputs.items()}
+    answered = np.logical_and.reduce([np.isfinite(one).reshape(len(one), -1).all(axis=1) for one in predicted.values()])
     if not answered.any():
         raise TrainingError(
-            f"The model answers no number to any of {len(predicted)} golden inputs.",
+            f"The model answers no number to any of {len(answered)} golden inputs.",
             detail=f"{spec.named}, inputs {', '.join(inputs)}",
             hint="Handle missing values and unusual numbers in the model; or name rows that it answers and that may "
             "leave the data with Trainer(golden='module:function').",
         )
     if not answered.all():
-        log.warning("The model answers no number to %d of %d golden inputs", (~answered).sum(), len(predicted))
-    if wrong := problem.mistake(predicted[answered]):
-        raise TrainingError(
-            f"What the model predicts cannot be a {problem.name} prediction: {wrong}.",
-            detail=f"{spec.named}; of the golden inputs the first is answered {predicted[answered][0].tolist()}",
-            hint=f"End with {problem.ending}.",
-        )
+        log.warning("The model answers no number to %d of %d golden inputs", (~answered).sum(), len(answered))
+    for label, values in predicted.items():
+        problem = problem_named(spec.snapshot.targets[label].problem)
+        if wrong := problem.mistake(values[answered]):
+            raise TrainingError(
+                f"What the model predicts of {label!r} cannot be a {problem.name} prediction: {wrong}.",
+                detail=f"{spec.named}; of the golden inputs the first is answered {values[answered][0].tolist()}",
+                hint=f"End with {problem.ending}.",
+            )
     return {
         "inputs": {name: listed(values[answered]) for name, values in inputs.items()},
         "outputs": {name: listed(np.asarray(values)[answered]) for name, values in answers.items()},
@@ -131,6 +123,23 @@ def pack(saved_model: Path, golden: Mapping[str, Any], transform: Path | None) -
     shutil.rmtree(saved_model / TRANSFORM, ignore_errors=True)
     if transform is not None:
         shutil.copytree(transform, saved_model / TRANSFORM)
+
+
+def _predicted(spec: TrainingSpec, label: str, output: str, values: np.ndarray) -> np.ndarray:
+    """Return the predictions of a label, which have as many numbers as its problem type says."""
+    if values.shape[1:] == (1,):  # kept as the model answers it, and judged as the number that it is
+        values = values[:, 0]
+    target = spec.snapshot.targets[label]
+    problem = problem_named(target.problem)
+    width = problem.width(target.classes)
+    if values.shape[1:] != (() if width == 1 else (width,)):
+        raise TrainingError(
+            f"The model must give {width} number{'s' if width > 1 else ''} an example: {output}.",
+            detail=f"{spec.named} gives {list(values.shape[1:])}; the label {label!r} is {problem.name}"
+            + (f" of the classes {', '.join(target.classes)}" if width > 1 else ""),
+            hint=f"End with {problem.ending}.",
+        )
+    return values
 
 
 def write_result(spec: TrainingSpec, workdir: Workdir, signature: Signature, course: Course) -> TrainingResult:

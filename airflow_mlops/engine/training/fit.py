@@ -39,6 +39,7 @@ from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.finish import Course, check_finite, golden_predictions, write_result
 from airflow_mlops.engine.training.inputs import Columns, specs_of
 from airflow_mlops.engine.training.keras_model import answer, check_model, export
+from airflow_mlops.engine.training.outputs import outputs_of
 from airflow_mlops.engine.training.transform import Given, given
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
@@ -126,8 +127,11 @@ def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
     """Call the user's model function and check what it returns."""
     with _users_code(spec, "The model function"):
         build = load_object(spec.entrypoint, spec.code_path)
-        classes = {"classes": list(spec.snapshot.classes)} if _takes(build, "classes") else {}
-        model = build(train, seed=spec.seed, **classes, **spec.params)
+        known: dict[str, Any] = {"classes": list(spec.snapshot.classes)}
+        if spec.snapshot.heads:
+            known["heads"] = dict(spec.snapshot.heads)
+        told = {name: value for name, value in known.items() if _takes(build, name)}
+        model = build(train, seed=spec.seed, **(told | spec.params))
     if not isinstance(model, keras.Model):
         raise TrainingError(
             f"The model function did not return a Keras model but {_said(model)}.",
@@ -140,7 +144,7 @@ def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
             "The model function returned a model that is not compiled.",
             detail=spec.named,
             hint="Call model.compile(optimizer=..., loss=..., metrics=[...]) in it: usual are "
-            f"{problem_named(spec.snapshot.problem).ending}.",
+            f"{'; '.join(problem_named(one.problem).ending for one in spec.snapshot.targets.values())}.",
         )
     return model
 
@@ -230,8 +234,7 @@ def _exported(sees: Given, model: keras.Model, data: TrainingData, workdir: Work
             return answer(spec, model, inputs)
 
     features = data if sees.transform is None else TrainingData(sees.features)
-    output = problem_named(spec.snapshot.problem).output
-    golden = golden_predictions(spec, sees.asked(answers, wanted), output, features)
+    golden = golden_predictions(spec, sees.asked(answers, wanted), outputs_of(spec.snapshot), features)
     with _users_code(spec, "Exporting the model"):
         return export(sees, model, wanted, golden, workdir)
 

@@ -56,6 +56,42 @@ def read_targets(table: pa.Table, snapshot: Snapshot) -> np.ndarray:
     return problem_named(snapshot.problem).targets(column, snapshot.classes)
 
 
+Answers = np.ndarray | dict[str, np.ndarray]
+"""One value a row; of several labels that, by label."""
+
+
+def read_answers(table: pa.Table, snapshot: Snapshot) -> tuple[Answers, Answers | None]:
+    """Return what a model learns of some rows, and what each row counts: None where all count the same.
+
+    Of several labels both are by label. Where that of a head is not known, the row counts 0 for it.
+
+    :raises DataError: as :func:`read_targets` and :func:`read_weights` do.
+    """
+    targets, weights = read_labels(table, snapshot), read_weights(table, snapshot)
+    if not snapshot.heads:
+        return targets[snapshot.label], weights
+    rows = np.ones(table.num_rows, np.float32) if weights is None else weights
+    return targets, {label: rows * is_known(table, label) for label in targets}
+
+
+def read_labels(table: pa.Table, snapshot: Snapshot) -> dict[str, np.ndarray]:
+    """Return label → the numbers that a model learns, one a row; 0 where that of a head is not known.
+
+    :raises DataError: as :func:`read_targets` does.
+    """
+    found = {snapshot.label: read_targets(table, snapshot)}
+    for name, head in snapshot.heads.items():
+        known = problem_named(head.problem).targets(table.column(name).drop_null(), head.classes)
+        found[name] = np.zeros(table.num_rows, known.dtype)
+        found[name][is_known(table, name)] = known
+    return found
+
+
+def is_known(table: pa.Table, label: str) -> np.ndarray:
+    """Return in which rows a label is known."""
+    return np.asarray(table.column(label).is_valid().to_numpy(), dtype=bool)
+
+
 def read_weights(table: pa.Table, snapshot: Snapshot) -> np.ndarray | None:
     """Return what each row counts, as ``float32``; None where all count the same.
 

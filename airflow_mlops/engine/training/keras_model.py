@@ -9,18 +9,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from airflow_mlops.contracts import Signature, TensorSpec, TrainingSpec
+from airflow_mlops.contracts import Signature, Snapshot, TensorSpec, TrainingSpec
 from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.training.batches import TF_TYPES
 from airflow_mlops.engine.training.finish import pack
 from airflow_mlops.engine.training.inputs import Columns
+from airflow_mlops.engine.training.outputs import CLASS, called, outputs_of
 from airflow_mlops.engine.training.transform import Given
 from airflow_mlops.engine.training.workdir import Workdir
-from airflow_mlops.exceptions import TrainingError
+from airflow_mlops.exceptions import TrainingError, did_you_mean
 from airflow_mlops.problems import problem_named
-
-CLASS = "class"
-"""Name of the output that says which class is the likeliest."""
 
 Specs = Mapping[str, TensorSpec]
 """Model input → what its signature says of it."""
@@ -49,30 +47,64 @@ def check_model(spec: TrainingSpec, model: keras.Model, wanted: Specs) -> None:
                 detail=f"{spec.named}; its column is of type {spec.snapshot.features[name]}",
                 hint=f"Declare it as keras.Input(shape={shape[1:]}, name={name!r}, dtype={dtype!r}).",
             )
-    problem = problem_named(spec.snapshot.problem)
-    outputs = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.outputs)]
-    width = problem.width(spec.snapshot.classes)
-    if outputs not in ([[(None,)], [(None, 1)]] if width == 1 else [[(None, width)]]):
+    if spec.snapshot.heads:
+        _check_names(spec, model)
+    for name, tensors in _by_label(spec.snapshot, model.output).items():
+        target = spec.snapshot.targets[name]
+        problem, outputs = problem_named(target.problem), [tuple(one.shape) for one in keras.tree.flatten(tensors)]
+        width = problem.width(target.classes)
+        if outputs not in ([[(None,)], [(None, 1)]] if width == 1 else [[(None, width)]]):
+            which = f"one output for {name!r}" if spec.snapshot.heads else "one output"
+            raise TrainingError(
+                f"The model must have {which}, {width} number{'s' if width > 1 else ''} an example: {problem.output}.",
+                detail=f"{spec.named}, output shapes {outputs}; the label is {problem.name}"
+                + (f" of the classes {', '.join(target.classes)}" if width > 1 else ""),
+                hint=f"End with {problem.ending}.",
+            )
+
+
+def _check_names(spec: TrainingSpec, model: keras.Model) -> None:
+    """Refuse outputs that are not, by name, the label and its heads."""
+    wanted = list(spec.snapshot.targets)
+    outputs = model.output if isinstance(model.output, dict) else {}
+    if set(outputs) != set(wanted):
+        missing = [name for name in wanted if name not in outputs]
+        more = [name for name in outputs if name not in wanted]
+        said = f"more: {', '.join(more) or 'none'}" if outputs else "they have no names"
         raise TrainingError(
-            f"The model must have one output, {width} number{'s' if width > 1 else ''} an example: {problem.output}.",
-            detail=f"{spec.named}, output shapes {outputs}; the label is {problem.name}"
-            + (f" of the classes {', '.join(spec.snapshot.classes)}" if width > 1 else ""),
-            hint=f"End with {problem.ending}.",
+            f"The model's outputs are not the label and its heads.{did_you_mean(more[0], missing) if more else ''}",
+            detail=f"{spec.named}; missing: {', '.join(missing) or 'none'}; {said}",
+            hint=f"Name each output: keras.Model(inputs, {{{', '.join(f'{name!r}: ...' for name in wanted)}}}).",
         )
+
+
+def _by_label(snapshot: Snapshot, said: Any) -> dict[str, Any]:
+    """Return label → what a model says of it; a model of one label need not name it."""
+    return {name: said[name] for name in snapshot.targets} if snapshot.heads else {snapshot.label: said}
 
 
 def export(given: Given, model: keras.Model, wanted: Specs, golden: dict[str, Any], workdir: Workdir) -> Signature:
     """Write the SavedModel with its golden predictions, and let it appear whole."""
     specs = {name: tf.TensorSpec(_shape(one), TF_TYPES[one.dtype], name) for name, one in wanted.items()}
-    problem, classes = problem_named(given.spec.snapshot.problem), given.spec.snapshot.classes
-    width = problem.width(classes)
+    snapshot, outputs = given.spec.snapshot, {}
+    for name, target in snapshot.targets.items():
+        problem = problem_named(target.problem)
+        width = problem.width(target.classes)
+        shape = (-1,) if width == 1 else (-1, width)
+        outputs[called(snapshot, name, problem.output)] = TensorSpec(dtype="float32", shape=shape)
+        if target.classes:
+            outputs[called(snapshot, name, CLASS)] = TensorSpec(dtype="string", shape=(-1,))
 
     def serve(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        predicted = keras.tree.flatten(model(inputs, training=False))[0]
-        answer = tf.cast(tf.reshape(predicted, [-1] if width == 1 else [-1, width]), tf.float32)
-        if not classes:
-            return {problem.output: answer}
-        return {problem.output: answer, CLASS: tf.gather(tf.constant(classes), tf.argmax(answer, axis=1))}
+        answers = {}
+        for name, said in _by_label(snapshot, model(inputs, training=False)).items():
+            target, output = snapshot.targets[name], outputs_of(snapshot)[name]
+            predicted = keras.tree.flatten(said)[0]
+            answers[output] = tf.cast(tf.reshape(predicted, outputs[output].shape), tf.float32)
+            if target.classes:
+                likeliest = tf.gather(tf.constant(target.classes), tf.argmax(answers[output], axis=1))
+                answers[called(snapshot, name, CLASS)] = likeliest
+        return answers
 
     temporary = temporary_sibling(workdir.saved_model)
     archive = keras.export.ExportArchive()
@@ -81,28 +113,20 @@ def export(given: Given, model: keras.Model, wanted: Specs, golden: dict[str, An
     archive.write_out(str(temporary), verbose=False)
     pack(temporary, golden, given.shipped)
     temporary.rename(workdir.saved_model)
-    return Signature(
-        inputs=dict(wanted),
-        outputs={
-            problem.output: TensorSpec(dtype="float32", shape=(-1,) if width == 1 else (-1, width)),
-            **({CLASS: TensorSpec(dtype="string", shape=(-1,))} if classes else {}),
-        },
-    )
+    return Signature(inputs=dict(wanted), outputs=outputs)
 
 
 def answer(spec: TrainingSpec, model: keras.Model, inputs: Columns) -> dict[str, np.ndarray]:
     """Return what the model answers, in memory."""
-    predicted = _predict(model, inputs)
-    answers = {problem_named(spec.snapshot.problem).output: predicted}
-    if classes := spec.snapshot.classes:
-        answers[CLASS] = np.array(classes, dtype=object)[predicted.argmax(axis=1)]
+    snapshot, answers = spec.snapshot, {}
+    said = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
+    for name, of_label in _by_label(snapshot, said).items():
+        predicted = np.asarray(keras.tree.flatten(of_label)[0], dtype=np.float32)
+        predicted = predicted.reshape(-1) if predicted.shape[1:] in ((), (1,)) else predicted
+        answers[outputs_of(snapshot)[name]] = predicted
+        if classes := snapshot.targets[name].classes:
+            answers[called(snapshot, name, CLASS)] = np.array(classes, dtype=object)[predicted.argmax(axis=1)]
     return answers
-
-
-def _predict(model: keras.Model, inputs: Columns) -> np.ndarray:
-    predicted = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
-    answers = np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32)
-    return answers.reshape(-1) if answers.shape[1:] in ((), (1,)) else answers
 
 
 def _shape(spec: TensorSpec) -> tuple[int | None, ...]:

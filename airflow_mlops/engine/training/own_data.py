@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from airflow_mlops.engine.data.splits import BY_TIME, TIME, SplitRows, by_entity
 from airflow_mlops.engine.data.storage import AnyPath
 from airflow_mlops.engine.training.inputs import read_inputs
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
-from airflow_mlops.problems import as_label, problem_named, problem_of
+from airflow_mlops.problems import as_label, check_groups, problem_of
 
 FILES = "files"
 """The dataset that such a snapshot names."""
@@ -56,6 +57,7 @@ class OwnColumns(NamedTuple):
     :param problem: Problem type, see :mod:`airflow_mlops.problems`; empty: by the label.
     :param weight: Of what a row counts; empty: all the same.
     :param group: Of the rows that are ranked against each other; empty unless for a ranking.
+    :param heads: Of further labels: column → problem type, empty likewise; null in a row where it is not known.
     :param entity: Of what a row is about, which may be in one split only, once; empty: that is not checked.
     :param inputs: Model inputs; empty: all columns that are nothing else.
     """
@@ -66,6 +68,12 @@ class OwnColumns(NamedTuple):
     group: str = ""
     entity: str = ""
     inputs: Sequence[str] = ()
+    heads: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """All that is predicted: column → problem type, the label first."""
+        return {self.label: self.problem, **self.heads}
 
 
 def snapshot_of_files(
@@ -104,15 +112,17 @@ def snapshot_of_files(
         _check_different(digests, given)
         schema = _agreed(files, given)
         columns = _complete(columns, schema, train)
-        columns = columns._replace(problem=_problem(columns, files["train"], train))
+        problem, *of_heads = _problems(columns, files["train"], train)
+        columns = columns._replace(problem=problem, heads=dict(zip(columns.heads, of_heads, strict=True)))
         _log_unchecked(columns)
         rule = BY_TIME
         if len(given) == 1:
             apart = columns.group or columns.entity or ROW
             rule = SplitRule(kind="entity", column=apart, validation=SHARE, test=SHARE)
         written = Columns(
-            columns.entity or ROW, WHEN, columns.inputs, columns.label, columns.problem, columns.weight, columns.group
-        )
+            columns.entity or ROW, WHEN, columns.inputs, columns.label, columns.problem, columns.weight, columns.group,
+            columns.heads,
+        )  # fmt: skip
         first = 0
         with SnapshotWriter(home, written, apart=rule.column) as writer:
             for name, some in files.items():
@@ -189,9 +199,10 @@ def _agreed(files: Mapping[SplitName, Sequence[Path]], given: Mapping[SplitName,
 def _complete(columns: OwnColumns, schema: pa.Schema, path: AnyPath) -> OwnColumns:
     """Return the columns with all inputs named, all of which are there, and of types that a model takes."""
     named = {what: getattr(columns, what) for what in ("label", "weight", "group", "entity")}
-    others = {name for name in named.values() if name}
+    others = {name for name in named.values() if name} | set(columns.heads)
     inputs = tuple(columns.inputs) or tuple(name for name in schema.names if name not in others)
-    for what, name in [*named.items(), *(("inputs", name) for name in inputs)]:
+    of_heads = [("heads", name) for name in columns.heads]
+    for what, name in [*named.items(), *of_heads, *(("inputs", name) for name in inputs)]:
         if name and name not in schema.names:
             raise ConfigError(
                 f"The files have no column {name!r}.{did_you_mean(name, schema.names)}",
@@ -204,11 +215,14 @@ def _complete(columns: OwnColumns, schema: pa.Schema, path: AnyPath) -> OwnColum
             detail=f"inputs: {', '.join(inputs) or 'none'}; label: {columns.label}",
             hint=f"There must be inputs, the label must not be one, and no column may be called {ROW} or {WHEN}.",
         )
-    if (columns.problem == "ranking") != bool(columns.group):
+    if both := [name for name in columns.heads if name in {*named.values(), *columns.inputs}]:
         raise ConfigError(
-            f"problem={columns.problem!r} with group={columns.group!r} does not say one clear thing.",
-            hint="A ranking needs the column of its groups; nothing else has groups.",
+            f"The column {both[0]!r} is a head, and something else too.",
+            detail=f"heads: {', '.join(columns.heads)}; {named}; inputs: {', '.join(columns.inputs) or 'the others'}",
+            hint="A head is a column of its own, which the model predicts and is never told.",
         )
+    said = f"problem={columns.problem!r} with group={columns.group!r}"
+    check_groups(columns.labels.values(), columns.group, said)
     if columns.weight and not _is_number(schema.field(columns.weight).type):
         raise ConfigError(
             f"The weight {columns.weight!r} is no number but {schema.field(columns.weight).type}.",
@@ -219,15 +233,16 @@ def _complete(columns: OwnColumns, schema: pa.Schema, path: AnyPath) -> OwnColum
     return columns._replace(inputs=inputs)
 
 
-def _problem(columns: OwnColumns, files: Sequence[Path], path: AnyPath) -> str:
-    """Return the problem type, by all labels to train with: those of a part may look like another one's."""
+def _problems(columns: OwnColumns, files: Sequence[Path], path: AnyPath) -> list[str]:
+    """Return the problem type of label and heads, by all labels to train with: a part may look like another one's."""
     with readable(path):
-        labels = pa.concat_tables([pq.read_table(file, columns=[columns.label]) for file in files])
+        labels = pa.concat_tables([pq.read_table(file, columns=list(columns.labels)) for file in files])
     if not labels.num_rows:
         raise DataError("There are no rows to train on.", detail=f"{path}", hint="See what should have written them.")
-    if columns.problem:
-        return problem_named(columns.problem).name
-    return problem_of(as_label(labels, columns.label, f"{path}")[columns.label].type).name
+    return [
+        said or problem_of(as_label(labels, label, f"{path}")[label].type).name
+        for label, said in columns.labels.items()
+    ]
 
 
 def _rows(files: Sequence[Path], schema: pa.Schema, path: AnyPath) -> Iterator[pa.Table]:
@@ -247,7 +262,9 @@ def _plain(rows: pa.Table) -> pa.Table:
 
 def _as_written(rows: pa.Table, columns: OwnColumns, first: int, where: str) -> pa.Table:
     """Return rows with a label that is known, and with what a snapshot has beside the inputs."""
-    rows = as_label(_plain(rows), columns.label, where, columns.problem)
+    rows = _plain(rows)
+    for label, problem in columns.labels.items():
+        rows = as_label(rows, label, where, problem)
     if unknown := rows[columns.label].null_count:
         raise DataError(
             f"The label {columns.label!r} is null in {unknown} rows.",

@@ -22,8 +22,10 @@ from airflow_mlops.engine.data.snapshots import check_whole, load_snapshot
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE, UNKNOWN
 from airflow_mlops.engine.registry.registry import Registry
+from airflow_mlops.engine.serving.asking import as_asked
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.saved_model import SavedModel
+from airflow_mlops.engine.serving.transform import load_transform
 from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.launch import TrainingProcess
 from airflow_mlops.engine.training.source import code_hash
@@ -195,6 +197,7 @@ def _difference(registered: Path, made: Path) -> float:
     golden = Golden.read(registered)
     with closing(SavedModel(made)) as model:
         try:
-            return golden.check(model.run, model.signature, tolerance=float("inf")).max_difference
+            signature, answer = as_asked(load_transform(made), model.signature, model.run)
+            return golden.check(answer, signature, tolerance=float("inf")).max_difference
         except MlopsError:
             return float("inf")

@@ -6,6 +6,7 @@ The environment variable ``MLOPS_TRAINING`` names a JSON file:
 ``train``       Parquet file of the training split; ``validation`` and ``test`` likewise
 ``inputs``      model input → Arrow type, in order; with a transform what it gives, as the files have it
 ``label``       column of the label; ``problem`` and ``classes`` say what it is, ``weight`` what a row counts
+``heads``       column of a further label → its ``problem`` and ``classes``
 ``seed``        likewise ``epochs``, ``batch_size`` and ``params``: as of the trainer
 ``saved_model`` folder to write the SavedModel to
 ``progress``    file to append a line of JSON to, such as ``{"epoch": 1, "loss": 0.4}``
@@ -113,6 +114,7 @@ def _told(spec: TrainingSpec, made: Path, progress: Path) -> dict[str, Any]:
         "label": snapshot.label,
         "problem": snapshot.problem,
         "classes": list(snapshot.classes),
+        "heads": {name: head.model_dump(mode="json") for name, head in snapshot.heads.items()},
         "weight": snapshot.weight,
         "event_time": snapshot.event_time,
         "entity": snapshot.entity,

@@ -123,7 +123,7 @@ def _write(transform: Transform, split: SplitData, file: Path, agreed: dict[str,
     :param agreed: What it gave before; empty: nothing yet.
     """
     snapshot = split.snapshot
-    others = [name for name in (snapshot.label, snapshot.weight, snapshot.group, snapshot.event_time) if name]
+    others = [name for name in (*snapshot.targets, snapshot.weight, snapshot.group, snapshot.event_time) if name]
     with contextlib.ExitStack() as closing:
         writer: pq.ParquetWriter | None = None
         for rows in _batches(split):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -60,6 +60,8 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param label_known_at: Its column of when a label became known; default is its event time. With it, the label may be
         a column of ``source_dataset`` itself.
     :param problem: Problem type: ``binary``, ``multiclass``, ``regression`` or ``ranking``; empty: by the label's type.
+    :param heads: Further labels beside it that the same model predicts: column → problem type, empty likewise; null in
+        a row where it is not known.
     :param weight: Column of ``source_dataset``, or of ``entities``, of what a row counts.
     :param group: Its column of the rows that are ranked against each other, for ``ranking``.
     :param matures_after: How long after the prediction time a label can still come, such as ``1d``.
@@ -138,6 +140,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         max_join_drop: float = 0.4,
         label_known_at: str = "",
         problem: str = "",
+        heads: Mapping[str, str] | None = None,
         weight: str = "",
         group: str = "",
         feast_conn_id: str = FeastHook.default_conn_name,
@@ -156,6 +159,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         self.label_column = label_column
         self.label_known_at = label_known_at
         self.problem = problem
+        self.heads = heads
         self.weight = weight
         self.group = group
         self.matures_after = matures_after
@@ -203,7 +207,8 @@ class FeastGetTrainingDataOperator(MlopsOperator):
 
     def _learned(self) -> dict[str, Any]:
         """Return what is learned beside the label."""
-        return {name: _named(getattr(self, name)) or "" for name in ("problem", "weight", "group")}
+        named = {name: _named(getattr(self, name)) or "" for name in ("problem", "weight", "group")}
+        return {**named, "heads": self.heads or {}}
 
     def _of_sealed_rows(self, context: Context) -> Snapshot:
         from airflow_mlops.engine.features.computing.code import code_identity, import_folders
@@ -213,7 +218,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         location = FeastHook(self.feast_conn_id).location(self.home_path)
         transform = _named(self.transform)
         known_at = _named(self.label_known_at)
-        late = {self.label_dataset: [self.label_column, known_at]} if known_at else {}
+        late = {self.label_dataset: [self.label_column, known_at, *(self.heads or {})]} if known_at else {}
         folders = import_folders(self.code_path, location)
         code = None if transform is None else code_identity(transform, folders, late)
         return build_training_snapshot(

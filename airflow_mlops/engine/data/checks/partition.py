@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_mlops.contracts import Profile, ValidationResult
@@ -53,6 +54,7 @@ def check_partition(
     profile: Profile | None = None,
     label: str = "",
     problem: str = "",
+    heads: Mapping[str, str] = MappingProxyType({}),
     needs: Sequence[str] = (),
     known_at: str = "",
 ) -> CheckedBatch:
@@ -65,6 +67,7 @@ def check_partition(
     :param profile: Of these files, if it was made already by :func:`profile_landed`.
     :param label: Column that a model is to predict, if this dataset carries it.
     :param problem: Problem type; empty: by the type of the label.
+    :param heads: Further labels beside it: column → problem type, empty likewise.
     :param needs: Columns that a model needs of this dataset.
     :param known_at: Column of when the label became known, if there is one.
     :raises DataError: when the files changed since they were validated, or cannot be read, or the label is no label.
@@ -85,8 +88,8 @@ def check_partition(
             landed, dataset, key, revision, checks=checks, partitioning=store.partitioning(dataset), problem=of_label
         )
     _check_needs(profile, dataset, needs, known_at)
-    if label:
-        check_label(profile.columns.get(label), label, f"partition of {dataset!r}", problem)
+    for column, kind in {label: problem, **heads}.items() if label else ():
+        check_label(profile.columns.get(column), column, f"partition of {dataset!r}", kind)
     store.write_profile(dataset, key, revision, profile)
     history = parse_duration(checks.history)
     before = references(store, dataset, key, history=history, exclusions=exclusions(ledger, dataset))
@@ -122,7 +125,8 @@ def _check_needs(profile: Profile, dataset: str, needs: Sequence[str], known_at:
         raise DataError(
             f"{dataset!r} has no column {missing[0]!r}.{did_you_mean(missing[0], there)}",
             detail=f"the pipeline names {', '.join(map(repr, missing))}; there are: {', '.join(there)}",
-            hint="Correct the name in the pipeline: label, known_at, entity, keys, weight, group or split_column.",
+            hint="Correct the name in the pipeline: label, heads, known_at, entity, keys, weight, group "
+            "or split_column.",
         )
     if known_at and not is_known_at(there[known_at].type):
         raise DataError(

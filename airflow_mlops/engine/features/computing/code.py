@@ -55,7 +55,7 @@ def import_folders(dag_folder: str, location: Location) -> list[str]:
 
 
 Late = Mapping[str, Sequence[str]]
-"""Dataset → a column that is known later than its row, and the column of when."""
+"""Dataset → a column that is known later than its row, and the column of when; then others that are known with it."""
 
 
 def load_transform(entrypoint: str, code_paths: Sequence[str], late: Late = MappingProxyType({})) -> Transform:

@@ -278,10 +278,10 @@ def _history(
     return (rows if late is None else _as_known(rows, *late, end=end, timezone=timezone)).to_pandas()
 
 
-def _as_known(rows: pa.Table, column: str, known_at: str, *, end: datetime, timezone: str) -> pa.Table:
-    """Return rows without what was not known yet: a value, and that it would be known."""
+def _as_known(rows: pa.Table, column: str, known_at: str, *more: str, end: datetime, timezone: str) -> pa.Table:
+    """Return rows without what was not known yet: values, and that they would be known."""
     names = rows.schema.names
-    if missing := [name for name in (column, known_at) if name not in names]:
+    if missing := [name for name in (column, known_at, *more) if name not in names]:
         raise DataError(
             f"There is no column {missing[0]!r} by which labels are known.{did_you_mean(missing[0], names)}",
             detail=f"columns: {', '.join(names)}",
@@ -294,7 +294,7 @@ def _as_known(rows: pa.Table, column: str, known_at: str, *, end: datetime, time
             hint="Let the feed carry a time or a date; a text becomes one by the dataset's contract.",
         )
     known = pc.fill_null(pc.less(times, pa.scalar(end, TIME)), False)
-    for name in (column, known_at):
+    for name in (column, known_at, *more):
         kept = pc.if_else(known, rows[name], pa.scalar(None, rows[name].type))
         rows = rows.set_column(rows.schema.get_field_index(name), name, kept)
     return rows

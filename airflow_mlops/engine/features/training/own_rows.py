@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -74,6 +75,7 @@ def build_snapshot_of_rows(
     test: timedelta,
     keys: Sequence[str] = (),
     problem: str = "",
+    heads: Mapping[str, str] = MappingProxyType({}),
     weight: str = "",
     group: str = "",
     split_rule: SplitRule = BY_TIME,
@@ -90,6 +92,7 @@ def build_snapshot_of_rows(
     :param test: The last part of it: evaluation only.
     :param keys: Columns that are inputs of the model themselves.
     :param problem: Problem type, see :mod:`airflow_mlops.problems`; empty: by the type of the label.
+    :param heads: Further labels: column → problem type, empty likewise; null in a row where it is not known.
     :param weight: Column of what a row counts.
     :param group: Column of the rows that are ranked against each other.
     :param ledger: Where the snapshot is written down; None when there is no ledger.
@@ -104,16 +107,17 @@ def build_snapshot_of_rows(
         source=OWN, entity=entity, event_time=event_time, keys=tuple(keys), service=service, labels=OWN, label=label,
         begin=begin, label_cut=end, as_of=end, start=begin,
         split_rule=with_shares(split_rule, validation / (end - begin), test / (end - begin)),
-        validation=validation, test=test, excluded={}, problem=problem, weight=weight, group=group,
+        validation=validation, test=test, excluded={}, problem=problem, heads=heads, weight=weight, group=group,
     )  # fmt: skip
     known = applied(ledger, repo.project) if ledger is not None else None
     check_training_use(repo, service, model, begin, end, rules=(known or repo).rules)
     asked = Asked(repo, repo.service(service), recipe)
     fetch_views(location.home, repo.service(service).views)
-    _check(rows, [*asked.columns, label], recipe)
-    rows = as_label(rows, label, "the entities", problem)
+    _check(rows, [*asked.columns, label, *heads], recipe)
+    for column, said in {label: problem, **heads}.items():
+        rows = as_label(rows, column, "the entities", said)
     asked.check({field.name: str(field.type) for field in rows.schema})
-    rows = rows.select(list(dict.fromkeys([*asked.columns, label]))).sort_by(
+    rows = rows.select(list(dict.fromkeys([*asked.columns, label, *heads]))).sort_by(
         [(event_time, "ascending"), (entity, "ascending")]
     )
     labelled = rows.filter(pc.is_valid(rows[label]))
@@ -122,7 +126,7 @@ def build_snapshot_of_rows(
         "These rows were brought along: whether their labels were known by then is not checked, late data marks no "
         "model that was trained on them, and the training set cannot be built again from pins."
     )
-    columns = Columns(entity, event_time, (*recipe.keys, *asked.features), label, problem, weight, group)
+    columns = Columns(entity, event_time, (*recipe.keys, *asked.features), label, problem, weight, group, heads)
     with SnapshotWriter(location.home, columns, apart=recipe.split_rule.column) as writer:
         if recipe.split_rule.kind == "entity":
             writer.add(by_entity(table, recipe.split_rule, begin, end))

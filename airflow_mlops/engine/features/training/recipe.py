@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from airflow_mlops.contracts import Exclusion, SplitRule
@@ -37,6 +37,8 @@ class Recipe:
     """Column of when a label became known; empty: the event time of the labels' dataset."""
     problem: str = ""
     """Problem type; empty: by the type of the label."""
+    heads: Mapping[str, str] = field(default_factory=dict)
+    """Further labels: column → problem type, empty likewise."""
     weight: str = ""
     group: str = ""
 

@@ -88,7 +88,9 @@ def read_chunks(
         )
     _check_columns(sources, recipe.slices, "slices")
     known_at = [recipe.known_at] if recipe.known_at else []
-    _check_columns(labels, [recipe.entity, recipe.label, *known_at], "entity, label and when it is known")
+    _check_columns(
+        labels, [recipe.entity, recipe.label, *recipe.heads, *known_at], "entity, label, heads and when they are known"
+    )
     _check_entities(store, sources, recipe, chunk_rows)
     known = _labels(store, labels, recipe, chunk_rows)
     pa.default_memory_pool().release_unused()
@@ -148,7 +150,14 @@ class Asked:
         self.columns = list(dict.fromkeys([*self.sent, recipe.event_time, *recipe.keys, *split_by, *more]))
 
     def check(self, known: dict[str, str]) -> None:
-        """Refuse columns that cannot be told from features, or that on-demand views cannot take."""
+        """Refuse columns that cannot be told from features, or that on-demand views cannot take; heads among them."""
+        if told := [name for name in self.recipe.heads if name in {*self.features, *self.columns}]:
+            raise ConfigError(
+                f"The head {told[0]!r} is something that the model is told, or asked with.",
+                detail=f"features of {self.service!r}: {', '.join(self.features)}; columns of {self.recipe.source!r}: "
+                f"{', '.join(self.columns)}",
+                hint="A head is known only with the label: rename the one or the other.",
+            )
         if both := [name for name in self.features if name in {*self.sent, *self.recipe.keys}]:
             raise ConfigError(
                 f"{both[0]!r} is a column of {self.recipe.source!r} and a feature of {self.service!r}.",
@@ -265,7 +274,8 @@ def _check_entities(store: PartitionStore, partitions: Sequence[Partition], reci
 def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Recipe, chunk_rows: int) -> pa.Table:
     """Return entity and label, where it is known."""
     known, known_at = partitions[0].columns, recipe.known_at or partitions[0].event_time
-    columns, excluded = list(dict.fromkeys([recipe.entity, known_at, recipe.label])), recipe.excluded
+    excluded, heads = recipe.excluded, recipe.heads
+    columns = list(dict.fromkeys([recipe.entity, known_at, recipe.label, *heads]))
     read = (store.read(days, columns) for days in _chunks(partitions, chunk_rows))
     if recipe.known_at:
         if not is_known_at(known[known_at]):
@@ -278,8 +288,10 @@ def _labels(store: PartitionStore, partitions: Sequence[Partition], recipe: Reci
         read = (_known_by(some, recipe, timezone) for some in read)
     if recipe.labels != recipe.source:  # of the source itself, excluded rows are no rows of the window anyway
         read = (without(some, known_at, excluded.get(recipe.labels, ())) for some in read)
-    rows = as_label(pa.concat_tables(list(read)), recipe.label, f"dataset {recipe.labels!r}", recipe.problem)
-    return latest_labels(rows, recipe.entity, known_at, recipe.label, recipe.labels).combine_chunks()
+    rows = pa.concat_tables(list(read))
+    for column, problem in {recipe.label: recipe.problem, **heads}.items():
+        rows = as_label(rows, column, f"dataset {recipe.labels!r}", problem)
+    return latest_labels(rows, recipe.entity, known_at, recipe.label, recipe.labels, heads=heads).combine_chunks()
 
 
 def _known_by(rows: pa.Table, recipe: Recipe, timezone: str) -> pa.Table:

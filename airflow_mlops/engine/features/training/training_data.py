@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.contracts import Exclusion, Partition, Snapshot, SplitRule, ValidationResult
 from airflow_mlops.engine.data.complete import Span, every_partition
@@ -55,6 +57,7 @@ def build_training_snapshot(
     label: str,
     label_known_at: str = "",
     problem: str = "",
+    heads: Mapping[str, str] = MappingProxyType({}),
     weight: str = "",
     group: str = "",
     matures_after: timedelta,
@@ -96,6 +99,8 @@ def build_training_snapshot(
     :param label_known_at: Column of ``label_dataset`` of when a label became known; default is its event time. With it,
         the label may be a column of ``source_dataset`` itself: it counts once it is known, whenever its row was sealed.
     :param problem: Problem type, see :mod:`airflow_mlops.problems`; empty: by the type of the label.
+    :param heads: Further labels in ``label_dataset``: column → problem type, empty likewise. Null is no reason to leave
+        a row out: it counts nothing for that head.
     :param weight: Column of ``source_dataset`` of what a row counts, in training and evaluation.
     :param group: Column of ``source_dataset`` of the rows that are ranked against each other.
     :param window: Length of the window, cut at ``start``; its last parts are ``validation`` and ``test``.
@@ -149,6 +154,7 @@ def build_training_snapshot(
         slices=tuple(slices),
         known_at=label_known_at,
         problem=problem,
+        heads=heads,
         weight=weight,
         group=group,
     )
@@ -199,8 +205,10 @@ def build_training_snapshot(
         if report is not None:
             report(joins)
         enforce(joins)
-        found = problem_of(written.labels.schema.field(label).type, problem)
-        found.check_days(written.labels, event_time, label, label_shift)
+        for column, said in {label: problem, **heads}.items():
+            known_ones = written.labels.filter(pc.is_valid(written.labels[column]))
+            found = problem_of(known_ones.schema.field(column).type, said)
+            found.check_days(known_ones, event_time, column, label_shift)
         check_unchanged(home, pins)
         snapshot = writer.publish(
             **_contents(repo, recipe, written),
@@ -254,6 +262,7 @@ def rebuild_snapshot(
         label=snapshot.label,
         known_at=snapshot.label_known_at,
         problem=snapshot.problem,
+        heads={name: head.problem for name, head in snapshot.heads.items()},
         weight=snapshot.weight,
         group=snapshot.group,
         begin=snapshot.splits["train"].start,
@@ -307,8 +316,9 @@ class _Written(NamedTuple):
 def _writer(home: Path, repo: FeatureRepo, recipe: Recipe) -> SnapshotWriter:
     features = (*recipe.keys, *repo.service(recipe.service).features)
     columns = Columns(
-        recipe.entity, recipe.event_time, features, recipe.label, recipe.problem, recipe.weight, recipe.group
-    )
+        recipe.entity, recipe.event_time, features, recipe.label, recipe.problem, recipe.weight, recipe.group,
+        recipe.heads,
+    )  # fmt: skip
     return SnapshotWriter(home, columns, apart=recipe.split_rule.column)
 
 
@@ -326,7 +336,7 @@ def _write(writer: SnapshotWriter, recipe: Recipe, chunks: Iterable[Rows]) -> _W
         unlabelled += rows.unlabelled
         excluded += rows.excluded
         joins.add(rows.asked, rows.joined)
-        labels.append(rows.table.select([recipe.event_time, recipe.label]))
+        labels.append(rows.table.select([recipe.event_time, recipe.label, *recipe.heads]))
     return _Written(unlabelled, excluded, pa.concat_tables(labels), joins)
 
 
