@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
-.PHONY: help demo up down status clean distclean setup test thorough test-spark lint format bench drills
+.PHONY: help demo up down status clean distclean setup test tests thorough test-spark lint format bench drills
 
 help:  ## this list
 	@echo 'airflow_mlops: guarded models on Apache Airflow'
@@ -46,7 +46,10 @@ distclean: clean  ## clean, and remove the installed packages
 ## Development
 setup: .venv/.installed  ## install everything into .venv, from uv.lock; nothing to do when it is current
 
-test: lint  ## all checks and tests, the longest first
+test: setup  ## all checks and tests, side by side, the longest first
+	@$(MAKE) --no-print-directory -j 2 lint tests
+
+tests: setup
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## ruff, mypy, import rules

@@ -22,11 +22,13 @@ DAYS = 90
 REASONS = ["broken", "colour", "late", "price", "size", "twice", "wrong"]
 
 
-def write_shop(folder: Path, *, more: bool = False) -> None:
+def write_shop(folder: Path, *, more: bool = False, days: int = DAYS, orders: int = 40) -> None:
     """Write the guide's files and orders: some customers send much back, and dear things come back often.
 
     :param more: Whether orders also have a ``refund`` (an amount, of most), a ``reason`` (one of seven) and a
         ``weight``.
+    :param days: How many days land.
+    :param orders: How many orders a day has.
     """
     blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     for name, has in FILES.items():
@@ -35,7 +37,7 @@ def write_shop(folder: Path, *, more: bool = False) -> None:
         (folder / name).write_text(body)
     rng = random.Random(3)
     fussy = {f"c{n}": rng.random() for n in range(40)}
-    for n in range(DAYS):
+    for n in range(days):
         day = FIRST + timedelta(days=n)
         landed = folder / "lake" / "orders" / f"dt={day.date()}"
         landed.mkdir(parents=True)
@@ -43,7 +45,7 @@ def write_shop(folder: Path, *, more: bool = False) -> None:
             rows = csv.writer(file)
             header = ["order_id", "customer", "ordered_at", "price", "returned", "decided_at"]
             rows.writerow(header + (["refund", "reason", "weight"] if more else []))
-            for i in range(40):
+            for i in range(orders):
                 customer, price = rng.choice(sorted(fussy)), round(rng.uniform(5, 200), 2)
                 at = day + timedelta(minutes=30 * i)
                 returned = rng.random() < 0.7 * fussy[customer] + price / 800

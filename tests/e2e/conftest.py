@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_mlops.demo import watch
 from airflow_mlops.demo.flights import DAYS_LATER
 from airflow_mlops.demo.watch import Watcher
 from airflow_mlops.stack import environment
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.ports import Ports
 from airflow_mlops.stack.stack import Stack
+from tests.e2e.shops import SHOPS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,7 +32,7 @@ SECRET = "planted-secret-9b1e"
 """Password of the connection to MLflow."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example's DAG folder, with a pipeline that a month of data is enough for."""
     folder = tmp_path_factory.mktemp("e2e") / "dags"
@@ -39,18 +41,20 @@ def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def stack(dags: Path) -> Iterator[Stack]:
     """A stack that is not started yet; it is stopped, whatever happens."""
     with pytest.MonkeyPatch.context() as patch:
         connections = environment._connections
 
-        def with_a_secret(*arguments: Any) -> dict[str, str]:
+        def with_more(*arguments: Any) -> dict[str, str]:
             made = connections(*arguments)
             mlflow = json.loads(made["AIRFLOW_CONN_MLFLOW_DEFAULT"])
-            return made | {"AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({**mlflow, "login": "me", "password": SECRET})}
+            more = {"MLFLOW_DEFAULT": {**mlflow, "login": "me", "password": SECRET}}
+            more |= {shop.upper(): {"conn_type": "feast", "host": str(dags.parent / f"repo_{shop}")} for shop in SHOPS}
+            return made | {f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in more.items()}
 
-        patch.setattr(environment, "_connections", with_a_secret)
+        patch.setattr(environment, "_connections", with_more)
         patch.setenv(DAYS_LATER, str(LATER.days))
         stack = Stack(dags.parent / "home", Ports.free(), dags=dags, feature_repo=ROOT / "feature_repo")
         yield stack
@@ -81,8 +85,9 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def watcher(stack: Stack) -> Iterator[Watcher]:
-    """Runs DAGs on the stack."""
-    with AirflowApi(stack.airflow_url) as airflow:
+    """Runs DAGs on the stack; looks twice a second."""
+    with AirflowApi(stack.airflow_url) as airflow, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "_POLL", 0.5)
         yield Watcher(airflow, stack)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,26 +11,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from airflow_mlops import cli
 from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.registry.elsewhere import check_seen, fetch_version, make_servable
 from airflow_mlops.engine.registry.registry import Registry
-from airflow_mlops.engine.serving.client import ServingClient
-from airflow_mlops.engine.serving.deployments import deployment
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.saved_model import SavedModel
 from airflow_mlops.exceptions import DataError, GateError
-from tests.airflow_home import airflow_home
 from tests.conftest import ROOT
 from tests.saved_models import make_saved_model
-from tests.serving_fixtures import running_server
 from tests.training_fixtures import mlflow_server
 
 
@@ -185,70 +178,6 @@ def test_a_saved_model_is_registered_once(made: Path, registry: Registry, tmp_pa
     assert registry.by_alias("once", "challenger").version == first.version == "1"
     assert registry.download("once", "1", tmp_path / "again") == tmp_path / "again"
     assert Golden.read(tmp_path / "again").rows == 2
-
-
-RUN = """
-from airflow_mlops.operators.mlflow_elsewhere import MLflowRegisterSavedModelOperator
-
-with DAG("buy", schedule=None, params={"source": ""}) as buy:
-    MLflowRegisterSavedModelOperator(task_id="register", model="bought", source="{{ params.source }}")
-
-if __name__ == "__main__":
-    import json, sys
-
-    def states(dag, **conf):
-        dag.fileloc = __file__  # as Airflow sets it when it reads the file
-        run = dag.test(run_conf=conf)
-        return {task.task_id: str(task.state) for task in run.get_task_instances()}
-
-    found = {"buy": states(buy, source=sys.argv[1])}
-    for name, version in (("colleague", 1), ("colleague", 2), ("bought", 1)):
-        for task in dag.tasks:
-            task.model = name
-        found[f"{name} {version}"] = states(dag, version=version)
-    print("FOUND", json.dumps(found))
-"""
-
-
-def test_a_dag_of_ones_own_serves_them_and_rolls_back(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    """The guide's DAG, for two versions that MLflow logged and for a SavedModel that was registered."""
-    text = (ROOT / "docs" / "elsewhere.md").read_text()
-    dag = next(iter(re.findall(r"```python\n(.*?)```", text, re.DOTALL)))
-    (tmp_path / "dags").mkdir()
-    (tmp_path / "dags" / "serve.py").write_text(dag + RUN)
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-    with running_server(tmp_path / "server") as server:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "AIRFLOW_HOME": str(airflow_home(tmp_path / "airflow")),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__MLOPS__HOME": str(tmp_path / "home"),
-            "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server()}),
-            "AIRFLOW_CONN_TF_SERVING_DEFAULT": server.connection(),
-            "AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT": json.dumps({"conn_type": "mlops_ledger", "host": ledger.url}),
-        }
-        where = {"env": environment, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 400}
-        ran = subprocess.run([sys.executable, "dags/serve.py", str(made / "several")], check=False, **where)
-        found = json.loads((re.findall(r"^FOUND (.*)$", ran.stdout, re.MULTILINE) or ["{}"])[0])
-        assert {state for run in found.values() for state in run.values()} == {"success"}, ran.stdout + ran.stderr
-        assert list(found) == ["buy", "colleague 1", "colleague 2", "bought 1"]
-        state, _ = deployment(ledger, "tf_serving_default", "colleague")
-        assert (state.stable, state.good) == (2, (1,))
-        for name in ("AIRFLOW_CONN_TF_SERVING_DEFAULT",):
-            monkeypatch.setenv(name, environment[name])
-        place = ["--home", str(tmp_path / "home"), "--ledger", ledger.url]
-        assert cli.main(["rollback", "colleague", "--reason", "it is worse", *place]) == 0, capsys.readouterr().err
-        with ServingClient(server.host, server.grpc_port) as client:
-            assert client.metadata("colleague", label="stable")[0] == 1
-            golden = Golden.read(server.base / "colleague" / "1")
-            inputs = {name: np.asarray(values, dtype=np.float32) for name, values in golden.inputs.items()}
-            [output] = golden.outputs
-            answered = client.predict("colleague", inputs, label="stable")[output]
-            assert answered.tolist() == golden.outputs[output]
 
 
 def test_complex_numbers_are_refused_in_words(tmp_path: Path):

@@ -1,6 +1,4 @@
-"""A label of numbers, one of seven classes, and three at once: the guide's pipeline with another label, to a prediction
-and back.
-"""
+"""Three labels at once: the guide's pipeline, to a prediction and back. Other labels: tests/e2e/test_other_models.py."""
 
 from __future__ import annotations
 
@@ -45,56 +43,42 @@ if __name__ == "__main__":
     import json
     Path(sys.argv[1]).write_text(json.dumps(found))
 """
-LABELS = {
-    "regression": 'Label("refund", known_at="decided_at", matures_after="7d", weight="weight")',
-    "multiclass": 'Label("reason", known_at="decided_at", matures_after="7d")',
-    "heads": """Label(
+LABEL = """Label(
         "reason", known_at="decided_at", matures_after="7d", heads={"refund": "regression", "returned": ""}
-    )""",
-}
-MODELS = {
-    "regression": ('Dense(1, activation="sigmoid")', "Dense(1)", '"binary_crossentropy"', '"mse"'),
-    "multiclass": (
-        'Dense(1, activation="sigmoid")',
-        'Dense(len(classes), activation="softmax")',
-        '"binary_crossentropy"',
-        '"sparse_categorical_crossentropy"',
-    ),
-    "heads": (
-        'keras.layers.Dense(1, activation="sigmoid")(hidden)',
-        """{
+    )"""
+MODEL = {
+    'keras.layers.Dense(1, activation="sigmoid")(hidden)': """{
         "reason": keras.layers.Dense(len(classes), activation="softmax")(hidden),
         "refund": keras.layers.Dense(1)(hidden),
         "returned": keras.layers.Dense(1, activation="sigmoid")(hidden),
     }""",
-        '"binary_crossentropy"',
-        """{
+    '"binary_crossentropy"': """{
         "reason": "sparse_categorical_crossentropy", "refund": "mse", "returned": "binary_crossentropy"
     }, loss_weights={"reason": 1, "refund": 0.001, "returned": 1}""",
-    ),
+    'optimizer="adam"': "optimizer=keras.optimizers.Adam(0.02)",
+    "def build(train, seed):": "def build(train, seed, classes):",
 }
-SLOW = [pytest.param(problem, marks=pytest.mark.slow) for problem in ("regression", "multiclass")]
 
 
 class Shop:
-    """A shop that predicts something else, after two trainings and deployments in a real Airflow."""
+    """A shop that predicts three things, after two trainings and deployments in a real Airflow."""
 
-    def __init__(self, folder: Path, problem: str, server: RunningServer) -> None:
-        self.folder, self.problem, self.server, self.model = folder, problem, server, f"shop_{problem}"
+    model = "shop_heads"
+
+    def __init__(self, folder: Path, server: RunningServer) -> None:
+        self.folder, self.server = folder, server
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.db")
         self.place = ["--home", str(folder / ".mlops"), "--ledger", self.ledger.url]
         write_shop(folder, more=True)
         dag, model = folder / "dags" / "shop.py", folder / "dags" / "shop_model.py"
-        text = re.sub(r"Label\(.*\)", LABELS[problem], dag.read_text())
-        text = text.replace('model="shop"', f'model="shop_{problem}"')
+        text = re.sub(r"Label\(.*\)", LABEL, dag.read_text())
+        text = text.replace('model="shop"', f'model="{self.model}"')
         text = text.replace('window="60d"', 'window="60d", epochs=300, batch_size=512')
         dag.write_text(re.sub(r"\n    gates=.*\n", "\n", text) + RUN)
-        old, new, loss, other = MODELS[problem]
-        text = model.read_text().replace(old, new).replace(loss, other)
-        text = text.replace('optimizer="adam"', "optimizer=keras.optimizers.Adam(0.02)")
-        model.write_text(
-            text.replace("def build(train, seed):", "def build(train, seed, classes):") if "classes" in new else text
-        )
+        text = model.read_text()
+        for old, new in MODEL.items():
+            text = text.replace(old, new)
+        model.write_text(text)
         self.environment = connections(folder, self.ledger.url) | {
             "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server()}),
             "AIRFLOW_CONN_TF_SERVING_DEFAULT": server.connection(),
@@ -122,11 +106,11 @@ class Shop:
         return load_snapshot(self.folder / ".mlops", fact.key)
 
 
-@pytest.fixture(scope="module", params=[*SLOW, "heads"])
-def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp("heads")
     with running_server(folder / "server") as server:
-        yield Shop(folder, request.param, server)
+        yield Shop(folder, server)
 
 
 def test_to_a_served_prediction_and_back(
@@ -143,7 +127,7 @@ def test_to_a_served_prediction_and_back(
 
     assert list(shop.live()) == ["train 1", "deploy 1", "train 2", "deploy 2"]
     snapshot = shop.snapshot
-    assert snapshot.problem == ("multiclass" if shop.problem == "heads" else shop.problem)
+    assert snapshot.problem == "multiclass"
     state, _ = deployment(shop.ledger, "tf_serving_default", shop.model)
     assert (state.stable, state.good) == (2, (1,))
     verdict = shop.ledger.facts("verdict", shop.model)[0].payload
@@ -156,30 +140,24 @@ def test_to_a_served_prediction_and_back(
     answer = dict(
         re.findall(r"^(\w+): (.*?)  \(version 2 of shop_\w+\)", capsys.readouterr().out, re.MULTILINE | re.DOTALL)
     )
-    if shop.problem == "regression":
-        assert snapshot.weight == "weight"
-        assert set(snapshot.splits["train"].labels) == {"mean", "std", "min", "max"}
-        assert float(answer["prediction"]) != 0
-    else:
-        assert snapshot.classes == tuple(REASONS)
-        assert sum(snapshot.splits["test"].labels.values()) == snapshot.splits["test"].rows
-        chances = np.array(answer["probabilities"].strip("[]").split(), dtype=float)
-        assert chances.sum() == pytest.approx(1, abs=1e-5)
-        assert REASONS[int(chances.argmax())] in answer["class"]
-    if shop.problem == "heads":
-        location = FeastHook().location(shop.folder / ".mlops")
-        store = PartitionStore.under(location.home, shop.ledger)
-        again = rebuild_snapshot(location, snapshot, store=store, source_dataset="orders", label_dataset="orders")
-        assert again == snapshot
-        assert {name: one.problem for name, one in snapshot.heads.items()} == {
-            "refund": "regression", "returned": "binary",
-        }  # fmt: skip
-        train = snapshot.splits["train"]
-        assert train.heads["refund"].rows == pytest.approx(0.9 * train.rows, rel=0.05)
-        assert train.heads["returned"].rows == train.rows
-        assert {gate["metric"] for gate in verdict["gates"]} == {"log_loss", "refund.r2", "returned.auc"}
-        assert 0 < float(answer["returned_probability"]) < 1
-        assert float(answer["refund_prediction"]) > 0
+    assert snapshot.classes == tuple(REASONS)
+    assert sum(snapshot.splits["test"].labels.values()) == snapshot.splits["test"].rows
+    chances = np.array(answer["probabilities"].strip("[]").split(), dtype=float)
+    assert chances.sum() == pytest.approx(1, abs=1e-5)
+    assert REASONS[int(chances.argmax())] in answer["class"]
+    location = FeastHook().location(shop.folder / ".mlops")
+    store = PartitionStore.under(location.home, shop.ledger)
+    again = rebuild_snapshot(location, snapshot, store=store, source_dataset="orders", label_dataset="orders")
+    assert again == snapshot
+    assert {name: one.problem for name, one in snapshot.heads.items()} == {
+        "refund": "regression", "returned": "binary",
+    }  # fmt: skip
+    train = snapshot.splits["train"]
+    assert train.heads["refund"].rows == pytest.approx(0.9 * train.rows, rel=0.05)
+    assert train.heads["returned"].rows == train.rows
+    assert {gate["metric"] for gate in verdict["gates"]} == {"log_loss", "refund.r2", "returned.auc"}
+    assert 0 < float(answer["returned_probability"]) < 1
+    assert float(answer["refund_prediction"]) > 0
 
     assert cli.main(["rollback", shop.model, "--reason", "it is worse", *shop.place]) == 0, capsys.readouterr().err
     capsys.readouterr()

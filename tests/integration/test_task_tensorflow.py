@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -21,8 +19,6 @@ from airflow_mlops.decorators.tensorflow import _uri, tensorflow_task
 from airflow_mlops.engine import process
 from airflow_mlops.engine.functions.run import FunctionProcess
 from airflow_mlops.exceptions import ConfigError, TrainingError, TransientError
-from tests.airflow_home import airflow_home
-from tests.conftest import ROOT
 
 FILE = """
 from __future__ import annotations
@@ -326,91 +322,3 @@ def test_a_function_without_a_file_is_refused():
     exec("def made(): return 1", space)
     with pytest.raises(ConfigError, match=r"The source of made\(\) cannot be read"):
         call(space["made"])
-
-
-DAG = """
-from __future__ import annotations
-import json, sys
-from pathlib import Path
-from airflow.sdk import DAG, task
-from helpers import scale
-
-LAYERS = [3]
-trains = task.tensorflow(timeout=100)
-
-
-def total(values):
-    import tensorflow as tf
-    return float(tf.reduce_sum(tf.constant(values)))
-
-
-with DAG("functions", schedule=None, params={"n": 4}) as dag:
-
-    @task
-    def extract() -> list[float]:
-        return [1.0, 2.0]
-
-    @task.tensorflow(multiple_outputs=True)
-    def train(rows, name, ds=None, params=None):
-        print("summing")
-        return {"total": scale(total(rows)), "layers": LAYERS, "ds": ds, "n": params["n"], "name": name}
-
-    @trains
-    def part(number, of):
-        return number * of
-
-    @task.tensorflow(python="/nowhere/{{ ds }}/python", retries=3)
-    def misplaced():
-        return 1
-
-    @task.tensorflow
-    def skipped():
-        from airflow.sdk.exceptions import AirflowSkipException
-        raise AirflowSkipException("nothing new")
-
-    @task
-    def keep(found, layers, parts):
-        Path(sys.argv[1]).write_text(json.dumps([found, layers, list(parts)]))
-
-    rows = extract()
-    trained = train(rows, "{{ dag.dag_id }}")
-    keep(trained, trained["layers"], part.partial(of=10).expand(number=rows))
-    misplaced()
-    skipped()
-
-if __name__ == "__main__":
-    run = dag.test()
-    states = {}
-    for one in run.get_task_instances():
-        states.setdefault(one.task_id, []).append([str(one.state), one.try_number])
-    Path(sys.argv[2]).write_text(json.dumps(states))
-"""
-
-
-def test_a_real_airflow_runs_it(tmp_path):
-    (tmp_path / "functions_dag.py").write_text(textwrap.dedent(DAG))
-    (tmp_path / "helpers.py").write_text("def scale(value):\n    return 10 * value\n")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "AIRFLOW_HOME": str(airflow_home(tmp_path / "airflow")),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
-    }
-    command = [sys.executable, tmp_path / "functions_dag.py", tmp_path / "kept.json", tmp_path / "states.json"]
-    done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False
-    )
-    said = done.stdout + done.stderr
-    assert (tmp_path / "states.json").exists(), said[-4000:]
-    found, layers, parts = json.loads((tmp_path / "kept.json").read_text())
-    assert found == {"total": 30.0, "layers": [3], "ds": found["ds"], "n": 4, "name": "functions"}
-    assert found["ds"].startswith("20")
-    assert layers == [3]
-    assert parts == [10.0, 20.0]
-    states = json.loads((tmp_path / "states.json").read_text())
-    assert states.pop("misplaced") == [["failed", 1]], "what no retry can cure is not tried again"
-    assert states.pop("skipped") == [["skipped", 1]]
-    assert {state for tries in states.values() for state, _ in tries} == {"success"}
-    assert f"/nowhere/{found['ds']}/python: No such file" in said
-    assert "summing" in said

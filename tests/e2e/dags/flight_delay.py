@@ -53,4 +53,11 @@ flight_delay = ModelPipeline(
     notify=[FileNotifier(f"{os.environ['AIRFLOW__MLOPS__HOME']}/told.jsonl")],
     deadlines={"runbook": "1s"},
 )
-globals().update(flight_delay.dags())
+dags = flight_delay.dags()
+for dag in dags.values():
+    for task in dag.tasks:
+        # Nobody is to wait for a look that is due in half a minute.
+        task.retries, task.retry_delay = 6, timedelta(seconds=10)
+        if hasattr(task, "poke_interval"):
+            task.poke_interval = min(task.poke_interval, 5)
+globals().update(dags)
