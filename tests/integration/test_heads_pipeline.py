@@ -1,4 +1,4 @@
-"""Three labels at once: the guide's pipeline, to a prediction and back. Other labels: tests/e2e/test_other_models.py."""
+"""Three labels at once: the guide's pipeline, to a prediction and back. Others: tests/e2e/test_other_models.py."""
 
 from __future__ import annotations
 
