@@ -169,6 +169,10 @@ def test_a_training_set_of_rows_of_ones_own(repo, tmp_path, caplog):
     assert by_query["id"] == made["id"], "the rows count, not where they came from"
     by_entity = training_data(file, split="entity", split_column="driver_id")
     assert by_entity["id"] != made["id"]
+    tips = f"SELECT *, CASE WHEN driver_id > 3 THEN (hash(\"order\") % 100)::DOUBLE END AS tip FROM '{file}'"
+    with_tips = load_snapshot(tmp_path / "home", training_data(tips, heads={"tip": ""})["id"])
+    assert (with_tips.features, with_tips.heads["tip"].problem) == (snapshot.features, "regression")
+    assert with_tips.splits["test"].rows == snapshot.splits["test"].rows > with_tips.splits["test"].heads["tip"].rows
 
 
 @pytest.mark.parametrize("knowledge_time", [True, False])
@@ -198,6 +202,8 @@ def test_values_that_were_created_later_count_where_the_store_says_so(repo, tmp_
         ({"event_time": "when"}, "no column 'when'"),
         ({"label_column": "wel"}, r"no column 'wel'\. Did you mean 'well'"),
         ({"label_column": "bonus", "problem": "binary"}, "type double, and not true or false"),
+        ({"heads": {"wel": ""}}, r"no column 'wel'\. Did you mean 'well'"),
+        ({"heads": {"bonus": ""}}, "The head 'bonus' is something that the model is told, or asked with"),
         ({"entity": "driver_id"}, "null or not their own"),
         ({"service": "driver"}, r"no feature service 'driver'\. Did you mean 'drivers'"),
         ({"entities": "SELECT * FRM x"}, "The query of the entities failed"),

@@ -12,15 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, Partitions, Slice, Trainer
+from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Slice, Trainer
 from airflow_mlops.contracts import EvaluatedHead, Evaluation, Snapshot
+from airflow_mlops.engine.data.checks import check_partition
 from airflow_mlops.engine.data.labels import latest_labels
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
 from airflow_mlops.engine.data.snapshot_writer import Columns, SnapshotWriter
 from airflow_mlops.engine.data.snapshots import load_snapshot
 from airflow_mlops.engine.data.splits import SplitRows
 from airflow_mlops.engine.evaluation.gates import gates_of, judge
 from airflow_mlops.engine.evaluation.rejudge import _labels
 from airflow_mlops.engine.features.computing.compute import _as_known
+from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.registry.comparing import _of_problem_types, less_is_better
 from airflow_mlops.engine.training import data as data_module
 from airflow_mlops.engine.training.data import TrainingData
@@ -85,6 +88,23 @@ def test_what_is_mistyped_is_explained(build: Any, says: str):
 def test_gates_may_name_the_metric_of_a_head():
     pipeline(returned(), gates=[Gate("refund.rmse", max=9), Gate("kind.auc", min=0.6), Gate("auc", min=0.6)])
     assert returned(heads={"clicks": "ranking"}, group="search").columns == ("returned", "clicks")
+
+
+def test_the_first_partition_of_a_head_that_cannot_be_learned_is_refused(home: Path):
+    landed = home / "landed"
+    landed.mkdir(parents=True)
+    pq.write_table(orders(0).append_column("stars", pa.array([i % 5 for i in range(60)])), landed / "a.parquet")
+    asked = {
+        "event_time": "at",
+        "validated": batch_hash([landed / "a.parquet"]),
+        "checks": Checks(),
+        "label": "returned",
+    }
+    ledger, day = Ledger(f"sqlite:///{home}/ledger.db"), "2024-01-01"
+    store = PartitionStore.under(home, ledger)
+    check_partition(store, ledger, "orders", day, landed, **asked, heads={"refund": "", "stars": "multiclass"})
+    with pytest.raises(DataError, match=r"'stars' is of whole numbers(.|\n)*heads=\{'stars': \"multiclass\"\}"):
+        check_partition(store, ledger, "orders", day, landed, **asked, heads={"refund": "", "stars": ""})
 
 
 # --- frozen -----------------------------------------------------------------------------------------------
