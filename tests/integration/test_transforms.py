@@ -37,11 +37,10 @@ from airflow_mlops.engine.serving.transform import load_transform
 from airflow_mlops.engine.training.inputs import read_inputs
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.engine.training.script import run_script
-from airflow_mlops.engine.training.source import source_hash
+from airflow_mlops.engine.training.source import code_hash, source_hash
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import MlopsError, TrainingError
 from airflow_mlops.operators.predict import TensorFlowPredictOperator, TFServingPredictOperator
-from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from tests import warm_trainer
 from tests.model_server import FLAGS, ModelServer, config_text, model_text
 from tests.training_fixtures import make_snapshot, make_spec
@@ -240,17 +239,15 @@ def test_the_operators_apply_it(spec: TrainingSpec, store: Path, server: ModelSe
         np.testing.assert_allclose(found, by_hand(store / "1", columns, 10.0), atol=1e-6)
 
 
-def test_the_code_of_it_belongs_to_the_training(tmp_path: Path):
+def test_the_code_of_it_belongs_to_the_training(spec: TrainingSpec, tmp_path: Path):
     code = write_code(tmp_path / "dags")
     (code / "other.py").write_text("def build(train, seed): pass\n")
-    with DAG("late", schedule=None) as dag:
-        dag.fileloc = str(code / "dag.py")
-        task = TensorFlowTrainOperator(task_id="a", model="late", entrypoint="other:build", transform="code:transform")
-        plain = TensorFlowTrainOperator(task_id="b", model="late", entrypoint="other:build")
-    before, alone = task._code_hash(), plain._code_hash()
+    plain = spec.model_copy(update={"entrypoint": "other:build", "fit": "", "transform": ""})
+    transformed = plain.model_copy(update={"transform": "code:transform"})
+    before, alone = code_hash(transformed, str(code)), code_hash(plain, str(code))
     (code / "vocabulary.py").write_text("KNOWN = {}\n")
-    assert task._code_hash() not in (before, alone)
-    assert plain._code_hash() == alone
+    assert code_hash(transformed, str(code)) not in (before, alone)
+    assert code_hash(plain, str(code)) == alone
 
 
 def test_a_champion_is_scored_through_its_own(spec: TrainingSpec, trained: Path, other: Path):

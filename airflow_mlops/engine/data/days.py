@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.engine.data.checks.robust import median_spread
+from airflow_mlops.engine.data.robust import median_spread
 from airflow_mlops.exceptions import DataError
 
 ENOUGH_DAYS = 14

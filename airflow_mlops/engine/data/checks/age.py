@@ -9,7 +9,7 @@ import numpy as np
 
 from airflow_mlops.contracts import ExpectationOutcome, Profile
 from airflow_mlops.engine.data.checks.references import interval_of, key_of
-from airflow_mlops.engine.data.checks.robust import FAR, median_spread, outcome, unknown
+from airflow_mlops.engine.data.robust import FAR, median_spread, outcome, unknown
 from airflow_mlops.exceptions import did_you_mean
 
 _LEAST_GAP = timedelta(hours=1)

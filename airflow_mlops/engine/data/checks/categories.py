@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile, Severity
-from airflow_mlops.engine.data.checks.robust import FAR, median_spread, outcome, rounded
 from airflow_mlops.engine.data.profiles import distinct
+from airflow_mlops.engine.data.robust import FAR, median_spread, outcome, rounded
 
 MOSTLY_UNKNOWN = 0.5
 """Share of rows with values never seen before that is blocked; :data:`SOME_UNKNOWN` warns."""

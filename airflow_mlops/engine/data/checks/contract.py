@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile
-from airflow_mlops.engine.data.checks.robust import outcome
+from airflow_mlops.engine.data.robust import outcome
 from airflow_mlops.typed import part
 
 Casing = Literal["lower", "upper"]

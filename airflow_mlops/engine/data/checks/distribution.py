@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile
 from airflow_mlops.engine.data.checks.contract import SchemaContract
-from airflow_mlops.engine.data.checks.robust import FAR, median_spread, outcome, rounded
 from airflow_mlops.engine.data.profiles import distinct, quantiles
+from airflow_mlops.engine.data.robust import FAR, median_spread, outcome, rounded
 
 RANKS = (0.05, 0.25, 0.5, 0.75, 0.95)
 

@@ -18,9 +18,9 @@ from functools import reduce
 
 from airflow_mlops.contracts import ExpectationOutcome, Profile, SliceProfile
 from airflow_mlops.engine.data.checks.measures import Compared, Counted, Measure, ShareMeasure, coverage_level
-from airflow_mlops.engine.data.checks.robust import outcome, unknown
 from airflow_mlops.engine.data.profiles import label_rate, null_rate
 from airflow_mlops.engine.data.profiles.slices import joined
+from airflow_mlops.engine.data.robust import outcome, unknown
 from airflow_mlops.exceptions import did_you_mean
 from airflow_mlops.problems import PROBLEMS
 

@@ -16,9 +16,9 @@ import numpy as np
 from airflow_mlops.contracts import ColumnProfile, ExpectationOutcome, Profile, Severity
 from airflow_mlops.engine.data.checks.distribution import ENOUGH_ROWS, RANKS, UNFIT, Numbers
 from airflow_mlops.engine.data.checks.references import comparable, cycle_of, interval_of
-from airflow_mlops.engine.data.checks.robust import FAR, Share, logit, median_spread, outcome, rate_shift, rounded
 from airflow_mlops.engine.data.checks.volume import MISSED
 from airflow_mlops.engine.data.profiles import distinct, quantiles
+from airflow_mlops.engine.data.robust import FAR, Share, logit, median_spread, outcome, rate_shift, rounded
 
 FAR_OUTSIDE = 2.0
 """Log odds by which a share must lie beyond that of every day before to be blocked; the storms of 2013 reach 1.5."""

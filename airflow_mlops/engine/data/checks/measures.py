@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from airflow_mlops.contracts import Severity, SliceProfile
-from airflow_mlops.engine.data.checks.robust import (
+from airflow_mlops.engine.data.days import ENOUGH_DAYS, not_believable
+from airflow_mlops.engine.data.labels import LABEL_SHIFT
+from airflow_mlops.engine.data.robust import (
     FAR,
     RateShift,
     Share,
@@ -20,8 +22,6 @@ from airflow_mlops.engine.data.checks.robust import (
     rate_shift,
     rounded,
 )
-from airflow_mlops.engine.data.days import ENOUGH_DAYS, not_believable
-from airflow_mlops.engine.data.labels import LABEL_SHIFT
 
 GONE = 0.1
 """Share of the usual positives, or negatives, at which a label rate is blocked."""
@@ -74,7 +74,7 @@ class ShareMeasure(Measure):
     what: str = ""
 
     def compare(self, today: Counted, history: Sequence[Counted]) -> Compared | None:
-        """See :func:`~airflow_mlops.engine.data.checks.robust.rate_shift`."""
+        """See :func:`~airflow_mlops.engine.data.robust.rate_shift`."""
         shift = rate_shift(self._share(today), [self._share(day) for day in history])
         if shift is None:
             return None

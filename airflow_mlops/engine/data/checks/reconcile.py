@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.contracts import ExpectationOutcome, ValidationResult
 from airflow_mlops.durations import parse_duration
-from airflow_mlops.engine.data.checks.robust import outcome
 from airflow_mlops.engine.data.checks.run import as_result
 from airflow_mlops.engine.data.checks.sql import reconcile_sources
 from airflow_mlops.engine.data.complete import every_partition
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.robust import outcome
 from airflow_mlops.engine.data.splits import without
 
 if TYPE_CHECKING:

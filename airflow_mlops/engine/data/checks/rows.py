@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from airflow_mlops.contracts import ExpectationOutcome, Profile
-from airflow_mlops.engine.data.checks.robust import FAR, Share, outcome, rate_shift, rounded
 from airflow_mlops.engine.data.profiles import distinct, null_rate
+from airflow_mlops.engine.data.robust import FAR, Share, outcome, rate_shift, rounded
 from airflow_mlops.exceptions import ConfigError
 
 TOO_MANY_DUPLICATES = 0.05

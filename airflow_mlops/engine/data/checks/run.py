@@ -13,10 +13,10 @@ from airflow_mlops.engine.data.checks.distribution import Usual, check_numbers, 
 from airflow_mlops.engine.data.checks.labels import check_labels
 from airflow_mlops.engine.data.checks.likeness import check_likeness
 from airflow_mlops.engine.data.checks.references import ENOUGH, comparable
-from airflow_mlops.engine.data.checks.robust import outcome, unknown
 from airflow_mlops.engine.data.checks.rows import check_duplicates, check_infinities, check_near_unique, check_nulls
 from airflow_mlops.engine.data.checks.sql import Source, check_invariants
 from airflow_mlops.engine.data.checks.volume import check_rows, check_slices
+from airflow_mlops.engine.data.robust import outcome, unknown
 from airflow_mlops.exceptions import DataError, did_you_mean
 from airflow_mlops.problems import PROBLEMS
 

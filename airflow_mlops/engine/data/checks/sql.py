@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from airflow_mlops.contracts import ExpectationOutcome
-from airflow_mlops.engine.data.checks.robust import outcome, rounded, unknown
+from airflow_mlops.engine.data.robust import outcome, rounded, unknown
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 
 Source: TypeAlias = "pa.Table | Sequence[Path]"

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from airflow_mlops.contracts import ExpectationOutcome, Profile, Severity
-from airflow_mlops.engine.data.checks.robust import FAR, median_spread, outcome, rounded
+from airflow_mlops.engine.data.robust import FAR, median_spread, outcome, rounded
 
 BLOCKED_BELOW = 0.5
 """Share of the usual rows at which a day or slice is blocked. The day after Thanksgiving lands at 0.56."""

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.contracts import ExpectationOutcome, ValidationResult, content_hash
-from airflow_mlops.engine.data.checks.robust import Share, outcome, rate_shift, rounded
 from airflow_mlops.engine.data.lateness import SNAPSHOT
+from airflow_mlops.engine.data.robust import Share, outcome, rate_shift, rounded
 from airflow_mlops.engine.features.training.recipe import Recipe
 from airflow_mlops.engine.ledger import Ledger
 
