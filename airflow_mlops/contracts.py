@@ -293,6 +293,14 @@ class Snapshot(Record):
 # --- training ---------------------------------------------------------------------------------------------
 
 
+class Compute(Record):
+    """How a training computes, of what changes its weights; which GPU it is on does not count."""
+
+    precision: str = Field(default="float32", description="Keras's policy: what layers compute in")
+    xla: bool = False
+    replicas: int = Field(default=1, description="among which every batch is divided")
+
+
 class TrainingSpec(Record):
     """All a trainer needs. The same spec and seed on CPU give identical weights."""
 
@@ -315,6 +323,7 @@ class TrainingSpec(Record):
     environment: dict[str, str] = Field(
         default_factory=dict, description="package → version of what the result depends on; empty: not said"
     )
+    compute: Compute = Compute()
 
     @property
     def named(self) -> str:
@@ -332,6 +341,8 @@ class TrainingSpec(Record):
         for name in ("golden", "environment", "fit", "script", "args", "python"):
             if not told[name]:
                 del told[name]
+        if self.compute == Compute():
+            del told["compute"]
         return content_hash(told)
 
 

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
-from airflow_mlops.feeds import Checks, Feed, Resources
+from airflow_mlops.feeds import Checks, Feed
 from airflow_mlops.problems import METRICS, problem_named
+from airflow_mlops.resources import GPU, Resources
 from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
 
 
@@ -177,7 +178,7 @@ class Trainer:
     :param golden: ``module:function`` of rows that may leave the data, to be predicted and packed into the model as its
         golden predictions; it is given the test split's inputs and returns such columns. By default they are made up
         from the profile of the training split, and are nobody's.
-    :param resources: Where ``train`` and ``evaluate`` run.
+    :param resources: Where ``train`` and ``evaluate`` run; or the GPUs of ``train``, such as ``GPU(1)``.
     """
 
     entrypoint: Entrypoint | None = None
@@ -196,7 +197,7 @@ class Trainer:
     timeout: Duration = "2h"
     params: dict[str, Any] = Field(default_factory=dict)
     golden: Entrypoint | None = None
-    resources: Resources = Field(default_factory=Resources)
+    resources: GPU | Resources = Field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:

@@ -11,6 +11,7 @@ from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
 from airflow_mlops.operators.base import MlopsOperator, owner_of, require, said
+from airflow_mlops.resources import GPU, gpu_of, where_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context, XComArg
@@ -81,6 +82,8 @@ class TensorFlowTrainOperator(MlopsOperator):
     :param golden: ``module:function`` beside the DAG file of golden inputs, from rows that may leave the data;
         None makes them up from the profile of the training split.
     :param timeout: Seconds until the training is stopped.
+    :param gpu: GPUs that it takes, such as ``GPU(1)``: queue and pool follow from it. By default one on the queue
+        ``gpu``, and none elsewhere.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``; None keeps no record of a failed training.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``: while the model is halted there, this is
         skipped. None minds no halt.
@@ -141,11 +144,12 @@ class TensorFlowTrainOperator(MlopsOperator):
         model_params: Mapping[str, Any] | None = None,
         golden: str | None = None,
         timeout: float = 2 * 3600,
+        gpu: GPU | None = None,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
         ledger_conn_id: str | None = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{**where_of(gpu), **kwargs})
         self.model = model
         self.snapshot = snapshot
         self.data = data
@@ -169,6 +173,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.model_params = model_params
         self.golden = golden
         self.timeout = timeout
+        self.gpu = gpu
         self.mlflow_conn_id = mlflow_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -178,7 +183,8 @@ class TensorFlowTrainOperator(MlopsOperator):
 
         spec = self._spec()
         workdir = self.home_path / "trainings" / spec.hash[:16]
-        self._training = TrainingProcess(spec, workdir, self.log)
+        ti = context["ti"]
+        self._training = TrainingProcess(spec, workdir, self.log, gpu_of(self), f"{ti.dag_id}.{ti.task_id}")
         try:
             result = self._training.run(self.timeout)
         except TrainingError as error:
@@ -204,6 +210,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         from pydantic import ValidationError
 
         from airflow_mlops.contracts import TrainingSpec
+        from airflow_mlops.engine.devices.assign import compute_of
         from airflow_mlops.engine.training.environment import environment
 
         if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:
@@ -231,6 +238,7 @@ class TensorFlowTrainOperator(MlopsOperator):
                     "params": dict(self.model_params or {}),
                     "golden": self.golden,
                     "environment": environment(),
+                    "compute": compute_of(gpu_of(self)).model_dump(),
                 }
             )
         except ValidationError as error:

@@ -104,7 +104,9 @@ def answer(spec: TrainingSpec, model: keras.Model, inputs: Columns) -> dict[str,
 
 def _predict(model: keras.Model, inputs: Columns) -> np.ndarray:
     predicted = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
-    answers = np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32)
+    # Every replica answers, and all answers are handed back, one replica's after the other's.
+    rows = len(next(iter(inputs.values())))
+    answers = np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32)[:rows]
     return answers.reshape(-1) if answers.shape[1:] in ((), (1,)) else answers
 
 
