@@ -298,7 +298,8 @@ class Compute(Record):
 
     precision: str = Field(default="float32", description="Keras's policy: what layers compute in")
     xla: bool = False
-    replicas: int = Field(default=1, description="among which every batch is divided")
+    replicas: int = Field(default=1, description="of a worker, among which every batch is divided")
+    workers: int = Field(default=1, description="processes that train together")
 
 
 class TrainingSpec(Record):

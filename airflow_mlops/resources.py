@@ -55,6 +55,8 @@ class GPU(Resources):
     """GPUs for a training: whole ones that nobody else has meanwhile, on a worker of the queue and pool ``gpu``.
 
     :param count: How many. A model function trains over several by ``MirroredStrategy``.
+    :param workers: Processes of this machine that train together, each with ``count`` GPUs, by a fit function: they
+        find each other by ``TF_CONFIG``, for ``MultiWorkerMirroredStrategy``.
     :param or_cpu: Without as many GPUs on the worker, train on its CPU and say so, rather than fail.
     :param shared: Share the GPUs with other trainings that say so too.
     :param free_within: How long to wait for GPUs that other trainings have.
@@ -65,6 +67,7 @@ class GPU(Resources):
 
     count: Annotated[int, Field(gt=0)] = 1
     _: KW_ONLY
+    workers: Annotated[int, Field(gt=0)] = 1
     or_cpu: bool = False
     shared: bool = False
     free_within: Duration = "10m"
@@ -75,15 +78,20 @@ class GPU(Resources):
     pool: str | None = GPU_QUEUE
 
     def __post_init__(self) -> None:
-        if self.shared and self.count > 1:
+        if self.shared and self.all > 1:
             raise ConfigError(
-                f"GPU({self.count}, shared=True) asks for shares of several GPUs.",
+                f"GPU({self.count}, workers={self.workers}, shared=True) asks for shares of several GPUs.",
                 hint="Share one, GPU(1, shared=True); or take them whole.",
             )
 
+    @property
+    def all(self) -> int:
+        """How many GPUs that is."""
+        return self.count * self.workers
+
     def as_arguments(self) -> dict[str, Any]:
         """Return it as arguments of an operator: a slot of its pool for each GPU."""
-        slots = {"pool_slots": self.count} if self.pool == GPU_QUEUE else {}
+        slots = {"pool_slots": self.all} if self.pool == GPU_QUEUE else {}
         return slots | super().as_arguments() | {"gpu": self}
 
     def beside(self) -> dict[str, Any]:

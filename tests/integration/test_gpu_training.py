@@ -212,3 +212,81 @@ def test_what_changes_the_weights_is_another_training(specs: Specs) -> None:
     assert TrainingSpec.from_json(plain.to_json()).hash == plain.hash
     others = [GPU(2), GPU(1, xla=True), GPU(1, precision="mixed_bfloat16")]
     assert len({plain.hash, *(specs(compute=compute_of(gpu)).hash for gpu in others)}) == 4
+
+
+TOGETHER = """
+import json
+import os
+import keras
+import tensorflow as tf
+
+def fit(data, spec, report):
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    me = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    if spec.params.get("fails") == me:
+        raise ValueError(f"worker {me} fails")
+    print("worker", me, "of", strategy.num_replicas_in_sync, flush=True)
+    with strategy.scope():
+        inputs = {
+            name: keras.Input((), name=name, dtype="float32" if kind == "double" else kind)
+            for name, kind in data.inputs.items()
+        }
+        known = [keras.ops.nan_to_num(keras.ops.cast(one, "float32")) for one in inputs.values()]
+        answer = keras.layers.Dense(1, activation="sigmoid")(keras.ops.stack(known, axis=1) / 10)
+        model = keras.Model(inputs, answer)
+    weights = [variable.value for variable in model.trainable_variables]
+    size = spec.batch_size // strategy.num_replicas_in_sync
+
+    def part(context):
+        batches = data.train.tf_dataset(size, shuffle=spec.seed)
+        return batches.shard(context.num_input_pipelines, context.input_pipeline_id).take(4)
+
+    @tf.function
+    def step(columns, labels):
+        def mine(columns, labels):
+            with tf.GradientTape() as tape:
+                told = model(columns, training=True)
+                loss = tf.reduce_mean(keras.losses.binary_crossentropy(labels, told))
+            gradients = tape.gradient(loss, weights)
+            context = tf.distribute.get_replica_context()
+            for weight, gradient in zip(weights, context.all_reduce("mean", gradients)):
+                weight.assign_sub(0.1 * gradient)
+            return loss
+        return strategy.reduce("mean", strategy.run(mine, args=(columns, labels)), axis=None)
+
+    for epoch in range(spec.epochs):
+        losses = [float(step(*batch)) for batch in strategy.distribute_datasets_from_function(part)]
+        report(epoch=epoch + 1, loss=sum(losses) / len(losses))
+    return model
+"""
+
+
+@pytest.fixture
+def together(specs: Specs, tmp_path: Path) -> Specs:
+    """Make specs of a training that two processes share."""
+    (tmp_path / "together.py").write_text(TOGETHER)
+    told = {"entrypoint": "", "fit": "together:fit", "code_path": str(tmp_path), "compute": compute_of(TWO)}
+    return lambda **changes: specs(**(told | {"batch_size": 100} | changes))
+
+
+TWO = GPU(1, workers=2, or_cpu=True)
+
+
+def test_two_processes_train_one_model(together: Specs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    result = train(together(), tmp_path / "t", timeout=300, log=log, gpu=TWO)
+    assert "worker 0 of 2" in caplog.text
+    assert "worker 1 of 2" in caplog.text
+    assert result.history["loss"][1] < result.history["loss"][0]
+    check_served(Path(result.saved_model))
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_ends_the_training_with_its_words(together: Specs, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="worker 1 fails"):
+        train(together(params={"fails": 1}), tmp_path / "t", timeout=300, log=log, gpu=TWO)
+
+
+def test_only_a_fit_function_trains_with_several_workers(specs: Specs, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="Only a fit function trains with 2 workers"):
+        train(specs(compute=compute_of(TWO)), tmp_path / "t", timeout=10, gpu=TWO)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,8 +21,10 @@ from airflow_mlops.decorators.tensorflow import tensorflow_task
 from airflow_mlops.engine.devices.assign import Assigned, assigned, compute_of
 from airflow_mlops.engine.devices.leases import Lease, holders, lease_folder, take
 from airflow_mlops.engine.devices.nvml import find_gpus
+from airflow_mlops.engine.devices.peers import TF_CONFIG, _environment, free_ports
 from airflow_mlops.engine.devices.told import TOLD
-from airflow_mlops.exceptions import ConfigError, TransientError
+from airflow_mlops.engine.training.runner import _write
+from airflow_mlops.exceptions import ConfigError, TrainingError, TransientError
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from tests.fake_nvml import with_gpus
 
@@ -310,3 +313,33 @@ def test_what_changes_the_weights_belongs_to_the_training_and_which_gpu_does_not
     assert compute_of(None) == compute_of(GPU(1)) == compute_of(GPU(1, or_cpu=True, memory_limit=1)) == Compute()
     different = [GPU(2), GPU(1, xla=True), GPU(1, precision="mixed_float16"), GPU(1)]
     assert len({compute_of(gpu).to_json() for gpu in different}) == 4
+
+
+def test_every_worker_of_a_training_has_its_part_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, "A", "B", "C", "D")
+    given = wanted(GPU(2, workers=2)).environment
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    told = [_environment(compute_of(GPU(2, workers=2)), ["one:1", "two:2"], number) for number in range(2)]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in told] == [
+        "GPU-0000-uuid,GPU-1111-uuid",
+        "GPU-2222-uuid,GPU-3333-uuid",
+    ]
+    assert [json.loads(one[TOLD])["names"] for one in told] == [["A", "B"], ["C", "D"]]
+    configs = [json.loads(one[TF_CONFIG]) for one in told]
+    assert [config["task"]["index"] for config in configs] == [0, 1]
+    assert configs[0]["cluster"] == configs[1]["cluster"] == {"worker": ["one:1", "two:2"]}
+    assert GPU(2, workers=2).as_arguments()["pool_slots"] == 4
+
+
+def test_ports_that_are_taken_are_not_given() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert taken.getsockname()[1] not in free_ports(20)
+    assert len(set(free_ports(20))) == 20
+
+
+def test_a_port_that_was_taken_since_is_tried_again_with_another(tmp_path: Path) -> None:
+    _write(tmp_path, TrainingError("The fit function raised UnknownError: Could not start gRPC server"))
+    assert json.loads((tmp_path / "error.json").read_text())["retryable"] is True
+    _write(tmp_path, TrainingError("The fit function raised ValueError"))
+    assert json.loads((tmp_path / "error.json").read_text())["retryable"] is False

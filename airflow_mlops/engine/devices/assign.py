@@ -24,14 +24,23 @@ _SAY_AGAIN = 60.0
 
 def compute_of(gpu: GPU | None) -> Compute:
     """Return how a training on such GPUs computes."""
-    return Compute(precision=gpu.precision, xla=gpu.xla, replicas=gpu.count) if gpu else Compute()
+    if gpu is None:
+        return Compute()
+    return Compute(precision=gpu.precision, xla=gpu.xla, replicas=gpu.count, workers=gpu.workers)
 
 
 def check_divisible(spec: TrainingSpec) -> None:
-    """Refuse a training over several GPUs of what ``MirroredStrategy`` cannot divide among them.
+    """Refuse a training over several GPUs or workers that cannot be divided among them.
 
-    :raises TrainingError: naming the inputs.
+    :raises TrainingError: saying why.
     """
+    if spec.compute.workers > 1 and not spec.fit:
+        raise TrainingError(
+            f"Only a fit function trains with {spec.compute.workers} workers.",
+            detail=spec.named,
+            hint="Write one with a loop under tf.distribute.MultiWorkerMirroredStrategy(), or train in one process: "
+            "GPU(2).",
+        )
     if spec.compute.replicas == 1 or not spec.entrypoint:
         return
     if texts := [name for name, kind in spec.snapshot.features.items() if "string" in kind or "binary" in kind]:
@@ -85,7 +94,7 @@ def assigned(gpu: GPU | None, task: str, deadline: float, log: logging.Logger | 
 
 
 def _taken(gpu: GPU, found: Found, task: str, deadline: float, log: logging.Logger | Any) -> Lease | None:
-    if len(found.devices) < gpu.count:
+    if len(found.devices) < gpu.all:
         if gpu.or_cpu:
             log.warning("%s, so it computes on the CPU: %s.", _too_few(gpu, found), found.why)
             return None
@@ -104,7 +113,7 @@ def _taken(gpu: GPU, found: Found, task: str, deadline: float, log: logging.Logg
         log.warning("No GPU became free within %s, so it computes on the CPU: %s.", gpu.free_within, with_whom)
         return None
     raise TransientError(
-        f"{'No GPU was' if gpu.count == 1 else f'No {gpu.count} GPUs were'} free within {gpu.free_within}.",
+        f"{'No GPU was' if gpu.all == 1 else f'No {gpu.all} GPUs were'} free within {gpu.free_within}.",
         detail=f"{with_whom}; locks in {lease_folder()}",
         hint=f"Give the pool {gpu.pool!r} no more slots than the workers have GPUs, wait longer with free_within=, or "
         "share: GPU(1, shared=True).",
@@ -115,7 +124,7 @@ def _awaited(gpu: GPU, found: Found, task: str, deadline: float, log: logging.Lo
     """Wait until so many are free, and take them; None when they were not in time."""
     until = min(deadline, time.monotonic() + parse_duration(gpu.free_within).total_seconds())
     say = time.monotonic()
-    while (lease := take(found.devices, gpu.count, task, shared=gpu.shared)) is None:
+    while (lease := take(found.devices, gpu.all, task, shared=gpu.shared)) is None:
         if time.monotonic() > until:
             return None
         if time.monotonic() >= say:
@@ -128,7 +137,7 @@ def _awaited(gpu: GPU, found: Found, task: str, deadline: float, log: logging.Lo
 def _too_few(gpu: GPU, found: Found) -> str:
     if not found.devices:
         return "There is no GPU here"
-    return f"There {'is 1 GPU' if len(found.devices) == 1 else f'are {len(found.devices)} GPUs'} here, not {gpu.count}"
+    return f"There {'is 1 GPU' if len(found.devices) == 1 else f'are {len(found.devices)} GPUs'} here, not {gpu.all}"
 
 
 def _environment(gpu: GPU, lease: Lease | None) -> dict[str, str]:

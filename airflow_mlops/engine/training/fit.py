@@ -78,6 +78,18 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     return write_result(spec, workdir, signature, Course(history, data.train.rows * epochs, seconds, _hardware()))
 
 
+def join(spec: TrainingSpec) -> None:
+    """Train as one of several workers whose first one, by :func:`fit`, keeps what comes out.
+
+    :raises TrainingError: when the user's function fails.
+    """
+    _check_environment(spec)
+    prepare(spec.compute)
+    keras.utils.set_random_seed(spec.seed)
+    tf.config.experimental.enable_op_determinism()
+    _run(spec, TrainingData(spec.snapshot))
+
+
 def _check_environment(spec: TrainingSpec) -> None:
     """Refuse to train under the name of another environment."""
     here = environment()

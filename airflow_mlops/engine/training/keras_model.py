@@ -103,10 +103,12 @@ def answer(spec: TrainingSpec, model: keras.Model, inputs: Columns) -> dict[str,
 
 
 def _predict(model: keras.Model, inputs: Columns) -> np.ndarray:
-    predicted = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
-    # Every replica answers, and all answers are handed back, one replica's after the other's.
-    rows = len(next(iter(inputs.values())))
-    answers = np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32)[:rows]
+    batch = {name: tf.constant(values) for name, values in inputs.items()}
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        predicted = model.predict_on_batch(batch)
+    else:  # it would answer once for each replica, and wait for those of other workers
+        predicted = model(batch, training=False)
+    answers = np.asarray(keras.tree.flatten(predicted)[0], dtype=np.float32)
     return answers.reshape(-1) if answers.shape[1:] in ((), (1,)) else answers
 
 
