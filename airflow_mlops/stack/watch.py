@@ -20,23 +20,24 @@ WITHIN = 600.0
 
 
 def watch(stack: Stack, wait: Callable[[float], None] = time.sleep) -> str:
-    """Start again what dies, one moment later each time. Returns why it is over.
+    """Start again what dies, and give what was started longer each time. Returns why it is over.
 
     :param wait: Lets so many seconds pass.
     """
-    deaths: dict[str, list[float]] = defaultdict(list)
+    starts: dict[str, list[float]] = defaultdict(list)
     while stack.is_started:
         for name in stack.dead():
-            deaths[name] = [*(then for then in deaths[name] if time.monotonic() - then < WITHIN), time.monotonic()]
-            if len(deaths[name]) > MOST:
-                return f"{name} has ended {len(deaths[name])} times, so nothing is started again from now on"
-            stack.console.say(f"{name} has ended")
-            wait(LOOK_EVERY * (2 ** (len(deaths[name]) - 1) - 1))
+            starts[name] = [then for then in starts[name] if time.monotonic() - then < WITHIN]
+            if len(starts[name]) == MOST:
+                return f"{name} has ended again, after {MOST} starts: nothing is started again from now on"
+        revived: list[str] = []
         # Whoever starts or stops it now does it; a database that does not come up is looked at again.
         with contextlib.suppress(MlopsError):
-            if revived := stack.revive():
-                stack.console.say(f"started again: {', '.join(revived)}")
-        wait(LOOK_EVERY)
+            revived = stack.revive()
+        for name in revived:
+            starts[name].append(time.monotonic())
+            stack.console.say(f"{name} had ended and is started again")
+        wait(LOOK_EVERY * 2 ** max((len(starts[name]) - 1 for name in revived), default=0))
     return "the stack was stopped"
 
 
