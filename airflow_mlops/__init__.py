@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_mlops.batch import BatchPredict
     from airflow_mlops.feature_rules import FeatureRules
-    from airflow_mlops.feeds import Checks, Partitions, Resources, SQLSource
+    from airflow_mlops.feeds import Checks, Partitions, SQLSource
     from airflow_mlops.partitioning import Partitioning
     from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Retrain, Rows, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
+    from airflow_mlops.resources import GPU, Resources
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GPU",
     "BatchPredict",
     "Checks",
     "Deploy",
@@ -45,7 +47,8 @@ _ELSEWHERE = {
     "FeatureRules": "feature_rules",
     "ModelPipeline": "pipeline",
     "Partitioning": "partitioning",
-    **dict.fromkeys(("Checks", "Partitions", "Resources", "SQLSource"), "feeds"),
+    **dict.fromkeys(("Checks", "Partitions", "SQLSource"), "feeds"),
+    **dict.fromkeys(("GPU", "Resources"), "resources"),
 }
 
 

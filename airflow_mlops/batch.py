@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from airflow_mlops.feeds import Resources
+from airflow_mlops.resources import Resources
 from airflow_mlops.typed import SuiteName, part
 
 

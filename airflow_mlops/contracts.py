@@ -318,6 +318,15 @@ class Snapshot(Record):
 # --- training ---------------------------------------------------------------------------------------------
 
 
+class Compute(Record):
+    """How a training computes, of what changes its weights; which GPU it is on does not count."""
+
+    precision: str = Field(default="float32", description="Keras's policy: what layers compute in")
+    xla: bool = False
+    replicas: int = Field(default=1, description="of a worker, among which every batch is divided")
+    workers: int = Field(default=1, description="processes that train together")
+
+
 class TrainingSpec(Record):
     """All a trainer needs. The same spec and seed on CPU give identical weights."""
 
@@ -343,6 +352,7 @@ class TrainingSpec(Record):
     environment: dict[str, str] = Field(
         default_factory=dict, description="package → version of what the result depends on; empty: not said"
     )
+    compute: Compute = Compute()
 
     @property
     def wanted(self) -> str:
@@ -367,6 +377,8 @@ class TrainingSpec(Record):
         for name in ("golden", "environment", "fit", "script", "args", "python", "transform"):
             if not told[name]:
                 del told[name]
+        if self.compute == Compute():
+            del told["compute"]
         return content_hash(told)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from datetime import date, datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,33 +18,8 @@ from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.formats import check_options
 from airflow_mlops.layout import FOLDER, Layout, literal
 from airflow_mlops.partitioning import DAILY, Partitioning, is_finer
+from airflow_mlops.resources import Resources
 from airflow_mlops.typed import Cut, Duration, Entrypoint, Name, SuiteName, is_name, part
-
-
-@part
-class Resources:
-    """Where and how Airflow runs the tasks of a stage, in Airflow's own words; what is left out stays as it is.
-
-    :param queue: Queue of the executor, such as one whose workers have a GPU.
-    :param pool: Pool that limits how many run at once.
-    :param pool_slots: How many slots of the pool one takes.
-    :param priority_weight: Which task goes first when slots are scarce.
-    :param retries: How often a task is tried again after an error that may pass.
-    :param executor: Executor, where several are configured.
-    :param executor_config: For the executor, such as ``{"pod_override": V1Pod(...)}``.
-    """
-
-    queue: str | None = None
-    pool: str | None = None
-    pool_slots: Annotated[int, Field(gt=0)] | None = None
-    priority_weight: int | None = None
-    retries: Annotated[int, Field(ge=0)] | None = None
-    executor: str | None = None
-    executor_config: Mapping[str, Any] | None = None
-
-    def as_arguments(self) -> dict[str, Any]:
-        """Return what was given, as arguments of an operator."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @part

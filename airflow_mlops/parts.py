@@ -12,8 +12,9 @@ from pydantic import Field
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
-from airflow_mlops.feeds import Checks, Feed, Resources
+from airflow_mlops.feeds import Checks, Feed
 from airflow_mlops.problems import METRICS, check_groups, head_of, of_head
+from airflow_mlops.resources import GPU, Resources
 from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
 
 
@@ -182,7 +183,7 @@ class Trainer:
         from the profile of the training split, and are nobody's.
     :param transform: ``module:function`` that every row goes through before the model sees it, in training and wherever
         the model is asked; it is shipped with the model. Not that of :class:`FeatureService`, which computes features.
-    :param resources: Where ``train`` and ``evaluate`` run.
+    :param resources: Where ``train`` and ``evaluate`` run; or the GPUs of ``train``, such as ``GPU(1)``.
     """
 
     entrypoint: Entrypoint | None = None
@@ -202,7 +203,7 @@ class Trainer:
     params: dict[str, Any] = Field(default_factory=dict)
     golden: Entrypoint | None = None
     transform: Entrypoint | None = None
-    resources: Resources = Field(default_factory=Resources)
+    resources: GPU | Resources = Field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.operators.base import MlopsOperator
+from airflow_mlops.resources import GPU, gpu_of, where_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,6 +29,7 @@ class _TensorFlowDecoratedOperator(DecoratedOperator, MlopsOperator):
     :param op_args: Its arguments: numbers, texts, lists, dicts, or paths.
     :param op_kwargs: Likewise, by name. Of Airflow's context it is given what it names: ``ds``, ``params``.
     :param timeout: Seconds until it is stopped.
+    :param gpu: GPUs that it takes, such as ``GPU(1)``. By default one on the queue ``gpu``, and none elsewhere.
     :param python: Another Python that runs it, such as ``/opt/gpu/bin/python``; default is that of the worker.
     """
 
@@ -43,6 +45,7 @@ class _TensorFlowDecoratedOperator(DecoratedOperator, MlopsOperator):
         op_args: Collection[Any] | None = None,
         op_kwargs: Mapping[str, Any] | None = None,
         timeout: float = 2 * 3600,
+        gpu: GPU | None = None,
         python: str = "",
         **kwargs: Any,
     ) -> None:
@@ -55,6 +58,7 @@ class _TensorFlowDecoratedOperator(DecoratedOperator, MlopsOperator):
             )
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
         self.timeout = timeout
+        self.gpu = gpu
         self.python = python
 
     def perform(self, context: Context) -> Any:
@@ -64,7 +68,14 @@ class _TensorFlowDecoratedOperator(DecoratedOperator, MlopsOperator):
         later = list(inspect.signature(self.python_callable).parameters)[len(self.op_args) :]
         known: Mapping[str, Any] = {**context}
         kwargs = {**{name: known[name] for name in later if name in known}, **self.op_kwargs}
-        self._process = FunctionProcess(self.python_callable, decorator=_NAME, python=self.python, log=self.log)
+        self._process = FunctionProcess(
+            self.python_callable,
+            decorator=_NAME,
+            python=self.python,
+            log=self.log,
+            gpu=gpu_of(self),
+            task=f"{context['ti'].dag_id}.{context['ti'].task_id}",
+        )
         try:
             return self._process.call(list(self.op_args), kwargs, self.timeout, _uri)
         except SkippedError as error:
@@ -123,11 +134,12 @@ def tensorflow_task(
 
     :param python_callable: The function.
     :param multiple_outputs: Whether each key of the dict that it returns is an XCom of its own; as for ``@task``.
-    :param kwargs: ``timeout`` in seconds (7200), ``python`` (the worker's), and whatever a task takes.
+    :param kwargs: ``timeout`` in seconds (7200), ``gpu``, ``python`` (the worker's), and whatever a task takes.
     """
+    # Queue and pool are said here: of a mapped task, Airflow reads them where there is no operator yet.
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=_TensorFlowDecoratedOperator,
-        **kwargs,
+        **{**where_of(kwargs.get("gpu")), **kwargs},
     )

@@ -56,11 +56,17 @@ class ChildProcess:
     :param env: The whole environment; see :func:`child_environment`.
     :param log: Where the child's lines go.
     :param cwd: Its working directory; None is that of this process.
+    :param fds: Open files that it inherits.
     :raises OSError: when it cannot be started.
     """
 
     def __init__(
-        self, command: Sequence[str], env: dict[str, str], log: logging.Logger | Any, cwd: Path | None = None
+        self,
+        command: Sequence[str],
+        env: dict[str, str],
+        log: logging.Logger | Any,
+        cwd: Path | None = None,
+        fds: Sequence[int] = (),
     ) -> None:
         self._log = log
         self._ended = False
@@ -74,8 +80,14 @@ class ChildProcess:
             errors="replace",
             env={**env, MARK: self._mark},
             cwd=cwd,
+            pass_fds=fds,
             start_new_session=True,
         )
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
 
     @property
     def returncode(self) -> int | None:

@@ -11,6 +11,7 @@ from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
 from airflow_mlops.operators.base import MlopsOperator, owner_of, require, said
+from airflow_mlops.resources import GPU, gpu_of, where_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context, XComArg
@@ -84,6 +85,8 @@ class TensorFlowTrainOperator(MlopsOperator):
     :param transform: ``module:function`` beside the DAG file that the rows go through before the model sees them, here
         and wherever it is asked; see :mod:`airflow_mlops.engine.serving.transform`. It is shipped with the model.
     :param timeout: Seconds until the training is stopped.
+    :param gpu: GPUs that it takes, such as ``GPU(1)``: queue and pool follow from it. By default one on the queue
+        ``gpu``, and none elsewhere.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``; None keeps no record of a failed training.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``: while the model is halted there, this is
         skipped. None minds no halt.
@@ -147,11 +150,12 @@ class TensorFlowTrainOperator(MlopsOperator):
         golden: str | None = None,
         transform: str = "",
         timeout: float = 2 * 3600,
+        gpu: GPU | None = None,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
         ledger_conn_id: str | None = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{**where_of(gpu), **kwargs})
         self.model = model
         self.snapshot = snapshot
         self.data = data
@@ -177,6 +181,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.golden = golden
         self.transform = transform
         self.timeout = timeout
+        self.gpu = gpu
         self.mlflow_conn_id = mlflow_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -186,7 +191,8 @@ class TensorFlowTrainOperator(MlopsOperator):
 
         spec = self._spec()
         workdir = self.home_path / "trainings" / spec.hash[:16]
-        self._training = TrainingProcess(spec, workdir, self.log)
+        ti = context["ti"]
+        self._training = TrainingProcess(spec, workdir, self.log, gpu_of(self), f"{ti.dag_id}.{ti.task_id}")
         try:
             result = self._training.run(self.timeout)
         except TrainingError as error:
@@ -212,6 +218,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         from pydantic import ValidationError
 
         from airflow_mlops.contracts import TrainingSpec
+        from airflow_mlops.engine.devices.assign import compute_of
         from airflow_mlops.engine.training.environment import environment
         from airflow_mlops.engine.training.source import code_hash
 
@@ -240,6 +247,7 @@ class TensorFlowTrainOperator(MlopsOperator):
                     "golden": self.golden,
                     "transform": said(self.transform),
                     "environment": environment(),
+                    "compute": compute_of(gpu_of(self)).model_dump(),
                 }
             )
         except ValidationError as error:

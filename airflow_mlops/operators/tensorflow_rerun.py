@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.operators.base import MlopsOperator, whole_version
+from airflow_mlops.resources import GPU, gpu_of, where_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -29,6 +30,7 @@ class TensorFlowRerunOperator(MlopsOperator):
     :param model: Name of the model in the registry.
     :param version: Its version.
     :param timeout: Seconds until the training is stopped.
+    :param gpu: GPUs that it takes, as :class:`~airflow_mlops.operators.tensorflow.TensorFlowTrainOperator` does.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
     """
 
@@ -40,13 +42,15 @@ class TensorFlowRerunOperator(MlopsOperator):
         model: str,
         version: int | str,
         timeout: float = 2 * 3600,
+        gpu: GPU | None = None,
         mlflow_conn_id: str = MLflowHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{**where_of(gpu), **kwargs})
         self.model = model
         self.version = version
         self.timeout = timeout
+        self.gpu = gpu
         self.mlflow_conn_id = mlflow_conn_id
 
     def perform(self, context: Context) -> RerunVersion:
@@ -55,7 +59,17 @@ class TensorFlowRerunOperator(MlopsOperator):
 
         version = whole_version(self.version)
         registry = MLflowHook(self.mlflow_conn_id).get_conn()
-        again = rerun(registry, self.home_path, self.model, str(version), timeout=self.timeout, log=self.log)
+        ti = context["ti"]
+        again = rerun(
+            registry,
+            self.home_path,
+            self.model,
+            str(version),
+            timeout=self.timeout,
+            gpu=gpu_of(self),
+            log=self.log,
+            task=f"{ti.dag_id}.{ti.task_id}",
+        )
         for line in str(again).splitlines():
             self.log.info("%s", line)
         again.check()

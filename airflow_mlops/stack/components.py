@@ -1,4 +1,4 @@
-"""The eight components of a stack: what each runs, and on which ports it listens."""
+"""The nine components of a stack: what each runs, and on which ports it listens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from airflow_mlops.stack.ports import HOST, Ports
 from airflow_mlops.stack.postgres import Postgres
 
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
-COMPONENTS = ("postgres", "mlflow", "serving", "logs", *AIRFLOW)
+COMPONENTS = ("postgres", "mlflow", "serving", "logs", *AIRFLOW, "watch")
 LISTENS: dict[str, tuple[str, ...]] = {
     "api-server": ("airflow",),
     "mlflow": ("mlflow",),
@@ -52,5 +52,7 @@ def module_and_flags(name: str, layout: Layout, ports: Ports, database: Postgres
             f"--host={HOST}",
             f"--port={ports.logs}",
         ]
+    if name == "watch":
+        return ["airflow_mlops.stack.watch", str(layout.home)]
     quiet = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
     return ["airflow", name, *quiet]

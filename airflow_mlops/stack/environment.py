@@ -131,6 +131,15 @@ def _airflow(layout: Layout, ports: Ports, database: Postgres, dags: Path) -> di
         # Look for work three times a second instead of once: ten times would keep a quarter of a core busy.
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        # What a killed scheduler or worker left is taken up again in half a minute, not in five. An API server that is
+        # started again and back within this time costs no task.
+        "WORKERS__MAX_FAILED_HEARTBEATS": "30",
+        "WORKERS__EXECUTION_API_RETRIES": "12",
+        "WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "5",
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "25",
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+        "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "LOGGING__BASE_LOG_FOLDER": str(layout.airflow / "logs"),
         "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.logs),

@@ -1,4 +1,5 @@
-"""A real installation below one folder: PostgreSQL, Airflow's four components, MLflow and the model server.
+"""A real installation below one folder: PostgreSQL, Airflow's four components, MLflow, the model server; and a process
+that starts again what dies of it.
 
 Every process runs in a session of its own and outlives the command that started it; a state file says which
 they are, so that any shell can find and stop them.
@@ -18,7 +19,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from airflow_mlops.engine.devices.nvml import find_gpus
 from airflow_mlops.exceptions import ConfigError, TransientError
+from airflow_mlops.resources import GPU_QUEUE
 from airflow_mlops.stack import postgres, processes
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.components import AIRFLOW, COMPONENTS, LISTENS, module_and_flags
@@ -112,15 +115,24 @@ class Stack:
         records = {name: state.find(name) for name in COMPONENTS}
         return {name: record if record and record.alive else None for name, record in records.items()}
 
+    @property
+    def is_started(self) -> bool:
+        """Whether it was started and not stopped since."""
+        return self.layout.state.exists()
+
+    def dead(self) -> list[str]:
+        """Return the components that do not run, though they were started."""
+        processes.reap()
+        return [name for name, record in self.status().items() if record is None and name != "watch"]
+
     def check(self) -> None:
-        """Do nothing if all components run.
+        """Do nothing if all components run, or are started again by the one that watches them.
 
         :raises TransientError: which one died, with the end of its log.
         """
-        processes.reap()
-        for name, record in self.status().items():
-            if record is None:
-                raise self._died(name)
+        dead = self.dead()
+        if dead and self.status().get("watch") is None:
+            raise self._died(dead[0])
 
     # --- up -----------------------------------------------------------------------------------------------
 
@@ -142,6 +154,9 @@ class Stack:
             )
         with self._alone():
             missing = [name for name, record in self.status().items() if record is None]
+            if missing and self.status().get("watch"):
+                self._stop(self._state().of(["watch"]), grace=5)  # until all of it runs
+                missing.append("watch")
             if not missing:
                 self._require_same()
                 return False
@@ -156,6 +171,26 @@ class Stack:
                 self._stop(self._state().of(missing), grace=10)
                 raise
             return True
+
+    def revive(self) -> list[str]:
+        """Start again what died, and do not wait until it is healthy. Returns what it was.
+
+        :raises ConfigError: when a command is starting or stopping the stack.
+        :raises TransientError: when the database does not come up.
+        """
+        if not self.dead():
+            return []
+        with self._alone():
+            if not self.is_started:
+                return []
+            dead = self.dead()
+            self._stop(self._state().of(dead), grace=5)  # of a dead process, children may live and hold its port
+            for name in dead:
+                if name == "postgres":
+                    self._remember(postgres.start(self.layout.database).process)
+                else:
+                    self._spawn(name)
+            return dead
 
     def _start(self, missing: Sequence[str], deadline: float, database_up: Callable[[], object]) -> None:
         self.console.step("starting PostgreSQL")
@@ -174,6 +209,9 @@ class Stack:
         self._wait_until_healthy(deadline)
         with AirflowApi(self.airflow_url) as airflow:
             airflow.ensure_pool(FEAST_POOL, 1, "One apply to Feast's registry at a time")
+            airflow.ensure_pool(GPU_QUEUE, max(1, len(find_gpus().devices)), "A slot for each GPU")
+        if "watch" in missing:
+            self._spawn("watch")
 
     def _prepare_files(self) -> None:
         layout = self.layout

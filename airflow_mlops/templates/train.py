@@ -149,7 +149,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             slices=sorted({gate.by.column for gate in pipeline.gates if gate.by}),
             mlflow_conn_id=pipeline.mlflow_conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
-            **train.resources.as_arguments(),
+            **train.resources.beside(),
         )
         register = MLflowRegisterModelOperator(
             task_id="register",

@@ -73,6 +73,7 @@ NOT_TEMPLATED = {
         "batch_rows",
         "shard_rows",
         "in_flight",
+        "gpu",
     ),
 }
 FORBIDDEN_WORDS = {"conn_id", "polling_interval", "polling_period", "wait", "check_interval"}

@@ -119,15 +119,16 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert 0 < server.predict([request])[0] < 1
 
     # The model server is killed; the rollback waits for it, in words, and goes through when it is back.
-    crashed = stack.status()["serving"]
-    assert crashed is not None
-    os.kill(crashed.pid, signal.SIGKILL)
+    for name in ("watch", "serving"):  # the first would start the other again
+        crashed = stack.status()[name]
+        assert crashed is not None
+        os.kill(crashed.pid, signal.SIGKILL)
     rollback = airflow.trigger(example.RUNBOOK, {"action": "rollback", "reason": "drill"})["dag_run_id"]
     wait_for_retry(airflow, rollback)
     assert_words_of_a_dead_server(airflow, rollback)
     with pytest.raises(TransientError, match="serving has ended"):
         stack.check()
-    assert stack.up(), "only the model server must be started again"
+    assert stack.up(), "only the model server and who watches it must be started again"
     assert server.stable() == second.version, "what it served before is in its config file"
     watcher.finish(example.RUNBOOK, rollback)
     assert_serves(stack, server, first.version)

@@ -68,7 +68,7 @@ def test_land_refuses_unclear_days(
 
 def test_status_and_down_where_nothing_ever_ran(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     assert main(["stack", "status", "--home", str(home)]) == 0
-    assert capsys.readouterr().out.count("does not run") == 8
+    assert capsys.readouterr().out.count("does not run") == 9
     assert main(["stack", "down", "--home", str(home)]) == 0
     assert "nothing ran" in capsys.readouterr().out
 

@@ -19,6 +19,7 @@ from airflow_mlops.stack.ports import Ports
 from airflow_mlops.stack.postgres import Postgres, start
 from airflow_mlops.stack.processes import ProcessRecord
 from airflow_mlops.stack.state import State
+from airflow_mlops.templates.base import TASK_DEFAULTS
 
 DATABASE = Postgres(ProcessRecord("postgres", 1, 0.0), "/a folder/socket")
 
@@ -50,6 +51,20 @@ def test_connections_are_of_the_types_that_the_hooks_want(home: Path) -> None:
 
 def test_features_are_applied_in_a_pool_of_their_own(home: Path) -> None:
     assert environment(home)["AIRFLOW__MLOPS__FEAST_POOL"] == FEAST_POOL
+
+
+def test_what_a_killed_scheduler_or_worker_left_is_missed_within_a_minute(home: Path) -> None:
+    """With the half minute that a pipeline's tasks wait before they are tried again."""
+    settings, airflow = environment(home), "AIRFLOW__SCHEDULER__"
+    missed = sum(
+        float(settings[f"{airflow}TASK_INSTANCE_HEARTBEAT_TIMEOUT{name}"]) for name in ("", "_DETECTION_INTERVAL")
+    )
+    orphaned = sum(
+        float(settings[airflow + name])
+        for name in ("SCHEDULER_HEALTH_CHECK_THRESHOLD", "ORPHANED_TASKS_CHECK_INTERVAL")
+    )
+    assert missed + TASK_DEFAULTS["retry_delay"].total_seconds() <= 60
+    assert orphaned < float(settings[f"{airflow}TASK_INSTANCE_HEARTBEAT_TIMEOUT"]), "begun again, and no try is lost"
 
 
 CONNECTIONS = ("MLFLOW", "FEAST", "TF_SERVING", "MLOPS_LEDGER")

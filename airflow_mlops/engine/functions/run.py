@@ -7,15 +7,18 @@ import logging
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import airflow_mlops
+from airflow_mlops.engine.devices.assign import assigned
 from airflow_mlops.engine.functions.call import NotJsonError, SkippedError, plain
 from airflow_mlops.engine.functions.source import source_of
 from airflow_mlops.engine.process import ChildProcess, Ended, child_environment
 from airflow_mlops.exceptions import ConfigError, TrainingError, TransientError
+from airflow_mlops.resources import GPU
 
 # We are found last and then taken off the path again: the child's own libraries are the ones that count.
 _START = (
@@ -34,6 +37,8 @@ class FunctionProcess:
     :param decorator: Last part of the name of what decorates it.
     :param python: Another Python, from 3.11 on, by path or name; empty is that of this process.
     :param log: Where the child's lines go.
+    :param gpu: GPUs that it takes. None: it sees none.
+    :param task: Who calls it, for those who wait for the same GPU.
     """
 
     def __init__(
@@ -43,10 +48,14 @@ class FunctionProcess:
         decorator: str = "",
         python: str = "",
         log: logging.Logger | Any = None,
+        gpu: GPU | None = None,
+        task: str = "",
     ) -> None:
         self.source = source_of(function, decorator)
         self.python = python or sys.executable
         self.log = log or logging.getLogger(__name__)
+        self.gpu = gpu
+        self.task = task or f"{self.source.name}() of {self.source.file}"
         self._child: ChildProcess | None = None
 
     def call(
@@ -62,7 +71,7 @@ class FunctionProcess:
         :param kwargs: Likewise.
         :param timeout: Seconds until the child is killed.
         :param text_of: What else among the arguments becomes a text: None for what does not.
-        :raises ConfigError: when an argument is of another kind, or Python cannot be started.
+        :raises ConfigError: when an argument is of another kind, Python cannot be started, or there are no such GPUs.
         :raises TrainingError: when the function fails, takes too long, or returns something of another kind.
         :raises TransientError: when the child was killed from outside, or something did not answer.
         :raises SkippedError: when the function raised Airflow's ``AirflowSkipException``.
@@ -97,18 +106,23 @@ class FunctionProcess:
             ) from None
 
     def _run(self, folder: Path, timeout: float) -> Ended:
-        root = str(Path(airflow_mlops.__file__).parent.parent)
-        try:
-            self._child = ChildProcess(
-                [self.python, "-P", "-c", _START, root, str(folder)], env=child_environment(), log=self.log
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"{self.source.name}() cannot be run.",
-                detail=f"{self.python}: {error.strerror}",
-                hint="Name a Python that is there in python=.",
-            ) from None
-        return self._child.wait(timeout)
+        root, deadline = str(Path(airflow_mlops.__file__).parent.parent), time.monotonic() + timeout
+        with assigned(self.gpu, self.task, deadline, self.log) as devices:
+            try:
+                self._child = ChildProcess(
+                    [self.python, "-P", "-c", _START, root, str(folder)],
+                    env=child_environment() | devices.environment,
+                    log=self.log,
+                    fds=devices.fds,
+                )
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.source.name}() cannot be run.",
+                    detail=f"{self.python}: {error.strerror}",
+                    hint="Name a Python that is there in python=.",
+                ) from None
+            devices.started(self._child.pid)
+            return self._child.wait(deadline - time.monotonic())
 
     def _outcome(self, folder: Path, ended: Ended, timeout: float) -> Any:
         name, said = self.source.name, " | ".join(ended.last_lines)

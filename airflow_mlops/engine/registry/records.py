@@ -28,6 +28,7 @@ def params_of(spec: TrainingSpec) -> list[Param]:
         "batch_size": spec.batch_size,
         "snapshot_id": spec.snapshot.id,
         "feature_service": spec.snapshot.feature_service,
+        **spec.compute.model_dump(exclude_defaults=True),
         **{f"model.{name}": value for name, value in spec.params.items()},
     }
     return [Param(name, str(value)) for name, value in told.items()]

@@ -32,6 +32,7 @@ import tensorflow as tf
 
 from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import temporary_sibling
+from airflow_mlops.engine.devices.tensorflow import hardware, mirrored, prepare
 from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.training.adopt import adopt
 from airflow_mlops.engine.training.data import TrainingData
@@ -62,13 +63,14 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     :raises TransientError: when what the user's code reaches for does not answer.
     """
     _check_environment(spec)
+    gpus = prepare(spec.compute)
     keras.utils.set_random_seed(spec.seed)
     tf.config.experimental.enable_op_determinism()
     with given(spec, workdir) as sees:
         data = TrainingData(sees.spec.snapshot)
         log.info("%d rows to train on, %d to validate with", data.train.rows, data.validation.rows)
         started = time.monotonic()
-        made = _run(sees.spec, data) if spec.fit else _build_and_fit(sees.spec, data)
+        made = _run(sees.spec, data) if spec.fit else _build_and_fit(sees.spec, data, gpus)
         seconds = time.monotonic() - started if spec.fit else made.seconds
         if isinstance(made.model, Path):
             signature = _taken(sees, made.model, workdir)
@@ -77,6 +79,18 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     history = made.history or {"seconds": [seconds]}
     epochs = max(len(values) for values in history.values())
     return write_result(spec, workdir, signature, Course(history, data.train.rows * epochs, seconds, _hardware()))
+
+
+def join(spec: TrainingSpec) -> None:
+    """Train as one of several workers whose first one, by :func:`fit`, keeps what comes out.
+
+    :raises TrainingError: when the user's function fails.
+    """
+    _check_environment(spec)
+    prepare(spec.compute)
+    keras.utils.set_random_seed(spec.seed)
+    tf.config.experimental.enable_op_determinism()
+    _run(spec, TrainingData(spec.snapshot))
 
 
 def _check_environment(spec: TrainingSpec) -> None:
@@ -100,12 +114,13 @@ class _Made(NamedTuple):
     seconds: float = 0.0
 
 
-def _build_and_fit(spec: TrainingSpec, data: TrainingData) -> _Made:
+def _build_and_fit(spec: TrainingSpec, data: TrainingData, gpus: list[tf.config.PhysicalDevice]) -> _Made:
     """Let the user's function build the model, and fit it."""
     if not data.in_memory:
         log.info("The model function is given %d rows, drawn by chance", len(next(iter(data.train.columns.values()))))
-    model = _build(spec, data.train.columns)
-    if model.steps_per_execution == 1:
+    with mirrored(spec.compute.replicas, gpus).scope():
+        model = _build(spec, data.train.columns)
+    if model.steps_per_execution == 1 and spec.compute.replicas == 1:  # of several in one call, Keras's graph fails
         model.steps_per_execution = _STEPS_A_CALL
     started = time.monotonic()
     with _users_code(spec, "Training the model"):
@@ -284,7 +299,4 @@ def _users_code(spec: TrainingSpec, what: str) -> Iterator[None]:
 
 
 def _hardware() -> str:
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        return ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    return hardware() or f"{platform.machine()} CPU, {os.cpu_count()} cores"

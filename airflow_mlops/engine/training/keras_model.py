@@ -119,14 +119,20 @@ def export(given: Given, model: keras.Model, wanted: Specs, golden: dict[str, An
 def answer(spec: TrainingSpec, model: keras.Model, inputs: Columns) -> dict[str, np.ndarray]:
     """Return what the model answers, in memory."""
     snapshot, answers = spec.snapshot, {}
-    said = model.predict_on_batch({name: tf.constant(values) for name, values in inputs.items()})
-    for name, of_label in _by_label(snapshot, said).items():
+    for name, of_label in _by_label(snapshot, _predict(model, inputs)).items():
         predicted = np.asarray(keras.tree.flatten(of_label)[0], dtype=np.float32)
         predicted = predicted.reshape(-1) if predicted.shape[1:] in ((), (1,)) else predicted
         answers[outputs_of(snapshot)[name]] = predicted
         if classes := snapshot.targets[name].classes:
             answers[called(snapshot, name, CLASS)] = np.array(classes, dtype=object)[predicted.argmax(axis=1)]
     return answers
+
+
+def _predict(model: keras.Model, inputs: Columns) -> Any:
+    batch = {name: tf.constant(values) for name, values in inputs.items()}
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        return model.predict_on_batch(batch)
+    return model(batch, training=False)  # else each replica would answer, and wait for those of other workers
 
 
 def _shape(spec: TensorSpec) -> tuple[int | None, ...]:

@@ -19,12 +19,16 @@ from typing import Any
 import airflow_mlops
 from airflow_mlops.contracts import TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.shared import fetch, send, withdraw
+from airflow_mlops.engine.devices.assign import assigned, check_divisible
 from airflow_mlops.engine.process import ChildProcess, Ended, child_environment
 from airflow_mlops.engine.training.workdir import Workdir, write_text
 from airflow_mlops.exceptions import TrainingError, TransientError
+from airflow_mlops.resources import GPU
 
 
-def train(spec: TrainingSpec, workdir: Path, timeout: float, log: logging.Logger | Any = None) -> TrainingResult:
+def train(
+    spec: TrainingSpec, workdir: Path, timeout: float, log: logging.Logger | Any = None, gpu: GPU | None = None
+) -> TrainingResult:
     """Train ``spec`` in a child process and return what came out.
 
     A finished training of the same spec in ``workdir`` is returned as it is.
@@ -33,19 +37,33 @@ def train(spec: TrainingSpec, workdir: Path, timeout: float, log: logging.Logger
     :param workdir: Folder of this training: ``spec.json``, ``saved_model/``, ``result.json``.
     :param timeout: Seconds until the child is killed.
     :param log: Where the child's lines go.
+    :param gpu: GPUs that it takes; ``spec.compute`` says how it computes on them. None: it computes on the CPU.
+    :raises ConfigError: when there are no such GPUs here.
     :raises TrainingError: when the user's code or the training fails, or takes too long.
     :raises TransientError: when the child was killed from outside, or what the user's code reaches for does not answer.
     """
-    return TrainingProcess(spec, workdir, log).run(timeout)
+    return TrainingProcess(spec, workdir, log, gpu).run(timeout)
 
 
 class TrainingProcess:
-    """One training's child process. :meth:`kill` may be called from a signal handler or another thread."""
+    """One training's child process. :meth:`kill` may be called from a signal handler or another thread.
 
-    def __init__(self, spec: TrainingSpec, workdir: Path, log: logging.Logger | Any = None) -> None:
+    :param task: Who trains, for those who wait for the same GPU; others as for :func:`train`.
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        workdir: Path,
+        log: logging.Logger | Any = None,
+        gpu: GPU | None = None,
+        task: str = "",
+    ) -> None:
         self.spec = spec
         self.workdir = Workdir(workdir.absolute())
         self.log = log or logging.getLogger(__name__)
+        self.gpu = gpu
+        self.task = task or f"training {self.workdir.path}"
         self._child: ChildProcess | None = None
 
     def run(self, timeout: float) -> TrainingResult:
@@ -97,13 +115,17 @@ class TrainingProcess:
         write_text(self.workdir.spec, self.spec.to_json())
 
     def _run_child(self, deadline: float, timeout: float) -> TrainingResult:
-        self._child = ChildProcess(
-            [sys.executable, "-P", "-m", "airflow_mlops.engine.training.runner", str(self.workdir.path)],
-            env=child_environment(str(Path(airflow_mlops.__file__).parent.parent)),
-            log=self.log,
-            cwd=self.workdir.path,
-        )
-        ended = self._child.wait(deadline - time.monotonic())
+        check_divisible(self.spec)
+        with assigned(self.gpu, self.task, deadline, self.log) as devices:
+            self._child = ChildProcess(
+                [sys.executable, "-P", "-m", "airflow_mlops.engine.training.runner", str(self.workdir.path)],
+                env=child_environment(str(Path(airflow_mlops.__file__).parent.parent)) | devices.environment,
+                log=self.log,
+                cwd=self.workdir.path,
+                fds=devices.fds,
+            )
+            devices.started(self._child.pid)
+            ended = self._child.wait(deadline - time.monotonic())
         if ended.timed_out:
             raise TrainingError(
                 f"The training did not end within {timeout:.0f} s and was stopped.",

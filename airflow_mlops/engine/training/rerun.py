@@ -31,6 +31,7 @@ from airflow_mlops.engine.training.launch import TrainingProcess
 from airflow_mlops.engine.training.source import code_hash
 from airflow_mlops.engine.training.weights import same_weights
 from airflow_mlops.exceptions import DataError, GateError, MlopsError
+from airflow_mlops.resources import GPU
 
 _GIT_SECONDS = 60
 
@@ -89,7 +90,9 @@ def rerun(
     *,
     timeout: float,
     code_path: str | None = None,
+    gpu: GPU | None = None,
     log: logging.Logger | Any = None,
+    task: str = "",
 ) -> Rerun:
     """Train a version again, from its own snapshot and its own code, in a folder that is removed afterwards.
 
@@ -98,6 +101,8 @@ def rerun(
     :param home: Where its snapshot lies.
     :param timeout: Seconds that the training may take.
     :param code_path: Folder of the code; default is where it lay then.
+    :param gpu: GPUs to train on.
+    :param task: Who takes them, in words, for others who wait for them.
     :raises DataError: when something is missing, naming all of it; or the version was made elsewhere.
     :raises TrainingError: when the training fails.
     :raises TransientError: when MLflow does not answer.
@@ -116,7 +121,7 @@ def rerun(
                     hint="`airflow-mlops rebuild` makes a lost snapshot again. --code says where else the code lies.",
                 )
             asked = spec.model_copy(update={"snapshot": snapshot, "code_path": code, "environment": environment()})
-            result = TrainingProcess(asked, Path(folder) / "training", log).run(timeout)
+            result = TrainingProcess(asked, Path(folder) / "training", log, gpu, task).run(timeout)
             made = Path(result.saved_model)
             measured = evaluate(snapshot, made, registered, version).metrics
             return Rerun(

@@ -1,7 +1,7 @@
-"""The child process of a training: ``python -m airflow_mlops.engine.training.runner <workdir>``.
+"""The child process of a training: ``python -m airflow_mlops.engine.training.runner <workdir> [<worker>]``.
 
 It reads ``spec.json``, trains, and leaves either ``result.json`` or ``error.json``. It lives only as long as
-its parent holds the other end of its standard input.
+its parent holds the other end of its standard input. Of several workers, it is the first, and starts the others.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ import json
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 
 from airflow_mlops.contracts import TrainingSpec
+from airflow_mlops.engine.devices.peers import with_peers
 from airflow_mlops.engine.entrypoints import check_named
 from airflow_mlops.engine.process import die_with_parent
 from airflow_mlops.engine.training.workdir import Workdir, read_spec, write_text
-from airflow_mlops.exceptions import MlopsError
+from airflow_mlops.exceptions import MlopsError, TransientError
+
+_PORT_TAKEN = "Could not start gRPC server"
+"""What TensorFlow says when somebody took the port since: the next attempt takes another."""
 
 
-def main(workdir: Path) -> int:
+def main(workdir: Path, worker: int = 0) -> int:
     """Train what ``workdir`` asks for. Returns the exit status."""
     die_with_parent()
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
@@ -33,12 +38,9 @@ def main(workdir: Path) -> int:
 
             run_script(spec, Workdir(workdir))
         else:
-            from airflow_mlops.engine.training.fit import fit  # and with it TensorFlow
-
-            fit(spec, Workdir(workdir))
+            _fit(spec, Workdir(workdir), worker)
     except MlopsError as error:
-        words = {"headline": error.headline, "detail": error.detail, "hint": error.hint, "retryable": error.retryable}
-        write_text(Workdir(workdir).error, json.dumps(words, indent=2))
+        _write(workdir, error)
         return 1
     return 0
 
@@ -56,5 +58,32 @@ def _check_named(spec: TrainingSpec) -> None:
             check_named(name, what, spec.code_path)
 
 
+def _fit(spec: TrainingSpec, workdir: Workdir, worker: int) -> None:
+    """Train, alone or as one of several workers. TensorFlow is imported once it is said which GPUs are this one's."""
+    if worker:
+        from airflow_mlops.engine.training.fit import join
+
+        join(spec)
+        threading.Event().wait()  # the others may still need this one; the first ends it
+
+    def lost(number: int, status: int) -> None:
+        if not workdir.error.exists():
+            words = f"Worker {number} of the training ended with status {status}."
+            _write(workdir.path, TransientError(words, detail=spec.named, hint="Its output is in the log above."))
+        os._exit(1)
+
+    command = [sys.executable, "-P", "-m", __spec__.name, str(workdir.path)]
+    with with_peers(spec.compute, command, lost):
+        from airflow_mlops.engine.training.fit import fit
+
+        fit(spec, workdir)
+
+
+def _write(workdir: Path, error: MlopsError) -> None:
+    retryable = error.retryable or _PORT_TAKEN in error.headline
+    words = {"headline": error.headline, "detail": error.detail, "hint": error.hint, "retryable": retryable}
+    write_text(Workdir(workdir).error, json.dumps(words, indent=2))
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))

@@ -8,6 +8,7 @@ The environment variable ``MLOPS_TRAINING`` names a JSON file:
 ``label``       column of the label; ``problem`` and ``classes`` say what it is, ``weight`` what a row counts
 ``heads``       column of a further label → its ``problem`` and ``classes``
 ``seed``        likewise ``epochs``, ``batch_size`` and ``params``: as of the trainer
+``precision``   what to compute in; ``memory_limit`` is the MiB that it may take of each GPU, or null
 ``saved_model`` folder to write the SavedModel to
 ``progress``    file to append a line of JSON to, such as ``{"epoch": 1, "loss": 0.4}``
 ==============  =====================================================================================
@@ -32,6 +33,7 @@ from typing import Any
 from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.data.snapshots import check_whole
+from airflow_mlops.engine.devices.told import told as gpus_told
 from airflow_mlops.engine.process import MARK, marked
 from airflow_mlops.engine.training.adopt import adopt
 from airflow_mlops.engine.training.finish import Course, check_finite, write_result
@@ -60,7 +62,7 @@ def _run(sees: Given, workdir: Workdir) -> tuple[Signature, Course]:
     made = temporary_sibling(workdir.saved_model)
     progress = workdir.path / _PROGRESS
     progress.unlink(missing_ok=True)
-    told = workdir.path / "training.json"
+    told, mine = workdir.path / "training.json", gpus_told()
     told.write_text(json.dumps(_told(spec, made, progress), indent=2))
     assert spec.script is not None
     script = Path(spec.code_path or ".") / spec.script
@@ -69,7 +71,11 @@ def _run(sees: Given, workdir: Workdir) -> tuple[Signature, Course]:
     started, mark = time.monotonic(), os.environ.get(MARK) or uuid.uuid4().hex
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, cwd=script.parent, env={**os.environ, VARIABLE: str(told), MARK: mark}
+            command,
+            stdin=subprocess.DEVNULL,
+            cwd=script.parent,
+            env={**os.environ, VARIABLE: str(told), MARK: mark},
+            pass_fds=mine.fds,
         )
     except OSError as error:
         raise TrainingError(
@@ -103,7 +109,8 @@ def _run(sees: Given, workdir: Workdir) -> tuple[Signature, Course]:
     signature = adopt(sees, made, workdir)
     epochs = max((len(values) for values in history.values()), default=1)
     rows = spec.snapshot.splits["train"].rows
-    return signature, Course(history or {"seconds": [seconds]}, rows * epochs, seconds, platform.machine())
+    hardware = ", ".join(mine.names) or platform.machine()
+    return signature, Course(history or {"seconds": [seconds]}, rows * epochs, seconds, hardware)
 
 
 def _told(spec: TrainingSpec, made: Path, progress: Path) -> dict[str, Any]:
@@ -122,6 +129,8 @@ def _told(spec: TrainingSpec, made: Path, progress: Path) -> dict[str, Any]:
         "epochs": spec.epochs,
         "batch_size": spec.batch_size,
         "params": spec.params,
+        "precision": spec.compute.precision,
+        "memory_limit": gpus_told().memory_limit,
         "saved_model": str(made),
         "progress": str(progress),
     }
