@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,22 @@ class NVMLError(Exception):
     pass
 
 
-def fake_nvml(*names: str, broken: int | None = None, driver: bool = True) -> ModuleType:
-    """Return a module with GPUs of these names; ``broken`` is the number of one that has fallen off the bus."""
+def _uuid(one: int | tuple[int, int]) -> str:
+    return f"GPU-{str(one) * 4}-uuid" if isinstance(one, int) else f"MIG-{one[0]}{one[1]}-uuid"
+
+
+def _memory(one: int | tuple[int, int]) -> SimpleNamespace:
+    return SimpleNamespace(total=80 * GIB, free=(one + 1) * GIB if isinstance(one, int) else GIB)
+
+
+def fake_nvml(
+    *names: str, broken: int | None = None, driver: bool = True, parts: Mapping[int, Sequence[str]] | None = None
+) -> ModuleType:
+    """Return a module with GPUs of these names.
+
+    :param broken: Number of one that has fallen off the bus.
+    :param parts: Number of one that is cut → names of its parts.
+    """
     nvml: Any = ModuleType("pynvml")
 
     def handle(number: int) -> int:
@@ -32,9 +47,23 @@ def fake_nvml(*names: str, broken: int | None = None, driver: bool = True) -> Mo
     nvml.nvmlInit, nvml.nvmlShutdown = init, lambda: None
     nvml.nvmlDeviceGetCount = lambda: len(names)
     nvml.nvmlDeviceGetHandleByIndex = handle
-    nvml.nvmlDeviceGetUUID = lambda number: f"GPU-{number}{number}{number}{number}-uuid"
-    nvml.nvmlDeviceGetName = lambda number: names[number]
-    nvml.nvmlDeviceGetMemoryInfo = lambda number: SimpleNamespace(total=80 * GIB, free=(number + 1) * GIB)
+
+    def part(number: int, index: int) -> tuple[int, int]:
+        if index >= len(cut[number]):
+            raise NVMLError("Not Found")
+        return number, index
+
+    def mode(number: int) -> list[int]:
+        if not cut:
+            raise NVMLError("Not Supported")
+        return [number in cut, number in cut]
+
+    cut = parts or {}
+    nvml.nvmlDeviceGetUUID, nvml.nvmlDeviceGetMemoryInfo = _uuid, _memory
+    nvml.nvmlDeviceGetName = lambda one: names[one] if isinstance(one, int) else cut[one[0]][one[1]]
+    nvml.nvmlDeviceGetMigMode = mode
+    nvml.nvmlDeviceGetMaxMigDeviceCount = lambda number: 7
+    nvml.nvmlDeviceGetMigDeviceHandleByIndex = part
     return nvml
 
 

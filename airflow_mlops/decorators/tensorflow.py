@@ -74,7 +74,7 @@ class _TensorFlowDecoratedOperator(DecoratedOperator, MlopsOperator):
             python=self.python,
             log=self.log,
             gpu=gpu_of(self),
-            task=f"{context['ti'].dag_id}.{context['ti'].task_id}",
+            task=f"{self.dag_id}.{self.task_id}",
         )
         try:
             return self._process.call(list(self.op_args), kwargs, self.timeout, _uri)

@@ -191,8 +191,7 @@ class TensorFlowTrainOperator(MlopsOperator):
 
         spec = self._spec()
         workdir = self.home_path / "trainings" / spec.hash[:16]
-        ti = context["ti"]
-        self._training = TrainingProcess(spec, workdir, self.log, gpu_of(self), f"{ti.dag_id}.{ti.task_id}")
+        self._training = TrainingProcess(spec, workdir, self.log, gpu_of(self), f"{self.dag_id}.{self.task_id}")
         try:
             result = self._training.run(self.timeout)
         except TrainingError as error:

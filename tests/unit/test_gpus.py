@@ -26,7 +26,7 @@ from airflow_mlops.engine.devices.told import TOLD
 from airflow_mlops.engine.training.runner import _write
 from airflow_mlops.exceptions import ConfigError, TrainingError, TransientError
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
-from tests.fake_nvml import with_gpus
+from tests.fake_nvml import fake_nvml, with_gpus
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,19 @@ def test_without_a_driver_there_is_none_and_it_says_why(monkeypatch: pytest.Monk
 def test_the_real_driver_library_is_asked() -> None:
     found = find_gpus()
     assert found.devices or "no driver of NVIDIA's answers" in found.why
+
+
+def test_the_parts_of_a_gpu_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is cut by MIG can be used in its parts only."""
+    with_gpus(monkeypatch, "A", "B", parts={1: ["B MIG 1g", "B MIG 2g"]})
+    assert [(one.number, one.name, one.uuid) for one in find_gpus().devices] == [
+        (0, "A", "GPU-0000-uuid"),
+        (1, "B MIG 1g", "MIG-10-uuid"),
+        (1, "B MIG 2g", "MIG-11-uuid"),
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-11")
+    assert [one.name for one in find_gpus().devices] == ["B MIG 2g"]
+    assert wanted(GPU(1)).environment["CUDA_VISIBLE_DEVICES"] == "MIG-11-uuid"
 
 
 def test_a_gpu_that_does_not_answer_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +221,7 @@ def test_who_did_not_ask_sees_no_gpu(monkeypatch: pytest.MonkeyPatch, caplog: py
     with_gpus(monkeypatch, "A")
     caplog.set_level(logging.INFO)
     assert wanted(None).environment == {"CUDA_VISIBLE_DEVICES": "-1"}
-    assert "resources=GPU(1) would take one of 1 GPUs here" in caplog.text
+    assert "There are GPUs here, 1: GPU(1) would take one" in caplog.text
 
 
 def test_a_gpu_where_there_is_none_fails_at_once_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,3 +356,10 @@ def test_a_port_that_was_taken_since_is_tried_again_with_another(tmp_path: Path)
     assert json.loads((tmp_path / "error.json").read_text())["retryable"] is True
     _write(tmp_path, TrainingError("The fit function raised ValueError"))
     assert json.loads((tmp_path / "error.json").read_text())["retryable"] is False
+
+
+def test_what_the_made_up_driver_offers_the_real_library_does_too() -> None:
+    import pynvml
+
+    assert [name for name in vars(fake_nvml()) if name.startswith("nvml") and not hasattr(pynvml, name)] == []
+    assert issubclass(pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError)

@@ -82,7 +82,7 @@ def assigned(gpu: GPU | None, task: str, deadline: float, log: logging.Logger | 
     found = find_gpus()
     if gpu is None:
         if found.devices:
-            log.info("It computes on the CPU. resources=GPU(1) would take one of %d GPUs here.", len(found.devices))
+            log.info("It computes on the CPU. There are GPUs here, %d: GPU(1) would take one.", len(found.devices))
         yield Assigned({VISIBLE: "-1"})
         return
     lease = _taken(gpu, found, task, deadline, log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -60,20 +61,38 @@ def find_gpus() -> Found:
 
 
 def _known(nvml: Any) -> Found:
-    devices, broken = [], []
-    for index in range(nvml.nvmlDeviceGetCount()):
+    devices: list[Device] = []
+    broken = []
+    for number in range(nvml.nvmlDeviceGetCount()):
         try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            uuid, name = _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
+            whole = nvml.nvmlDeviceGetHandleByIndex(number)
+            devices += [_device(nvml, number, handle) for handle in _parts(nvml, whole)]
         except nvml.NVMLError as error:
-            broken.append(f"GPU {index} does not answer: {error}")
-            continue
-        try:
-            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-            devices.append(Device(index, uuid, name, int(memory.total), int(memory.free)))
-        except nvml.NVMLError:  # where it shares the machine's memory
-            devices.append(Device(index, uuid, name))
+            broken.append(f"GPU {number} does not answer: {error}")
     return Found(devices, "; ".join(broken) or ("" if devices else "the driver knows none"))
+
+
+def _parts(nvml: Any, whole: Any) -> list[Any]:
+    """Return what can be used of a GPU: itself, or the parts that it is cut into (MIG)."""
+    try:
+        if not nvml.nvmlDeviceGetMigMode(whole)[0]:
+            return [whole]
+    except nvml.NVMLError:  # none of those that can be cut
+        return [whole]
+    parts = []
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole)):
+        with contextlib.suppress(nvml.NVMLError):  # there are fewer
+            parts.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, index))
+    return parts
+
+
+def _device(nvml: Any, number: int, handle: Any) -> Device:
+    uuid, name = _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError:  # where it shares the machine's memory
+        return Device(number, uuid, name)
+    return Device(number, uuid, name, int(memory.total), int(memory.free))
 
 
 def _left(devices: Sequence[Device], wanted: Sequence[str]) -> list[Device]:
@@ -88,7 +107,7 @@ def _left(devices: Sequence[Device], wanted: Sequence[str]) -> list[Device]:
 
 
 def _begins(uuid: str, name: str) -> bool:
-    return name.startswith("GPU-") and uuid.startswith(name)
+    return name.startswith(("GPU-", "MIG-")) and uuid.startswith(name)
 
 
 def _text(value: str | bytes) -> str:

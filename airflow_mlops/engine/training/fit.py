@@ -63,9 +63,7 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     :raises TransientError: when what the user's code reaches for does not answer.
     """
     _check_environment(spec)
-    gpus = prepare(spec.compute)
-    keras.utils.set_random_seed(spec.seed)
-    tf.config.experimental.enable_op_determinism()
+    gpus = _prepare(spec)
     with given(spec, workdir) as sees:
         data = TrainingData(sees.spec.snapshot)
         log.info("%d rows to train on, %d to validate with", data.train.rows, data.validation.rows)
@@ -81,15 +79,22 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     return write_result(spec, workdir, signature, Course(history, data.train.rows * epochs, seconds, _hardware()))
 
 
+def _prepare(spec: TrainingSpec) -> list[tf.config.PhysicalDevice]:
+    """Make the devices ready, and what is random repeatable. Returns the GPUs."""
+    gpus = prepare(spec.compute)
+    keras.utils.set_random_seed(spec.seed)
+    if not gpus:  # there it costs speed, and some operations refuse
+        tf.config.experimental.enable_op_determinism()
+    return gpus
+
+
 def join(spec: TrainingSpec) -> None:
     """Train as one of several workers whose first one, by :func:`fit`, keeps what comes out.
 
     :raises TrainingError: when the user's function fails.
     """
     _check_environment(spec)
-    prepare(spec.compute)
-    keras.utils.set_random_seed(spec.seed)
-    tf.config.experimental.enable_op_determinism()
+    _prepare(spec)
     _run(spec, TrainingData(spec.snapshot))
 
 
