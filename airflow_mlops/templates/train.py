@@ -134,6 +134,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             model_params=train.params,
             golden=train.golden,
             timeout=timeout.total_seconds(),
+            stall_timeout=parse_duration(train.stall_timeout).total_seconds(),
             execution_timeout=timeout + timedelta(minutes=5),
             max_active_tis_per_dag=1,
             mlflow_conn_id=pipeline.mlflow_conn_id,

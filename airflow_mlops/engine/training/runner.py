@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from airflow_mlops.engine.process import die_with_parent
+from airflow_mlops.engine.training import ending
 from airflow_mlops.engine.training.workdir import Workdir, read_spec, write_text
 from airflow_mlops.exceptions import MlopsError
 
@@ -20,6 +21,7 @@ from airflow_mlops.exceptions import MlopsError
 def main(workdir: Path) -> int:
     """Train what ``workdir`` asks for. Returns the exit status."""
     die_with_parent()
+    ending.listen()
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     # TensorFlow's own chatter on stderr would show as errors in the task's log.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
