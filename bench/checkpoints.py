@@ -67,6 +67,14 @@ def start(folder: Path, spec: Any) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def output_of(process: subprocess.Popen[str]) -> str:
+    """Return what it prints until it ends; its standard input stays open, for it ends with that."""
+    assert process.stdout is not None
+    said = process.stdout.read()
+    process.wait()
+    return said
+
+
 def main() -> None:
     from airflow_mlops.contracts import TrainingSpec
 
@@ -80,7 +88,7 @@ def main() -> None:
             snapshot=write_snapshot(home, "flights", 20_000 if given.small else 336_000),
             epochs=3 if given.small else 40, params={"units": 8 if given.small else 1500},
         )  # fmt: skip
-        said, _ = start(home / "whole", spec).communicate()
+        said = output_of(start(home / "whole", spec))
         [cost] = [json.loads(f"[{line[5:].replace(' ', ', ')}]") for line in said.splitlines() if line[:4] == "COST"]
         saving, telling, training = cost
         note = f"{saving:.2f} s and {telling:.2f} s of {training:.1f} s"

@@ -36,12 +36,14 @@ class ShownProgress:
 
     def follow(self, progress: TrainingProgress) -> None:
         """Show it; it is called in a thread beside the task's own."""
+        from airflow_mlops.engine.ledger import as_json
+
         if self._live is not None:
             self._live.follow(progress)
         if progress.examples_left and time.monotonic() - self._shown < _EVERY:
             return
         self._shown = time.monotonic()
-        told = progress.model_dump(mode="json", exclude={"history", "times"})
+        told = as_json(progress.model_dump(mode="json", exclude={"history", "times"}))
         self._ti.xcom_push("progress", told)
         gauge("mlops.training_examples_per_second", progress.examples_per_second, model=self._model)
         gauge("mlops.training_examples_left", progress.examples_left, model=self._model)

@@ -20,6 +20,7 @@ from airflow_mlops.engine.training import checkpoints
 from airflow_mlops.engine.training.checkpoints import Checkpoints, Position
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.engine.training.workdir import Workdir
+from airflow_mlops.exceptions import TransientError
 from tests.training_fixtures import golden_of, make_snapshot, make_spec
 
 ROWS, BATCH, EPOCHS = 2000, 32, 4
@@ -43,6 +44,10 @@ def build(train, seed):
     model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
     model.compile("adam", "binary_crossentropy", metrics=["auc"])
     return model
+
+def stalls(data, spec, report):
+    report(epoch=1, loss=0.5)
+    time.sleep(600)
 
 def misbehave(saves, whom, how):
     made, save = [], checkpoints.Checkpoints.save
@@ -173,6 +178,12 @@ def test_killed_with_its_worker_and_then_asked_to_end_it_is_the_same_training(
     check_same(again, whole)
     assert not (tmp_path / "checkpoints" / "t").exists(), "nobody goes on from a training that is done"
     assert train(spec, folder, timeout=1) == again
+
+
+def test_one_that_stands_still_is_ended_and_may_be_tried_again(spec: TrainingSpec, tmp_path: Path):
+    stalling = spec.model_copy(update={"entrypoint": "", "fit": "durable_models:stalls"})
+    with pytest.raises(TransientError, match=r"made no progress for \d s and was stopped(.|\n)*epoch 1/4"):
+        train(stalling, tmp_path / "t", timeout=300, patience=1)
 
 
 def runner_of(pid: int) -> psutil.Process:

@@ -87,6 +87,7 @@ class Following(keras.callbacks.Callback):
         if self._found is not None:
             keras_state.set_model(self.model, self._found.arrays)
             keras_state.set_stopping(self._stopping, self._found.state["stopping"], self._found.arrays)
+        self.progress.write(self._start.epoch + 1, self._start.step, self._done(self._start), {}, self.lines)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Start the clock; in the middle of an epoch its metrics go on too."""

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Snapshot, TrainingProgress, TrainingSpec
-from airflow_mlops.engine.training.workdir import Workdir, write_text
+from airflow_mlops.engine.data.files import temporary_sibling
+from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import TrainingError
 
 _WRITTEN = 2.0
@@ -94,7 +95,9 @@ class ProgressReport:
             history=lines.history,
             times=lines.times,
         )
-        write_text(self._file, progress.to_json())
+        temporary = temporary_sibling(self._file)  # not forced to disk, which takes longer than all the rest
+        temporary.write_text(progress.to_json())
+        temporary.replace(self._file)
         if said:
             self._said = now
         elif now - self._said >= _SAID:
