@@ -112,9 +112,11 @@ def main() -> None:
             for line in again.stdout:
                 if re.match("Going on from a checkpoint", line):
                     break
-            figures.hold(
-                "seconds until it goes on, from the start of the process", time.perf_counter() - began, at_most=10
-            )
+            took = time.perf_counter() - began
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", "import airflow_mlops.engine.training.fit"], check=True)
+            note = f"{time.perf_counter() - began:.1f} s are imports"
+            figures.hold("seconds from the start of the process until it goes on", took, at_most=10, note=note)
             os.killpg(again.pid, signal.SIGKILL)
             again.communicate()
     figures.end()
