@@ -114,7 +114,8 @@ def main() -> None:
                     break
             took = time.perf_counter() - began
             began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", "import airflow_mlops.engine.training.fit"], check=True)
+            imports = [sys.executable, "-c", "import airflow_mlops.engine.training.fit"]
+            subprocess.run(imports, check=True, stderr=subprocess.DEVNULL)
             note = f"{time.perf_counter() - began:.1f} s are imports"
             figures.hold("seconds from the start of the process until it goes on", took, at_most=10, note=note)
             os.killpg(again.pid, signal.SIGKILL)
