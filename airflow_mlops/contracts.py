@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -340,8 +340,8 @@ class TrainingSpec(Record):
     code_hash: str | None = Field(default=None, description="hash of the entrypoint's source files")
     snapshot: Snapshot
     seed: int
-    epochs: int
-    batch_size: int
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
     params: dict[str, Any] = Field(default_factory=dict, description="passed on to the entrypoint")
     golden: str | None = Field(
         default=None, description="'package.module:function' that returns golden inputs; None: made from the profile"
@@ -396,6 +396,33 @@ class Signature(Record):
     outputs: dict[str, TensorSpec]
 
 
+class TrainingProgress(Record):
+    """How far a training is, that runs or ran."""
+
+    at: datetime
+    spec_hash: str
+    epoch: int = Field(description="that is being made, from 1 on")
+    epochs: int
+    step: int = Field(description="batches of the epoch that are done")
+    examples: int = Field(description="seen in all epochs")
+    examples_left: int
+    examples_per_second: float
+    seconds_left: float | None = Field(description="if all epochs are made; None: nothing moves")
+    oldest_event_time: datetime | None
+    newest_event_time: datetime | None
+    metrics: dict[str, float]
+    history: dict[str, list[float]] = Field(description="metric → value of each epoch that is done")
+    times: tuple[float, ...] = Field(description="when each ended, in seconds since 1970; empty: not known")
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", {timedelta(seconds=round(self.seconds_left))} left"
+        values = "".join(f", {name} {value:.4f}" for name, value in self.metrics.items())
+        return (
+            f"epoch {self.epoch}/{self.epochs}, step {self.step}: {self.examples_per_second:,.0f} examples/s, "
+            f"{self.examples_left:,} rows left{left}{values}"
+        )
+
+
 class TrainingResult(Record):
     """What came out of a training: a SavedModel and the record of how it went."""
 
@@ -411,6 +438,10 @@ class TrainingResult(Record):
     newest_event_time: datetime
     hardware: str
     versions: dict[str, str]
+    started: datetime | None = Field(default=None, description="in the first try")
+    ended: datetime | None = None
+    times: tuple[float, ...] = Field(default=(), description="when each epoch ended, in seconds since 1970")
+    resources: dict[str, float] = Field(default_factory=dict, description="what it took, such as cpu_seconds")
 
 
 class ModelManifest(Record):

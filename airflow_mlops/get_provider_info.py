@@ -51,6 +51,14 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "s3://aws_default@lake/partitions",
                         "default": "",
                     },
+                    "price_per_hour": {
+                        "description": "What an hour of this worker costs, in any currency: the MLflow run of a "
+                        "training then has its cost.",
+                        "version_added": "0.1.0",
+                        "type": "float",
+                        "example": "2.5",
+                        "default": "0",
+                    },
                     "feast_pool": {
                         "description": "Airflow pool of the task that applies a Feast repository. Give it one slot, "
                         "so that applies wait for each other in the scheduler, not in a worker.",

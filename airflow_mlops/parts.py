@@ -177,6 +177,7 @@ class Trainer:
     :param batch_size: Rows a step.
     :param seed: Seed of everything random.
     :param timeout: How long a training may take.
+    :param stall_timeout: How long it may stand still; five times its longest pause so far, if that is more.
     :param params: Handed to ``entrypoint``; a fit function finds them in ``spec.params``.
     :param golden: ``module:function`` of rows that may leave the data, to be predicted and packed into the model as its
         golden predictions; it is given the test split's inputs and returns such columns. By default they are made up
@@ -200,6 +201,7 @@ class Trainer:
     batch_size: Annotated[int, Field(gt=0)] = 1024
     seed: Annotated[int, Field(ge=0)] = 0
     timeout: Duration = "2h"
+    stall_timeout: Duration = "30m"
     params: dict[str, Any] = Field(default_factory=dict)
     golden: Entrypoint | None = None
     transform: Entrypoint | None = None

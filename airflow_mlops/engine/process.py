@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ MARK = "MLOPS_CHILD"
 """Environment variable by which a child, and all that it starts, is told in whatever session that is."""
 
 _LAST_LINES = 5
+_LOOKS = 0.05
 _LONGEST_LINE = 16_384
 _MOST_SAID = 10_000_000
 """Characters of what a child prints that go to the task's log."""
@@ -102,16 +104,36 @@ class ChildProcess:
             for process in marked(self._mark):
                 process.kill()
 
-    def wait(self, timeout: float) -> Ended:
+    def terminate(self, grace: float) -> None:
+        """Ask the child and its group to end, and end them when they have not. It takes a grace at most.
+
+        :param grace: Seconds that they have.
+        """
+        if not self._ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+            deadline = time.monotonic() + grace
+            while time.monotonic() < deadline and self._runs():
+                time.sleep(_LOOKS)
+            self.kill()
+
+    def _runs(self) -> bool:
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+        except ChildProcessError:
+            return False
+
+    def wait(self, timeout: float, grace: float = 0.0) -> Ended:
         """Hand on what the child prints until it ends, then end what it left running.
 
-        :param timeout: Seconds until it is killed.
+        :param timeout: Seconds until it is ended.
+        :param grace: Seconds that it then has to save what it has.
         """
         timed_out = threading.Event()
 
         def give_up() -> None:
             timed_out.set()
-            self.kill()
+            self.terminate(grace) if grace else self.kill()
 
         timer = threading.Timer(max(0.0, timeout), give_up)
         timer.start()

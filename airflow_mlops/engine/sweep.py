@@ -43,8 +43,9 @@ _SHORTEST = timedelta(days=1)
 class Aged:
     """A file or folder that is older than it need be; ``needed_by`` says why it stays all the same.
 
-    ``kind`` is ``snapshot``, ``training``, ``features``, ``report``, ``quarantine``, ``staged``,
-    ``predictions`` (that were never sealed), ``registry`` (its cache) or ``model`` (a version in a model store).
+    ``kind`` is ``snapshot``, ``training``, ``checkpoints`` (of a training that is not done), ``features``, ``report``,
+    ``quarantine``, ``staged``, ``predictions`` (that were never sealed), ``registry`` (its cache) or ``model`` (a
+    version in a model store).
     """
 
     kind: str
@@ -215,6 +216,8 @@ def _aged(home: Path, ledger: Ledger, kept: _Kept, model_stores: Mapping[str, Pa
     trainings = lying(home, "trainings/*/")
     for one, snapshot in zip(trainings, _snapshots_of(home, trainings), strict=True):
         yield from kept.aged("training", one, kept.snapshots.get(snapshot, ()))
+    for one in lying(home, "checkpoints/*/"):
+        yield from kept.aged("checkpoints", one)
     needed, unknown = _feature_files(home, kept)
     for one in lying(home, "features/*/superseded/*.parquet"):
         users = needed.get((one.path.parent.parent.name, one.path.stem), ())
@@ -275,7 +278,7 @@ def _snapshots_of(home: Path, trainings: Sequence[Lying]) -> Iterator[str]:
 
 def _folders(home: Path) -> list[Path]:
     """Return where a sweep that was killed may have left what it had made invisible."""
-    fixed = [home / name for name in ("snapshots", "trainings", "reports")]
+    fixed = [home / name for name in ("snapshots", "trainings", "checkpoints", "reports")]
     return [
         *fixed,
         *home.glob("features/*/superseded"),

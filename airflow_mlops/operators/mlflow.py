@@ -139,7 +139,7 @@ class MLflowRegisterModelOperator(MlopsOperator):
         )
         hook = MLflowHook(self.mlflow_conn_id)
         registry = hook.get_conn()
-        run = registry.open_run(spec, run_tags(context, self))
+        run = registry.open_run(spec, run_tags(context, self), started=result.started)
         MLflowRunLink.persist(context, hook.run_url(run.experiment_id, run.run_id))
         registered = registry.register(run, result, manifest, evaluation)
         if owner := owner_of(self):

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from airflow_mlops.exceptions import ConfigError, MlopsError, TrainingError
+from airflow.sdk import conf
+
+from airflow_mlops.exceptions import ConfigError, TrainingError, TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context, XComArg
 
     from airflow_mlops.contracts import Snapshot, TrainingSpec
+    from airflow_mlops.engine.registry.live import LiveRun
+    from airflow_mlops.engine.registry.registry import TrainingRun
     from airflow_mlops.engine.training.launch import TrainingProcess
 
 
@@ -48,8 +52,8 @@ class TensorFlowTrainOperator(MlopsOperator):
     """Train a model on a snapshot, in a fresh child process that dies with the task.
 
     The same spec (snapshot, code, seed, parameters, versions of TensorFlow and the like) that was trained before is not
-    trained again. A training
-    that fails is recorded in MLflow too, if MLflow is there.
+    trained again, and one that was ended goes on from its last checkpoint. Its run in MLflow begins with it and has
+    every epoch as it ends, also of a training that fails; while MLflow is away it goes on without.
 
     :param model: Name of the model.
     :param snapshot: Id of the training snapshot.
@@ -84,10 +88,12 @@ class TensorFlowTrainOperator(MlopsOperator):
         None makes them up from the profile of the training split.
     :param transform: ``module:function`` beside the DAG file that the rows go through before the model sees them, here
         and wherever it is asked; see :mod:`airflow_mlops.engine.serving.transform`. It is shipped with the model.
-    :param timeout: Seconds until the training is stopped.
+    :param timeout: Seconds until the training is stopped, once it has saved what it has.
+    :param stall_timeout: Seconds without progress until it is stopped; five times the longest so far, if that is more.
     :param gpu: GPUs that it takes, such as ``GPU(1)``: queue and pool follow from it. By default one on the queue
         ``gpu``, and none elsewhere.
-    :param mlflow_conn_id: Airflow connection of type ``mlflow``; None keeps no record of a failed training.
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``, where the run begins with the training; None: only
+        when the model is registered.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``: while the model is halted there, this is
         skipped. None minds no halt.
     """
@@ -150,12 +156,18 @@ class TensorFlowTrainOperator(MlopsOperator):
         golden: str | None = None,
         transform: str = "",
         timeout: float = 2 * 3600,
+        stall_timeout: float = 1800,
         gpu: GPU | None = None,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
         ledger_conn_id: str | None = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**where_of(gpu), **kwargs})
+        if any(isinstance(one, int) and one < 1 for one in (epochs, batch_size)):
+            raise ConfigError(
+                f"epochs={epochs} and batch_size={batch_size} train nothing.",
+                hint="Give both a whole number from 1 on.",
+            )
         self.model = model
         self.snapshot = snapshot
         self.data = data
@@ -181,6 +193,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.golden = golden
         self.transform = transform
         self.timeout = timeout
+        self.stall_timeout = stall_timeout
         self.gpu = gpu
         self.mlflow_conn_id = mlflow_conn_id
         self.ledger_conn_id = ledger_conn_id
@@ -188,15 +201,33 @@ class TensorFlowTrainOperator(MlopsOperator):
     def perform(self, context: Context) -> Training:
         """Train and return what came out."""
         from airflow_mlops.engine.training.launch import TrainingProcess
+        from airflow_mlops.operators.training_progress import ShownProgress
 
         spec = self._spec()
         workdir = self.home_path / "trainings" / spec.hash[:16]
-        self._training = TrainingProcess(spec, workdir, self.log, gpu_of(self), f"{self.dag_id}.{self.task_id}")
+        live = self._live_run(context, spec)
+        self._training = TrainingProcess(
+            spec,
+            workdir,
+            self.log,
+            gpu=gpu_of(self),
+            task=f"{self.dag_id}.{self.task_id}",
+            patience=self.stall_timeout,
+            follow=ShownProgress(context, self.model, live, self.ledger_conn_id).follow,
+            price=conf.getfloat("mlops", "price_per_hour", fallback=0.0),
+        )
         try:
             result = self._training.run(self.timeout)
-        except TrainingError as error:
-            self._record_failure(context, spec, error)
+        except TransientError:
+            if live is not None:
+                live.end("KILLED")
             raise
+        except TrainingError as error:
+            if live is not None:
+                live.fail(error)
+            raise
+        if live is not None:
+            live.end("FINISHED", result.ended)
         return Training(
             model=spec.model,
             training=str(workdir),
@@ -209,9 +240,9 @@ class TensorFlowTrainOperator(MlopsOperator):
         )
 
     def on_kill(self) -> None:
-        """End the child process: a cleared or cancelled task leaves nothing running."""
+        """End the child process, which saves first: a cleared or cancelled task leaves nothing running."""
         if self._training is not None:
-            self._training.kill()
+            self._training.stop()
 
     def _spec(self) -> TrainingSpec:
         from pydantic import ValidationError
@@ -304,18 +335,18 @@ class TensorFlowTrainOperator(MlopsOperator):
             )
         return str(self.validation["batch_hash"])
 
-    def _record_failure(self, context: Context, spec: TrainingSpec, error: TrainingError) -> None:
-        """Keep the failure in MLflow. Training must not depend on MLflow, so nothing else fails with it."""
+    def _live_run(self, context: Context, spec: TrainingSpec) -> LiveRun | None:
+        """Return the run that MLflow is to have of this training while it trains."""
+        from airflow_mlops.engine.registry.live import LiveRun
+
         if self.mlflow_conn_id is None:
-            return
+            return None
         hook = MLflowHook(self.mlflow_conn_id)
-        try:
-            registry = hook.get_conn()
-            run = registry.open_run(spec, run_tags(context, self))
+
+        def opened(run: TrainingRun) -> None:
             MLflowRunLink.persist(context, hook.run_url(run.experiment_id, run.run_id))
-            registry.log_failure(run, error)
-        except MlopsError as problem:
-            self.log.warning("The failed training is not recorded in MLflow: %s", problem)
+
+        return LiveRun(hook.get_conn, spec, run_tags(context, self), opened, self.log)
 
 
 class TensorFlowEvaluateModelOperator(MlopsOperator):
@@ -427,8 +458,10 @@ def registry_cache(home: Path, model: str, version: int | str) -> Path:
 
 
 def run_tags(context: Context, task: BaseOperator) -> dict[str, str]:
-    """Return the tags that lead from an MLflow run to its Airflow run, and to who answers for it."""
+    """Return the tags that lead from an MLflow run to its Airflow run, to who asked for it and who answers for it."""
     from airflow_mlops.engine.registry.registry import OWNER
 
     ti, owner = context["ti"], owner_of(task)
-    return {"airflow.dag_id": ti.dag_id, "airflow.run_id": ti.run_id, **({OWNER: owner} if owner else {})}
+    user = getattr(context.get("dag_run"), "triggering_user_name", None) or owner or "airflow"
+    told = {"airflow.dag_id": ti.dag_id, "airflow.run_id": ti.run_id, "mlflow.user": user}
+    return {**told, **({OWNER: owner} if owner else {})}

@@ -59,7 +59,6 @@ class TensorFlowRerunOperator(MlopsOperator):
 
         version = whole_version(self.version)
         registry = MLflowHook(self.mlflow_conn_id).get_conn()
-        ti = context["ti"]
         again = rerun(
             registry,
             self.home_path,
@@ -68,7 +67,7 @@ class TensorFlowRerunOperator(MlopsOperator):
             timeout=self.timeout,
             gpu=gpu_of(self),
             log=self.log,
-            task=f"{ti.dag_id}.{ti.task_id}",
+            task=f"{self.dag_id}.{self.task_id}",
         )
         for line in str(again).splitlines():
             self.log.info("%s", line)

@@ -136,6 +136,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             golden=train.golden,
             transform=train.transform or "",
             timeout=timeout.total_seconds(),
+            stall_timeout=parse_duration(train.stall_timeout).total_seconds(),
             execution_timeout=timeout + timedelta(minutes=5),
             max_active_tis_per_dag=1,
             mlflow_conn_id=pipeline.mlflow_conn_id,

@@ -42,6 +42,7 @@ NOT_TEMPLATED = {
         "poll_interval",
         "poke_interval",
         "timeout",
+        "stall_timeout",
         "deferrable",
         "asset",
         "home",

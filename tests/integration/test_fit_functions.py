@@ -54,6 +54,27 @@ def own_loop(data, spec, report):
             report(epoch=phase * spec.epochs + epoch + 1, loss=np.mean(total), val_loss=tf.constant(0.5))
     return model
 
+def goes_on(data, spec, report):
+    model, optimizer, done = _model(data), keras.optimizers.Adam(0.01), tf.Variable(0)
+    state = tf.train.Checkpoint(model=model, optimizer=optimizer, done=done)
+    manager = tf.train.CheckpointManager(state, report.checkpoints, max_to_keep=2)
+    state.restore(manager.latest_checkpoint)
+    first = int(done.numpy())
+    batches = data.train.tf_dataset(spec.batch_size, shuffle=spec.seed, first_epoch=first)
+    for epoch in range(first, 4):
+        total = []
+        for inputs, labels in batches:
+            with tf.GradientTape() as tape:
+                loss = keras.losses.BinaryCrossentropy()(labels, model(inputs, training=True))
+            optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
+            total.append(float(loss))
+        report(epoch=epoch + 1, loss=np.mean(total))
+        if epoch + 1 == spec.params.get("dies_in"):
+            raise KeyboardInterrupt
+        done.assign(epoch + 1)
+        manager.save()
+    return model
+
 def exported(data, spec, report):
     model = _model(data)
     model.compile(loss="binary_crossentropy")
@@ -156,7 +177,7 @@ def spec_of(code: Path) -> Callable[..., TrainingSpec]:
 
 
 def fitted(spec: TrainingSpec, folder: Path):
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     return fit(spec, Workdir(folder))
 
 
@@ -259,7 +280,19 @@ def test_bytes_that_are_no_text(code: Path, tmp_path: Path):
 def test_what_is_not_usable_is_refused_in_words(spec_of, tmp_path: Path, function: str, says: str):
     with pytest.raises(MlopsError, match=says):
         fitted(spec_of(function), tmp_path / "t")
-    assert not list((tmp_path / "t").iterdir())
+    left = {path.name for path in (tmp_path / "t").iterdir()}
+    assert left <= {"progress.json", "checkpoints"}, "no model, and how far it got"
+
+
+def test_a_loop_goes_on_from_checkpoints_of_its_own_and_its_history_is_one(spec_of, tmp_path: Path):
+    spec = spec_of("goes_on").model_copy(update={"batch_size": 500})
+    whole = fitted(spec, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fitted(spec.model_copy(update={"params": {"dies_in": 3}}), tmp_path / "t")
+    again = fitted(spec, tmp_path / "t")
+    assert len(again.history["loss"]) == 4
+    assert again.history == whole.history
+    assert len(again.times) == 4
 
 
 def test_the_names_of_trainings_without_one_stay(spec_of):

@@ -20,6 +20,7 @@ from airflow_mlops.cli import main
 from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.operators.mlflow import (
     MLflowFetchApprovedModelOperator,
     MLflowJudgeModelOperator,
@@ -108,6 +109,17 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
     training = pipeline.train()
     assert training["training"] == str(home / "trainings" / training["spec_hash"][:16])
     assert training["epochs"] == 2
+    progress = pipeline.links["progress"]
+    assert (progress["epoch"], progress["examples_left"]) == (2, 0)
+    shown = ledger.pointer("training:whole_way")
+    assert shown is not None
+    assert shown.value["run_id"] == "manual__1"
+    client = MlflowClient(tracking_uri)
+    [live] = client.search_runs([client.get_experiment_by_name("whole_way").experiment_id])
+    assert pipeline.links["mlflow_run_link"].endswith(live.info.run_id)
+    assert live.info.status == "FINISHED"
+    assert live.info.end_time - live.info.start_time > 1000 * training["seconds"]
+    assert len(client.get_metric_history(live.info.run_id, "epoch/loss")) == 2
     started = time.monotonic()
     assert pipeline.train() == training
     assert time.monotonic() - started < 2
@@ -134,7 +146,8 @@ def test_from_snapshot_to_champion_and_again(home: Path, ledger: Ledger, trackin
         "mlflow_model_version_link": f"{tracking_uri}/#/models/whole_way/versions/1",
     }
 
-    client = MlflowClient(tracking_uri)
+    assert registered["run_id"] == live.info.run_id
+    assert len(client.get_metric_history(live.info.run_id, "epoch/loss")) == 2, "nothing twice"
     assert client.get_run(registered["run_id"]).data.tags["mlops.owner"] == "me@example.com"
     assert client.get_experiment(registered["experiment_id"]).tags["mlops.owner"] == "me@example.com"
     assert client.get_registered_model("whole_way").tags["mlops.owner"] == "me@example.com"
@@ -247,7 +260,7 @@ def test_killed_task_ends_its_child(home: Path, ledger: Ledger):
     thread.join(20)
     assert children
     assert not children[0].is_running()
-    assert "SIGKILL" in str(caught[0])
+    assert "killed by SIG" in str(caught[0])
 
 
 @pytest.mark.parametrize(
@@ -256,12 +269,18 @@ def test_killed_task_ends_its_child(home: Path, ledger: Ledger):
         ({"snapshot": "None"}, "snapshot is empty after rendering"),
         ({"snapshot": "nowhere"}, "There is no snapshot 'nowhere'"),
         ({"epochs": "many"}, "epochs: Input should be a valid integer"),
+        ({"epochs": "0"}, "epochs: Input should be greater than 0"),
     ],
 )
 def test_bad_rendered_values_fail_at_once(home: Path, ledger: Ledger, changes: dict[str, str], says: str):
     make_snapshot(home, rows=20)
     with pytest.raises(AirflowFailException, match=says):
         Pipeline(home, "bad").train(**changes)
+
+
+def test_what_trains_nothing_is_refused_at_parse_time():
+    with pytest.raises(ConfigError, match="epochs=3 and batch_size=0 train nothing"):
+        TensorFlowTrainOperator(task_id="t", model="m", epochs=3, batch_size=0)
 
 
 def test_evaluation_without_a_training_fails_at_once(home: Path, ledger: Ledger):

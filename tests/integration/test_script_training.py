@@ -99,6 +99,32 @@ def test_it_trains_is_judged_and_repeats_its_golden_answers(tmp_path, snapshot):
     assert time.monotonic() - started < 2, "the same spec is not trained twice"
 
 
+KILLED_ONCE = (
+    TOLD
+    + """
+import os, pathlib, signal, time
+kept = pathlib.Path(told["checkpoints"], "weights")
+if not kept.exists():
+    kept.write_text("of the first try")
+    with open(told["progress"], "a") as progress:
+        progress.write('{"epoch": 0, "loss": 1.0}\\n{"epoch": 1, "loss": 0.9}\\n')
+    time.sleep(4)
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+print("it found", kept.read_text())
+"""
+)
+
+
+def test_a_script_that_is_killed_finds_what_it_had_saved(tmp_path, snapshot, caplog):
+    caplog.set_level(logging.INFO)
+    result = run(tmp_path, snapshot, KILLED_ONCE + SCRIPT, timeout=300)
+    assert "killed by SIGKILL. It got further than before" in caplog.text
+    assert "it found of the first try" in caplog.text
+    assert len(result.history["loss"]) == 30, "what it did again counts once"
+    assert result.ended > result.started
+
+
 NOTHING = "print('done')\n"
 HALF = TOLD + "made = told['saved_model']\nos.mkdir(made)\nopen(made + '/saved_model.pb', 'wb').write(b'x')\n"
 BAD_LINE = TOLD + "open(told['progress'], 'a').write('epoch 1\\n')\n"

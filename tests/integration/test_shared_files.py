@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,9 +15,12 @@ from upath import UPath
 
 from airflow_mlops.contracts import Evaluation
 from airflow_mlops.engine.data import shared
-from airflow_mlops.engine.data.shared import fetch, fetch_views, origin, publishing, send, share, withdraw
+from airflow_mlops.engine.data.shared import discard, fetch, fetch_views, origin, publishing, send, share, withdraw
 from airflow_mlops.engine.data.snapshots import load_snapshot, read_split
 from airflow_mlops.engine.features.computing.files import current_pins, pinned_paths, write_day
+from airflow_mlops.engine.training import watch
+from airflow_mlops.engine.training.checkpoints import Checkpoints, Position
+from airflow_mlops.engine.training.watch import Watch
 from airflow_mlops.engine.training.workdir import Workdir, finished_training, read_evaluation
 from airflow_mlops.exceptions import DataError, TransientError
 from tests.faulty_s3 import FaultyS3, faulty_s3
@@ -291,3 +296,37 @@ def test_a_bucket_that_is_not_there(s3, tmp_path):
         with pytest.raises(DataError, match="no such bucket"):
             step()
     shared._shares.clear()
+
+
+def test_a_checkpoint_is_in_the_bucket_while_it_trains_and_another_machine_goes_on_from_it(
+    here,
+    there,
+    client,  # noqa: F811
+    monkeypatch,
+):
+    monkeypatch.setattr(watch, "_LOOKS", 0.05)
+    monkeypatch.setattr(watch, "_QUIET", 0.0)
+
+    def watched(home: Path) -> Watch:
+        log = logging.getLogger("task")
+        return Watch(workdir(home), log, deadline=0, patience=60, give_up=lambda: None, follow=None)
+
+    def workdir(home: Path) -> Workdir:
+        return Workdir(home / "trainings" / "t")
+
+    with here as home, watched(home):
+        kept = Checkpoints(workdir(home).checkpoints, "spec")
+        for epoch in (1, 2, 3):
+            kept.save(Position(epoch), {"model0": np.ones(3)}, {})
+        (kept.folder / "own").mkdir()
+        (kept.folder / "own" / "state").write_text("of a fit function")
+    names = ["00000002-0000000000.npz", "00000003-0000000000.npz", "own/state"]
+    assert keys(client, "mlops/checkpoints") == [f"mlops/checkpoints/t/{name}" for name in names]
+    with there as home:
+        fetch(workdir(home).checkpoints)
+        found = Checkpoints(workdir(home).checkpoints, "spec").newest()
+        assert found is not None
+        assert found.position == Position(3)
+        assert (workdir(home).checkpoints / "own" / "state").exists()
+        discard(workdir(home).checkpoints)
+        assert not keys(client, "mlops/checkpoints")

@@ -95,6 +95,18 @@ def test_the_order_is_by_the_seed_and_another_in_every_epoch(data: TrainingData)
     assert len({row // ROW_GROUP for row in first[:BATCH]}) > 1, "rows of several row groups in a batch"
 
 
+def test_a_pass_may_begin_in_the_middle_of_any_epoch(data: TrainingData):
+    def rows(batches: Any) -> list[list[int]]:
+        return [inputs["weekday"].tolist() for inputs, *_ in batches.as_numpy_iterator()]
+
+    dataset = data.train.tf_dataset(BATCH, shuffle=7)
+    _, second = rows(dataset), rows(dataset)
+    assert rows(data.train.tf_dataset(BATCH, shuffle=7, first_epoch=1)) == second
+    for seed, whole in ((7, second), (None, rows(data.train.tf_dataset(BATCH)))):
+        for skipped in (1, 30, 78, 79):
+            assert rows(data.train.batches(BATCH, seed, iter([(1, skipped)]))) == whole[skipped:]
+
+
 def test_a_row_stays_a_row_when_it_is_shuffled(data: TrainingData):
     labels = data.train.arrow()[data.label].to_pylist()
     for inputs, late, _ in batches(data, 7):

@@ -7,6 +7,7 @@ before it counts. Below any other folder both do nothing.
 ===============================  ==========================  ================================================
 ``snapshots/<id>/``              there with                  never changes; asked for once
 ``trainings/<id>/``              there with ``result.json``  a training's scratch until then
+``checkpoints/<id>/``            file by file                what a training goes on from, until it is done
 ``staged/<dataset>/<key>/``      there with its note         replaced as a whole
 ``quarantine/<…>/<…>/<batch>/``  there with ``result.json``  never changes
 ``registry/<model>/<version>/``  there with its graph        what was fetched to be deployed
@@ -35,16 +36,21 @@ from airflow_mlops.engine.data.storage import AnyPath, RemotePath
 
 
 class _Kind(NamedTuple):
-    """How deep what is published as one lies, its last file, whether it never changes once that is there."""
+    """How deep what is published as one lies, its last file, whether it never changes once that is there.
+
+    ``deep``: without a last file, fetched with the folders in it.
+    """
 
     depth: int
     last: str | None
     frozen: bool = False
+    deep: bool = False
 
 
 _KINDS = {
     "snapshots": _Kind(2, "manifest.json", frozen=True),
     "trainings": _Kind(2, "result.json"),
+    "checkpoints": _Kind(2, None, deep=True),
     "staged": _Kind(3, "_staged.json"),
     "quarantine": _Kind(4, "result.json", frozen=True),
     "registry": _Kind(3, "saved_model.pb"),
@@ -122,10 +128,11 @@ def fetch(path: Path, *, again: bool = False) -> None:
         if place.kind.frozen and not again and (mirror.local / str(place.mark)).is_file():
             return
         known = mirror.known(place.unit)
-        there = mirror.below(place.unit, deep=place.mark is not None)
-        if place.mark is None:
+        deep = place.mark is not None or place.kind.deep
+        there = mirror.below(place.unit, deep=deep)
+        if not deep:
             known = {name: one for name, one in known.items() if name.count("/") == place.kind.depth}
-        elif place.mark not in there:
+        elif place.mark is not None and place.mark not in there:
             there = {}
     mirror.drop(sorted(known.keys() - there.keys(), key=lambda name: name != place.mark))
     mirror.fetch(there, known, last=place.mark)

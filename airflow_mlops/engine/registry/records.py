@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from airflow_mlops.contracts import Evaluation, Snapshot, TrainingResult, TrainingSpec
@@ -44,7 +45,14 @@ def tags_of(spec: TrainingSpec, more: Mapping[str, str]) -> list[RunTag]:
     """Return the tags by which a run is found."""
     from mlflow.entities import RunTag
 
-    tags = {"mlops.model": spec.model, "mlops.snapshot_id": spec.snapshot.id, "mlops.spec_hash": spec.hash, **more}
+    tags = {
+        "mlops.model": spec.model,
+        "mlops.snapshot_id": spec.snapshot.id,
+        "mlops.spec_hash": spec.hash,
+        "mlflow.source.name": spec.script or spec.fit or spec.entrypoint,
+        "mlflow.source.type": "JOB",
+        **more,
+    }
     return [RunTag(name, value) for name, value in tags.items()]
 
 
@@ -70,6 +78,11 @@ def data_of(snapshot: Snapshot) -> list[DatasetInput]:
     return [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
 
 
+def milliseconds(moment: datetime | None) -> int | None:
+    """Return a moment as MLflow keeps it."""
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
 def metric_batches(result: TrainingResult, evaluation: Evaluation, timestamp: int) -> Iterator[list[Metric]]:
     """Yield all metrics in as few calls as MLflow takes.
 
@@ -77,15 +90,39 @@ def metric_batches(result: TrainingResult, evaluation: Evaluation, timestamp: in
     """
     from mlflow.entities import Metric
 
-    values = [
-        (f"{metric}" if role == "challenger" else f"{role}_{metric}", value, 0)
+    values = {
+        (f"{metric}" if role == "challenger" else f"{role}_{metric}"): value
         for role, metrics in evaluation.metrics.items()
         for metric, value in metrics.items()
-    ]
-    values += [
-        (f"epoch/{name}", value, epoch) for name, series in result.history.items() for epoch, value in enumerate(series)
-    ]
-    values += [("examples_per_second", result.examples_per_second, 0), ("training_seconds", result.seconds, 0)]
-    metrics = [Metric(name, value, timestamp, step) for name, value, step in values if math.isfinite(value)]
-    for start in range(0, len(metrics), _METRICS_A_CALL):
-        yield metrics[start : start + _METRICS_A_CALL]
+    }
+    values |= {"examples_per_second": result.examples_per_second, "training_seconds": result.seconds}
+    values |= result.resources
+    yield from _batches([Metric(name, value, timestamp, 0) for name, value in values.items()])
+    yield from epoch_batches(result.history, result.times, timestamp)
+
+
+def epoch_batches(
+    history: Mapping[str, Sequence[float]], times: Sequence[float], timestamp: int, since: int = 0
+) -> Iterator[list[Metric]]:
+    """Yield the metrics of a training's epochs.
+
+    :param history: Metric → value of each epoch.
+    :param times: When each epoch ended, in seconds since 1970; ``timestamp`` counts where that is not known.
+    :param since: Leave out as many epochs.
+    """
+    from mlflow.entities import Metric
+
+    moments = [round(moment * 1000) for moment in times]
+    yield from _batches(
+        [
+            Metric(f"epoch/{name}", value, moments[epoch] if epoch < len(moments) else timestamp, epoch)
+            for name, series in history.items()
+            for epoch, value in enumerate(series[since:], since)
+        ]
+    )
+
+
+def _batches(metrics: list[Metric]) -> Iterator[list[Metric]]:
+    finite = [one for one in metrics if math.isfinite(one.value)]
+    for start in range(0, len(finite), _METRICS_A_CALL):
+        yield finite[start : start + _METRICS_A_CALL]

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from airflow_mlops.engine.data.files import checksums, identity, temporary_sibli
 from airflow_mlops.engine.registry.connection import NO_SUCH_THING, make_client, talking_to, without_credentials
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.registry.packaging import CHECKSUMS_FILE, SAVED_MODEL, write_mlmodel
-from airflow_mlops.engine.registry.records import data_of, metric_batches, params_of, tags_of
+from airflow_mlops.engine.registry.records import data_of, metric_batches, milliseconds, params_of, tags_of
 from airflow_mlops.exceptions import DataError, MlopsError, TransientError
 
 if TYPE_CHECKING:
@@ -100,10 +101,13 @@ class Registry:
 
     # --- runs ------------------------------------------------------------------------------------------
 
-    def open_run(self, spec: TrainingSpec, tags: Mapping[str, str] | None = None) -> TrainingRun:
+    def open_run(
+        self, spec: TrainingSpec, tags: Mapping[str, str] | None = None, *, started: datetime | None = None
+    ) -> TrainingRun:
         """Return the run of a training, found by its id or made new.
 
-        :param tags: More tags, such as the Airflow run.
+        :param tags: More tags, such as the Airflow run, and ``mlflow.user``.
+        :param started: When the training began; None: now.
         """
         with talking_to(self.tracking_uri):
             experiment_id = self._experiment(spec.model)
@@ -112,7 +116,7 @@ class Registry:
                 run = found[0]
             else:
                 named = {TRAINING_ID: spec.hash, "mlflow.runName": f"{spec.model} {spec.snapshot.id[:12]}"}
-                run = self._client.create_run(experiment_id, tags=named)
+                run = self._client.create_run(experiment_id, milliseconds(started), {**(tags or {}), **named})
             self._client.log_batch(run.info.run_id, params=params_of(spec), tags=tags_of(spec, tags or {}))
             self._client.log_inputs(run.info.run_id, data_of(spec.snapshot))
             self._client.log_text(run.info.run_id, spec.to_json(), SPEC_FILE)
@@ -152,7 +156,7 @@ class Registry:
                 manifest.versions,
                 tags={"mlops.snapshot_id": manifest.snapshot_id, TRAINING_ID: manifest.spec_hash},
             )
-            self._client.set_terminated(run.run_id, "FINISHED")
+            self._client.set_terminated(run.run_id, "FINISHED", milliseconds(result.ended))
             if ERROR in self._client.get_run(run.run_id).data.tags:
                 self._client.delete_tag(run.run_id, ERROR)
         return self._challenger(version)

@@ -5,8 +5,6 @@ A block holds all inputs of one type in one matrix, a line an input: a batch is 
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -24,7 +22,11 @@ if TYPE_CHECKING:
 TF_TYPES = {"string": tf.string, "float32": tf.float32, "int64": tf.int64, "bool": tf.bool}
 
 
-def kept(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dataset:
+Passes = Iterator[tuple[int, int]]
+"""Of each pass over a split: its epoch, by which the order is drawn, and how many batches of it are left out."""
+
+
+def kept(split: SplitData, batch_size: int, seed: int | None, passes: Passes) -> tf.data.Dataset:
     """Return batches of a split in memory.
 
     With a seed the rows are shuffled once and the batches anew every epoch, which is several times faster than
@@ -33,15 +35,27 @@ def kept(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dataset
     layout = _Layout.of(split.columns, split.snapshot)
     order = None if seed is None else np.random.default_rng(seed).permutation(split.rows)
     block = [tf.constant(part) for part in layout.block(split.columns, *split.answers(split.arrow()), order)]
-    starts = tf.data.Dataset.range(0, split.rows, batch_size)
-    if seed is not None:
-        starts = starts.shuffle(starts.cardinality(), seed=seed, reshuffle_each_iteration=True)
-    return starts.map(
-        lambda start: layout.batch(block, start, batch_size), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    ).prefetch(tf.data.AUTOTUNE)
+
+    def starts() -> Iterator[np.ndarray]:
+        epoch, skipped = next(passes)
+        places = np.arange(0, split.rows, batch_size)
+        if seed is not None:
+            np.random.default_rng([seed, epoch]).shuffle(places)
+        yield places[skipped:]
+
+    places = tf.data.Dataset.from_generator(starts, output_signature=tf.TensorSpec([None], tf.int64))
+    return (
+        places.flat_map(tf.data.Dataset.from_tensor_slices)
+        .map(
+            lambda start: layout.batch(block, start, batch_size),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
-def streamed(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dataset:
+def streamed(split: SplitData, batch_size: int, seed: int | None, passes: Passes) -> tf.data.Dataset:
     """Return batches of a split that is read anew every epoch, one window ahead of what is trained on.
 
     Texts go to TensorFlow as places in a list of those that a window has: a Python string for each row would hold up
@@ -50,25 +64,21 @@ def streamed(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dat
     texts = [name for name, values in split.columns.items() if values.dtype == object and values.ndim == 1]
     others = {name: values[:1] for name, values in split.columns.items() if name not in texts}
     layout = _Layout.of(others, split.snapshot)
-    epochs = itertools.count()
 
-    def part(rows: pa.Table, rng: np.random.Generator | None) -> tuple[np.ndarray, ...]:
-        order = None if rng is None else rng.permutation(rows.num_rows)
+    def part(rows: pa.Table, order: np.ndarray | None) -> tuple[np.ndarray, ...]:
         words, places = _encoded(rows, texts)
         block = layout.block(*split.arrays(rows, list(others)), order)
         return (words, places if order is None else places[:, order], *block)
 
     def windows() -> Iterator[tuple[np.ndarray, ...]]:
-        rng = None if seed is None else np.random.default_rng([seed, next(epochs)])
-        rest: pa.Table | None = None
-        for read in split.windows(rng):
-            rows = read if rest is None else pa.concat_tables([rest, read])
-            whole = rows.num_rows - rows.num_rows % batch_size
-            if whole:
-                yield part(rows.slice(0, whole), rng)
-            rest = rows.slice(whole)
-        if rest is not None and rest.num_rows:
-            yield part(rest, rng)
+        epoch, skipped = next(passes)
+        left_out = skipped * batch_size
+        rng = None if seed is None else np.random.default_rng([seed, epoch])
+        for rows in _whole_batches(split.windows(rng), batch_size):
+            order = np.arange(rows.num_rows) if rng is None else rng.permutation(rows.num_rows)
+            if left_out < rows.num_rows:
+                yield part(rows, order[left_out:] if left_out or rng is not None else None)
+            left_out = max(0, left_out - rows.num_rows)
 
     def cut(words: tf.Tensor, places: tf.Tensor, *block: tf.Tensor) -> tf.data.Dataset:
         starts = tf.data.Dataset.range(0, tf.shape(block[layout.targets], tf.int64)[0], batch_size)
@@ -93,8 +103,20 @@ def streamed(split: SplitData, batch_size: int, seed: int | None) -> tf.data.Dat
     )
     batches = tf.data.Dataset.from_generator(windows, output_signature=told).prefetch(2).flat_map(cut)
     batches = batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    steps = math.ceil(split.rows / batch_size)
-    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _whole_batches(parts: Iterator[pa.Table], batch_size: int) -> Iterator[pa.Table]:
+    """Yield the same rows in parts of whole batches; the last of all may be smaller."""
+    rest: pa.Table | None = None
+    for read in parts:
+        rows = read if rest is None else pa.concat_tables([rest, read])
+        whole = rows.num_rows - rows.num_rows % batch_size
+        if whole:
+            yield rows.slice(0, whole)
+        rest = rows.slice(whole)
+    if rest is not None and rest.num_rows:
+        yield rest
 
 
 def _encoded(rows: pa.Table, names: list[str]) -> tuple[np.ndarray, np.ndarray]:

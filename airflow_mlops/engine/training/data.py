@@ -11,7 +11,9 @@ many rows there are. TensorFlow is imported where batches are asked for, and not
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -109,7 +111,7 @@ class SplitData:
         """Return all rows as a data frame of your own."""
         return self.arrow().to_pandas()
 
-    def tf_dataset(self, batch_size: int, shuffle: int | None = None) -> tf.data.Dataset:
+    def tf_dataset(self, batch_size: int, shuffle: int | None = None, first_epoch: int = 0) -> tf.data.Dataset:
         """Return whole batches: ``(inputs, labels)``, and a third part with the weights where rows have some.
 
         ``inputs`` are named tensors as :func:`~airflow_mlops.engine.training.inputs.read_inputs` has them. Labels are
@@ -120,10 +122,23 @@ class SplitData:
         :param shuffle: Seed of the order, which is the same in every process, and another in every epoch; None: as in
             the file. In memory rows are shuffled once and batches every epoch. Of a stream, row groups are shuffled
             every epoch, and rows among those of :data:`WINDOW_ROWS`.
+        :param first_epoch: What epoch the first pass is, from 0 on: the order of the rows follows from the seed and the
+            epoch, so a training that goes on after three of them asks for ``first_epoch=3``.
+        """
+        import tensorflow as tf
+
+        passes = zip(itertools.count(first_epoch), itertools.repeat(0))
+        steps = math.ceil(self.rows / batch_size)
+        return self.batches(batch_size, shuffle, passes).apply(tf.data.experimental.assert_cardinality(steps))
+
+    def batches(self, batch_size: int, shuffle: int | None, passes: Iterator[tuple[int, int]]) -> tf.data.Dataset:
+        """Return batches as :meth:`tf_dataset` does.
+
+        :param passes: Of each pass its epoch, and how many of its batches are left out.
         """
         from airflow_mlops.engine.training import batches  # and with it TensorFlow
 
-        return (batches.kept if self.in_memory else batches.streamed)(self, batch_size, shuffle)
+        return (batches.kept if self.in_memory else batches.streamed)(self, batch_size, shuffle, passes)
 
     @cached_property
     def columns(self) -> Columns:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import os
+import resource
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -31,34 +37,83 @@ from airflow_mlops.problems import problem_named
 
 _GOLDEN = "It is given the test split's inputs, name → array, and returns rows of the same names: def golden(test)."
 
+_EXPLODED = 1000
+_SMALL = 1e-3
+"""A first loss below it counts as this: from next to nothing, a thousandfold is little."""
+
 Answer = Callable[[Columns], Mapping[str, np.ndarray]]
 """What a model answers to inputs: output → one item a row."""
 
 log = logging.getLogger(__name__)
 
 
+PRICE = "MLOPS_PRICE_PER_HOUR"
+"""Environment variable of a training's process: what an hour of its machine costs."""
+
+
 class Course(NamedTuple):
-    """How a training went: metric → value an epoch, examples seen, and how long it took, in seconds."""
+    """How a training went: metric → value an epoch, examples seen, how long it took in seconds, and when it began."""
 
     history: Mapping[str, Sequence[float]]
     examples: int
     seconds: float
     hardware: str
+    started: datetime
+    times: Sequence[float] = ()
+    before: float = 0.0
+    """Seconds of the tries before, which count in ``seconds``."""
 
 
-def check_finite(values: Mapping[str, float], epoch: int) -> None:
-    """Refuse to go on with a loss that is not a finite number.
+def resources(before: float) -> dict[str, float]:
+    """Return what this process and those that it waited for took: seconds, bytes, and the cost if there is a price.
 
-    :param values: Metric → value.
-    :param epoch: Of which it is, from 1 on.
-    :raises TrainingError: naming the loss.
+    :param before: Seconds of the tries before: the cost is that of all.
     """
-    if broken := [name for name in ("loss", "val_loss") if not math.isfinite(values.get(name, 0.0))]:
-        raise TrainingError(
-            f"The training's {broken[0]} is not a finite number after epoch {epoch}.",
-            detail=", ".join(f"{name} {value:.4f}" for name, value in values.items()),
-            hint="Handle missing values (NaN) in the model, normalise its inputs, or lower the learning rate.",
-        )
+    own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = psutil.Process()
+    wall = time.time() - process.create_time() + before
+    taken = {
+        "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in (own, others)), 2),
+        "peak_memory_bytes": max(own.ru_maxrss, others.ru_maxrss) * 1024,
+        "wall_seconds": round(wall, 2),
+    }
+    with contextlib.suppress(psutil.Error, AttributeError):  # a container may not say
+        taken["bytes_read"] = process.io_counters().read_chars
+    if price := os.environ.get(PRICE):
+        taken["cost"] = round(float(price) * wall / 3600, 6)
+    return taken
+
+
+class LossGuard:
+    """Refuses to go on with a loss that is not a finite number, or a multiple of what it was at first."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, float] = {}
+        """Loss → what it was at first."""
+
+    def check(self, values: Mapping[str, float], epoch: int) -> None:
+        """Look at the losses among some metrics.
+
+        :param values: Metric → value.
+        :param epoch: Of which it is, from 1 on.
+        :raises TrainingError: naming the loss.
+        """
+        for name in ("loss", "val_loss"):
+            if (loss := values.get(name)) is None:
+                continue
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"The training's {name} is not a finite number after epoch {epoch}.",
+                    detail=", ".join(f"{name} {value:.4f}" for name, value in values.items()),
+                    hint="Handle missing values (NaN) in the model, normalise its inputs, or lower the learning rate.",
+                )
+            first = self.first.setdefault(name, loss)
+            if first > 0 and loss > _EXPLODED * max(first, _SMALL):
+                raise TrainingError(
+                    f"The training's {name} explodes: {loss:.4g} after epoch {epoch}, and {first:.4g} at first.",
+                    detail=f"more than {_EXPLODED} times as much",
+                    hint="Lower the learning rate, normalise the inputs, or clip gradients: Adam(clipnorm=1.0).",
+                )
 
 
 def golden_predictions(
@@ -160,6 +215,10 @@ def write_result(spec: TrainingSpec, workdir: Workdir, signature: Signature, cou
         newest_event_time=times["max"].as_py(),
         hardware=course.hardware,
         versions=environment() | {"pyarrow": version("pyarrow")},
+        started=course.started,
+        ended=datetime.now(UTC),
+        times=tuple(course.times),
+        resources=resources(course.before),
     )
     write_text(workdir.checksums, json.dumps(checksums(workdir.saved_model), indent=2))
     write_text(workdir.result, result.to_json())

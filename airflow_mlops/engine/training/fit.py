@@ -16,13 +16,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import math
 import os
 import platform
 import shutil
+import tempfile
 import time
 import traceback
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,13 +37,16 @@ from airflow_mlops.contracts import Signature, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.devices.tensorflow import hardware, mirrored, prepare
 from airflow_mlops.engine.entrypoints import load_object
+from airflow_mlops.engine.training import ending
 from airflow_mlops.engine.training.adopt import adopt
 from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.environment import environment
-from airflow_mlops.engine.training.finish import Course, check_finite, golden_predictions, write_result
+from airflow_mlops.engine.training.finish import Course, LossGuard, golden_predictions, write_result
+from airflow_mlops.engine.training.following import Following
 from airflow_mlops.engine.training.inputs import Columns, specs_of
 from airflow_mlops.engine.training.keras_model import answer, check_model, export
 from airflow_mlops.engine.training.outputs import outputs_of
+from airflow_mlops.engine.training.progress import Lines, ProgressReport, add_line, begin_lines, read_lines
 from airflow_mlops.engine.training.transform import Given, given
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
@@ -49,6 +55,8 @@ from airflow_mlops.problems import problem_named
 
 _PATIENCE = 2
 _LAST_FRAMES = 3
+_SAID = 1.0
+"""Seconds that are at least between two reports in the log."""
 _STEPS_A_CALL = 16
 """Steps that Keras makes before it looks up: each look costs as much as a small model's step."""
 _RETURN = "Return a keras.Model, or the folder of a SavedModel as text or Path."
@@ -67,16 +75,17 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
     with given(spec, workdir) as sees:
         data = TrainingData(sees.spec.snapshot)
         log.info("%d rows to train on, %d to validate with", data.train.rows, data.validation.rows)
-        started = time.monotonic()
-        made = _run(sees.spec, data) if spec.fit else _build_and_fit(sees.spec, data, gpus)
-        seconds = time.monotonic() - started if spec.fit else made.seconds
+        made = _run(sees.spec, data, workdir) if spec.fit else _build_and_fit(sees.spec, data, workdir, gpus)
         if isinstance(made.model, Path):
             signature = _taken(sees, made.model, workdir)
         else:
             signature = _exported(sees, made.model, data, workdir)
-    history = made.history or {"seconds": [seconds]}
+    history = made.lines.history or {"seconds": [made.seconds]}
     epochs = max(len(values) for values in history.values())
-    return write_result(spec, workdir, signature, Course(history, data.train.rows * epochs, seconds, _hardware()))
+    course = Course(
+        history, data.train.rows * epochs, made.seconds, _hardware(), made.started, made.lines.times, made.before
+    )
+    return write_result(spec, workdir, signature, course)
 
 
 def _prepare(spec: TrainingSpec) -> list[tf.config.PhysicalDevice]:
@@ -95,7 +104,8 @@ def join(spec: TrainingSpec) -> None:
     """
     _check_environment(spec)
     _prepare(spec)
-    _run(spec, TrainingData(spec.snapshot))
+    with tempfile.TemporaryDirectory() as folder:  # what it reports is kept by the first one
+        _run(spec, TrainingData(spec.snapshot), Workdir(Path(folder)))
 
 
 def _check_environment(spec: TrainingSpec) -> None:
@@ -112,14 +122,18 @@ def _check_environment(spec: TrainingSpec) -> None:
 
 
 class _Made(NamedTuple):
-    """What the user's code made: a model or a folder, metric → value an epoch, and how long the fitting took."""
+    """What the user's code made, a model or a folder; when it began, and seconds, those of tries before among them."""
 
     model: keras.Model | Path
-    history: Mapping[str, Sequence[float]]
-    seconds: float = 0.0
+    lines: Lines
+    started: datetime
+    seconds: float
+    before: float = 0.0
 
 
-def _build_and_fit(spec: TrainingSpec, data: TrainingData, gpus: list[tf.config.PhysicalDevice]) -> _Made:
+def _build_and_fit(
+    spec: TrainingSpec, data: TrainingData, workdir: Workdir, gpus: list[tf.config.PhysicalDevice]
+) -> _Made:
     """Let the user's function build the model, and fit it."""
     if not data.in_memory:
         log.info("The model function is given %d rows, drawn by chance", len(next(iter(data.train.columns.values()))))
@@ -127,20 +141,26 @@ def _build_and_fit(spec: TrainingSpec, data: TrainingData, gpus: list[tf.config.
         model = _build(spec, data.train.columns)
     if model.steps_per_execution == 1 and spec.compute.replicas == 1:  # of several in one call, Keras's graph fails
         model.steps_per_execution = _STEPS_A_CALL
-    started = time.monotonic()
-    with _users_code(spec, "Training the model"):
-        history = model.fit(
-            data.train.tf_dataset(spec.batch_size, shuffle=spec.seed),
-            validation_data=data.validation.tf_dataset(spec.batch_size),
+    stopping = keras.callbacks.EarlyStopping(patience=_PATIENCE, restore_best_weights=True)
+    following = Following(spec, workdir, data.train.rows, stopping)
+    validation = data.validation.tf_dataset(spec.batch_size)
+    with _users_code(spec, "Training the model"), ending.saving(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data")  # the first pass, which began in the middle
+        following.resume(model, validation)
+        batches = data.train.batches(spec.batch_size, spec.seed, following.passes())
+        steps = math.ceil(data.train.rows / spec.batch_size)
+        # Of a whole pass, for Keras takes it for that of all epochs: the first may begin in the middle.
+        batches.cardinality = lambda: steps
+        model.fit(
+            batches,
+            validation_data=validation,
+            initial_epoch=following.first_epoch,
             epochs=spec.epochs,
-            callbacks=[
-                _Progress(spec.epochs),
-                keras.callbacks.EarlyStopping(patience=_PATIENCE, restore_best_weights=True),
-            ],
+            callbacks=[stopping, following],
             shuffle=False,  # the batches come shuffled
             verbose=0,
-        ).history
-    return _Made(model, history, time.monotonic() - started)
+        )
+    return _Made(model, following.lines, following.started, following.seconds, following.before)
 
 
 def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
@@ -177,14 +197,14 @@ def _takes(function: Any, name: str) -> bool:
         return False
 
 
-def _run(spec: TrainingSpec, data: TrainingData) -> _Made:
+def _run(spec: TrainingSpec, data: TrainingData, workdir: Workdir) -> _Made:
     """Let the user's function do all of it, and check what it returns."""
-    report = Report()
+    report, started, began = Report(spec, workdir), datetime.now(UTC), time.monotonic()
     with _users_code(spec, "The fit function"):
         made = load_object(spec.fit, spec.code_path)(data, spec, report)
     if isinstance(made, keras.Model):
         check_model(spec, made, specs_of(data.train.columns))
-        return _Made(made, report.history)
+        return _Made(made, read_lines(workdir), started, time.monotonic() - began)
     if not isinstance(made, str | Path):
         more = ": its training is over, and the model is in .model" if isinstance(made, keras.callbacks.History) else ""
         raise TrainingError(
@@ -197,19 +217,28 @@ def _run(spec: TrainingSpec, data: TrainingData) -> _Made:
             detail=f"{spec.named}: {folder} {'has no saved_model.pb' if folder.is_dir() else 'is no folder'}",
             hint=_RETURN,
         )
-    return _Made(folder, report.history)
+    return _Made(folder, read_lines(workdir), started, time.monotonic() - began)
 
 
 class Report:
     """Says how a fit function gets on, in the log and in the record of the training.
 
-    ``report(epoch=1, loss=0.4, val_auc=0.7)``: any numbers by name. A ``loss`` or ``val_loss`` that is not finite ends
-    the training.
+    ``report(epoch=1, loss=0.4, val_auc=0.7)``: any numbers by name. A ``loss`` or ``val_loss`` that is not finite, or
+    a thousandfold of the first, ends the training.
     """
 
-    def __init__(self) -> None:
-        self.history: dict[str, list[float]] = defaultdict(list)
-        self._calls = 0
+    def __init__(self, spec: TrainingSpec, workdir: Workdir) -> None:
+        begin_lines(workdir)
+        self._spec, self._workdir = spec, workdir
+        self._calls, self._said = 0, 0.0
+        self._guard = LossGuard()
+        self._progress = ProgressReport(spec, workdir)
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder that outlives the try, until the training is done: what is saved in it, the next try finds there."""
+        self._workdir.checkpoints.mkdir(parents=True, exist_ok=True)
+        return self._workdir.checkpoints
 
     def __call__(self, **values: Any) -> None:
         """Take the next values: numbers, or tensors of one.
@@ -219,10 +248,15 @@ class Report:
         self._calls += 1
         numbers = {name: _number(name, value) for name, value in values.items()}
         epoch = int(numbers.pop("epoch", self._calls))
-        log.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
-        check_finite(numbers, epoch)
-        for name, value in numbers.items():
-            self.history[name].append(value)
+        said = time.monotonic() - self._said >= _SAID
+        if said:
+            log.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+            self._said = time.monotonic()
+        self._guard.check(numbers, epoch)
+        add_line(self._workdir, epoch, numbers)
+        if self._progress.due:
+            done = epoch * self._spec.snapshot.splits["train"].rows
+            self._progress.write(epoch, 0, done, numbers, read_lines(self._workdir), said=said)
 
 
 def _number(name: str, value: Any) -> float:
@@ -259,25 +293,6 @@ def _exported(sees: Given, model: keras.Model, data: TrainingData, workdir: Work
         return export(sees, model, wanted, golden, workdir)
 
 
-class _Progress(keras.callbacks.Callback):
-    """Say how each epoch went, and end the training when the loss is not a number."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__()
-        self._epochs = epochs
-        self._started = 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock."""
-        self._started = time.monotonic()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Report, and check."""
-        values = ", ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
-        log.info("epoch %d/%d: %s (%.1f s)", epoch + 1, self._epochs, values, time.monotonic() - self._started)
-        check_finite(logs or {}, epoch + 1)
-
-
 @contextlib.contextmanager
 def _users_code(spec: TrainingSpec, what: str) -> Iterator[None]:
     """Turn whatever the user's code raises into an error that shows where."""
@@ -293,6 +308,12 @@ def _users_code(spec: TrainingSpec, what: str) -> Iterator[None]:
             if spec.code_path and Path(frame.filename).is_relative_to(spec.code_path)
         ]
         message = (str(error).strip().splitlines() or [""])[0]
+        if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+            raise TransientError(
+                f"{what} ran out of memory, of the {'GPU' if tf.config.list_physical_devices('GPU') else 'machine'}.",
+                detail="\n         ".join([message, *frames[-_LAST_FRAMES:]]),
+                hint="Lower batch_size, make the model smaller, or give it more memory. Others may have taken it.",
+            ) from error
         passing = is_transient(error)
         raise (TransientError if passing else TrainingError)(
             f"{what} raised {type(error).__name__}: {message}",

@@ -121,7 +121,7 @@ def rerun(
                     hint="`airflow-mlops rebuild` makes a lost snapshot again. --code says where else the code lies.",
                 )
             asked = spec.model_copy(update={"snapshot": snapshot, "code_path": code, "environment": environment()})
-            result = TrainingProcess(asked, Path(folder) / "training", log, gpu, task).run(timeout)
+            result = TrainingProcess(asked, Path(folder) / "training", log, gpu=gpu, task=task).run(timeout)
             made = Path(result.saved_model)
             measured = evaluate(snapshot, made, registered, version).metrics
             return Rerun(

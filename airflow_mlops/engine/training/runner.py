@@ -17,6 +17,7 @@ from airflow_mlops.contracts import TrainingSpec
 from airflow_mlops.engine.devices.peers import with_peers
 from airflow_mlops.engine.entrypoints import check_named
 from airflow_mlops.engine.process import die_with_parent
+from airflow_mlops.engine.training import ending
 from airflow_mlops.engine.training.workdir import Workdir, read_spec, write_text
 from airflow_mlops.exceptions import MlopsError, TransientError
 
@@ -27,6 +28,7 @@ _PORT_TAKEN = "Could not start gRPC server"
 def main(workdir: Path, worker: int = 0) -> int:
     """Train what ``workdir`` asks for. Returns the exit status."""
     die_with_parent()
+    ending.listen()
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     # TensorFlow's own chatter on stderr would show as errors in the task's log.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

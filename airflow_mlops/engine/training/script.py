@@ -2,7 +2,7 @@
 
 The environment variable ``MLOPS_TRAINING`` names a JSON file:
 
-==============  =====================================================================================
+=============== =====================================================================================
 ``train``       Parquet file of the training split; ``validation`` and ``test`` likewise
 ``inputs``      model input → Arrow type, in order; with a transform what it gives, as the files have it
 ``label``       column of the label; ``problem`` and ``classes`` say what it is, ``weight`` what a row counts
@@ -11,13 +11,15 @@ The environment variable ``MLOPS_TRAINING`` names a JSON file:
 ``precision``   what to compute in; ``memory_limit`` is the MiB that it may take of each GPU, or null
 ``saved_model`` folder to write the SavedModel to
 ``progress``    file to append a line of JSON to, such as ``{"epoch": 1, "loss": 0.4}``
-==============  =====================================================================================
+``checkpoints`` folder that outlives the try, until the training is done
+=============== =====================================================================================
 
 It may be written with any framework that exports a SavedModel, and run by another Python.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -26,7 +28,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,17 @@ from airflow_mlops.engine.data.files import temporary_sibling
 from airflow_mlops.engine.data.snapshots import check_whole
 from airflow_mlops.engine.devices.told import told as gpus_told
 from airflow_mlops.engine.process import MARK, marked
+from airflow_mlops.engine.training import ending
 from airflow_mlops.engine.training.adopt import adopt
-from airflow_mlops.engine.training.finish import Course, check_finite, write_result
+from airflow_mlops.engine.training.finish import Course, LossGuard, write_result
+from airflow_mlops.engine.training.progress import Lines, ProgressReport, begin_lines, read_lines
 from airflow_mlops.engine.training.transform import Given, given
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import TrainingError
 
 VARIABLE = "MLOPS_TRAINING"
-_PROGRESS = "progress.jsonl"
+_LOOKS = 2.0
+"""Seconds between two looks at what it reports."""
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +65,15 @@ def run_script(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
 def _run(sees: Given, workdir: Workdir) -> tuple[Signature, Course]:
     spec = sees.spec
     made = temporary_sibling(workdir.saved_model)
-    progress = workdir.path / _PROGRESS
-    progress.unlink(missing_ok=True)
+    begin_lines(workdir)
+    workdir.checkpoints.mkdir(parents=True, exist_ok=True)
     told, mine = workdir.path / "training.json", gpus_told()
-    told.write_text(json.dumps(_told(spec, made, progress), indent=2))
+    told.write_text(json.dumps(_told(spec, made, workdir), indent=2))
     assert spec.script is not None
     script = Path(spec.code_path or ".") / spec.script
     command = [spec.python or sys.executable, str(script), *spec.args]
     log.info("Running %s", " ".join(command))
-    started, mark = time.monotonic(), os.environ.get(MARK) or uuid.uuid4().hex
+    began, started, mark = datetime.now(UTC), time.monotonic(), os.environ.get(MARK) or uuid.uuid4().hex
     try:
         process = subprocess.Popen(
             command,
@@ -84,10 +89,13 @@ def _run(sees: Given, workdir: Workdir) -> tuple[Signature, Course]:
             hint="Name a Python that is there in python=, and a script beside the DAG file in script=.",
         ) from None
     try:
-        check_whole(spec.snapshot)  # while it starts
-        status = process.wait()
+        with ending.saving():  # it was asked as well
+            check_whole(spec.snapshot)  # while it starts
+            status = _follow(process, spec, workdir)
     finally:
         process.kill()
+    if ending.asked():
+        ending.end()
     seconds = time.monotonic() - started
     for left in marked(mark):  # it holds the log open, and perhaps a GPU
         log.warning("The script left a process running: %s. It is ended.", left.name())
@@ -98,7 +106,8 @@ def _run(sees: Given, workdir: Workdir) -> tuple[Signature, Course]:
             detail=f"arguments {list(spec.args)}",
             hint="What it printed is in the log above.",
         )
-    history = _history(progress)
+    lines = _checked(workdir)
+    history = lines.history
     if not (made / "saved_model.pb").exists():
         there = sorted(path.name for path in made.iterdir()) if made.is_dir() else []
         raise TrainingError(
@@ -110,10 +119,27 @@ def _run(sees: Given, workdir: Workdir) -> tuple[Signature, Course]:
     epochs = max((len(values) for values in history.values()), default=1)
     rows = spec.snapshot.splits["train"].rows
     hardware = ", ".join(mine.names) or platform.machine()
-    return signature, Course(history or {"seconds": [seconds]}, rows * epochs, seconds, hardware)
+    course = Course(history or {"seconds": [seconds]}, rows * epochs, seconds, hardware, began, lines.times)
+    return signature, course
 
 
-def _told(spec: TrainingSpec, made: Path, progress: Path) -> dict[str, Any]:
+def _follow(process: subprocess.Popen[bytes], spec: TrainingSpec, workdir: Workdir) -> int:
+    """Wait for the script, and say how it gets on."""
+    progress, rows = ProgressReport(spec, workdir), spec.snapshot.splits["train"].rows
+    known: dict[str, float] = {}
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(_LOOKS)
+        with contextlib.suppress(TrainingError):  # a line that is just being written
+            lines = read_lines(workdir)
+            if lines.last != known:
+                known = lines.last
+                done = max(map(len, lines.history.values()), default=0)
+                epoch = int(known.get("epoch", done))
+                progress.write(epoch, 0, epoch * rows, known, lines)
+
+
+def _told(spec: TrainingSpec, made: Path, workdir: Workdir) -> dict[str, Any]:
     snapshot = spec.snapshot
     return {
         **{name: str(Path(snapshot.uri) / split.file) for name, split in snapshot.splits.items()},
@@ -132,29 +158,18 @@ def _told(spec: TrainingSpec, made: Path, progress: Path) -> dict[str, Any]:
         "precision": spec.compute.precision,
         "memory_limit": gpus_told().memory_limit,
         "saved_model": str(made),
-        "progress": str(progress),
+        "progress": str(workdir.lines),
+        "checkpoints": str(workdir.checkpoints),
     }
 
 
-def _history(progress: Path) -> dict[str, list[float]]:
-    """Return metric → values, of the lines that the script wrote.
+def _checked(workdir: Workdir) -> Lines:
+    """Return the lines that the script wrote.
 
-    :raises TrainingError: when a loss is no number, or a line no JSON.
+    :raises TrainingError: when a loss is no number, or explodes, or a line is no JSON.
     """
-    history: dict[str, list[float]] = defaultdict(list)
-    if not progress.exists():
-        return {}
-    for number, line in enumerate(progress.read_text().splitlines(), 1):
-        try:
-            values = {str(name): float(value) for name, value in json.loads(line).items()}
-        except (ValueError, TypeError, AttributeError):
-            raise TrainingError(
-                f"Line {number} of the script's progress cannot be read.",
-                detail=f"{line[:80]!r}",
-                hint='Write a line of JSON with numbers only: {"epoch": 1, "loss": 0.4}.',
-            ) from None
-        for name, value in values.items():
-            if name != "epoch":
-                history[name].append(value)
-        check_finite(values, number)
-    return history
+    lines, guard = read_lines(workdir), LossGuard()
+    for name, values in lines.history.items():
+        for epoch, value in enumerate(values, 1):
+            guard.check({name: value}, epoch)
+    return lines

@@ -45,6 +45,29 @@ class Workdir:
         """Why nothing came out: headline, detail, hint."""
         return self.path / "error.json"
 
+    @property
+    def progress(self) -> Path:
+        """How far it is: :class:`~airflow_mlops.contracts.TrainingProgress`."""
+        return self.path / "progress.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What the next try goes on from. In a home beside the trainings: those are shared only when they are done."""
+        home = self.path.parent.parent
+        in_home = self.path.parent.name == "trainings"
+        return home / "checkpoints" / self.path.name if in_home else self.path / "checkpoints"
+
+    @property
+    def lines(self) -> Path:
+        """What a fit function or a script reported, a line of JSON each; an empty line where a try began."""
+        return self.checkpoints / "progress.jsonl"
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is anything that a try can go on from."""
+        there = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return any(path != self.lines and path.name[0] != "." for path in there)
+
     def finished(self, spec_hash: str) -> TrainingResult | None:
         """Return the result of this very spec if it is there, with every byte of its SavedModel."""
         try:
