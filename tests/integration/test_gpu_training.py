@@ -150,7 +150,9 @@ def test_two_trainings_on_one_gpu_are_one_after_the_other(
     caplog.set_level(logging.INFO)
 
     def one(name: str) -> None:
-        process = TrainingProcess(specs(seed=int(name), **script(tmp_path)), tmp_path / name, log, GPU(1), f"d.t{name}")
+        process = TrainingProcess(
+            specs(seed=int(name), **script(tmp_path)), tmp_path / name, log, gpu=GPU(1), task=f"d.t{name}"
+        )
         with pytest.raises(TrainingError, match="ended with status 3"):
             process.run(60)
 
@@ -171,7 +173,7 @@ def test_a_gpu_is_taken_as_long_as_a_script_lives_that_uses_it(
     """Its own parent is killed, so hard that it cannot be ended with it."""
     with_gpus(monkeypatch, "NVIDIA H200")
     devices = find_gpus().devices
-    process = TrainingProcess(specs(**script(tmp_path, 60)), tmp_path / "t", log, GPU(1))
+    process = TrainingProcess(specs(**script(tmp_path, 60)), tmp_path / "t", log, gpu=GPU(1))
 
     def run() -> None:
         with pytest.raises(TransientError, match="killed by SIGKILL"):

@@ -290,7 +290,7 @@ def test_the_function_of_the_docs_learns_all_of_them():
 @pytest.mark.parametrize("function", ["own_fit", "exported"])
 def test_a_function_and_a_saved_model_of_ones_own(place: Path, snapshot: Snapshot, tmp_path: Path, function: str):
     spec = spec_of(place, snapshot, fit=f"heads_code:{function}")
-    told = _told(spec, tmp_path, tmp_path)
+    told = _told(spec, tmp_path, Workdir(tmp_path))
     assert told["heads"]["kind"] == {"problem": "multiclass", "classes": ["colour", "late", "size"]}
     result = fit(spec, Workdir(tmp_path))
     assert set(OUTPUTS.values()) <= set(result.signature.outputs)

@@ -150,7 +150,7 @@ def _build_and_fit(
         batches = data.train.batches(spec.batch_size, spec.seed, following.passes())
         steps = math.ceil(data.train.rows / spec.batch_size)
         # Of a whole pass, for Keras takes it for that of all epochs: the first may begin in the middle.
-        batches.cardinality = lambda: steps
+        batches.cardinality = lambda: tf.constant(steps, tf.int64)
         model.fit(
             batches,
             validation_data=validation,
