@@ -22,7 +22,7 @@ wait_until() { # what it is, how to mend it, command
 }
 
 answers() { (exec 3<>"/dev/tcp/${1%:*}/${1##*:}"); }
-migrated() { [[ $(<"/secrets/airflow/migrated") == "$version" ]]; }
+migrated() { [[ $(cat /secrets/airflow/migrated) == "$version" ]]; }
 
 for name in ${NEEDS:-}; do
     wait_until "the secret /secrets/$name" "The service 'secrets' writes it: see its log." test -r "/secrets/$name"
