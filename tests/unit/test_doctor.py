@@ -1,4 +1,4 @@
-"""The doctor, asked about installations that are broken in one way each. A whole one: the end-to-end tests."""
+"""The doctor, asked about installations that are broken in one way each. A whole one: tests/containers."""
 
 from __future__ import annotations
 
