@@ -12,13 +12,14 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
-.PHONY: help demo up down status clean distclean setup test tests thorough test-spark lint format bench drills
+.PHONY: help demo up down status clean distclean setup test tests thorough test-spark test-containers lint format bench \
+    drills
 
 help:  ## this list
 	@echo 'airflow_mlops: guarded models on Apache Airflow'
 	@awk 'BEGIN {FS = ":.*## "} \
 	    /^## / {print "\n" substr($$0, 4)} \
-	    /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Ports: AIRFLOW_PORT=8080 MLFLOW_PORT=5000 SERVING_GRPC_PORT=8500 SERVING_REST_PORT=8501 LOGS_PORT=8793'
 	@echo 'Example: make demo AIRFLOW_PORT=18080'
@@ -63,9 +64,12 @@ format: setup  ## reformat, and fix what ruff can fix
 	$(BIN)/ruff format .
 
 test-spark: setup  ## the tests that need Java and pyspark (400 MB), in an environment of their own
-	UV_PROJECT_ENVIRONMENT=$(CURDIR)/.venv-spark UV_PYTHON_DOWNLOADS=never $(TOOLS)/bin/uv sync --frozen --all-extras \
+	UV_PROJECT_ENVIRONMENT=$(CURDIR)/.venv-spark UV_PYTHON_DOWNLOADS=never $(TOOLS)/bin/uv sync --frozen --all-extras --no-extra gpu \
 	    --python $(PYTHON) --project $(CURDIR)
 	$(CURDIR)/.venv-spark/bin/pytest -m spark
+
+test-containers: setup $(TOOLS)/bin/podman-compose  ## build the images, bring docker/compose.yaml up, kill each container
+	PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH $(BIN)/pytest -s -m containers tests/containers
 
 drills: setup  ## replay the outages, with all three legs of each
 	$(BIN)/pytest -n 2 --dist loadfile -v -m 'drill'
@@ -78,7 +82,7 @@ bench: setup  ## measure the figures that the guides quote; says which bound was
 	    test -z "$$missed" || { echo "== missed a bound:$$missed"; exit 1; }
 
 .venv/.installed: uv.lock pyproject.toml | $(TOOLS)/bin/uv
-	UV_PYTHON_DOWNLOADS=never $(TOOLS)/bin/uv sync --frozen --all-extras --no-extra spark --compile-bytecode \
+	UV_PYTHON_DOWNLOADS=never $(TOOLS)/bin/uv sync --frozen --all-extras --no-extra spark --no-extra gpu --compile-bytecode \
 	    --python $(PYTHON) --project $(CURDIR)
 	@touch $@
 
@@ -92,3 +96,7 @@ $(TOOLS)/bin/uv:
 	    rm -rf $(TOOLS); exit 1; }
 	@echo '*' > $(TOOLS)/.gitignore
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
+
+# What Docker has built in.
+$(TOOLS)/bin/podman-compose: | $(TOOLS)/bin/uv
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check podman-compose

@@ -12,6 +12,7 @@ from airflow_mlops.commands.ask import add_ask
 from airflow_mlops.commands.data import add_data
 from airflow_mlops.commands.demo import add_demo
 from airflow_mlops.commands.deployments import add_deployments
+from airflow_mlops.commands.doctor import add_doctor
 from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.golden import add_golden
 from airflow_mlops.commands.halts import add_halts
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add_golden(commands)
     add_rerun(commands)
     add_ask(commands)
+    add_doctor(commands)
     return parser
 
 

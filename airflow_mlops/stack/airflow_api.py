@@ -17,13 +17,15 @@ _PAGE = 100
 
 
 class AirflowApi:
-    """Airflow over HTTP, logged in as everybody is on the laptop stack.
+    """Airflow over HTTP.
 
     :param url: Address of the API server.
+    :param login: User and password; None: as everybody on the laptop stack, which asks for none.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, login: tuple[str, str] | None = None) -> None:
         self.url = url
+        self._login = login
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False, transport=httpx.HTTPTransport(retries=3))
 
     def __enter__(self) -> Self:
@@ -36,9 +38,13 @@ class AirflowApi:
 
     # --- DAGs ---------------------------------------------------------------------------------------------
 
-    def dag_ids(self) -> set[str]:
-        """Return the ids of the DAGs that were parsed."""
-        return {dag["dag_id"] for dag in self._all("/dags", "dags")}
+    def dag_ids(self, tag: str | None = None) -> set[str]:
+        """Return the ids of the DAGs that were parsed; of those with a tag."""
+        return {dag["dag_id"] for dag in self._all("/dags", "dags", **({"tags": tag} if tag else {}))}
+
+    def dag_tasks(self, dag_id: str) -> list[dict[str, Any]]:
+        """Return the tasks of a DAG as it is written now."""
+        return list(self._call("GET", f"/dags/{dag_id}/tasks")["tasks"])
 
     def import_errors(self) -> dict[str, str]:
         """Return stack trace by DAG file."""
@@ -48,7 +54,15 @@ class AirflowApi:
         """Let a DAG run."""
         self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
-    # --- pools --------------------------------------------------------------------------------------------
+    # --- health and pools ---------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, dict[str, Any]]:
+        """Return the state of each component: ``{"scheduler": {"status": "healthy", ...}, ...}``."""
+        return dict(self._call("GET", "/monitor/health"))
+
+    def pools(self) -> dict[str, int]:
+        """Return the slots of each pool."""
+        return {pool["name"]: pool["slots"] for pool in self._all("/pools", "pools")}
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """Make a pool, unless there is one of that name; whoever changed its slots meant it."""
@@ -161,7 +175,7 @@ class AirflowApi:
                 response = self._http.request(method, f"/api/v2{path}", **kwargs)
                 if response.status_code != httpx.codes.UNAUTHORIZED:
                     return response
-            token = self._read(self._http.get("/auth/token"))["access_token"]
+            token = self._read(self._log_in())["access_token"]
             self._http.headers["Authorization"] = f"Bearer {token}"
             return self._http.request(method, f"/api/v2{path}", **kwargs)
         except httpx.TransportError as error:
@@ -170,6 +184,12 @@ class AirflowApi:
                 detail=f"{method} {self.url}/api/v2{path}: {error}",
                 hint="See whether the stack runs: airflow-mlops stack status",
             ) from None
+
+    def _log_in(self) -> httpx.Response:
+        if self._login is None:
+            return self._http.get("/auth/token")
+        user, password = self._login
+        return self._http.post("/auth/token", json={"username": user, "password": password})
 
     def _read(self, response: httpx.Response) -> Any:
         if response.is_success:

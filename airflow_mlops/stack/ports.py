@@ -62,6 +62,9 @@ PURPOSES = {
     "logs": "the logs of tasks that run or wait",
 }
 
+PUBLISHED = ("airflow", "mlflow", "serving_grpc", "serving_rest")
+"""Ports of ``docker/compose.yaml``, by the same names; there, workers serve their logs inside of its network."""
+
 
 def loopback() -> str:
     """Return the host under which Airflow's components find each other here: see ``[core] hostname_callable``."""
