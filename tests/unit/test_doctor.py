@@ -88,7 +88,7 @@ def test_a_package_that_is_too_new_is_named_with_its_bound(home: Path, monkeypat
     monkeypatch.setattr(metadata, "version", lambda name: "5.7.0" if name == "celery" else version(name))
     wrong = [finding for finding in doctor.versions(Installation(str(home))) if finding.state == WRONG]
     assert [finding.words for finding in wrong] == ["celery 5.7.0 is none of celery<5.7,>=5.5"]
-    assert wrong[0].hint XX
+    assert wrong[0].hint == 'pip install "celery<5.7,>=5.5"'
 
 
 def test_a_home_that_is_not_there(home: Path) -> None:
