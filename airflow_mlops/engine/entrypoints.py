@@ -66,6 +66,11 @@ def check_named(entrypoint: str, what: str, code_path: str | None) -> None:
     :raises ConfigError: when the module or the name does not exist.
     """
     module, _, name = entrypoint.partition(":")
+    if not name:
+        raise ConfigError(
+            f"The {what} {entrypoint!r} names no function.",
+            hint=f"Write it as 'module:function', such as {':'.join(entrypoint.rpartition('.')[::2])!r}.",
+        )
     where: Sequence[str] = [code_path, *sys.path] if code_path else sys.path
     found: ModuleSpec | None = None
     parts = module.split(".")
@@ -88,6 +93,21 @@ def check_named(entrypoint: str, what: str, code_path: str | None) -> None:
             f"The {what} {entrypoint!r} is not there: module {module!r} has no {name!r}.{did_you_mean(name, names)}",
             detail=f"{found.origin if found else module}",
             hint="Name a function that the module defines.",
+        )
+
+
+def check_script(script: str, code_path: str | None) -> None:
+    """Refuse a script that is not there.
+
+    :raises ConfigError: with the nearest name of those beside it.
+    """
+    path = Path(code_path or ".") / script
+    if not path.is_file():
+        beside = [one.name for one in path.parent.glob("*") if one.is_file()]
+        raise ConfigError(
+            f"There is no script {script!r}.{did_you_mean(path.name, beside)}",
+            detail=f"looked for {path}",
+            hint="Name a file by its path from the folder of the DAG file.",
         )
 
 

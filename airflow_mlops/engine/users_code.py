@@ -103,7 +103,7 @@ def users_code(kind: type[MlopsError], headline: str, detail: str = "", hint: st
         yield
     except MlopsError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         passing = is_transient(error)
         raise (TransientError if passing else kind)(
             f"{headline} raised {type(error).__name__}.",

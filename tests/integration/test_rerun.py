@@ -124,5 +124,7 @@ def test_all_that_is_missing_is_named(place: Path, code: Path, version: Register
         file.write_bytes(kept)
     assert "The test split of snapshot 'snap1' is not what was written." in refused.value.detail
     assert "the code of the entrypoint 'small_model:build' is neither here nor in commit" in refused.value.detail
-    with pytest.raises(DataError, match=r"(?i)not found"):
-        rerun(Registry(mlflow_server()), place, "again", "99", timeout=300)
+    assert "`airflow-mlops rebuild snap1`. Say where the code of then lies, with --code" in refused.value.hint
+    for model, number, says in (("again", "99", "has no version 99"), ("agian", "1", "Did you mean 'again'")):
+        with pytest.raises(DataError, match=says):
+            rerun(Registry(mlflow_server()), place, model, number, timeout=300)

@@ -140,7 +140,7 @@ NAN = TOLD + "open(told['progress'], 'a').write('{\"loss\": NaN}\\n')\n"
         (HALF, {}, r"SavedModel of script 'train.py' cannot be used"),
         (BAD_LINE, {}, r"Line 1 of the script's progress cannot be read(.|\n)*'epoch 1'"),
         (NAN, {}, "loss is not a finite number"),
-        (NOTHING, {"script": "tarin.py"}, "tarin.py ended with status 2"),
+        (NOTHING, {"script": "tarin.py"}, r"no script 'tarin.py'. Did you mean 'train.py'"),
         (NOTHING, {"python": "/nowhere/python"}, r"train.py cannot be run(.|\n)*/nowhere/python: No such file"),
     ],
     ids=["nothing", "status", "raises", "half a model", "progress", "nan", "no script", "no python"],

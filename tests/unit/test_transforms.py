@@ -14,7 +14,7 @@ import pytest
 
 from airflow_mlops import Trainer
 from airflow_mlops.contracts import Signature, TensorSpec, TrainingSpec
-from airflow_mlops.engine.entrypoints import check_named, load_object
+from airflow_mlops.engine.entrypoints import check_named, check_script, load_object
 from airflow_mlops.engine.serving.asking import as_asked
 from airflow_mlops.engine.serving.transform import TRANSFORM, Transform, load_transform
 from airflow_mlops.engine.training.inputs import read_inputs
@@ -302,6 +302,12 @@ def test_a_name_is_looked_for_without_importing(tmp_path: Path):
         check_named("mine.deep:fitt", "fit function", str(tmp_path))
     with pytest.raises(ConfigError, match=r"model function 'mine.deeper:fit'(.|\n)*no module 'mine.deeper'"):
         check_named("mine.deeper:fit", "model function", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"fit function 'mine.fit' names no function(.|\n)*'mine:fit'"):
+        check_named("mine.fit", "fit function", str(tmp_path))
+    (tmp_path / "train11.py").touch()
+    check_script("train11.py", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no script 'trian11.py'\. Did you mean 'train11.py'"):
+        check_script("trian11.py", str(tmp_path))
     with pytest.raises(ConfigError, match=r"no module 'min'. Did you mean 'mine'"):
         check_named("min:fit", "fit function", str(tmp_path))
     (tmp_path / "mine" / "dynamic.py").write_text("globals()['fit'] = print\n")

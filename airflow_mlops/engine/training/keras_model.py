@@ -42,7 +42,7 @@ def check_model(spec: TrainingSpec, model: keras.Model, wanted: Specs) -> None:
         shape, dtype = _shape(wanted[name]), wanted[name].dtype
         if tuple(tensor.shape) != shape or not _takes(tensor.dtype, dtype):
             raise TrainingError(
-                f"The model takes {name!r} as {tensor.dtype} of shape {tuple(tensor.shape)}, and the snapshot has "
+                f"The model takes {name!r} as {tensor.dtype} of shape {tuple(tensor.shape)}, and is given "
                 f"{dtype} of shape {shape}.",
                 detail=f"{spec.named}; its column is of type {spec.snapshot.features[name]}",
                 hint=f"Declare it as keras.Input(shape={shape[1:]}, name={name!r}, dtype={dtype!r}).",

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from airflow_mlops.contracts import ModelManifest, Snapshot, TrainingSpec
 from airflow_mlops.engine.data.snapshots import check_whole, load_snapshot
 from airflow_mlops.engine.evaluation.evaluate import evaluate
+from airflow_mlops.engine.registry.lookup import find_version
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE, UNKNOWN
 from airflow_mlops.engine.registry.registry import Registry
 from airflow_mlops.engine.serving.asking import as_asked
@@ -108,6 +109,7 @@ def rerun(
     :raises TransientError: when MLflow does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="mlops-rerun-") as folder:
+        find_version(registry, model, version)
         registered = registry.download(model, version, Path(folder) / "registered")
         spec, manifest = registry.training_spec(model, version), _manifest(registered)
         snapshot, missing = _snapshot(home, spec)
@@ -118,7 +120,7 @@ def rerun(
                 raise DataError(
                     f"Version {version} of {model!r} cannot be trained again.",
                     detail="; ".join(missing),
-                    hint="`airflow-mlops rebuild` makes a lost snapshot again. --code says where else the code lies.",
+                    hint=" ".join(_help(spec, lost=snapshot is None, other=code is None)),
                 )
             asked = spec.model_copy(update={"snapshot": snapshot, "code_path": code, "environment": environment()})
             result = TrainingProcess(asked, Path(folder) / "training", log, gpu=gpu, task=task).run(timeout)
@@ -181,6 +183,15 @@ def _checked_out(code_path: str, commit: str, folder: Path) -> bool:
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return True
+
+
+def _help(spec: TrainingSpec, *, lost: bool, other: bool) -> Iterator[str]:
+    if lost and spec.snapshot.partitions:
+        yield f"Make the snapshot again: `airflow-mlops rebuild {spec.snapshot.id}`."
+    elif lost:
+        yield "Bring back the files of the snapshot: of data of your own it cannot be made again."
+    if other:
+        yield "Say where the code of then lies, with --code; or commit what is trained."
 
 
 def _no_code(spec: TrainingSpec, manifest: ModelManifest) -> str:

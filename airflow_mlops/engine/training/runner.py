@@ -15,7 +15,7 @@ from pathlib import Path
 
 from airflow_mlops.contracts import TrainingSpec
 from airflow_mlops.engine.devices.peers import with_peers
-from airflow_mlops.engine.entrypoints import check_named
+from airflow_mlops.engine.entrypoints import check_named, check_script
 from airflow_mlops.engine.process import die_with_parent
 from airflow_mlops.engine.training import ending
 from airflow_mlops.engine.training.workdir import Workdir, read_spec, write_text
@@ -48,7 +48,7 @@ def main(workdir: Path, worker: int = 0) -> int:
 
 
 def _check_named(spec: TrainingSpec) -> None:
-    """Refuse a function that is not there before TensorFlow is imported."""
+    """Refuse a function, or a script, that is not there before TensorFlow is imported."""
     named = {
         "model function": spec.entrypoint,
         "fit function": spec.fit,
@@ -58,6 +58,8 @@ def _check_named(spec: TrainingSpec) -> None:
     for what, name in named.items():
         if name:
             check_named(name, what, spec.code_path)
+    if spec.script:
+        check_script(spec.script, spec.code_path)
 
 
 def _fit(spec: TrainingSpec, workdir: Workdir, worker: int) -> None:
