@@ -39,6 +39,7 @@ schedules = {{
     "train": CronTriggerTimetable("0 4 * * 0", timezone="UTC"),
     "deploy": [Asset(name="empty")],
     "runbook": None,
+    "rerun": None,
     "sources": Asset(name="one") | Asset(name="other"),
 }}
 for name, tasks in {shape!r}.items():

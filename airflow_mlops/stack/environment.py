@@ -131,6 +131,7 @@ def _airflow(layout: Layout, ports: Ports, database: Postgres, dags: Path) -> di
         # Look for work three times a second instead of once: ten times would keep a quarter of a core busy.
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "API__EXPOSE_STACKTRACE": "True",  # to whom it runs for
         # What a killed scheduler or worker left is taken up again in half a minute, not in five. An API server that is
         # started again and back within this time costs no task.
         "WORKERS__MAX_FAILED_HEARTBEATS": "30",

@@ -34,12 +34,12 @@ if __name__ == "__main__":
     from dataclasses import replace
 
     found = {}
-    for seed in (1, 2):
+    for number, seed in ((1, 2), (2, 1)):  # the second is the better one
         dags = replace(shop, train=replace(shop.train, seed=seed)).dags()
         for name, conf in (("train", {"as_of": "2024-03-31T00:00:00+00:00"}), ("deploy", {})):
             dags[f"{shop.model}_{name}"].fileloc = __file__  # as Airflow sets it when it reads the file
             run = dags[f"{shop.model}_{name}"].test(run_conf=conf)
-            found[f"{name} {seed}"] = {task.task_id: str(task.state) for task in run.get_task_instances()}
+            found[f"{name} {number}"] = {task.task_id: str(task.state) for task in run.get_task_instances()}
     import json
     Path(sys.argv[1]).write_text(json.dumps(found))
 """

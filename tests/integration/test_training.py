@@ -278,9 +278,10 @@ def children_of(pid: int) -> list[psutil.Process]:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         found = psutil.Process(pid).children(recursive=True)
-        found = [process for process in found if "airflow_mlops.engine.training.runner" in process.cmdline()]
-        if found:
-            return found
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            found = [process for process in found if "airflow_mlops.engine.training.runner" in process.cmdline()]
+            if found:
+                return found
         time.sleep(0.05)
     raise AssertionError("no training process came up")
 

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "LOGGING__WORKER_LOG_SERVER_PORT",  # each container has ports of its own
     "LOGGING__TRIGGER_LOG_SERVER_PORT",
     "CORE__HOSTNAME_CALLABLE",
+    "API__EXPOSE_STACKTRACE",
 }
 """Settings of the laptop stack that would be wrong in containers."""
 

@@ -305,7 +305,7 @@ def test_resources_are_on_the_tasks_of_their_stage_and_on_no_other():
     assert having(pool="data") == {f"departures.{task}" for task in ("stage", "validate", "check", "seal")}
     assert having(queue="big") == {"compute_features", "materialize", "snapshot"}
     assert having(executor_config={"pod_override": pod}) == having(queue="big")
-    assert having(queue="gpu", priority_weight=7) == {"train", "evaluate"}
+    assert having(queue="gpu", priority_weight=7) == {"train", "evaluate", "rerun"}
     assert dags["m_train"].get_task("train").retries == 0
     assert dags["m_train"].get_task("judge").retries == 2
     assert having(pool="serving", pool_slots=2) == {"publish"}

@@ -153,5 +153,6 @@ class Following(keras.callbacks.Callback):
         }
         saved = self.checkpoints.save(position, keras_state.arrays_of(self.model, self._stopping), state)
         if ending.asked():
+            self.progress.write(position.epoch + 1, position.step, self._done(position), {}, self.lines)
             log.info("Asked to end, %s: %s", "and saved" if saved else "and could not save", position)
             ending.end()

@@ -146,7 +146,7 @@ class TrainingProcess:
 
     def _train(self, deadline: float, timeout: float) -> TrainingResult:
         """Run the child, and again while it is killed further on each time."""
-        furthest = self._reached()
+        furthest = 0  # in this try: one before may have been further when it was killed than what it had saved
         while True:
             self._prepare()
             try:
