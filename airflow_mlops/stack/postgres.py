@@ -101,7 +101,7 @@ data.mkdir(exist_ok=True)
 server = PostgresServer(data, cleanup_mode=None)
 server.ensure_pgdata_inited()
 # A hundred, the default, is what a few pipelines at once come close to: each task has a ledger of its own.
-(data / "postgresql.auto.conf").write_text("max_connections = 300\n")
+(data / "postgresql.auto.conf").write_text("max_connections = 300")
 server.start()
 info = server.get_postmaster_info()
 print(info.pid, info.socket_dir)
