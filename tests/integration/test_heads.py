@@ -114,6 +114,43 @@ def width(data, spec, report):
     return model_of(data.inputs, {**ends(data.heads), "kind": keras.layers.Dense(2, activation="softmax")})
 
 
+def classed(data, spec, report, order=(0, 1, 2), answer="{}"):
+    import tensorflow as tf
+
+    model, archive = model_of(data.inputs, ends(data.heads)), keras.export.ExportArchive()
+    names = tf.constant([answer.format(data.heads["kind"].classes[place]) for place in order])
+    if answer == "number":
+        names = tf.constant(order)
+
+    def serve(columns):
+        said = model(columns)
+        return {
+            "probability": said["returned"][:, 0],
+            "refund_prediction": said["refund"][:, 0],
+            "kind_probabilities": said["kind"],
+            "kind_class": tf.gather(names, tf.argmax(said["kind"], axis=1)),
+        }
+
+    archive.track(model)
+    specs = {name: tf.TensorSpec([None], tf.float32, name=name) for name in data.inputs}
+    archive.add_endpoint("serving_default", serve, input_signature=[specs])
+    folder = os.path.join(tempfile.mkdtemp(), "made")
+    archive.write_out(folder, verbose=False)
+    return folder
+
+
+def numbered(data, spec, report):
+    return classed(data, spec, report, answer="number")
+
+
+def backwards(data, spec, report):
+    return classed(data, spec, report, order=(2, 1, 0))
+
+
+def renamed(data, spec, report):
+    return classed(data, spec, report, answer="kind {}")
+
+
 def no_chances(data, spec, report):
     return model_of(data.inputs, {**ends(data.heads), "kind": keras.layers.Dense(3)})
 """
@@ -287,7 +324,7 @@ def test_the_function_of_the_docs_learns_all_of_them():
     assert set(before) == {"loss", "returned_loss", "refund_loss", "reason_loss"}
 
 
-@pytest.mark.parametrize("function", ["own_fit", "exported"])
+@pytest.mark.parametrize("function", ["own_fit", "exported", "classed", "numbered"])
 def test_a_function_and_a_saved_model_of_ones_own(place: Path, snapshot: Snapshot, tmp_path: Path, function: str):
     spec = spec_of(place, snapshot, fit=f"heads_code:{function}")
     told = _told(spec, tmp_path, Workdir(tmp_path))
@@ -306,6 +343,8 @@ def test_a_function_and_a_saved_model_of_ones_own(place: Path, snapshot: Snapsho
         ("unnamed", r"they have no names(.|\n)*\{'returned': ..., 'refund': ..., 'kind': ...\}"),
         ("width", r"one output for 'kind', 3 numbers an example(.|\n)*of the classes colour, late, size"),
         ("no_chances", r"predicts of 'kind' cannot be a multiclass prediction"),
+        ("backwards", r"output 'kind_class' is not the likeliest class(.|\n)*the likeliest of colour, late, size"),
+        ("renamed", r"output 'kind_class' is not the likeliest class(.|\n)*is answered 'kind "),
         ("misnamed", r"no output 'refund_prediction', which is to predict 'refund'(.|\n)*probability, refund\n"),
     ],
 )
