@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from airflow_mlops import cli
+from airflow_mlops.contracts import Signature, TensorSpec
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.golden_cases import add_case, cases, read_case
@@ -142,6 +144,16 @@ def test_a_case_that_fits_is_taken_and_another_output_is_said_at_once(model: Pat
     price = read_case(case_of(model, tmp_path / "c.json", inputs={"price": ["x"]}), "ann", "of the version to come")
     add_case(ledger, "m", price, tmp_path)
     assert len(cases(ledger, "m")) == 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("float16", 0.5), ("string", {"b64": "/w=="}), ("bool", True), ("uint8", 3), ("float32", math.nan)],
+)
+def test_every_type_of_input_can_be_asked(tmp_path: Path, dtype: str, value: object):
+    (tmp_path / "c.json").write_text(json.dumps({"inputs": {"a": [value]}, "outputs": {"p": [1]}}))
+    one, out = TensorSpec(dtype=dtype, shape=(-1,)), TensorSpec(dtype="bool", shape=(-1,))
+    read_case(tmp_path / "c.json", "ann", "why").check_fits(Signature(inputs={"a": one}, outputs={"p": out}))
 
 
 def test_nobody_answers_for_it(model: Path, tmp_path: Path):

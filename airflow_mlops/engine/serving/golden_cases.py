@@ -76,7 +76,7 @@ class GoldenCase:
         except (ConfigError, DataError) as error:
             raise DataError(
                 f"Golden case {self.id} cannot be asked: {error.headline}",
-                detail=f"{error.detail}; added by {self.who}",
+                detail="; ".join(filter(None, [error.detail, f"added by {self.who}"])),
                 hint=f"If the case is wrong, `airflow-mlops golden remove MODEL {self.id} --reason ...` removes it.",
             ) from None
         except GateError as error:
@@ -87,11 +87,14 @@ class GoldenCase:
             ) from None
 
     def check_fits(self, signature: Signature) -> None:
-        """Refuse what no version of this signature, which has the case's outputs, could be asked or could answer.
+        """Refuse what no version of a signature that has the case's inputs and outputs could be asked, or could answer.
 
         :raises DataError: naming the input or the output.
         """
-        inputs = read_request({"inputs": self.inputs}, signature)
+        halves = {name: spec for name, spec in signature.inputs.items() if spec.dtype == "float16"}  # none in JSON
+        read_as = {name: spec.model_copy(update={"dtype": "float32"}) for name, spec in halves.items()}
+        asked = signature.model_copy(update={"inputs": signature.inputs | read_as})
+        inputs = read_request({"inputs": self.inputs}, asked)
         check_shapes(tensors.conform(inputs, signature.inputs), signature)
         for name, values in self.outputs.items():
             expected, spec = _expected(name, values), signature.outputs[name]
@@ -214,7 +217,7 @@ def _check_known(case: GoldenCase, signature: Signature) -> None:
     except DataError as error:
         raise DataError(
             f"The case does not fit the model: {error.headline}",
-            detail=f"{error.detail or 'held against'}; its newest version here",
+            detail="; ".join(filter(None, [error.detail, "held against its newest version here"])),
             hint=error.hint or f"It takes {_described(signature.inputs)}, and answers {_described(signature.outputs)}.",
         ) from None
 
