@@ -67,6 +67,30 @@ def build(train, seed, classes, heads):
     return model
 
 
+def compiled(losses, model_class=keras.Model):
+    def build(train, seed, classes, heads):
+        model = model_of(train, ends(heads))
+        model = model_class(model.inputs, model.output)
+        model.compile(optimizer="adam", loss=losses)
+        return model
+
+    return build
+
+
+class OwnLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return sum(keras.ops.mean(keras.ops.square(one)) for one in y_pred.values())
+
+
+less = compiled({name: LOSSES[name] for name in ("returned", "refund")})
+nothing = compiled({**LOSSES, "kind": None})
+mistyped = compiled({"returned": "binary_crossentropy", "refnd": "mse", "kind": "sparse_categorical_crossentropy"})
+no_label = compiled({name: LOSSES[name] for name in ("refund", "kind")})
+listed = compiled(["sparse_categorical_crossentropy", None, "binary_crossentropy"])
+own_loss = compiled({"returned": "mse"}, OwnLoss)
+whole_list = compiled(["sparse_categorical_crossentropy", "mse", "binary_crossentropy"])
+
+
 def own_fit(data, spec, report):
     model = model_of(data.inputs, ends(data.heads))
     loss_of = {"returned": keras.losses.BinaryCrossentropy(), "refund": keras.losses.MeanSquaredError(),
@@ -353,3 +377,25 @@ def test_a_model_without_a_fitting_output_is_refused(
 ):
     with pytest.raises(TrainingError, match=words):
         fit(spec_of(place, snapshot, fit=f"heads_code:{function}"), Workdir(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("less", r"'kind' has no loss(.|\n)*without a loss: kind; with one: returned, refund"),
+        ("nothing", "'kind' has no loss"),
+        ("mistyped", r"'refund' has no loss, so nothing would be learned of it. Did you mean 'refund'"),
+        ("no_label", "'returned' has no loss"),
+        ("listed", "'refund' has no loss"),
+    ],
+)
+def test_an_output_without_a_loss_is_refused(
+    place: Path, snapshot: Snapshot, tmp_path: Path, function: str, words: str
+):
+    with pytest.raises(TrainingError, match=words):
+        fit(spec_of(place, snapshot, entrypoint=f"heads_code:{function}"), Workdir(tmp_path))
+
+
+@pytest.mark.parametrize("function", ["whole_list", "own_loss"])
+def test_losses_that_are_a_list_or_ones_own_are_taken(place: Path, snapshot: Snapshot, tmp_path: Path, function: str):
+    fit(spec_of(place, snapshot, entrypoint=f"heads_code:{function}"), Workdir(tmp_path))
