@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from airflow_mlops.commands.place import open_ledger, place_options, who
+from airflow_mlops.commands.place import open_home, open_ledger, place_options, who
 
 
 def add_golden(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,7 +39,7 @@ def _add(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.serving.golden_cases import add_case, read_case
 
     case = read_case(options.file, who(), options.reason, options.tolerance)
-    add_case(open_ledger(options), options.model, case)
+    add_case(open_ledger(options), options.model, case, open_home(options))
     print(f"Golden case {case.id} of {options.model}: every version that is published from now on is asked.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -151,6 +151,21 @@ def said(value: object) -> str:
     """Return a rendered value as text; nothing when a form left it empty."""
     text = "" if value is None else str(value).strip()
     return "" if text == "None" else text
+
+
+def heads_of(heads: Mapping[str, str] | None) -> dict[str, str]:
+    """Return further labels as they are given to an operator: column → problem type.
+
+    :raises ConfigError: when they are not said so.
+    """
+    given = heads or {}
+    if not isinstance(given, Mapping) or not all(isinstance(one, str) for one in (*given, *given.values())):
+        raise ConfigError(
+            f"heads={heads!r} is no dictionary of column and problem type.",
+            hint='Write heads={"refund": "regression"}; or heads={"refund": ""} where the type follows from the '
+            "column.",
+        )
+    return dict(given)
 
 
 def halt_of(model: str, ledger_conn_id: str) -> Halt | None:

@@ -11,7 +11,7 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
-from airflow_mlops.operators.base import MlopsOperator, beneath, path_of, require, required_key
+from airflow_mlops.operators.base import MlopsOperator, beneath, heads_of, path_of, require, required_key
 from airflow_mlops.operators.reports import publish_report
 from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.parts import Checks
@@ -261,7 +261,7 @@ class CheckPartitionOperator(MlopsOperator):
             uses=partial(self._uses, ledger, dataset),
             label=self.label_column,
             problem=self.problem,
-            heads=self.heads or {},
+            heads=heads_of(self.heads),
             needs=self.needs,
             known_at=self.known_at,
         )

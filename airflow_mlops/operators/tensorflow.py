@@ -12,7 +12,7 @@ from airflow_mlops.exceptions import ConfigError, TrainingError, TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, owner_of, require, said
+from airflow_mlops.operators.base import MlopsOperator, heads_of, owner_of, require, said
 from airflow_mlops.resources import GPU, gpu_of, where_of
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ class TensorFlowTrainOperator(MlopsOperator):
             for name, uri in (("validation", said(self.validation_data)), ("test", said(self.test_data)))
             if uri
         }
-        columns = OwnColumns(label, **named, inputs=list(self.inputs), heads=dict(self.heads or {}))
+        columns = OwnColumns(label, **named, inputs=list(self.inputs), heads=heads_of(self.heads))
         snapshot = snapshot_of_files(self.home_path, self.model, located(self, self.data, "data"), columns, **more)
         if self.validation is not None:
             check_validated_files(snapshot, self._validated())

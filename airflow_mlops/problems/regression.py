@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from airflow_mlops.engine.data.checks.measures import Measure
 
 
+_LARGEST = 3.4028234663852886e38
+"""Largest number that float32 holds, in which labels are learned."""
+
+
 class Numbers(Tally):
     """Mean, spread and range of the labels."""
 
@@ -31,10 +35,11 @@ class Numbers(Tally):
         values = labels.to_numpy()
         if not len(values):
             return
-        mean, rows = float(values.mean()), self.rows + len(values)
-        moved = mean - self.mean
-        # Chan, Golub and LeVeque (1983): two parts' moments are those of the whole.
-        self.m2 += float(np.square(values - mean).sum()) + moved**2 * self.rows * len(values) / rows
+        with np.errstate(over="ignore", invalid="ignore"):  # check_splits refuses what is too large
+            mean, rows = float(values.mean()), self.rows + len(values)
+            moved = mean - self.mean
+            # Chan, Golub and LeVeque (1983): two parts' moments are those of the whole.
+            self.m2 += float(np.square(values - mean).sum()) + moved * moved * self.rows * len(values) / rows
         self.mean += moved * len(values) / rows
         self.rows = rows
         self.min, self.max = min(self.min, float(values.min())), max(self.max, float(values.max()))
@@ -99,12 +104,15 @@ class Regression(Problem):
                 detail=where,
                 hint="See what the feed divides by; what is not known is null.",
             )
+        if column.min is not None and column.max is not None:
+            _check_size(column.min, column.max, f"The label {label!r}", where)
 
     def tally(self) -> Numbers:
         return Numbers()
 
     def check_splits(self, tallies: Mapping[str, Numbers], wheres: Mapping[str, str], label: str) -> None:
         for name, tally in tallies.items():
+            _check_size(tally.min, tally.max, f"The label {label!r} of the {name} split", wheres[name])
             if tally.min == tally.max:
                 raise DataError(
                     f"The {name} split has only one value: each label is {tally.min:g}.",
@@ -141,7 +149,7 @@ class Regression(Problem):
         share = other.labelled / rows
         return {
             "mean": one.mean + moved * share,
-            "m2": one.m2 + other.m2 + moved**2 * one.labelled * share,  # as in Numbers
+            "m2": one.m2 + other.m2 + moved * moved * one.labelled * share,  # as in Numbers
         }
 
     def measures(self, days: Sequence[SliceProfile]) -> list[Measure]:
@@ -179,3 +187,14 @@ class Regression(Problem):
         import numpy as np
 
         return "" if np.isfinite(predicted).all() else "a prediction is a finite number"
+
+
+def _check_size(smallest: float, largest: float, what: str, where: str) -> None:
+    """Refuse numbers that would be infinite where they are learned."""
+    if max(-smallest, largest) > _LARGEST:
+        raise DataError(
+            f"{what} has a number that is too large to be learned.",
+            detail=f"{where}; labels are learned as float32, which ends at {_LARGEST:.2g}",
+            hint="See what the feed divides by, let it carry the label in a larger unit, or its logarithm; what is not "
+            "known is null.",
+        )

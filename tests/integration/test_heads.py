@@ -67,6 +67,30 @@ def build(train, seed, classes, heads):
     return model
 
 
+def compiled(losses, model_class=keras.Model):
+    def build(train, seed, classes, heads):
+        model = model_of(train, ends(heads))
+        model = model_class(model.inputs, model.output)
+        model.compile(optimizer="adam", loss=losses)
+        return model
+
+    return build
+
+
+class OwnLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return sum(keras.ops.mean(keras.ops.square(one)) for one in y_pred.values())
+
+
+less = compiled({name: LOSSES[name] for name in ("returned", "refund")})
+nothing = compiled({**LOSSES, "kind": None})
+mistyped = compiled({"returned": "binary_crossentropy", "refnd": "mse", "kind": "sparse_categorical_crossentropy"})
+no_label = compiled({name: LOSSES[name] for name in ("refund", "kind")})
+listed = compiled(["sparse_categorical_crossentropy", None, "binary_crossentropy"])
+own_loss = compiled({"returned": "mse"}, OwnLoss)
+whole_list = compiled(["sparse_categorical_crossentropy", "mse", "binary_crossentropy"])
+
+
 def own_fit(data, spec, report):
     model = model_of(data.inputs, ends(data.heads))
     loss_of = {"returned": keras.losses.BinaryCrossentropy(), "refund": keras.losses.MeanSquaredError(),
@@ -112,6 +136,43 @@ def unnamed(data, spec, report):
 
 def width(data, spec, report):
     return model_of(data.inputs, {**ends(data.heads), "kind": keras.layers.Dense(2, activation="softmax")})
+
+
+def classed(data, spec, report, order=(0, 1, 2), answer="{}"):
+    import tensorflow as tf
+
+    model, archive = model_of(data.inputs, ends(data.heads)), keras.export.ExportArchive()
+    names = tf.constant([answer.format(data.heads["kind"].classes[place]) for place in order])
+    if answer == "number":
+        names = tf.constant(order)
+
+    def serve(columns):
+        said = model(columns)
+        return {
+            "probability": said["returned"][:, 0],
+            "refund_prediction": said["refund"][:, 0],
+            "kind_probabilities": said["kind"],
+            "kind_class": tf.gather(names, tf.argmax(said["kind"], axis=1)),
+        }
+
+    archive.track(model)
+    specs = {name: tf.TensorSpec([None], tf.float32, name=name) for name in data.inputs}
+    archive.add_endpoint("serving_default", serve, input_signature=[specs])
+    folder = os.path.join(tempfile.mkdtemp(), "made")
+    archive.write_out(folder, verbose=False)
+    return folder
+
+
+def numbered(data, spec, report):
+    return classed(data, spec, report, answer="number")
+
+
+def backwards(data, spec, report):
+    return classed(data, spec, report, order=(2, 1, 0))
+
+
+def renamed(data, spec, report):
+    return classed(data, spec, report, answer="kind {}")
 
 
 def no_chances(data, spec, report):
@@ -287,7 +348,7 @@ def test_the_function_of_the_docs_learns_all_of_them():
     assert set(before) == {"loss", "returned_loss", "refund_loss", "reason_loss"}
 
 
-@pytest.mark.parametrize("function", ["own_fit", "exported"])
+@pytest.mark.parametrize("function", ["own_fit", "exported", "classed", "numbered"])
 def test_a_function_and_a_saved_model_of_ones_own(place: Path, snapshot: Snapshot, tmp_path: Path, function: str):
     spec = spec_of(place, snapshot, fit=f"heads_code:{function}")
     told = _told(spec, tmp_path, Workdir(tmp_path))
@@ -306,6 +367,8 @@ def test_a_function_and_a_saved_model_of_ones_own(place: Path, snapshot: Snapsho
         ("unnamed", r"they have no names(.|\n)*\{'returned': ..., 'refund': ..., 'kind': ...\}"),
         ("width", r"one output for 'kind', 3 numbers an example(.|\n)*of the classes colour, late, size"),
         ("no_chances", r"predicts of 'kind' cannot be a multiclass prediction"),
+        ("backwards", r"output 'kind_class' is not the likeliest class(.|\n)*the likeliest of colour, late, size"),
+        ("renamed", r"output 'kind_class' is not the likeliest class(.|\n)*is answered 'kind "),
         ("misnamed", r"no output 'refund_prediction', which is to predict 'refund'(.|\n)*probability, refund\n"),
     ],
 )
@@ -314,3 +377,25 @@ def test_a_model_without_a_fitting_output_is_refused(
 ):
     with pytest.raises(TrainingError, match=words):
         fit(spec_of(place, snapshot, fit=f"heads_code:{function}"), Workdir(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("less", r"'kind' has no loss(.|\n)*without a loss: kind; with one: returned, refund"),
+        ("nothing", "'kind' has no loss"),
+        ("mistyped", r"'refund' has no loss, so nothing would be learned of it. Did you mean 'refund'"),
+        ("no_label", "'returned' has no loss"),
+        ("listed", "'refund' has no loss"),
+    ],
+)
+def test_an_output_without_a_loss_is_refused(
+    place: Path, snapshot: Snapshot, tmp_path: Path, function: str, words: str
+):
+    with pytest.raises(TrainingError, match=words):
+        fit(spec_of(place, snapshot, entrypoint=f"heads_code:{function}"), Workdir(tmp_path))
+
+
+@pytest.mark.parametrize("function", ["whole_list", "own_loss"])
+def test_losses_that_are_a_list_or_ones_own_are_taken(place: Path, snapshot: Snapshot, tmp_path: Path, function: str):
+    fit(spec_of(place, snapshot, entrypoint=f"heads_code:{function}"), Workdir(tmp_path))

@@ -81,7 +81,7 @@ def test_sample_requests_as_parquet_and_as_json(made: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({"inputs": {"words": [["a"]], "pixels": [[[1, 2]]], "factor": 1.0}}, "input 'pixels' has another shape"),
+        ({"inputs": {"words": [["a"]], "pixels": [[[1, 2]]], "factor": 1.0}}, "Input 'pixels' has another shape"),
         ({"inputs": {"words": [[1]], "pixels": [[[1, 2], [3, 4]]], "factor": 1.0}}, "do not fit the model"),
         ({"inputs": {"words": [], "pixels": [], "factor": 1.0}}, "do not fit|are empty"),
         ({"inputs": {"wrods": [["a"]]}}, "do not fit the model"),
@@ -89,7 +89,7 @@ def test_sample_requests_as_parquet_and_as_json(made: Path, tmp_path: Path):
         ({"signature_name": "length", "inputs": {"words": [["a"]]}}, "They are for the signature 'length'"),
         (
             {"inputs": {"words": [["a"], ["b"]], "pixels": [[[1, 2], [3, 4]]], "factor": 1.0}},
-            "inputs of different lengths",
+            "inputs are of different lengths",
         ),
         ("{", "do not fit the model"),
     ],

@@ -164,10 +164,14 @@ def test_heads_are_columns_of_a_snapshot_and_part_of_its_id(home: Path, snapshot
             "The validation split has no row in which the head 'r",
         ),
         ({"test": {"refund": [2.0] * 60}}, r"only one value: each label is 2(.|\n)*'refund'"),
+        (
+            {"validation": {"refund": [1e300, -1e300] * 30}},
+            r"'refund' of the validation split has a number that is too large to be learned(.|\n)*float32",
+        ),
         ({"test": {"kind": ["new"] * 60}}, r"classes that the train split does not have: 'new'"),
         ({"train": {"price": [float(i) for i in range(60)]}}, r"A leak: price alone tells the label 'refund'"),
     ],
-    ids=["one class", "unknown", "one value", "unseen", "leak"],
+    ids=["one class", "unknown", "one value", "too large", "unseen", "leak"],
 )
 def test_a_head_that_cannot_be_learned_is_refused(home: Path, change: dict[str, dict[str, Any]], says: str):
     with pytest.raises(DataError, match=says):
@@ -306,3 +310,14 @@ def test_files_with_a_head_that_cannot_be_one(tmp_path: Path, columns: dict[str,
     with pytest.raises(MlopsError) as error:
         snapshot_of_files(tmp_path / "home", "m", tmp_path / "a.parquet", OwnColumns("returned", **columns))
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("heads", [["refund"], "refund", {"refund": 1}], ids=str)
+def test_a_task_says_how_heads_are_written(tmp_path: Path, heads: Any):
+    from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
+
+    task = TensorFlowTrainOperator(
+        task_id="t", model="m", data=str(tmp_path), label_column="y", heads=heads, home=str(tmp_path), fit="code:fit"
+    )
+    with pytest.raises(ConfigError, match=r"heads=.* is no dictionary(.|\n)*\{\"refund\": \"regression\"\}"):
+        task._snapshot_of_files()

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from airflow_mlops.contracts import Evaluation, ModelManifest, Signature, VerdictStatus
+from airflow_mlops.contracts import Evaluation, ModelManifest, Signature, SliceProfile, VerdictStatus
 from airflow_mlops.engine.data.leaks import check_leaks
 from airflow_mlops.engine.data.profiles import profile_table
 from airflow_mlops.engine.evaluation.evaluate import by_class
@@ -236,6 +236,23 @@ def test_splits_of_which_nothing_can_be_learned(problem: Problem, splits: dict[s
     counted, wheres = tallies(problem, **splits)
     with pytest.raises(DataError, match=words):
         problem.check_splits(counted, wheres, "y")
+
+
+def test_what_float32_cannot_hold_is_refused_and_what_it_can_is_not():
+    huge = [1e300, -1e300, 1.7e308, 1.7e308]
+    with pytest.raises(DataError, match="The label 'y' has a number that is too large"):
+        check_label(profiled(pa.array(huge)), "y", "here")
+    counted = REGRESSION.tally()
+    for part in (huge[:1], huge[1:]):
+        counted.add(pa.chunked_array([pa.array(part)]))
+    with pytest.raises(DataError, match="The label 'y' of the train split has a number that is too large") as refused:
+        REGRESSION.check_splits({"train": counted}, {"train": "here"}, "y")
+    assert "1e+300" not in str(refused.value)
+    one = SliceProfile(rows=1, labelled=1, mean=1e300)
+    assert REGRESSION.join_slices(one, SliceProfile(rows=1, labelled=1, mean=-1e300))["m2"] == math.inf
+    held, wheres = tallies(REGRESSION, train=[3.4e38, -3.4e38, 1.0])
+    REGRESSION.check_splits(held, wheres, "y")
+    check_label(profiled(pa.array([3.4e38, 1.0])), "y", "here")
 
 
 def test_numbers_that_come_in_parts_have_the_moments_of_the_whole():

@@ -186,7 +186,7 @@ def as_array(values: Any, dtype: str) -> np.ndarray:
     """
     try:
         return np.asarray(_bytes(values), dtype=object) if dtype == "string" else np.asarray(values, dtype=dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise DataError(
             f"Golden values are not of type {dtype}, or of unequal lengths.",
             detail=type(error).__name__,

@@ -45,6 +45,8 @@ def read_samples(file: Path, signature: Signature) -> Columns:
         else:
             read = _json(file, signature)
         found = tensors.conform(read, signature.inputs)
+        if all(values.size for values in found.values()):
+            check_shapes(found, signature)
     except FileNotFoundError:
         raise DataError("The sample requests are not there.", detail=str(file), hint="Correct samples=...") from None
     except DataError as error:
@@ -59,33 +61,56 @@ def read_samples(file: Path, signature: Signature) -> Columns:
             detail=f"{file}: {', '.join(f'{name} has shape {shape}' for name, shape in sizes.items()) or 'no input'}",
             hint="Give at least one request.",
         )
-    for name, spec in signature.inputs.items():
-        if not _fits(found[name].shape, spec.shape):
-            raise DataError(
-                f"The sample requests do not fit the model: input {name!r} has another shape.",
-                detail=f"{file}: {list(found[name].shape)}, the signature says {list(spec.shape)}; -1 is any size",
-                hint="Give every row the shape that the model takes.",
-            )
-    counts = {name: len(found[name]) for name, spec in signature.inputs.items() if spec.shape[:1] == (-1,)}
-    if len(set(counts.values())) > 1:
-        raise DataError(
-            "The sample requests have inputs of different lengths.",
-            detail=f"{file}: {', '.join(f'{name} {count}' for name, count in counts.items())} rows",
-            hint="Give every input the same number of rows.",
-        )
     return {
         name: values[:MOST_ROWS] if signature.inputs[name].shape[:1] == (-1,) else values
         for name, values in found.items()
     }
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+def check_shapes(inputs: Columns, signature: Signature) -> None:
+    """Refuse inputs that are not of the shapes that a signature says, or not of as many rows each.
+
+    :raises DataError: naming the input.
+    """
+    for name, spec in signature.inputs.items():
+        if not fits(inputs[name].shape, spec.shape):
+            raise DataError(
+                f"Input {name!r} has another shape.",
+                detail=f"{list(inputs[name].shape)}, the signature says {list(spec.shape)}; -1 is any size",
+                hint="Give every row the shape that the model takes.",
+            )
+    counts = {name: len(inputs[name]) for name, spec in signature.inputs.items() if spec.shape[:1] == (-1,)}
+    if len(set(counts.values())) > 1:
+        raise DataError(
+            "The inputs are of different lengths.",
+            detail=f"{', '.join(f'{name} {count}' for name, count in counts.items())} rows",
+            hint="Give every input the same number of rows.",
+        )
+
+
+def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether a shape is what a signature says, where -1 is any size."""
     return len(shape) == len(wanted) and all(size in (-1, given) for given, size in zip(shape, wanted, strict=True))
+
+
+def read_request(document: dict[str, Any], signature: Signature) -> Columns:
+    """Return a request as TensorFlow Serving takes it, in JSON's types, as arrays.
+
+    :raises DataError: when it is no request of the model.
+    """
+    from airflow_mlops.engine.serving.server.errors import ServingError
+    from airflow_mlops.engine.serving.server.json_tensor import read_inputs
+
+    try:
+        _, found = read_inputs(document, signature.inputs)
+    except ServingError as error:
+        raise DataError("It is no request of this model.", detail=str(error)) from None
+    return {name: tensors.as_array(values) for name, values in found.items()}
 
 
 def _json(file: Path, signature: Signature) -> Columns:
     from airflow_mlops.engine.serving.server.errors import ServingError
-    from airflow_mlops.engine.serving.server.json_tensor import parse_body, read_inputs
+    from airflow_mlops.engine.serving.server.json_tensor import parse_body
 
     document: Any
     try:
@@ -99,12 +124,11 @@ def _json(file: Path, signature: Signature) -> Columns:
         if isinstance(split := document.get("dataframe_split"), dict):  # MLflow's word for a table
             columns = zip(*split["data"], strict=True)
             document = {"inputs": dict(zip(split["columns"], map(list, columns), strict=True))}
-        _, found = read_inputs(document, signature.inputs)
+        return read_request(document, signature)
     except ServingError as error:
         raise DataError("It is no request of this model.", detail=str(error)) from None
     except (KeyError, TypeError, ValueError) as error:
         raise DataError("It is no request of this model.", detail=type(error).__name__) from None
-    return {name: tensors.as_array(values) for name, values in found.items()}
 
 
 def _parquet(file: Path, signature: Signature) -> Columns:

@@ -30,6 +30,7 @@ from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
 from airflow_mlops.engine.training.inputs import Columns
+from airflow_mlops.engine.training.outputs import CLASS, called
 from airflow_mlops.engine.training.workdir import Workdir, write_text
 from airflow_mlops.engine.users_code import users_code
 from airflow_mlops.exceptions import TrainingError
@@ -40,6 +41,9 @@ _GOLDEN = "It is given the test split's inputs, name → array, and returns rows
 _EXPLODED = 1000
 _SMALL = 1e-3
 """A first loss below it counts as this: from next to nothing, a thousandfold is little."""
+
+_TIE = 1e-6
+"""So close together two probabilities are equally likely."""
 
 Answer = Callable[[Columns], Mapping[str, np.ndarray]]
 """What a model answers to inputs: output → one item a row."""
@@ -124,7 +128,8 @@ def golden_predictions(
     :param answer: What it answers to features: its transform, if it has one, lies between.
     :param outputs: Label → the output that predicts it.
     :param data: Of the features.
-    :raises TrainingError: when none of them is a number, or one cannot be a prediction of the problem type.
+    :raises TrainingError: when none of them is a number, one cannot be a prediction of the problem type, or
+        a class is said that is not the likeliest.
     :raises DataError: when an output has complex numbers.
     """
     like = data.train.columns
@@ -161,10 +166,46 @@ def golden_predictions(
                 detail=f"{spec.named}; of the golden inputs the first is answered {values[answered][0].tolist()}",
                 hint=f"End with {problem.ending}.",
             )
+        if (said := called(spec.snapshot, label, CLASS)) in answers:
+            _check_class(spec, label, said, np.asarray(answers[said])[answered], values[answered])
     return {
         "inputs": {name: listed(values[answered]) for name, values in inputs.items()},
         "outputs": {name: listed(np.asarray(values)[answered]) for name, values in answers.items()},
     }
+
+
+def _check_class(spec: TrainingSpec, label: str, output: str, said: np.ndarray, chances: np.ndarray) -> None:
+    """Refuse an output that names another class than the likeliest one, of a label of classes.
+
+    :param said: Classes as texts, or as whole numbers: these may be places of classes as well as their names.
+    :param chances: Of the same rows, one number a class.
+    """
+    classes = spec.snapshot.targets[label].classes
+    if not classes:
+        return
+    if said.size != len(chances):
+        raise TrainingError(
+            f"The model must give one class an example: {output}.",
+            detail=f"{spec.named} gives {list(said.shape[1:])}",
+            hint="Name the likeliest class of each row; or leave this output out.",
+        )
+    texts = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in said.reshape(-1).tolist()]
+    likely = chances >= chances.max(axis=1, keepdims=True) - _TIE
+    names = [classes, [str(place) for place in range(len(classes))]] if said.dtype.kind in "iu" else [classes]
+    right = [
+        np.array([text in known and row[known.index(text)] for text, row in zip(texts, likely, strict=True)])
+        for known in names
+    ]
+    if any(one.all() for one in right):
+        return
+    wrong = int(np.argmin(right[0]))
+    raise TrainingError(
+        f"The model's output {output!r} is not the likeliest class by its probabilities.",
+        detail=f"{spec.named}; a golden input is answered {texts[wrong]!r}, and "
+        f"{classes[int(chances[wrong].argmax())]!r} is the likeliest of {', '.join(classes)}",
+        hint=f"The classes are in this order: tf.gather({list(classes)}, tf.argmax(probabilities, axis=1)). "
+        "Or leave this output out.",
+    )
 
 
 def pack(saved_model: Path, golden: Mapping[str, Any], transform: Path | None) -> None:

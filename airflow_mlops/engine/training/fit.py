@@ -44,7 +44,7 @@ from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.finish import Course, LossGuard, golden_predictions, write_result
 from airflow_mlops.engine.training.following import Following
 from airflow_mlops.engine.training.inputs import Columns, specs_of
-from airflow_mlops.engine.training.keras_model import answer, check_model, export
+from airflow_mlops.engine.training.keras_model import answer, check_losses, check_model, export
 from airflow_mlops.engine.training.outputs import outputs_of
 from airflow_mlops.engine.training.progress import Lines, ProgressReport, add_line, begin_lines, read_lines
 from airflow_mlops.engine.training.transform import Given, given
@@ -186,6 +186,7 @@ def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
             hint="Call model.compile(optimizer=..., loss=..., metrics=[...]) in it: usual are "
             f"{'; '.join(problem_named(one.problem).ending for one in spec.snapshot.targets.values())}.",
         )
+    check_losses(spec, model)
     return model
 
 

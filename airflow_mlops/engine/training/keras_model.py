@@ -78,6 +78,33 @@ def _check_names(spec: TrainingSpec, model: keras.Model) -> None:
         )
 
 
+def check_losses(spec: TrainingSpec, model: keras.Model) -> None:
+    """Refuse a compiled model of which the label or a head has no loss: it would stay as it was at first.
+
+    A model that computes its loss itself is believed.
+
+    :raises TrainingError: naming what has none.
+    """
+    own = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in ("train_step", "compute_loss"))
+    loss = getattr(model, "loss", None)
+    if isinstance(loss, list | tuple) and len(loss) == len(keras.tree.flatten(model.output)):
+        loss = keras.tree.pack_sequence_as(model.output, loss)
+    if own or not spec.snapshot.heads or not isinstance(loss, dict):
+        return
+    targets = spec.snapshot.targets
+    missing = [name for name in targets if loss.get(name) is None]
+    if missing:
+        more = [name for name in loss if name not in targets]
+        raise TrainingError(
+            f"The output {missing[0]!r} has no loss, so nothing would be learned of it."
+            f"{did_you_mean(more[0], missing) if more else ''}",
+            detail=f"{spec.named}; without a loss: {', '.join(missing)}; with one: "
+            f"{', '.join(name for name in loss if loss[name] is not None) or 'none'}",
+            hint=f"Say compile(loss={{{', '.join(f'{name!r}: ...' for name in targets)}}}), or leave the head out. "
+            "loss_weights say what each counts.",
+        )
+
+
 def _by_label(snapshot: Snapshot, said: Any) -> dict[str, Any]:
     """Return label → what a model says of it; a model of one label need not name it."""
     return {name: said[name] for name in snapshot.targets} if snapshot.heads else {snapshot.label: said}

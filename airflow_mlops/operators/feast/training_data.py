@@ -12,7 +12,7 @@ from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
 from airflow_mlops.moments import parse_day, parse_moment
-from airflow_mlops.operators.base import MlopsOperator, require
+from airflow_mlops.operators.base import MlopsOperator, heads_of, require
 from airflow_mlops.operators.data import located_rows
 from airflow_mlops.operators.reports import publish_report
 
@@ -208,7 +208,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     def _learned(self) -> dict[str, Any]:
         """Return what is learned beside the label."""
         named = {name: _named(getattr(self, name)) or "" for name in ("problem", "weight", "group")}
-        return {**named, "heads": self.heads or {}}
+        return {**named, "heads": heads_of(self.heads)}
 
     def _of_sealed_rows(self, context: Context) -> Snapshot:
         from airflow_mlops.engine.features.computing.code import code_identity, import_folders
@@ -218,7 +218,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         location = FeastHook(self.feast_conn_id).location(self.home_path)
         transform = _named(self.transform)
         known_at = _named(self.label_known_at)
-        late = {self.label_dataset: [self.label_column, known_at, *(self.heads or {})]} if known_at else {}
+        late = {self.label_dataset: [self.label_column, known_at, *heads_of(self.heads)]} if known_at else {}
         folders = import_folders(self.code_path, location)
         code = None if transform is None else code_identity(transform, folders, late)
         return build_training_snapshot(
