@@ -19,7 +19,7 @@ from airflow_mlops.contracts import Signature
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.files import checksums, identity, temporary_sibling
 from airflow_mlops.engine.data.shared import fetch
-from airflow_mlops.engine.serving.asking import as_asked
+from airflow_mlops.engine.serving.asking import Predict, as_asked
 from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
 from airflow_mlops.engine.serving.samples import input_example, read_samples
 from airflow_mlops.engine.serving.saved_model import DEFAULT_SIGNATURE, SavedModel
@@ -74,6 +74,8 @@ def make_servable(source: Path, destination: Path, samples: Path | None = None) 
         _copy(_find(source), temporary)
         with closing(SavedModel(temporary)) as model:
             signature = _signature(model, temporary)
+            transform = load_transform(temporary)
+            asked, answer = as_asked(transform, signature, model.run)
             file = samples or input_example(source)
             if samples is not None and DEFAULT_SIGNATURE not in model.signatures:
                 raise DataError(
@@ -82,11 +84,11 @@ def make_servable(source: Path, destination: Path, samples: Path | None = None) 
                     hint="Leave samples out: it is served without golden predictions. Or export it with that one.",
                 )
             if file is not None and not (temporary / GOLDEN_FILE).exists() and DEFAULT_SIGNATURE in model.signatures:
-                asked, answer = as_asked(load_transform(temporary), signature, model.run)
-                Golden.recorded(read_samples(file, asked), answer).write(temporary)
+                through = transform.function if transform else ""
+                Golden.recorded(read_samples(file, asked), answer, through).write(temporary)
             golden = Golden.find(temporary)
             if golden is not None:
-                _check(golden, model, recorded=file is not None)
+                _check(golden, asked, answer, recorded=file is not None)
         shutil.rmtree(destination, ignore_errors=True)
         temporary.rename(destination)
     finally:
@@ -234,9 +236,8 @@ def _as_it_is(folder: Path) -> Fetched:
     return Fetched(folder, golden.rows if golden else 0)
 
 
-def _check(golden: Golden, model: SavedModel, *, recorded: bool) -> None:
+def _check(golden: Golden, signature: Signature, answer: Predict, *, recorded: bool) -> None:
     """Ask a model again what it was asked when its golden predictions were made."""
-    signature, answer = as_asked(load_transform(model.path), model.signature, model.run)
     try:
         golden.check(answer, signature, tolerance=1e-5)
     except GateError as error:

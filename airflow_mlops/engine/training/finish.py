@@ -118,8 +118,8 @@ class LossGuard:
 
 def golden_predictions(
     spec: TrainingSpec, answer: Answer, outputs: Mapping[str, str], data: TrainingData
-) -> dict[str, dict[str, list[Any]]]:
-    """Return some predictions of a model: whatever serves it later must repeat them.
+) -> dict[str, Any]:
+    """Return some predictions of a model: whatever serves it later must repeat them. They name its transform.
 
     :param answer: What it answers to features: its transform, if it has one, lies between.
     :param outputs: Label → the output that predicts it.
@@ -161,10 +161,11 @@ def golden_predictions(
                 detail=f"{spec.named}; of the golden inputs the first is answered {values[answered][0].tolist()}",
                 hint=f"End with {problem.ending}.",
             )
-    return {
+    golden = {
         "inputs": {name: listed(values[answered]) for name, values in inputs.items()},
         "outputs": {name: listed(np.asarray(values)[answered]) for name, values in answers.items()},
     }
+    return golden | ({"transform": spec.transform} if spec.transform else {})
 
 
 def pack(saved_model: Path, golden: Mapping[str, Any], transform: Path | None) -> None:
