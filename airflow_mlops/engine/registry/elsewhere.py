@@ -73,6 +73,7 @@ def make_servable(source: Path, destination: Path, samples: Path | None = None) 
     try:
         _copy(_find(source), temporary)
         with closing(SavedModel(temporary)) as model:
+            model.check_whole()
             signature = _signature(model, temporary)
             transform = load_transform(temporary)
             asked, answer = as_asked(transform, signature, model.run)
