@@ -204,5 +204,15 @@ def test_complex_numbers_are_refused_in_words(tmp_path: Path):
     (model / "assets.extra" / "golden.json").unlink()
     samples = tmp_path / "requests.json"
     samples.write_text('{"instances": [{"distance": 1.0}]}')
-    with pytest.raises(DataError, match=r"answers 'wave' in complex numbers(.|\n)*complex64(.|\n)*tf.math.real"):
-        make_servable(model, tmp_path / "made", samples)
+    for given in (samples, None):
+        with pytest.raises(DataError, match=r"answers 'wave' in complex numbers(.|\n)*complex64(.|\n)*tf.math.real"):
+            make_servable(model, tmp_path / "made", given)
+
+
+def test_a_type_that_cannot_be_served_is_refused_before_anything_is_registered(tmp_path: Path, registry: Registry):
+    model = make_saved_model(tmp_path / "m", 0.1, {"distance": "float32"}, answers="bfloat16")
+    with pytest.raises(DataError, match=r"output 'half' is of type bfloat16(.|\n)*Cast inside the model"):
+        make_servable(model, tmp_path / "made")
+    with closing(SavedModel(model)) as loaded, pytest.raises(TypeError, match="bfloat16"):
+        registry.register_made_elsewhere("half", model, loaded.signature, "somewhere")
+    assert not registry.client.search_registered_models("name = 'half'")

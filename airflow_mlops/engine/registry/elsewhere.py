@@ -20,9 +20,10 @@ from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.files import checksums, identity, temporary_sibling
 from airflow_mlops.engine.data.shared import fetch
 from airflow_mlops.engine.serving.asking import Predict, as_asked
-from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
+from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden, refuse_complex
 from airflow_mlops.engine.serving.samples import input_example, read_samples
 from airflow_mlops.engine.serving.saved_model import DEFAULT_SIGNATURE, SavedModel
+from airflow_mlops.engine.serving.tensors import check_types
 from airflow_mlops.engine.serving.transform import load_transform
 from airflow_mlops.exceptions import DataError, GateError
 
@@ -67,7 +68,8 @@ def make_servable(source: Path, destination: Path, samples: Path | None = None) 
     :param destination: Replaced.
     :param samples: Sample requests; None takes MLflow's input example or TensorFlow Serving's warm-up records, if they
         are there. A model that carries golden predictions keeps those.
-    :raises DataError: when there is no model, or it cannot be loaded, or does not answer the samples.
+    :raises DataError: when there is no model, or it is not whole, cannot be loaded, has types that cannot be served, or
+        does not answer the samples.
     """
     temporary = temporary_sibling(destination)
     try:
@@ -75,6 +77,8 @@ def make_servable(source: Path, destination: Path, samples: Path | None = None) 
         with closing(SavedModel(temporary)) as model:
             model.check_whole()
             signature = _signature(model, temporary)
+            check_types(signature)
+            refuse_complex({name: spec.dtype for name, spec in signature.outputs.items()})
             transform = load_transform(temporary)
             asked, answer = as_asked(transform, signature, model.run)
             file = samples or input_example(source)

@@ -141,7 +141,7 @@ def golden_predictions(
             rows = load_object(spec.golden, spec.code_path)(data.test.columns)
         inputs = as_columns(rows, like)
     answers = answer(inputs)
-    refuse_complex(answers)
+    refuse_complex({name: np.asarray(values).dtype.name for name, values in answers.items()})
     predicted = {label: _predicted(spec, label, output, answers[output]) for label, output in outputs.items()}
     answered = np.logical_and.reduce([np.isfinite(one).reshape(len(one), -1).all(axis=1) for one in predicted.values()])
     if not answered.any():
