@@ -463,6 +463,7 @@ class ModelManifest(Record):
     versions: dict[str, str]
     classes: tuple[str, ...] = Field(default=(), description="in the order of the probabilities")
     heads: dict[str, Target] = Field(default_factory=dict, description="further labels that it predicts")
+    transform: str = Field(default="", description="what the features go through before the model is asked")
     parent_version: str | None = Field(default=None, description="champion when this was trained")
     triggered_by: str
 

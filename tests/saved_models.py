@@ -35,7 +35,8 @@ def make_saved_model(
     :param weight: Models of different weights give different answers.
     :param inputs: Name → type; default is :data:`INPUTS`.
     :param answers: ``probability``; or ``many``: also two ``probabilities``, a ``class``, and ``raw``, which is
-        NaN where an input is; or ``complex``: also a ``wave`` of complex numbers.
+        NaN where an input is; or ``complex``: also a ``wave`` of complex numbers; or ``bfloat16``: also a ``half`` of
+        that type, and without a variable.
     """
     worker = _worker()
     request = {
@@ -68,7 +69,7 @@ def _export(path: str, weight: float, inputs: dict[str, str], answers: str) -> N
         return tf.where(tf.math.is_nan(value), tf.zeros_like(value), value)
 
     module = tf.Module()
-    module.weight = tf.Variable(weight, dtype=tf.float32)
+    module.weight = tf.constant(weight) if answers == "bfloat16" else tf.Variable(weight, dtype=tf.float32)
     specs = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in inputs.items()}
 
     def predict(**tensors: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -78,6 +79,8 @@ def _export(path: str, weight: float, inputs: dict[str, str], answers: str) -> N
             return {"probability": probability}
         if answers == "complex":
             return {"probability": probability, "wave": tf.complex(probability, total)}
+        if answers == "bfloat16":
+            return {"probability": probability, "half": tf.cast(probability, tf.bfloat16)}
         return {
             "probability": probability[:, None],
             "probabilities": tf.stack([1 - probability, probability], axis=1),
@@ -91,7 +94,7 @@ def _export(path: str, weight: float, inputs: dict[str, str], answers: str) -> N
 
     rows = {name: ROWS[dtype] for name, dtype in inputs.items()}
     outputs = signature(**{name: tf.constant(rows[name], dtype) for name, dtype in inputs.items()})
-    told = {name: value for name, value in outputs.items() if value.dtype not in (tf.string, tf.complex64)}
+    told = {name: value for name, value in outputs.items() if value.dtype not in (tf.string, tf.complex64, tf.bfloat16)}
     golden = {"inputs": rows, "outputs": {name: value.numpy().tolist() for name, value in told.items()}}
     extra = Path(path) / "assets.extra"
     extra.mkdir()

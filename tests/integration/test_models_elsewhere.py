@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.prediction.scorers import InProcess
 from airflow_mlops.engine.registry.elsewhere import check_seen, fetch_version, make_servable
 from airflow_mlops.engine.registry.registry import Registry
 from airflow_mlops.engine.serving.golden import Golden
@@ -143,6 +144,24 @@ def test_what_is_no_model(made: Path, tmp_path: Path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("lost", ["variables/variables.index", "variables"])
+def test_half_a_model_is_refused_without_samples_too(made: Path, tmp_path: Path, lost: str):
+    half = shutil.copytree(made / "other", tmp_path / "half")
+    shutil.rmtree(half / lost) if lost == "variables" else (half / lost).unlink()
+    for ask in (lambda: make_servable(half, tmp_path / "model"), lambda: InProcess(half, model="half")):
+        with pytest.raises(DataError, match=r"index of its variables is missing(.|\n)*fix: .*a complete export"):
+            ask()
+
+
+def test_a_model_without_variables_needs_no_index(tmp_path: Path):
+    model = make_saved_model(tmp_path / "m", 0.1, {"distance": "float32"}, answers="bfloat16")
+    shutil.rmtree(model / "variables")
+    for _ in range(2):
+        with closing(SavedModel(model)) as loaded:
+            loaded.check_whole()
+        (model / "variables").mkdir(exist_ok=True)
+
+
 def test_any_version_is_fetched_and_its_files_are_written_down(
     made: Path, registry: Registry, ledger: Ledger, tmp_path: Path
 ):
@@ -185,5 +204,15 @@ def test_complex_numbers_are_refused_in_words(tmp_path: Path):
     (model / "assets.extra" / "golden.json").unlink()
     samples = tmp_path / "requests.json"
     samples.write_text('{"instances": [{"distance": 1.0}]}')
-    with pytest.raises(DataError, match=r"answers 'wave' in complex numbers(.|\n)*complex64(.|\n)*tf.math.real"):
-        make_servable(model, tmp_path / "made", samples)
+    for given in (samples, None):
+        with pytest.raises(DataError, match=r"answers 'wave' in complex numbers(.|\n)*complex64(.|\n)*tf.math.real"):
+            make_servable(model, tmp_path / "made", given)
+
+
+def test_a_type_that_cannot_be_served_is_refused_before_anything_is_registered(tmp_path: Path, registry: Registry):
+    model = make_saved_model(tmp_path / "m", 0.1, {"distance": "float32"}, answers="bfloat16")
+    with pytest.raises(DataError, match=r"output 'half' is of type bfloat16(.|\n)*Cast inside the model"):
+        make_servable(model, tmp_path / "made")
+    with closing(SavedModel(model)) as loaded, pytest.raises(TypeError, match="bfloat16"):
+        registry.register_made_elsewhere("half", model, loaded.signature, "somewhere")
+    assert not registry.client.search_registered_models("name = 'half'")

@@ -39,7 +39,7 @@ from airflow_mlops.engine.training.launch import train
 from airflow_mlops.engine.training.script import run_script
 from airflow_mlops.engine.training.source import code_hash, source_hash
 from airflow_mlops.engine.training.workdir import Workdir
-from airflow_mlops.exceptions import MlopsError, TrainingError
+from airflow_mlops.exceptions import DataError, MlopsError, TrainingError
 from airflow_mlops.operators.predict import TensorFlowPredictOperator, TFServingPredictOperator
 from tests import warm_trainer
 from tests.model_server import FLAGS, ModelServer, config_text, model_text
@@ -281,6 +281,29 @@ def test_shipped_files_that_were_changed_are_not_published(trained: Path, tmp_pa
         InProcess(changed, model="m")
 
 
+def test_a_lost_transform_is_refused(trained: Path, tmp_path: Path):
+    whole = shutil.copytree(trained, tmp_path / "whole")
+    (whole / "assets.extra" / "manifest.json").unlink(missing_ok=True)
+    (whole / "assets.extra" / "golden.json").unlink()
+    request = {"inputs": {"carrier": ["AA"], "distance_miles": [30.0], "sched_hour": [12]}}
+    (tmp_path / "requests.json").write_text(json.dumps(request))
+    recorded = make_servable(whole, tmp_path / "recorded", tmp_path / "requests.json").saved_model
+    columns = {"carrier": np.array(["AA"], object), "distance_miles": np.array([30.0]), "sched_hour": np.array([12])}
+    np.testing.assert_allclose(Golden.read(recorded).outputs["probability"], by_hand(trained, columns, 10.0), atol=1e-6)
+    for model in (trained, recorded):
+        lost = shutil.copytree(model, tmp_path / "lost", dirs_exist_ok=True)
+        shutil.rmtree(lost / "assets.extra" / "transform")
+        for ask in (
+            lambda folder: InProcess(folder, model="m"),
+            lambda folder: make_servable(folder, tmp_path / "made"),
+            lambda folder: make_servable(folder, tmp_path / "made", tmp_path / "requests.json"),
+            lambda folder: publish(folder, tmp_path / "store", 1),
+        ):
+            with pytest.raises(DataError, match=r"transform 'code:transform' is lost(.|\n)*golden\.json names it"):
+                ask(lost)
+    assert not (tmp_path / "made").exists()
+
+
 def test_another_transform_than_that_of_what_serves_is_said(store: Path, trained: Path, other: Path, caplog):
     with caplog.at_level(logging.WARNING):
         publish(trained, store, 1, serving=1)
@@ -311,7 +334,7 @@ def test_what_is_written_down(spec: TrainingSpec, trained: Path):
     result = Workdir(trained.parent).finished(spec.hash)
     assert result is not None
     assert set(result.signature.inputs) == {"known", "near"}
-    pack_manifest(spec, result, parent_version=None, triggered_by="test")
+    assert pack_manifest(spec, result, parent_version=None, triggered_by="test").transform == "code:transform"
     readme = (trained / "assets.extra" / "README.md").read_text()
     assert "| `carrier` | string |" in readme
     assert "`code:transform`, in `assets.extra/transform/`" in readme

@@ -77,6 +77,10 @@ def remove_variables(folder: Path) -> None:
     shutil.rmtree(folder / "variables")
 
 
+def remove_index(folder: Path) -> None:
+    (folder / "variables" / "variables.index").unlink()
+
+
 def remove_graph(folder: Path) -> None:
     (folder / "saved_model.pb").unlink()
 
@@ -118,7 +122,8 @@ def nan_answer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (remove_variables, "Could not find variable|failed on a call"),
+        (remove_variables, "index of its variables is missing"),
+        (remove_index, "index of its variables is missing"),
         (remove_graph, "no SavedModel to publish"),
         (truncate_graph, "cannot be loaded"),
         (flip_a_byte, "cannot be loaded"),

@@ -50,7 +50,26 @@ def transform_of(saved_model: Path, body: str) -> Transform:
 
 
 def test_a_model_without_one(tmp_path: Path):
+    (tmp_path / "saved_model.pb").touch()
     assert load_transform(tmp_path) is None
+
+
+def test_no_model_is_none_without_one(tmp_path: Path):
+    with pytest.raises(DataError, match=r"There is no model(.|\n)*nix has no saved_model.pb"):
+        load_transform(tmp_path / "nix")
+
+
+@pytest.mark.parametrize("file", ["golden.json", "manifest.json"])
+def test_a_lost_one_is_named_by_what_is_left(tmp_path: Path, file: str):
+    (tmp_path / "saved_model.pb").touch()
+    (tmp_path / "assets.extra").mkdir()
+    naming = tmp_path / "assets.extra" / file
+    naming.write_text('{"transform": "pre:transform"}')
+    with pytest.raises(DataError, match=rf"transform 'pre:transform' is lost(.|\n)*{file} names it"):
+        load_transform(tmp_path)
+    for other in ('{"transform": ""}', "{}", "[1]", "{"):  # none, none yet, and what others refuse
+        naming.write_text(other)
+        assert load_transform(tmp_path) is None
 
 
 def test_what_it_gives_has_the_types_of_features(tmp_path: Path):

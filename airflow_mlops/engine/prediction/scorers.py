@@ -61,6 +61,7 @@ class InProcess:
         self.identity = content_hash([model, self.version, content])
         transform = load_transform(saved_model)
         self._loaded = SavedModel(saved_model)
+        self._loaded.check_whole()
         self.signature, self._answer = as_asked(transform, self._loaded.signature, self._loaded.run)
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -19,10 +19,11 @@ from airflow_mlops.contracts import Signature
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.files import checksums, identity, temporary_sibling
 from airflow_mlops.engine.data.shared import fetch
-from airflow_mlops.engine.serving.asking import as_asked
-from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden
+from airflow_mlops.engine.serving.asking import Predict, as_asked
+from airflow_mlops.engine.serving.golden import GOLDEN_FILE, Golden, refuse_complex
 from airflow_mlops.engine.serving.samples import input_example, read_samples
 from airflow_mlops.engine.serving.saved_model import DEFAULT_SIGNATURE, SavedModel
+from airflow_mlops.engine.serving.tensors import check_types
 from airflow_mlops.engine.serving.transform import load_transform
 from airflow_mlops.exceptions import DataError, GateError
 
@@ -67,13 +68,19 @@ def make_servable(source: Path, destination: Path, samples: Path | None = None) 
     :param destination: Replaced.
     :param samples: Sample requests; None takes MLflow's input example or TensorFlow Serving's warm-up records, if they
         are there. A model that carries golden predictions keeps those.
-    :raises DataError: when there is no model, or it cannot be loaded, or does not answer the samples.
+    :raises DataError: when there is no model, or it is not whole, cannot be loaded, has types that cannot be served, or
+        does not answer the samples.
     """
     temporary = temporary_sibling(destination)
     try:
         _copy(_find(source), temporary)
         with closing(SavedModel(temporary)) as model:
+            model.check_whole()
             signature = _signature(model, temporary)
+            check_types(signature)
+            refuse_complex({name: spec.dtype for name, spec in signature.outputs.items()})
+            transform = load_transform(temporary)
+            asked, answer = as_asked(transform, signature, model.run)
             file = samples or input_example(source)
             if samples is not None and DEFAULT_SIGNATURE not in model.signatures:
                 raise DataError(
@@ -82,11 +89,11 @@ def make_servable(source: Path, destination: Path, samples: Path | None = None) 
                     hint="Leave samples out: it is served without golden predictions. Or export it with that one.",
                 )
             if file is not None and not (temporary / GOLDEN_FILE).exists() and DEFAULT_SIGNATURE in model.signatures:
-                asked, answer = as_asked(load_transform(temporary), signature, model.run)
-                Golden.recorded(read_samples(file, asked), answer).write(temporary)
+                through = transform.function if transform else ""
+                Golden.recorded(read_samples(file, asked), answer, through).write(temporary)
             golden = Golden.find(temporary)
             if golden is not None:
-                _check(golden, model, recorded=file is not None)
+                _check(golden, asked, answer, recorded=file is not None)
         shutil.rmtree(destination, ignore_errors=True)
         temporary.rename(destination)
     finally:
@@ -234,9 +241,8 @@ def _as_it_is(folder: Path) -> Fetched:
     return Fetched(folder, golden.rows if golden else 0)
 
 
-def _check(golden: Golden, model: SavedModel, *, recorded: bool) -> None:
+def _check(golden: Golden, signature: Signature, answer: Predict, *, recorded: bool) -> None:
     """Ask a model again what it was asked when its golden predictions were made."""
-    signature, answer = as_asked(load_transform(model.path), model.signature, model.run)
     try:
         golden.check(answer, signature, tolerance=1e-5)
     except GateError as error:

@@ -52,6 +52,7 @@ def pack_manifest(
         versions=result.versions,
         classes=spec.snapshot.classes,
         heads=spec.snapshot.heads,
+        transform=spec.transform,
         parent_version=parent_version,
         triggered_by=triggered_by,
     )
@@ -67,7 +68,7 @@ def pack_manifest(
 def _readme(manifest: ModelManifest, spec: TrainingSpec, saved_model: Path) -> str:
     """Return what a caller has to know, in words."""
     types = {name: one.dtype for name, one in manifest.signature.inputs.items()}
-    if transform := load_transform(saved_model):
+    if transform := load_transform(saved_model) if spec.transform else None:
         types = {name: one["dtype"] for name, one in transform.inputs.items()}
     inputs = "\n".join(f"| `{name}` | {kind} |" for name, kind in types.items())
     outputs = ", ".join(f"`{name}` ({one.dtype})" for name, one in manifest.signature.outputs.items())

@@ -421,7 +421,6 @@ class Registry:
     ) -> ModelVersion:
         from mlflow.entities import LoggedModelOutput
 
-        self._make_registered_model(model)
         logged = self._client.create_logged_model(run.experiment_id, logged_name(model), source_run_id=run.run_id)
         with tempfile.TemporaryDirectory() as folder:
             ids = {"run_id": run.run_id, "model_id": logged.model_id}
@@ -430,6 +429,7 @@ class Registry:
         self._client.log_model_artifacts(logged.model_id, str(saved_model), SAVED_MODEL)
         self._client.finalize_logged_model(logged.model_id, "READY")
         self._client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        self._make_registered_model(model)
         version = self._client.create_model_version(
             model, source=f"models:/{logged.model_id}", run_id=run.run_id, model_id=logged.model_id, tags=dict(tags)
         )

@@ -72,6 +72,7 @@ def transform_in(store: Path, version: int) -> Transform | None:
             "Whether version %s has a transform is not known: %s is not there. Its inputs are asked for as they are.",
             version, folder,
         )  # fmt: skip
+        return None
     return load_transform(folder)
 
 

@@ -47,6 +47,8 @@ _RESULT_AND_ARGUMENTS: dict[str, tuple[type | None, list[type]]] = {
     "TF_NewGraph": (c_void_p, []),
     "TF_DeleteGraph": (None, [c_void_p]),
     "TF_GraphOperationByName": (c_void_p, [c_void_p, c_char_p]),
+    "TF_GraphNextOperation": (c_void_p, [c_void_p, POINTER(c_size_t)]),
+    "TF_OperationOpType": (c_char_p, [c_void_p]),
     "TF_NewSessionOptions": (c_void_p, []),
     "TF_SetConfig": (None, [c_void_p, c_char_p, c_size_t, c_void_p]),
     "TF_DeleteSessionOptions": (None, [c_void_p]),

@@ -37,10 +37,14 @@ UNPROVEN = GoldenCheck(rows=0, max_difference=0.0)
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs and the outputs they gave, by name, as nested lists. Bytes that are no text are ``{"b64": ...}``."""
+    """Inputs and the outputs they gave, by name, as nested lists. Bytes that are no text are ``{"b64": ...}``.
+
+    :param transform: What the inputs go through before the model is asked, such as ``code:transform``; empty: nothing.
+    """
 
     inputs: dict[str, Any]
     outputs: dict[str, Any]
+    transform: str = ""
 
     @classmethod
     def find(cls, saved_model: Path) -> Self | None:
@@ -59,7 +63,7 @@ class Golden:
         path = saved_model / GOLDEN_FILE
         try:
             content = json.loads(path.read_bytes())
-            golden = cls(inputs=dict(content["inputs"]), outputs=dict(content["outputs"]))
+            golden = cls(dict(content["inputs"]), dict(content["outputs"]), content.get("transform", ""))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 "The model has no readable golden predictions.",
@@ -76,14 +80,20 @@ class Golden:
         return golden
 
     @classmethod
-    def recorded(cls, inputs: Mapping[str, np.ndarray], predict: Predict) -> Self:
+    def recorded(cls, inputs: Mapping[str, np.ndarray], predict: Predict, transform: str = "") -> Self:
         """Ask a model and keep what it answers.
 
+        :param predict: Answers the inputs; what they go through first is its business.
+        :param transform: What that is.
         :raises DataError: when it answers something that is no number, or complex numbers: nothing could be compared
             with it.
         """
-        answers = predict(inputs)
-        refuse_complex(answers)
+        kept = {name: listed(values) for name, values in inputs.items()}
+        texts = {name: as_array(kept[name], "string") for name, values in inputs.items() if values.dtype.kind == "O"}
+        answers = predict(
+            {**inputs, **texts}
+        )  # text as it is asked when it is checked: a transform may tell them apart
+        refuse_complex({name: values.dtype.name for name, values in answers.items()})
         for name, values in answers.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise DataError(
@@ -92,8 +102,9 @@ class Golden:
                     hint="Give sample requests that it can answer.",
                 )
         return cls(
-            inputs={name: listed(values) for name, values in inputs.items()},
+            inputs=kept,
             outputs={name: listed(np.asarray(values)) for name, values in answers.items()},
+            transform=transform,
         )
 
     @property
@@ -106,7 +117,8 @@ class Golden:
         """Pack them into a SavedModel."""
         path = saved_model / GOLDEN_FILE
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(asdict(self)))
+        # Without an empty transform: what was recorded before there were any has the same bytes now.
+        path.write_text(json.dumps({name: value for name, value in asdict(self).items() if value}))
 
     def check(self, predict: Predict, signature: Signature, tolerance: float) -> GoldenCheck:
         """Predict the golden inputs and compare.
@@ -149,16 +161,17 @@ class Golden:
         return float(np.max(np.nan_to_num(difference, nan=np.inf)))
 
 
-def refuse_complex(answers: Mapping[str, np.ndarray]) -> None:
+def refuse_complex(types: Mapping[str, str]) -> None:
     """Refuse answers in complex numbers: neither a golden prediction nor a JSON answer of a server can hold one.
 
+    :param types: Output → its type.
     :raises DataError: naming the output.
     """
-    for name, values in answers.items():
-        if np.asarray(values).dtype.kind == "c":
+    for name, dtype in types.items():
+        if dtype.startswith("complex"):
             raise DataError(
                 f"The model answers {name!r} in complex numbers.",
-                detail=f"type {np.asarray(values).dtype}; golden predictions, and a server's JSON, have real numbers",
+                detail=f"type {dtype}; golden predictions, and a server's JSON, have real numbers",
                 hint="Give its parts as outputs of their own, tf.math.real(...) and tf.math.imag(...).",
             )
 

@@ -158,6 +158,7 @@ def _prove(
     if current is not None:
         _say_other_transform(transform, current)
     with closing(SavedModel(folder)) as model:
+        model.check_whole()
         if not model.signatures:
             raise DataError(
                 "The SavedModel has no signature, so nobody could ask it anything.",

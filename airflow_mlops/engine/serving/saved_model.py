@@ -19,6 +19,8 @@ from airflow_mlops.engine.serving.protos import tensorflow_pb2 as tf
 from airflow_mlops.exceptions import DataError, did_you_mean
 
 DEFAULT_SIGNATURE = "serving_default"
+_WHOLE = "It must be a complete export: saved_model.pb, and variables/ with index and data."
+_VARIABLES = {b"VarHandleOp", b"VariableV2", b"Variable"}
 _MAX_MESSAGE = 1024
 
 
@@ -54,7 +56,7 @@ class SavedModel:
     is the least latency for a request, and concurrent requests scale by their threads.
 
     Half-copied folders are what the loader of TensorFlow takes them for: without ``variables/`` a model loads, and
-    then every call fails. Only a prediction proves a model.
+    then every call fails. :meth:`check_whole` tells; only a prediction proves a model.
 
     :param path: Folder with ``saved_model.pb`` and ``variables/``.
     :param tags: Tags of the graph to load.
@@ -132,6 +134,20 @@ class SavedModel:
             for tensor in filter(None, results):
                 self._quick.TF_DeleteTensor(tensor)
 
+    def check_whole(self) -> None:
+        """Refuse a model whose variables were not loaded, because their index is not there. The loader does not say.
+
+        :raises DataError: naming the file.
+        """
+        folder = self.path / "variables"
+        index = folder / "variables.index"
+        if not index.exists() and (any(folder.glob("variables.data*")) or not _VARIABLES.isdisjoint(self._kinds())):
+            raise DataError(
+                "The SavedModel is not whole: the index of its variables is missing.",
+                detail=f"there is no {index}",
+                hint=_WHOLE,
+            )
+
     @contextmanager
     def hold(self) -> Iterator[Self]:
         """Keep the model loaded for the length of the block: :meth:`close` waits for it.
@@ -183,7 +199,7 @@ class SavedModel:
                 lambda status: self._slow.TF_LoadSessionFromSavedModel(
                     options, None, str(self.path).encode(), encoded, len(tags), self._graph, meta_graph, status
                 ),
-                hint="It must be a complete export: saved_model.pb, and variables/ with index and data.",
+                hint=_WHOLE,
             )
             serialized = ctypes.string_at(meta_graph.contents.data, meta_graph.contents.length)
         finally:
@@ -195,6 +211,12 @@ class SavedModel:
             definitions[name] = tf.SignatureDef()
             definitions[name].CopyFrom(definition)
         return session, definitions
+
+    def _kinds(self) -> Iterator[bytes]:
+        """Yield the kind of each operation of the graph, such as ``MatMul``."""
+        position = ctypes.c_size_t(0)
+        while operation := self._quick.TF_GraphNextOperation(self._graph, position):
+            yield self._quick.TF_OperationOpType(operation)
 
     def _find(self, signature: str) -> Signature:
         try:

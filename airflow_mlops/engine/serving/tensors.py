@@ -35,6 +35,7 @@ _DTYPES: dict[int, tuple[str, np.dtype, str]] = {
 }
 _BY_NAME = {name: number for number, (name, _, _) in _DTYPES.items()}
 _BY_NUMPY = {dtype: number for number, (_, dtype, _) in _DTYPES.items()}
+_CAST = "Cast inside the model, so that its signature has numbers, booleans or strings only."
 #: Signatures that only load and restore a model.
 _INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
 
@@ -62,9 +63,20 @@ def numpy_dtype(number: int) -> np.dtype:
     if number not in _DTYPES:
         raise DataError(
             f"Tensors of type {dtype_name(number)} cannot be served.",
-            hint="Cast inside the model, so that its signature has numbers, booleans or strings only.",
+            hint=_CAST,
         )
     return _DTYPES[number][1]
+
+
+def check_types(signature: Signature) -> None:
+    """Refuse a signature with a type that cannot be served, such as ``bfloat16``.
+
+    :raises DataError: naming the first input or output.
+    """
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for name, spec in specs.items():
+            if spec.dtype not in _BY_NAME:
+                raise DataError(f"The {kind} {name!r} is of type {spec.dtype}, which cannot be served.", hint=_CAST)
 
 
 def dtype_number(array: np.ndarray) -> int:

@@ -26,6 +26,8 @@ from airflow_mlops.exceptions import DataError, MlopsError, TransientError, did_
 
 TRANSFORM = Path("assets.extra") / "transform"
 TOLD = "transform.json"
+_NAMING = (Path("assets.extra") / "golden.json", Path("assets.extra") / "manifest.json")
+"""Files that name the transform of a model: who loses its folder has those."""
 
 Columns = dict[str, np.ndarray]
 
@@ -188,10 +190,35 @@ def load_transform(saved_model: Path | str) -> Transform | None:
     """Return the transform that came with a model; None when it has none and takes the features themselves.
 
     :param saved_model: Folder of the version, such as ``/srv/models/churn/7``.
-    :raises DataError: when its files are not as they were shipped, or it imports what is not installed here.
+    :raises DataError: when no model is there, its transform's files are lost or not as they were shipped, or it imports
+        what is not installed here.
     """
-    folder = Path(saved_model) / TRANSFORM
-    return Transform(folder) if (folder / TOLD).is_file() else None
+    model = Path(saved_model)
+    folder = model / TRANSFORM
+    if (folder / TOLD).is_file():
+        return Transform(folder)
+    if not (model / "saved_model.pb").is_file():
+        raise DataError(
+            "There is no model, so whether it has a transform is not known.",
+            detail=f"{model} has no saved_model.pb",
+            hint="Name the folder of a version, such as /srv/models/churn/7.",
+        )
+    for file in _NAMING:
+        if function := _named_in(model / file):
+            raise DataError(
+                f"The model's transform {function!r} is lost: without it the model answers wrongly.",
+                detail=f"{file.name} names it, and {folder} has no {TOLD}",
+                hint="It belongs to the model: fetch the version again, or copy its folder whole, with assets.extra.",
+            )
+    return None
+
+
+def _named_in(file: Path) -> str:
+    """Return the transform that a file of a SavedModel names, if it can be read and names one."""
+    try:
+        return str(json.loads(file.read_bytes()).get("transform", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _as_told(name: str, values: Any, dtype: str) -> np.ndarray:

@@ -122,8 +122,8 @@ class LossGuard:
 
 def golden_predictions(
     spec: TrainingSpec, answer: Answer, outputs: Mapping[str, str], data: TrainingData
-) -> dict[str, dict[str, list[Any]]]:
-    """Return some predictions of a model: whatever serves it later must repeat them.
+) -> dict[str, Any]:
+    """Return some predictions of a model: whatever serves it later must repeat them. They name its transform.
 
     :param answer: What it answers to features: its transform, if it has one, lies between.
     :param outputs: Label → the output that predicts it.
@@ -146,7 +146,7 @@ def golden_predictions(
             rows = load_object(spec.golden, spec.code_path)(data.test.columns)
         inputs = as_columns(rows, like)
     answers = answer(inputs)
-    refuse_complex(answers)
+    refuse_complex({name: np.asarray(values).dtype.name for name, values in answers.items()})
     predicted = {label: _predicted(spec, label, output, answers[output]) for label, output in outputs.items()}
     answered = np.logical_and.reduce([np.isfinite(one).reshape(len(one), -1).all(axis=1) for one in predicted.values()])
     if not answered.any():
@@ -168,10 +168,11 @@ def golden_predictions(
             )
         if (said := called(spec.snapshot, label, CLASS)) in answers:
             _check_class(spec, label, said, np.asarray(answers[said])[answered], values[answered])
-    return {
+    golden = {
         "inputs": {name: listed(values[answered]) for name, values in inputs.items()},
         "outputs": {name: listed(np.asarray(values)[answered]) for name, values in answers.items()},
     }
+    return golden | ({"transform": spec.transform} if spec.transform else {})
 
 
 def _check_class(spec: TrainingSpec, label: str, output: str, said: np.ndarray, chances: np.ndarray) -> None:
