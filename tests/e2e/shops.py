@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 from tests.shop import FIRST, write_shop
 
-DAYS, ORDERS = 26, 30
+DAYS, ORDERS = 26, 34
 LAST = "2024-01-26"
 SHOPS = ("shop_regression", "shop_multiclass")
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
