@@ -36,14 +36,15 @@ def kept(split: SplitData, batch_size: int, seed: int | None, passes: Passes) ->
     order = None if seed is None else np.random.default_rng(seed).permutation(split.rows)
     block = [tf.constant(part) for part in layout.block(split.columns, *split.answers(split.arrow()), order)]
 
-    def starts() -> Iterator[np.ndarray]:
+    def starts() -> np.ndarray:
         epoch, skipped = next(passes)
         places = np.arange(0, split.rows, batch_size)
         if seed is not None:
             np.random.default_rng([seed, epoch]).shuffle(places)
-        yield places[skipped:]
+        return places[skipped:]
 
-    places = tf.data.Dataset.from_generator(starts, output_signature=tf.TensorSpec([None], tf.int64))
+    begun = tf.data.Dataset.from_tensors(0)
+    places = begun.map(lambda _: tf.ensure_shape(tf.numpy_function(starts, [], tf.int64), [None]))
     return (
         places.flat_map(tf.data.Dataset.from_tensor_slices)
         .map(
