@@ -36,14 +36,17 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _doctor(options: argparse.Namespace) -> None:
     from airflow_mlops.doctor import OK, WRONG
 
-    logging.disable(logging.ERROR)  # what libraries say of what they cannot reach, the findings say shorter
     found = _before_the_start(options.compose) if options.compose else _examine(options)
     wrong = 0
-    for name, finding in found:
-        wrong += finding.state == WRONG
-        print(f"{finding.state:18} {name}: {finding.words}")
-        if finding.hint and finding.state != OK:
-            print(f"{'':18} fix: {finding.hint}")
+    logging.disable(logging.ERROR)  # what libraries say of what they cannot reach, the findings say shorter
+    try:
+        for name, finding in found:
+            wrong += finding.state == WRONG
+            print(f"{finding.state:18} {name}: {finding.words}")
+            if finding.hint and finding.state != OK:
+                print(f"{'':18} fix: {finding.hint}")
+    finally:
+        logging.disable(logging.NOTSET)
     if wrong:
         raise MlopsError(
             f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong with this installation.",
