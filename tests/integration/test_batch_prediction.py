@@ -498,5 +498,5 @@ def test_what_a_server_does_not_have_is_refused_at_once(server, asked):
 def test_no_model_is_said(tmp_path):
     with pytest.raises(DataError, match="no SavedModel"):
         InProcess(tmp_path / "none", model="m")
-    with pytest.raises(DataError, match="no saved_model.pb"):
+    with pytest.raises(DataError, match=r"no saved_model\.pb"):
         InProcess(tmp_path, model="m")

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
+from airflow_mlops.contracts import Signature, TensorSpec
 from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.prediction.scorers import InProcess
