@@ -214,7 +214,8 @@ def test_a_type_that_cannot_be_served_is_refused_before_anything_is_registered(t
     model = make_saved_model(tmp_path / "m", 0.1, {"distance": "float32"}, answers="bfloat16")
     with pytest.raises(DataError, match=r"output 'half' is of type bfloat16(.|\n)*Cast inside the model"):
         make_servable(model, tmp_path / "made")
-    unknown = Signature(inputs={}, outputs={"half": TensorSpec(dtype="unheard_of", shape=(-1,))})
+    one = TensorSpec(dtype="float32", shape=(-1,))
+    unknown = Signature(inputs={"distance": one}, outputs={"half": one.model_copy(update={"dtype": "unheard_of"})})
     with pytest.raises(TypeError, match="unheard_of"):  # whatever fails before a version is made
         registry.register_made_elsewhere("half", model, unknown, "somewhere")
     assert not registry.client.search_registered_models("name = 'half'")
