@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
+from time import sleep
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -14,6 +15,8 @@ from airflow_mlops.exceptions import ConfigError, TransientError
 
 ACTIVE = ("queued", "running")
 _PAGE = 100
+_PAUSES = (0.5, 1.0, 2.0)
+"""Seconds before a request is repeated: now and then API and scheduler block each other, and the database ends one."""
 
 
 class AirflowApi:
@@ -166,7 +169,13 @@ class AirflowApi:
                 return
 
     def _call(self, method: str, path: str, **kwargs: Any) -> Any:
-        return self._read(self._send(method, path, **kwargs))
+        response = self._send(method, path, **kwargs)
+        for pause in () if method == "POST" else _PAUSES:
+            if not response.is_server_error:
+                break
+            sleep(pause)
+            response = self._send(method, path, **kwargs)
+        return self._read(response)
 
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """Send a request; log in first, and again when the token has expired."""

@@ -7,6 +7,7 @@ import stat
 from datetime import date
 from pathlib import Path
 
+import httpx
 import pytest
 
 from airflow_mlops.demo.history import History
@@ -121,6 +122,28 @@ def test_history_is_made_again_when_the_code_changed(tmp_path: Path) -> None:
 def test_postgres_refuses_a_path_that_it_cannot_be_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="space"):
         start(tmp_path / "my clone" / "postgres")
+
+
+def test_a_request_that_the_database_ended_is_repeated_unless_it_makes_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("airflow_mlops.stack.airflow_api._PAUSES", (0.0, 0.0))
+    answers = [500, 500, 200, 500]
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/auth/token":
+            return httpx.Response(201, json={"access_token": "t"})
+        asked.append(request.method)
+        return httpx.Response(answers.pop(0), json={})
+
+    with AirflowApi("http://airflow") as airflow:
+        airflow._http = httpx.Client(base_url="http://airflow", transport=httpx.MockTransport(answer))
+        airflow.unpause("d")
+        assert asked == ["PATCH"] * 3
+        with pytest.raises(TransientError, match="500"):
+            airflow.trigger("d")
+        assert asked == ["PATCH"] * 3 + ["POST"]
 
 
 def test_an_airflow_that_is_not_there_is_said_in_words() -> None:
