@@ -27,7 +27,7 @@ PIECES = {
     },
 }
 MODEL = {
-    'Dense(1, activation="sigmoid")': "Dense(1)",
+    'Dense(1, activation="sigmoid")': "Dense(1, bias_initializer=keras.initializers.Constant(60.0))",
     '"binary_crossentropy"': '"mse"',
     'optimizer="adam"': "optimizer=keras.optimizers.Adam(0.05)",
 }
