@@ -113,7 +113,10 @@ class Watch:
         folder = self._workdir.checkpoints
         if not is_shared(folder):
             return
-        there = {path: path.stat() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+        try:
+            there = {path: path.stat() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+        except FileNotFoundError:
+            return  # an old one was let go of just now: the next look sees what is left
         try:
             for path, stat in there.items():
                 looks = stat.st_size, stat.st_mtime_ns
