@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -165,8 +165,15 @@ def opened(
             if database.dialect.name == "duckdb":
                 _quote_keywords(connection)
             engine.load_batch_data("batch", SqlAlchemyBatchData(execution_engine=engine, table_name=_TABLE))
-            yield engine
-            connection.close()
+            try:
+                yield engine
+            finally:
+                with suppress(sa.exc.DBAPIError):  # a connection that is lost has lost its view, too
+                    connection.rollback()
+                    # A server drops it some time after the connection is closed, and till then nobody drops the table.
+                    connection.exec_driver_sql(f"DROP VIEW {_TABLE}")
+                    connection.commit()
+                connection.close()
     finally:
         database.dispose()
 
