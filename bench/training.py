@@ -1,8 +1,9 @@
 """How fast a training is: against Keras on NumPy arrays, against batches in memory, and streamed from disk.
 
 The rows are made up, of the width and the types of the flights of a year; the model is small, so that the data counts.
-Each is a process of its own, and takes the best of several epochs. Beside it: what a training's process costs over
-``import tensorflow``, and what handing a script its data costs.
+What is compared takes turns in one process, and of each its best epoch counts; of a stream of many rows the one epoch
+that there is, against the middle one of those in memory before and after it. Beside it: what a training's process
+costs over ``import tensorflow``, and what handing a script its data costs.
 
 Run: python bench/training.py [--small]      (about fifteen minutes on two cores)
 """
@@ -13,22 +14,22 @@ import argparse
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from _figures import Figures, options
-
-if TYPE_CHECKING:
-    from airflow_mlops.contracts import Snapshot
+from airflow_mlops.contracts import Snapshot
 
 NUMBERS, WHOLE, TEXTS = 20, 4, 3
 YEAR, BIG = 336_000, 30_000_000
@@ -53,15 +54,16 @@ def rows(count: int, seed: int) -> pa.Table:
 
 def write_snapshot(home: Path, name: str, count: int) -> Snapshot:
     """Write splits as the snapshot writer does, a part of the rows in memory at a time."""
-    from airflow_mlops.contracts import Snapshot, Split
+    from airflow_mlops.contracts import Split
     from airflow_mlops.engine.data.files import sha256
+    from airflow_mlops.engine.data.parquet import open_writer
 
     folder = home / "snapshots" / name
     folder.mkdir(parents=True)
     splits = {}
     for split, size in (("train", count), ("validation", 1000), ("test", 1000)):
         file, written = folder / f"{split}.parquet", 0
-        with pq.ParquetWriter(file, rows(1, 0).schema) as writer:
+        with open_writer(file, rows(1, 0).schema) as writer:
             while written < size:
                 part = rows(min(ROW_GROUP * 8, size - written), written)
                 writer.write_table(part, row_group_size=ROW_GROUP)
@@ -99,43 +101,85 @@ def model_of(features: dict[str, str]) -> Any:
     return model
 
 
-def measure(snapshot_file: Path, way: str, epochs: int) -> dict[str, float]:
-    """Train in this process in one way; return the rows a second of the best epoch, and the peak memory in MiB."""
-    import keras
-    import tensorflow as tf
+class Way:
+    """One way to train on a snapshot, in this process: the seconds of each of its epochs but the first of a turn.
 
-    from airflow_mlops.contracts import Snapshot
-    from airflow_mlops.engine.training.data import TrainingData
-    from airflow_mlops.engine.training.fit import _STEPS_A_CALL
+    :param name: ``memory`` and ``stream`` are ours. ``batches`` are those of ``memory``, which ``tf.data`` has cached;
+        ``keras`` is ``fit`` on NumPy arrays.
+    """
 
-    keras.utils.set_random_seed(1)
-    snapshot = Snapshot.from_json(snapshot_file.read_bytes())
-    data = TrainingData(snapshot, memory=1 if way == "streamed" else 10**12)
-    model = model_of(snapshot.features)
-    given: dict[str, Any] = {}
-    if way == "keras":
-        columns, targets, _ = data.train.arrays(data.train.arrow())
-        # Keras takes no NumPy array of texts.
-        x = {name: tf.constant(values) if values.dtype == object else values for name, values in columns.items()}
-        given = {"x": x, "y": targets, "batch_size": BATCH}
-    elif way == "tensors":
-        columns, targets, _ = data.train.arrays(data.train.arrow())
-        assert not isinstance(targets, dict)
-        whole = len(targets) - len(targets) % BATCH
-        parts = ({name: values[:whole] for name, values in columns.items()}, targets[:whole, None])
-        cut = tf.nest.map_structure(lambda one: tf.constant(one.reshape(-1, BATCH, *one.shape[1:])), parts)
-        given = {"x": tf.data.Dataset.from_tensor_slices(cut).prefetch(tf.data.AUTOTUNE), "shuffle": False}
-    else:
-        given = {"x": data.train.tf_dataset(BATCH, shuffle=1), "shuffle": False}
-    if way != "keras":
-        model.steps_per_execution = _STEPS_A_CALL
-    model.fit(**given, epochs=1, verbose=0)
-    before, seconds = peak(), []
-    for _ in range(epochs):
-        began = time.perf_counter()
-        model.fit(**given, epochs=1, verbose=0)
-        seconds.append(time.perf_counter() - began)
-    return {"rate": snapshot.splits["train"].rows / min(seconds), "peak": peak(), "after_an_epoch": before}
+    def __init__(self, snapshot: Snapshot, name: str) -> None:
+        import keras
+        import tensorflow as tf
+
+        from airflow_mlops.engine.training.data import TrainingData
+        from airflow_mlops.engine.training.fit import _STEPS_A_CALL
+
+        keras.utils.set_random_seed(1)
+        self.rows = snapshot.splits["train"].rows
+        self.seconds: list[float] = []
+        self.model = model_of(snapshot.features)
+        data = TrainingData(snapshot, memory=1 if name == "stream" else 10**12)
+        if name == "keras":
+            columns, targets, _ = data.train.arrays(data.train.arrow())
+            # Keras takes no NumPy array of texts.
+            x = {name: tf.constant(values) if values.dtype == object else values for name, values in columns.items()}
+            self.given: dict[str, Any] = {"x": x, "y": targets, "batch_size": BATCH}
+            return
+        batches = data.train.tf_dataset(BATCH, shuffle=1)
+        self.given = {"x": batches.cache().prefetch(2) if name == "batches" else batches, "shuffle": False}
+        self.model.steps_per_execution = _STEPS_A_CALL
+
+    def turn(self, epochs: int) -> None:
+        """Train on, for one epoch that does not count and some that do."""
+        import keras
+
+        seconds = self.seconds
+
+        class Clock(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+                self.began = time.perf_counter()
+
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                if epoch:
+                    seconds.append(time.perf_counter() - self.began)
+
+        self.model.fit(**self.given, epochs=epochs + 1, verbose=0, callbacks=[Clock()])
+
+    @property
+    def best(self) -> float:
+        """Rows a second of its best epoch."""
+        return self.rows / min(self.seconds)
+
+    @property
+    def middle(self) -> float:
+        """Rows a second of its middle epoch."""
+        return self.rows / statistics.median(self.seconds)
+
+
+def in_turns(snapshot: Snapshot, epochs: int) -> dict[str, float]:
+    """Return the rows a second of each way."""
+    ways = {name: Way(snapshot, name) for name in ("memory", "batches", "stream", "keras")}
+    for _ in range(3):
+        for way in ways.values():
+            way.turn(epochs)
+    return {name: way.best for name, way in ways.items()}
+
+
+def streaming(snapshot: Snapshot) -> dict[str, float]:
+    """Return the peak memory in MiB of an epoch that is streamed, and of the next its rows a second."""
+    way = Way(snapshot, "stream")
+    way.turn(1)
+    return {"peak": peak(), "rate": way.best}
+
+
+def beside(year: Snapshot, many: Snapshot, epochs: int) -> dict[str, float]:
+    """Return the rows a second of many rows that are streamed, and of a year's in memory before and after."""
+    memory, stream = Way(year, "memory"), Way(many, "stream")
+    memory.turn(epochs)
+    stream.turn(1)
+    memory.turn(epochs)
+    return {"memory": memory.middle, "stream": stream.middle}
 
 
 def peak() -> float:
@@ -152,12 +196,11 @@ def child(*arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def in_child(snapshot: Snapshot, ways: list[str], epochs: int) -> list[dict[str, float]]:
-    """Measure some ways, one after the other in one process."""
-    took: list[dict[str, float]] = child("--measure", f"{snapshot.uri}/manifest.json", str(epochs), *ways)
-    rows = snapshot.splits["train"].rows
-    for way, one in zip(ways, took, strict=True):
-        print(f"{way:10} {rows:>11,} rows  {one['rate']:>9,.0f} rows/s  peak {one['peak']:.0f} MiB")
+def in_child(function: Callable[..., dict[str, float]], snapshots: list[Snapshot], *epochs: int) -> dict[str, float]:
+    """Call one of the functions above in a process of its own."""
+    manifests = [f"{snapshot.uri}/manifest.json" for snapshot in snapshots]
+    took: dict[str, float] = child("--measure", function.__name__, *manifests, *map(str, epochs))
+    print(", ".join(f"{what} {value:,.6g}" for what, value in took.items()))
     return took
 
 
@@ -174,14 +217,14 @@ def start_up(repeats: int) -> float:
     return min(one for one, _ in pairs) - min(other for _, other in pairs)
 
 
-def handing(snapshot_file: Path) -> float:
-    """Return what a script waits for until it is started with its data, as a share of reading it."""
-    from airflow_mlops.contracts import Snapshot, TrainingSpec
+def handing(snapshot: Snapshot) -> dict[str, float]:
+    """Return the seconds until a script is started with its data, and those of reading it."""
+    from airflow_mlops.contracts import TrainingSpec
     from airflow_mlops.engine.training.script import run_script
     from airflow_mlops.engine.training.workdir import Workdir
     from airflow_mlops.exceptions import TrainingError
 
-    snapshot, home = Snapshot.from_json(snapshot_file.read_bytes()), snapshot_file.parent.parent
+    home = Path(snapshot.uri).parent
     began = time.perf_counter()
     for split in snapshot.splits.values():
         pq.read_table(Path(snapshot.uri) / split.file)
@@ -199,44 +242,38 @@ def handing(snapshot_file: Path) -> float:
         with contextlib.suppress(TrainingError):  # it writes no model, which is said
             run_script(spec, Workdir(home / "t"))
         waited.append(float((home / "t" / "began").read_text()) - asked)
-    print(f"reading {reading:.3f} s, a script is started {min(waited):.4f} s after it was asked for", file=sys.stderr)
-    return min(waited) / reading
+    return {"until it starts": min(waited), "reading": reading}
 
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--measure", nargs="+", metavar="MANIFEST EPOCHS WAY", help=argparse.SUPPRESS)
-    parser.add_argument("--hand", metavar="MANIFEST", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs="+", metavar="WHAT", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.hand:
-        print(json.dumps(handing(given.hand)))
-        return
     if given.measure:
-        manifest, epochs, *ways = given.measure
-        print(json.dumps([measure(Path(manifest), way, int(epochs)) for way in ways]))
+        function, *others = given.measure
+        read = [int(one) if one.isdigit() else Snapshot.from_json(Path(one).read_bytes()) for one in others]
+        print(json.dumps(globals()[function](*read)))
         return
     figures = Figures(small=given.small)
     year, big = (SMALL_YEAR, SMALL_BIG) if given.small else (YEAR, BIG)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        flights = write_snapshot(home, "year", year)
-        ways = ["kept", "keras", "tensors", "streamed"]
-        if given.small:
-            kept, keras, tensors, streamed = in_child(flights, ways, 1)
-        else:
-            kept, keras, tensors, streamed = (in_child(flights, [way], 3)[0] for way in ways)
-        figures.hold("rows a second, ours / Keras on NumPy arrays", kept["rate"] / keras["rate"], at_least=2)
-        figures.hold("seconds, ours / batches that are tensors", tensors["rate"] / kept["rate"], at_most=1.25)
-        figures.hold("seconds, streamed / in memory", kept["rate"] / streamed["rate"], at_most=1.3)
-        [long] = in_child(write_snapshot(home, "long", big), ["streamed"], 1)
-        ratio, note = long["peak"] / streamed["peak"], f"{long['rate']:,.0f} rows/s"
-        figures.hold(f"peak memory, {big:,} rows streamed / {year:,}", ratio, at_most=1.3, note=note)
-        figures.hold("seconds, many rows streamed / in memory", kept["rate"] / long["rate"], at_most=1.3)
-        figures.hold("seconds, start of a training - of TensorFlow", start_up(1 if given.small else 5), at_most=1)
+        flights, many = write_snapshot(home, "year", year), write_snapshot(home, "many", big)
+        epochs = 1 if given.small else 8
+        rate = in_child(in_turns, [flights], epochs)
+        figures.hold("rows a second, ours / Keras on NumPy arrays", rate["memory"] / rate["keras"], at_least=2)
+        figures.hold("seconds, ours / the same batches in memory", rate["batches"] / rate["memory"], at_most=1.25)
+        note = f"of a short epoch, {rate['memory'] / rate['stream']:.2f}"
+        took = in_child(beside, [flights, many], epochs)
         figures.hold(
-            "starting a script with its data / reading it",
-            child("--hand", f"{flights.uri}/manifest.json"),
-            at_most=0.05,
+            f"seconds, {big:,} rows streamed / in memory", took["memory"] / took["stream"], at_most=1.3, note=note
+        )
+        short, long = in_child(streaming, [flights]), in_child(streaming, [many])
+        figures.hold(f"peak memory, {big:,} rows streamed / {year:,}", long["peak"] / short["peak"], at_most=1.3)
+        figures.hold("seconds, start of a training - of TensorFlow", start_up(1 if given.small else 5), at_most=1)
+        handed = in_child(handing, [flights])
+        figures.hold(
+            "starting a script with its data / reading it", handed["until it starts"] / handed["reading"], at_most=0.05
         )
     figures.end()
 

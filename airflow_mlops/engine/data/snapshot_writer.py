@@ -18,6 +18,7 @@ from airflow_mlops.contracts import HeadRows, Snapshot, Split, SplitName, Target
 from airflow_mlops.engine.data.arrow import is_list, lengths_differ, list_length
 from airflow_mlops.engine.data.files import sha256, sweep, sync, temporary_sibling
 from airflow_mlops.engine.data.leaks import Sample, check_apart, check_leaks, check_values, known
+from airflow_mlops.engine.data.parquet import open_writer
 from airflow_mlops.engine.data.shared import send
 from airflow_mlops.engine.data.snapshots import MANIFEST, load_snapshot
 from airflow_mlops.engine.data.splits import SplitRows
@@ -249,7 +250,7 @@ class _SplitFile:
         """Write the row groups that are full; when no more rows come, the last one too."""
         waiting = pa.concat_tables(self._waiting)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self.file, waiting.schema)
+            self._writer = open_writer(self.file, waiting.schema)
         written = 0
         while waiting.num_rows - written >= (ROW_GROUP if whole else 1):
             # In one piece: where parts begin must not show in the pages.

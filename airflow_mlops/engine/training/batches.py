@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TF_TYPES = {"string": tf.string, "float32": tf.float32, "int64": tf.int64, "bool": tf.bool}
 
+_AT_ONCE = 2
+"""Batches that are made at a time, and that wait to be trained on."""
 
 Passes = Iterator[tuple[int, int]]
 """Of each pass over a split: its epoch, by which the order is drawn, and how many batches of it are left out."""
@@ -45,15 +47,10 @@ def kept(split: SplitData, batch_size: int, seed: int | None, passes: Passes) ->
 
     begun = tf.data.Dataset.from_tensors(0)
     places = begun.map(lambda _: tf.ensure_shape(tf.numpy_function(starts, [], tf.int64), [None]))
-    return (
-        places.flat_map(tf.data.Dataset.from_tensor_slices)
-        .map(
-            lambda start: layout.batch(block, start, batch_size),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        .prefetch(tf.data.AUTOTUNE)
+    batches = places.flat_map(tf.data.Dataset.from_tensor_slices).map(
+        lambda start: layout.batch(block, start, batch_size), num_parallel_calls=_AT_ONCE, deterministic=True
     )
+    return _ahead(batches)
 
 
 def streamed(split: SplitData, batch_size: int, seed: int | None, passes: Passes) -> tf.data.Dataset:
@@ -66,45 +63,58 @@ def streamed(split: SplitData, batch_size: int, seed: int | None, passes: Passes
     others = {name: values[:1] for name, values in split.columns.items() if name not in texts}
     layout = _Layout.of(others, split.snapshot)
 
-    def part(rows: pa.Table, order: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    def part(rows: pa.Table, order: np.ndarray) -> tuple[np.ndarray, ...]:
         words, places = _encoded(rows, texts)
         block = layout.block(*split.arrays(rows, list(others)), order)
-        return (words, places if order is None else places[:, order], *block)
+        return (words, places[:, order], *block)
 
     def windows() -> Iterator[tuple[np.ndarray, ...]]:
         epoch, skipped = next(passes)
         left_out = skipped * batch_size
         rng = None if seed is None else np.random.default_rng([seed, epoch])
-        for rows in _whole_batches(split.windows(rng), batch_size):
+        for rows in _whole_batches(split.windows(rng, texts), batch_size):
             order = np.arange(rows.num_rows) if rng is None else rng.permutation(rows.num_rows)
             if left_out < rows.num_rows:
-                yield part(rows, order[left_out:] if left_out or rng is not None else None)
+                yield part(rows, order[left_out:])
             left_out = max(0, left_out - rows.num_rows)
 
-    def cut(words: tf.Tensor, places: tf.Tensor, *block: tf.Tensor) -> tf.data.Dataset:
-        starts = tf.data.Dataset.range(0, tf.shape(block[layout.targets], tf.int64)[0], batch_size)
-        return starts.map(
-            lambda start: (
-                words,
-                places[:, start : start + batch_size],
-                *layout.slice(block, start, start + batch_size),
+    def cut(words: tf.Tensor, places: tf.Tensor, *block: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        rows = tf.shape(block[layout.targets])[0]
+        size = tf.minimum(rows, batch_size)  # of the last window, which is one batch, it may be less
+        count = rows // size
+        in_lines = [tf.gather(words, places), *block[: len(layout.together)]]
+        lines = [tf.transpose(tf.reshape(part, [part.shape[0], count, size]), [1, 0, 2]) for part in in_lines]
+        others = [
+            tf.ensure_shape(
+                tf.reshape(part, tf.concat([[count, size], tf.shape(part)[1:]], 0)), [None, None, *part.shape[1:]]
             )
-        )
+            for part in block[len(layout.together) :]
+        ]
+        return (*lines, *others)
 
-    def batch(words: tf.Tensor, places: tf.Tensor, *parts: tf.Tensor) -> tuple[Any, ...]:
+    def batch(written: tf.Tensor, *parts: tf.Tensor) -> tuple[Any, ...]:
         inputs, *answers = layout.named(parts)
-        named = inputs | dict(zip(texts, tf.unstack(tf.gather(words, places), num=len(texts)), strict=True))
+        named = inputs | dict(zip(texts, tf.unstack(written, num=len(texts)), strict=True))
         return ({name: named[name] for name in split.columns}, *answers)
 
-    first = part(next(split.windows(None)).slice(0, 1), None)
+    first = part(next(split.windows(None, texts)).slice(0, 1), np.arange(1))
     told = (
         tf.TensorSpec([None], tf.string),
         tf.TensorSpec([len(texts), None], tf.int32),
         *layout.signature(list(first[2:])),
     )
-    batches = tf.data.Dataset.from_generator(windows, output_signature=told).prefetch(2).flat_map(cut)
-    batches = batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    read = tf.data.Dataset.from_generator(windows, output_signature=told).map(cut).prefetch(_AT_ONCE)
+    return _ahead(read.unbatch().map(batch, num_parallel_calls=_AT_ONCE, deterministic=True))
+
+
+def _ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Return the same batches, made while others are trained on.
+
+    Without TensorFlow's tuning: at the start of a pass it now and then waits a quarter of a second for itself.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(_AT_ONCE).with_options(options)
 
 
 def _whole_batches(parts: Iterator[pa.Table], batch_size: int) -> Iterator[pa.Table]:
@@ -125,12 +135,11 @@ def _encoded(rows: pa.Table, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     words: list[bytes] = []
     places = np.empty((len(names), rows.num_rows), np.int32)
     for line, name in zip(places, names, strict=True):
-        column = rows.column(name)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        column = pc.fill_null(column.cast(pa.binary()), b"").combine_chunks().dictionary_encode()
-        np.add(column.indices.to_numpy(), len(words), out=line)
-        words += column.dictionary.to_pylist()
+        column = rows.column(name).unify_dictionaries().combine_chunks()
+        column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        known = column.dictionary.cast(pa.binary()).to_pylist()
+        np.add(pc.fill_null(column.indices, len(known)).to_numpy(), len(words), out=line)
+        words += [*known, b""]
     return np.array(words, dtype=object), places
 
 

@@ -161,12 +161,15 @@ class SplitData:
         """Return some rows' labels and weights."""
         return read_answers(rows, self.snapshot)
 
-    def windows(self, rng: np.random.Generator | None) -> Iterator[pa.Table]:
+    def windows(self, rng: np.random.Generator | None, texts: Sequence[str] = ()) -> Iterator[pa.Table]:
         """Yield the rows in parts of :data:`WINDOW_ROWS` or a row group more, of row groups in an order of chance.
 
+        The first is one row group: the training waits for it.
+
         :param rng: Draws the order; None: as in the file.
+        :param texts: Columns that come as places in a list of their texts.
         """
-        with pq.ParquetFile(self.files[0]) as file:
+        with pq.ParquetFile(self.files[0], read_dictionary=list(texts)) as file:
             order = np.arange(file.num_row_groups)
             if rng is not None:
                 rng.shuffle(order)
@@ -176,7 +179,7 @@ class SplitData:
             for place, group in enumerate(order.tolist()):
                 waiting.append(group)
                 rows += file.metadata.row_group(group).num_rows
-                if rows >= WINDOW_ROWS or place == len(order) - 1:
+                if rows >= WINDOW_ROWS or place in (0, len(order) - 1):
                     yield file.read_row_groups(waiting, columns=names)
                     waiting, rows = [], 0
 
