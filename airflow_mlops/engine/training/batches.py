@@ -1,6 +1,7 @@
-"""Batches for TensorFlow, cut from blocks of rows. Importing this module imports TensorFlow.
+"""Batches for TensorFlow, from blocks of them. Importing this module imports TensorFlow.
 
-A block holds all inputs of one type in one matrix, a line an input: a batch is then a few slices, and not one for each.
+A block is some batches of one size. It holds all inputs of one type in one array, of batches, inputs and rows: what
+makes, moves and picks batches then has a few arrays to go through, and not one for each input.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 TF_TYPES = {"string": tf.string, "float32": tf.float32, "int64": tf.int64, "bool": tf.bool}
 
 _AT_ONCE = 2
-"""Batches that are made at a time, and that wait to be trained on."""
+"""Batches, or parts of a stream, that are made at a time and wait to be trained on."""
+_TOGETHER = 16
+"""Batches that are picked from memory in one go."""
 
 Passes = Iterator[tuple[int, int]]
 """Of each pass over a split: its epoch, by which the order is drawn, and how many batches of it are left out."""
@@ -32,25 +35,27 @@ def kept(split: SplitData, batch_size: int, seed: int | None, passes: Passes) ->
     """Return batches of a split in memory.
 
     With a seed the rows are shuffled once and the batches anew every epoch, which is several times faster than
-    shuffling rows every epoch, and the same in every process.
+    shuffling rows every epoch, and the same in every process. A batch that is smaller is the last.
     """
     layout = _Layout.of(split.columns, split.snapshot)
-    order = None if seed is None else np.random.default_rng(seed).permutation(split.rows)
-    block = [tf.constant(part) for part in layout.block(split.columns, *split.answers(split.arrow()), order)]
+    order = np.arange(split.rows) if seed is None else np.random.default_rng(seed).permutation(split.rows)
+    whole = split.rows - split.rows % batch_size
+    known = (split.columns, *split.answers(split.arrow()))
+    block = [tf.constant(part) for part in layout.block(*known, order[:whole].reshape(-1, batch_size))]
+    rest = [tf.constant(part) for part in layout.block(*known, order[None, whole:])]
 
-    def starts() -> np.ndarray:
+    def numbers() -> np.ndarray:
         epoch, skipped = next(passes)
-        places = np.arange(0, split.rows, batch_size)
+        drawn = np.arange(whole // batch_size)
         if seed is not None:
-            np.random.default_rng([seed, epoch]).shuffle(places)
-        return places[skipped:]
+            np.random.default_rng([seed, epoch]).shuffle(drawn)
+        return drawn[skipped:]
 
     begun = tf.data.Dataset.from_tensors(0)
-    places = begun.map(lambda _: tf.ensure_shape(tf.numpy_function(starts, [], tf.int64), [None]))
-    batches = places.flat_map(tf.data.Dataset.from_tensor_slices).map(
-        lambda start: layout.batch(block, start, batch_size), num_parallel_calls=_AT_ONCE, deterministic=True
-    )
-    return _ahead(batches)
+    drawn = begun.map(lambda _: tf.ensure_shape(tf.numpy_function(numbers, [], tf.int64), [None]))
+    picked = drawn.flat_map(tf.data.Dataset.from_tensor_slices).batch(_TOGETHER)
+    batches = picked.flat_map(lambda some: layout.batches([tf.gather(part, some) for part in block]))
+    return _ahead(batches.concatenate(layout.batches(rest)) if whole < split.rows else batches)
 
 
 def streamed(split: SplitData, batch_size: int, seed: int | None, passes: Passes) -> tf.data.Dataset:
@@ -62,11 +67,13 @@ def streamed(split: SplitData, batch_size: int, seed: int | None, passes: Passes
     texts = [name for name, values in split.columns.items() if values.dtype == object and values.ndim == 1]
     others = {name: values[:1] for name, values in split.columns.items() if name not in texts}
     layout = _Layout.of(others, split.snapshot)
+    written = layout._replace(together=[texts, *layout.together]) if texts else layout
 
     def part(rows: pa.Table, order: np.ndarray) -> tuple[np.ndarray, ...]:
         words, places = _encoded(rows, texts)
+        order = order.reshape(-1, min(len(order), batch_size))  # the last window may be one batch that is smaller
         block = layout.block(*split.arrays(rows, list(others)), order)
-        return (words, places[:, order], *block)
+        return (words, places[:, order].swapaxes(0, 1), *block)
 
     def windows() -> Iterator[tuple[np.ndarray, ...]]:
         epoch, skipped = next(passes)
@@ -78,33 +85,17 @@ def streamed(split: SplitData, batch_size: int, seed: int | None, passes: Passes
                 yield part(rows, order[left_out:])
             left_out = max(0, left_out - rows.num_rows)
 
-    def cut(words: tf.Tensor, places: tf.Tensor, *block: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        rows = tf.shape(block[layout.targets])[0]
-        size = tf.minimum(rows, batch_size)  # of the last window, which is one batch, it may be less
-        count = rows // size
-        in_lines = [tf.gather(words, places), *block[: len(layout.together)]]
-        lines = [tf.transpose(tf.reshape(part, [part.shape[0], count, size]), [1, 0, 2]) for part in in_lines]
-        others = [
-            tf.ensure_shape(
-                tf.reshape(part, tf.concat([[count, size], tf.shape(part)[1:]], 0)), [None, None, *part.shape[1:]]
-            )
-            for part in block[len(layout.together) :]
-        ]
-        return (*lines, *others)
-
-    def batch(written: tf.Tensor, *parts: tf.Tensor) -> tuple[Any, ...]:
-        inputs, *answers = layout.named(parts)
-        named = inputs | dict(zip(texts, tf.unstack(written, num=len(texts)), strict=True))
-        return ({name: named[name] for name in split.columns}, *answers)
+    def write(words: tf.Tensor, places: tf.Tensor, *block: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return (*([tf.gather(words, places)] if texts else []), *block)
 
     first = part(next(split.windows(None, texts)).slice(0, 1), np.arange(1))
     told = (
         tf.TensorSpec([None], tf.string),
-        tf.TensorSpec([len(texts), None], tf.int32),
+        tf.TensorSpec([None, len(texts), None], tf.int32),
         *layout.signature(list(first[2:])),
     )
-    read = tf.data.Dataset.from_generator(windows, output_signature=told).map(cut).prefetch(_AT_ONCE)
-    return _ahead(read.unbatch().map(batch, num_parallel_calls=_AT_ONCE, deterministic=True))
+    blocks = tf.data.Dataset.from_generator(windows, output_signature=told).map(write).prefetch(_AT_ONCE)
+    return _ahead(blocks.flat_map(lambda *block: written.batches(block)))
 
 
 def _ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
@@ -164,51 +155,42 @@ class _Layout(NamedTuple):
         """Place of the targets in a block: behind the inputs."""
         return len(self.together) + len(self.alone)
 
-    def block(
-        self, columns: Columns, targets: Answers, weights: Answers | None, order: np.ndarray | None = None
-    ) -> list[np.ndarray]:
-        """Return the matrices of some rows, in some order: inputs, targets, weights if there are any."""
+    def block(self, columns: Columns, targets: Answers, weights: Answers | None, order: np.ndarray) -> list[np.ndarray]:
+        """Return the arrays of some rows: inputs, targets, weights if there are any.
+
+        :param order: ``[batches, rows]``, places of the rows.
+        """
+        arrays = []
+        for names in self.together:
+            arrays.append(np.empty((len(order), len(names), order.shape[1]), columns[names[0]].dtype))
+            for place, name in enumerate(names):
+                arrays[-1][:, place] = columns[name].take(order)
         # A column for each row, as a layer of one unit gives; places of classes are plain numbers.
         learned = [one if one.dtype == np.int64 else one[:, None] for one in _each(targets)]
         others = [*(columns[name] for name in self.alone), *learned, *([] if weights is None else _each(weights))]
-        if order is None:
-            return [*(np.stack([columns[name] for name in names]) for names in self.together), *others]
-        matrices = []
-        for names in self.together:
-            matrices.append(np.empty((len(names), len(order)), columns[names[0]].dtype))
-            for line, name in zip(matrices[-1], names, strict=True):
-                np.take(columns[name], order, out=line, mode="clip")  # which writes to it at once
-        return [*matrices, *(part[order] for part in others)]
+        return [*arrays, *(part[order] for part in others)]
 
-    def slice(self, block: Any, start: Any, end: Any) -> list[Any]:
-        """Return some rows of a block."""
-        lines = len(self.together)
-        return [part[:, start:end] if place < lines else part[start:end] for place, part in enumerate(block)]
-
-    def signature(self, block: list[np.ndarray]) -> tuple[tf.TensorSpec, ...]:
+    def signature(self, block: Sequence[np.ndarray]) -> tuple[tf.TensorSpec, ...]:
         """Return what any block is like, by one."""
-        shapes = [
-            (part.shape[0], None) if place < len(self.together) else (None, *part.shape[1:])
-            for place, part in enumerate(block)
-        ]
-        texts = range(len(self.together), self.targets)
-        return tuple(
-            tf.TensorSpec((None, None) if place in texts and part.dtype == object else shape, tf.as_dtype(part.dtype))
-            for place, (part, shape) in enumerate(zip(block, shapes, strict=True))
-        )
+        lines = len(self.together)
+        told = []
+        for place, part in enumerate(block):
+            shape = (None, part.shape[1], None) if place < lines else (None, None, *part.shape[2:])
+            texts = lines <= place < self.targets and part.dtype == object  # as many in a row as the longest has
+            told.append(tf.TensorSpec((None, None, None) if texts else shape, tf.as_dtype(part.dtype)))
+        return tuple(told)
 
-    def batch(self, block: Any, start: tf.Tensor, size: int) -> tuple[Any, ...]:
-        """Return the inputs by name, the targets, and the weights if there are any, of some rows of a block.
+    def batches(self, block: Sequence[tf.Tensor]) -> tf.data.Dataset:
+        """Return the inputs by name, the targets, and the weights if there are any, of each batch of a block.
 
         Of several labels both are by name.
         """
-        return self.named(self.slice(block, start, start + size))
+        return tf.data.Dataset.from_tensor_slices(self._named(block))
 
-    def named(self, parts: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the same of rows that are cut already."""
+    def _named(self, parts: Sequence[tf.Tensor]) -> tuple[Any, ...]:
         inputs: dict[str, tf.Tensor] = {}
         for names, part in zip(self.together, parts, strict=False):
-            inputs |= dict(zip(names, tf.unstack(part, num=len(names)), strict=True))
+            inputs |= dict(zip(names, tf.unstack(part, num=len(names), axis=1), strict=True))
         inputs |= dict(zip(self.alone, parts[len(self.together) :], strict=False))
         answers = parts[self.targets :]
         if not self.labels:
