@@ -24,7 +24,7 @@ TF_TYPES = {"string": tf.string, "float32": tf.float32, "int64": tf.int64, "bool
 
 _AT_ONCE = 2
 """Batches, or parts of a stream, that are made at a time and wait to be trained on."""
-_TOGETHER = 16
+_TOGETHER = 32
 """Batches that are picked from memory in one go."""
 
 Passes = Iterator[tuple[int, int]]
@@ -53,7 +53,7 @@ def kept(split: SplitData, batch_size: int, seed: int | None, passes: Passes) ->
 
     begun = tf.data.Dataset.from_tensors(0)
     drawn = begun.map(lambda _: tf.ensure_shape(tf.numpy_function(numbers, [], tf.int64), [None]))
-    picked = drawn.flat_map(tf.data.Dataset.from_tensor_slices).batch(_TOGETHER)
+    picked = drawn.unbatch().batch(_TOGETHER)
     batches = picked.flat_map(lambda some: layout.batches([tf.gather(part, some) for part in block]))
     return _ahead(batches.concatenate(layout.batches(rest)) if whole < split.rows else batches)
 
