@@ -12,7 +12,7 @@ from airflow_mlops.exceptions import ConfigError, TrainingError, TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, heads_of, owner_of, require, said
+from airflow_mlops.operators.base import MlopsOperator, heads_of, owner_of, positive, require, said
 from airflow_mlops.resources import GPU, gpu_of, where_of
 
 if TYPE_CHECKING:
@@ -90,6 +90,14 @@ class TensorFlowTrainOperator(MlopsOperator):
         and wherever it is asked; see :mod:`airflow_mlops.engine.serving.transform`. It is shipped with the model.
     :param timeout: Seconds until the training is stopped, once it has saved what it has.
     :param stall_timeout: Seconds without progress until it is stopped; five times the longest so far, if that is more.
+    :param max_cost: What all tries together may cost, in the currency of option ``[mlops] price_per_hour``; it is
+        stopped then, once it has saved, and not tried again. None: no limit.
+    :param min_rows_share: Smallest share of the rows of the model's last training that is trained on, such as 0.5;
+        None: they are not compared.
+    :param checkpoint_every: Seconds between two checkpoints of a model function; None: as seldom as saving takes a
+        fiftieth of the time at most.
+    :param tensorboard: Whether logs for TensorBoard go with the model to MLflow. Those of a model function are written;
+        a fit function finds a folder for its own in ``report.tensorboard``, a script in its file.
     :param gpu: GPUs that it takes, such as ``GPU(1)``: queue and pool follow from it. By default one on the queue
         ``gpu``, and none elsewhere.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``, where the run begins with the training; None: only
@@ -121,6 +129,8 @@ class TensorFlowTrainOperator(MlopsOperator):
         "model_params",
         "golden",
         "transform",
+        "max_cost",
+        "min_rows_share",
         "mlflow_conn_id",
         "ledger_conn_id",
     )
@@ -157,6 +167,10 @@ class TensorFlowTrainOperator(MlopsOperator):
         transform: str = "",
         timeout: float = 2 * 3600,
         stall_timeout: float = 1800,
+        max_cost: float | str | None = None,
+        min_rows_share: float | str | None = None,
+        checkpoint_every: float | None = None,
+        tensorboard: bool = False,
         gpu: GPU | None = None,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
         ledger_conn_id: str | None = LedgerHook.default_conn_name,
@@ -167,6 +181,11 @@ class TensorFlowTrainOperator(MlopsOperator):
             raise ConfigError(
                 f"epochs={epochs} and batch_size={batch_size} train nothing.",
                 hint="Give both a whole number from 1 on.",
+            )
+        if checkpoint_every is not None and not 0 < checkpoint_every < timeout:
+            raise ConfigError(
+                f"checkpoint_every={checkpoint_every:g} saves nothing within timeout={timeout:g}.",
+                hint="Give a number of seconds above 0 and below the timeout.",
             )
         self.model = model
         self.snapshot = snapshot
@@ -194,6 +213,10 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.transform = transform
         self.timeout = timeout
         self.stall_timeout = stall_timeout
+        self.max_cost = max_cost
+        self.min_rows_share = min_rows_share
+        self.checkpoint_every = checkpoint_every
+        self.tensorboard = tensorboard
         self.gpu = gpu
         self.mlflow_conn_id = mlflow_conn_id
         self.ledger_conn_id = ledger_conn_id
@@ -201,9 +224,12 @@ class TensorFlowTrainOperator(MlopsOperator):
     def perform(self, context: Context) -> Training:
         """Train and return what came out."""
         from airflow_mlops.engine.training.launch import TrainingProcess
+        from airflow_mlops.engine.training.shrinkage import check_rows
         from airflow_mlops.operators.training_progress import ShownProgress
 
         spec = self._spec()
+        if (share := positive(self.min_rows_share, "min_rows_share")) is not None:
+            check_rows(self.home_path, spec.snapshot, share)
         workdir = self.home_path / "trainings" / spec.hash[:16]
         live = self._live_run(context, spec)
         self._training = TrainingProcess(
@@ -215,6 +241,9 @@ class TensorFlowTrainOperator(MlopsOperator):
             patience=self.stall_timeout,
             follow=ShownProgress(context, self.model, live, self.ledger_conn_id).follow,
             price=conf.getfloat("mlops", "price_per_hour", fallback=0.0),
+            max_cost=positive(self.max_cost, "max_cost"),
+            checkpoint_every=self.checkpoint_every,
+            tensorboard=self.tensorboard,
         )
         try:
             result = self._training.run(self.timeout)
