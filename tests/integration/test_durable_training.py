@@ -19,6 +19,7 @@ from airflow_mlops.contracts import TrainingResult, TrainingSpec
 from airflow_mlops.engine.training import checkpoints
 from airflow_mlops.engine.training.checkpoints import Checkpoints, Position
 from airflow_mlops.engine.training.launch import train
+from airflow_mlops.engine.training.options import Options
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import TransientError
 from tests.training_fixtures import golden_of, make_snapshot, make_spec
@@ -136,17 +137,38 @@ def test_it_goes_on_bit_by_bit_from_the_middle_and_from_the_end_of_an_epoch(
     spec: TrainingSpec, whole: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ):
     caplog.set_level(logging.INFO)
+    for name, value in Options(tensorboard=True).as_environment().items():
+        monkeypatch.setenv(name, value)
     for saves, position in ((6, Position(1, 32)), (2, Position(2))):
         with monkeypatch.context() as patch:
             made = killed_after(patch, saves)
             with pytest.raises(Killed):
                 fit(spec, tmp_path)
         assert made[-1] == position
-        assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+        assert len(list((tmp_path / "checkpoints").glob("*.npz"))) == 2
     again = fit(spec, tmp_path)
     assert "Going on from a checkpoint: epoch 2, step 32 of 4" in caplog.text
     assert "Going on from a checkpoint: epoch 3 of 4" in caplog.text
     check_same(again, whole)
+    logs = tmp_path / "checkpoints" / "tensorboard"
+    told = {name: scalars(logs / name) for name in ("train", "validation")}
+    assert told["train"].keys() == {"epoch_loss", "epoch_auc", "epoch_learning_rate"}
+    assert told["train"]["epoch_loss"] == pytest.approx(dict(enumerate(again.history["loss"]))), "of all tries"
+    assert told["validation"]["epoch_auc"] == pytest.approx(dict(enumerate(again.history["val_auc"])))
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Return tag → step → value, as TensorBoard reads them: the last counts."""
+    import tensorflow as tf
+
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.iterdir()):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                found.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    return found
 
 
 def test_killed_with_its_worker_and_then_asked_to_end_it_is_the_same_training(

@@ -142,6 +142,7 @@ def _build_and_fit(
         model.steps_per_execution = _STEPS_A_CALL
     stopping = keras.callbacks.EarlyStopping(patience=_PATIENCE, restore_best_weights=True)
     following = Following(spec, workdir, data.train.rows, stopping)
+    logs = [EpochScalars(workdir.tensorboard)] if options().tensorboard else []
     validation = data.validation.tf_dataset(spec.batch_size)
     with _users_code(spec, "Training the model"), ending.saving(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")  # the first pass, which began in the middle
@@ -155,7 +156,7 @@ def _build_and_fit(
             validation_data=validation,
             initial_epoch=following.first_epoch,
             epochs=spec.epochs,
-            callbacks=[stopping, following, *([EpochScalars(workdir.tensorboard)] if options().tensorboard else [])],
+            callbacks=[stopping, *logs, following],  # in this order: what is saved has been logged
             shuffle=False,  # the batches come shuffled
             verbose=0,
         )

@@ -31,7 +31,7 @@ class EpochScalars(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Write what Keras has measured, and the learning rate."""
-        values = {**(logs or {}), "learning_rate": keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)}
+        values = {**(logs or {}), "learning_rate": tf.convert_to_tensor(self.model.optimizer.learning_rate)}
         for name, value in values.items():
             with self._writers["validation" if name.startswith(_VALIDATION) else "train"].as_default():
                 tag = f"epoch_{name.removeprefix(_VALIDATION)}"
