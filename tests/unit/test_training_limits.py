@@ -8,9 +8,12 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import Trainer
 from airflow_mlops.contracts import Signature, Snapshot, TrainingResult
@@ -26,6 +29,7 @@ from airflow_mlops.operators.base import positive
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from tests.fake_nvml import with_gpus
 from tests.training_fixtures import START, make_snapshot, make_spec
+from tests.unit.test_pipeline import pipeline
 
 # --- cost -------------------------------------------------------------------------------------------------
 
@@ -129,6 +133,37 @@ def test_an_old_window_is_not_compared_with_what_came_later(home: Path):
     trained_on(home, make_snapshot(home, rows=400, snapshot_id="newer"), days=2)
     old = make_snapshot(home, rows=40, snapshot_id="old")
     check_rows(home, old.model_copy(update={"label_cut": old.label_cut - timedelta(days=9)}), 0.9)
+
+
+def operator(home: Path, **arguments: object) -> TensorFlowTrainOperator:
+    return TensorFlowTrainOperator(
+        task_id="t", home=str(home), model="flight_delay", snapshot="now", entrypoint="flights.model:build",
+        dag=DAG("d", schedule=None), mlflow_conn_id=None, ledger_conn_id=None, **arguments,
+    )  # fmt: skip
+
+
+def test_a_task_is_refused_in_words_before_anything_starts(home: Path):
+    trained_on(home, make_snapshot(home, rows=400, snapshot_id="last"), days=1)
+    make_snapshot(home, rows=40, snapshot_id="now")
+    before = set((home / "trainings").iterdir())
+    for arguments, says in (
+        ({"min_rows_share": "0.5"}, "There are 40 rows to train 'flight_delay' on, and last time there were 400"),
+        ({"max_cost": "12.5", "min_rows_share": 0.1}, r"max_cost=12\.5 limits nothing"),
+        ({"min_rows_share": "half"}, "min_rows_share='half' is no number above 0"),
+    ):
+        with pytest.raises(AirflowFailException, match=says):
+            operator(home, **arguments).execute({"ti": SimpleNamespace(dag_id="d", run_id="r")})
+    assert set((home / "trainings").iterdir()) == before
+
+
+def test_the_train_dag_has_what_the_trainer_says():
+    train = Trainer(
+        "code:build", window="60d", max_cost=3.0, min_rows_share=0.4, checkpoint_every="2m", tensorboard=True
+    )
+    task = pipeline(train=train).dags()["m_train"].get_task("train")
+    assert (task.max_cost, task.min_rows_share, task.checkpoint_every, task.tensorboard) == (3.0, 0.4, 120.0, True)
+    task = pipeline().dags()["m_train"].get_task("train")
+    assert (task.max_cost, task.min_rows_share, task.checkpoint_every, task.tensorboard) == (None, None, None, False)
 
 
 # --- how often --------------------------------------------------------------------------------------------
