@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops.engine.training import launch
 from airflow_mlops.engine.training.launch import train
+from airflow_mlops.engine.training.options import Options
 from airflow_mlops.exceptions import TrainingError, TransientError
 from airflow_mlops.operators.base import failing_clearly
 from tests.script_trainings import Scripts
@@ -130,3 +132,39 @@ def test_progress_counts_and_not_attempts(scripts: Scripts, monkeypatch: pytest.
     with pytest.raises(TransientError, match="is lost"):
         process.run(timeout=60)
     assert lost == [100, 150, 151, 300, 300]
+
+
+LOGS = """
+folder = Path(told["tensorboard"] or params["nowhere"])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / f"events.{params['name']}").touch()
+if params["name"] == "first":
+    raise SystemExit(3)
+say(1)
+finish()
+"""
+
+
+def test_logs_for_tensorboard_lie_with_the_training_when_its_checkpoints_are_gone(scripts: Scripts, tmp_path: Path):
+    workdir = scripts.workdir("logs")
+    for name, fails in (("first", True), ("second", False)):
+        spec = scripts.spec(LOGS, {"name": name, "nowhere": str(tmp_path / "nowhere")})
+        with pytest.raises(TrainingError, match="status 3") if fails else contextlib.nullcontext():
+            train(spec, workdir.path, timeout=60, tensorboard=True)
+    logs = [path.name for path in (workdir.path / "tensorboard").iterdir()]
+    assert logs == ["events.second"], "what began anew has no logs of a try that kept nothing"
+    assert not workdir.checkpoints.exists()
+    train(scripts.spec(LOGS, {"name": "x", "nowhere": str(tmp_path / "nowhere")}), scripts.workdir("none").path, 60)
+    assert (tmp_path / "nowhere" / "events.x").exists(), "nobody has asked"
+
+
+def test_a_fit_function_finds_the_folder_when_it_was_asked_for(scripts: Scripts, monkeypatch: pytest.MonkeyPatch):
+    from airflow_mlops.engine.training.fit import Report
+
+    workdir = scripts.workdir("fit")
+    workdir.path.mkdir(parents=True)
+    report = Report(scripts.spec("", script=None, fit="code:fit"), workdir)
+    assert report.tensorboard is None
+    for name, value in Options(tensorboard=True).as_environment().items():
+        monkeypatch.setenv(name, value)
+    assert report.tensorboard == workdir.tensorboard

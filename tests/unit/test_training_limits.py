@@ -119,7 +119,11 @@ def test_far_fewer_rows_than_last_time_are_refused_with_both_numbers(home: Path)
     trained_on(home, make_snapshot(home, rows=100, snapshot_id="last"), days=2)
     trained_on(home, make_snapshot(home, rows=900, snapshot_id="others"), days=3, model="another")
     trained_on(home, few, days=4)  # itself, in a try before
-    (home / "trainings" / "unfinished").mkdir()
+    for name, text in (("unfinished", None), ("of another release", "{}")):
+        (home / "trainings" / name).mkdir()
+        if text:
+            (home / "trainings" / name / "spec.json").write_text(text)
+            (home / "trainings" / name / "result.json").write_text(text)
     with pytest.raises(TrainingError) as refused:
         check_rows(home, few, 0.5)
     assert refused.value.headline == "There are 40 rows to train 'flight_delay' on, and last time there were 100."

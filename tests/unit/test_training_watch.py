@@ -149,6 +149,14 @@ def test_that_it_will_cost_too_much_is_said_once_and_before_it_does(spec: Traini
     assert "deadline" not in caplog.text
 
 
+def test_what_it_has_cost_is_written_down_before_the_last_of_it_is_kept_elsewhere(workdir: Workdir):
+    spending = Spending(workdir, price=1)
+    with spending.counting():
+        with watched(workdir, spending=spending):
+            time.sleep(0.1)
+        assert json.loads(workdir.spent.read_text())["seconds"] >= 0.1
+
+
 def test_what_is_used_of_the_machine_is_told_also_of_one_that_reports_seldom(
     spec: TrainingSpec, workdir: Workdir, monkeypatch: pytest.MonkeyPatch
 ):

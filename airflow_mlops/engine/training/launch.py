@@ -176,7 +176,7 @@ class TrainingProcess:
         """Let the logs for TensorBoard lie with the training: its checkpoints go."""
         if self.workdir.tensorboard.is_dir():
             shutil.rmtree(self.workdir.path / TENSORBOARD, ignore_errors=True)
-            self.workdir.tensorboard.rename(self.workdir.path / TENSORBOARD)
+            shutil.move(self.workdir.tensorboard, self.workdir.path / TENSORBOARD)
 
     def _train(self, deadline: float, timeout: float) -> TrainingResult:
         """Run the child, and again while it is killed further on each time."""

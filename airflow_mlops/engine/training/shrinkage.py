@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from airflow_mlops.contracts import Snapshot, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data import storage
@@ -50,7 +53,8 @@ def _before(home: Path, snapshot: Snapshot) -> Iterator[tuple[TrainingSpec, Trai
     for told, made in zip(specs, results, strict=True):
         if told is None or made is None:
             continue
-        spec = TrainingSpec.from_json(told)
-        other = spec.snapshot.model == snapshot.model and spec.snapshot.id != snapshot.id
-        if other and spec.snapshot.label_cut <= snapshot.label_cut:
-            yield spec, TrainingResult.from_json(made)
+        with contextlib.suppress(ValidationError):  # another release wrote it
+            spec = TrainingSpec.from_json(told)
+            other = spec.snapshot.model == snapshot.model and spec.snapshot.id != snapshot.id
+            if other and spec.snapshot.label_cut <= snapshot.label_cut:
+                yield spec, TrainingResult.from_json(made)

@@ -62,15 +62,16 @@ class Spending:
         try:
             yield
         finally:
-            self._keep()
+            self.keep()
             self.before, self._began = self.seconds, None
 
     def mind(self) -> None:
         """Keep the count now and then; called every few seconds while it runs."""
         if time.monotonic() - self._written >= _WRITTEN:
-            self._keep()
+            self.keep()
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
+        """Write down how long it took so far."""
         self._written = time.monotonic()
         if self._price or self._workdir.keeps:  # else the next try begins anew, and nobody pays
             with contextlib.suppress(OSError):  # a full disk ends no training

@@ -83,6 +83,7 @@ class Watch:
             self._spending.mind()
             self._send(_QUIET)
         self._look()
+        self._spending.keep()
         self._send(0)
 
     def _look(self) -> None:
@@ -118,8 +119,8 @@ class Watch:
     def _tell(self, progress: TrainingProgress) -> None:
         if self._follow is None:
             return
-        used = self._usage.sample() if self._usage.due else {}
         try:
+            used = self._usage.sample() if self._usage.due else {}
             self._follow(progress.model_copy(update={"usage": used}))
         except Exception as error:
             self._warn_once("follow", f"Its progress is shown in the log only: {error}")
