@@ -18,6 +18,7 @@ import pytest
 from airflow_mlops.contracts import TrainingResult, TrainingSpec
 from airflow_mlops.engine.training import checkpoints
 from airflow_mlops.engine.training.checkpoints import Checkpoints, Position
+from airflow_mlops.engine.training.following import Following
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.engine.training.options import Options
 from airflow_mlops.engine.training.workdir import Workdir
@@ -266,6 +267,29 @@ def test_a_full_disk_ends_no_training(kept: Checkpoints, monkeypatch: pytest.Mon
     found = kept.newest()
     assert found is not None
     assert found.position == Position(3)
+
+
+def test_a_training_on_a_full_disk_goes_on_to_the_same_weights(
+    spec: TrainingSpec, whole: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    """Full while it trains: at the end there must be room for the model."""
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def room(self: keras.callbacks.Callback, logs: object = None) -> None:
+        monkeypatch.undo()
+
+    import keras
+
+    monkeypatch.setattr(checkpoints, "_OFTEN", 0)
+    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Following, "on_train_end", room)
+    check_same(fit(spec, tmp_path), whole)
+    assert "No checkpoint can be saved, and the training goes on without: No space left on device" in caplog.text
+    assert caplog.text.count("How far it is cannot be written, and the training goes on: No space left") == 1
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_a_checkpoint_that_does_not_fit_the_model_is_passed_over(spec: TrainingSpec, tmp_path: Path, caplog):
