@@ -17,6 +17,7 @@ from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.golden import add_golden
 from airflow_mlops.commands.halts import add_halts
 from airflow_mlops.commands.history import add_history
+from airflow_mlops.commands.pipeline import add_pipeline
 from airflow_mlops.commands.rerun import add_rerun
 from airflow_mlops.commands.sources import add_sources
 from airflow_mlops.commands.stack import add_stack
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add_data(commands)
     add_features(commands)
     add_history(commands)
+    add_pipeline(commands)
     add_deployments(commands)
     add_halts(commands)
     add_golden(commands)

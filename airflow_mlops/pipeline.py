@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -232,6 +233,34 @@ class ModelPipeline:
     def begins_on(self) -> date:
         """The first day on which all feeds are there: features and training begin with it."""
         return max(feed.start for feed in self.feeds)
+
+    @classmethod
+    def from_yaml(cls, file: str | Path, name: str = "") -> ModelPipeline:
+        """Return the pipeline that a YAML file says: the same arguments, part by part.
+
+        :param file: Path of the file: ``Path(__file__).with_name("churn.yaml")`` lies beside the DAG file.
+        :param name: Where the file has several pipelines, below a name each: the one that is meant.
+        :raises ConfigError: when it cannot be read, or says no valid pipeline.
+        """
+        from airflow_mlops.written import read_pipeline
+
+        return read_pipeline(Path(file), name)
+
+    def derive(self, **changes: Any) -> ModelPipeline:
+        """Return a pipeline like this one, but for some arguments of it or of its parts.
+
+        ::
+
+            weekly = daily.derive(model="churn_weekly", window="90d", retrain={"cron": "@weekly"})
+            italian = daily.derive(model="churn_it", source={"uri": "orders/it"}, deploy={"timeout": "20m"})
+
+        :param changes: Arguments of :class:`ModelPipeline`; arguments of one of its parts, where only that has it; or
+            a part with a dict of its arguments.
+        :raises ConfigError: when no part has such an argument, or several have it; or what comes out is not valid.
+        """
+        from airflow_mlops.changes import changed
+
+        return changed(self, changes)
 
     def dags(self) -> dict[str, DAG]:
         """Return the pipeline's DAGs by a Python name, for ``globals().update(...)`` in a DAG file."""
