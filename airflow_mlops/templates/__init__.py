@@ -1,11 +1,11 @@
-"""DAGs from a :class:`~airflow_mlops.pipeline.ModelPipeline`, one file per DAG."""
+"""DAGs from a :class:`~airflow_mlops.pipeline.ModelPipeline`, one file per DAG; and their stages as groups of tasks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_mlops.templates.deploy import deploy_dag
-from airflow_mlops.templates.features import features_dag
+from airflow_mlops.templates.deploy import deploy_dag, deploy_group
+from airflow_mlops.templates.features import features_dag, features_group
 from airflow_mlops.templates.history import history_dag
 from airflow_mlops.templates.rerun import rerun_dag
 from airflow_mlops.templates.runbook import runbook_dag
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
 
     from airflow_mlops.pipeline import ModelPipeline
+
+
+__all__ = ["build_dags", "deploy_group", "features_group"]
 
 
 def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
