@@ -13,6 +13,7 @@ from airflow_mlops.commands.data import add_data
 from airflow_mlops.commands.demo import add_demo
 from airflow_mlops.commands.deployments import add_deployments
 from airflow_mlops.commands.doctor import add_doctor
+from airflow_mlops.commands.experiment import add_experiment
 from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.golden import add_golden
 from airflow_mlops.commands.halts import add_halts
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add_features(commands)
     add_history(commands)
     add_pipeline(commands)
+    add_experiment(commands)
     add_deployments(commands)
     add_halts(commands)
     add_golden(commands)

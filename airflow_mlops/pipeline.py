@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
 
     from airflow_mlops.batch import BatchPredict
+    from airflow_mlops.engine.experiment import Experiment
 else:
     BatchPredict = Any  # built by those who use it: see its module
 
@@ -261,6 +262,46 @@ class ModelPipeline:
         from airflow_mlops.changes import changed
 
         return changed(self, changes)
+
+    def run(
+        self,
+        stage: Literal["train"] = "train",
+        *,
+        code_path: str | Path = "dags",
+        home: str | None = None,
+        ledger: str | None = None,
+        repo: str | Path | None = None,
+        mlflow_conn_id: str = "",
+        as_of: str | None = None,
+        **changes: Any,
+    ) -> Experiment:
+        """Try something, in a notebook: train and judge as ``<model>.train`` does, and register nothing.
+
+        ::
+
+            print(churn.run(window="30d", train={"seed": 3}))
+
+        :param stage: ``train``: snapshot, training, evaluation, verdict.
+        :param code_path: Folder of the DAG file, beside which the named functions lie.
+        :param home: Home folder; default is option ``[mlops] home``, else ``.mlops``.
+        :param ledger: SQLAlchemy URL; default is that of the laptop stack, else of ``mlops_ledger_default``.
+        :param repo: Feast repository; default is that of ``feast_default``, else ``feature_repo``.
+        :param mlflow_conn_id: Airflow connection of MLflow: the champion is measured too, and a run is kept, with the
+            tag ``mlops.experimental``. Empty: neither.
+        :param as_of: Train on what was known at this moment; default is all that is complete.
+        :param changes: Other settings, as :meth:`derive` takes them.
+        :raises MlopsError: whatever would end ``<model>.train``.
+        """
+        from argparse import Namespace
+
+        from airflow_mlops.commands.experiment import run
+
+        if stage != "train":
+            raise ConfigError(f"There is no stage {stage!r} to try.", hint='Write run("train").')
+        where = Namespace(
+            home=home, ledger=ledger, repo=None if repo is None else Path(repo), mlflow=mlflow_conn_id, as_of=as_of
+        )
+        return run(self.derive(**changes), Path(code_path).resolve(), where)
 
     def dags(self) -> dict[str, DAG]:
         """Return the pipeline's DAGs by a Python name, for ``globals().update(...)`` in a DAG file."""

@@ -42,9 +42,9 @@ def test_a_group_stands_between_ordinary_tasks(pipeline, name):
         before >> group >> after
     first = [task for task in dag.tasks if task.task_id.startswith("stage.") and task.upstream_task_ids == {"before"}]
     assert first
-    assert all(
-        task.upstream_task_ids for task in dag.tasks if task.task_id != "before"
-    ), "every task of the group is behind what comes first"
+    assert all(task.upstream_task_ids for task in dag.tasks if task.task_id != "before"), (
+        "every task of the group is behind what comes first"
+    )
     assert group.output.operator.task_id in after.upstream_task_ids
     assert dag.user_defined_macros["other"] == "mine"
 

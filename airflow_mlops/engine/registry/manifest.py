@@ -11,6 +11,7 @@ from airflow_mlops.contracts import ModelManifest, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.shared import publishing
 from airflow_mlops.engine.serving.transform import load_transform
+from airflow_mlops.exceptions import ConfigError
 
 MANIFEST_FILE = Path("assets.extra") / "manifest.json"
 UNKNOWN = "unknown"
@@ -26,7 +27,14 @@ def pack_manifest(
 
     :param parent_version: Champion when this was trained.
     :param triggered_by: The run that asked for it.
+    :raises ConfigError: when the training is an experiment.
     """
+    if spec.experimental:
+        raise ConfigError(
+            "This training is an experiment, and is not registered.",
+            detail=str(Path(result.saved_model).parent),
+            hint=f"Change the pipeline as the experiment did, and start {spec.model}.train.",
+        )
     path = Path(result.saved_model) / MANIFEST_FILE
     try:
         packed = ModelManifest.from_json(path.read_bytes())
