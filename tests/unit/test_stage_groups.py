@@ -64,3 +64,13 @@ def test_a_version_and_what_may_change_are_said(pipeline):
     assert dag.task_dict["deploy.publish"].signature_changes == "additive"
     assert dag.task_dict["again.fetch"].version == ""
     assert dag.task_dict["again.publish"].signature_changes == "refuse"
+
+
+def test_every_task_says_what_it_does(pipeline):
+    for dag in pipeline.dags().values():
+        for task in dag.tasks:
+            if task.is_mapped or not type(task).__module__.startswith("airflow_mlops"):
+                continue
+            assert len(task.doc_md or "") > 20, task.task_id
+            assert ":param" not in task.doc_md
+            assert ":class:" not in task.doc_md
