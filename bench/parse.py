@@ -57,7 +57,7 @@ for number, (name, tasks) in [(one, each) for one in range({count}) for each in 
 
 
 FLEET = """
-import flight_delay
+import flight_delay  # a DAG file of Airflow, which looks for these words
 flights = flight_delay.flight_delay
 for number in range({count}):
     globals().update(flights.derive(model=f"flight_delay_{{number}}").dags())
