@@ -203,7 +203,7 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
     gpu = resources if isinstance(resources, GPU) else None
     with TaskGroup(task_id, tooltip=f"Trained by {type(launcher).__name__}"):
         prepare = TensorFlowPrepareTrainingOperator(
-            task_id="prepare", image=launcher.image, gpu=gpu, max_active_tis_per_dag=1, **where, **arguments
+            task_id="prepare", image=launcher.image, gpu=gpu, **where, **arguments
         )
         timeout, prepared = timedelta(seconds=prepare.timeout), cast("Any", prepare.output)
         job = RemoteJob(
