@@ -18,6 +18,9 @@ from airflow_mlops.problems import METRICS, check_groups, head_of, of_head
 from airflow_mlops.resources import GPU, Resources
 from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
 
+STALL_TIMEOUT = "30m"
+"""How long a training may stand still, where nobody says."""
+
 
 @part
 class Label:
@@ -179,6 +182,14 @@ class Trainer:
     :param seed: Seed of everything random.
     :param timeout: How long a training may take.
     :param stall_timeout: How long it may stand still; five times its longest pause so far, if that is more.
+    :param max_cost: What a training may cost in all its tries, in the currency of option ``[mlops] price_per_hour`` of
+        the workers: then it is stopped, once it has saved.
+    :param min_rows_share: Smallest share of the rows of the model's last training that is trained on, such as 0.5. By
+        default they are not compared.
+    :param checkpoint_every: How often a model function's training is saved. By default as seldom as that takes a
+        fiftieth of the time at most.
+    :param tensorboard: Whether logs for TensorBoard go with the model to MLflow: those of a model function, or what a
+        fit function or a script writes to the folder that it is told.
     :param params: Handed to ``entrypoint``; a fit function finds them in ``spec.params``.
     :param golden: ``module:function`` of rows that may leave the data, to be predicted and packed into the model as its
         golden predictions; it is given the test split's inputs and returns such columns. By default they are made up
@@ -204,7 +215,11 @@ class Trainer:
     batch_size: Annotated[int, Field(gt=0)] = 1024
     seed: Annotated[int, Field(ge=0)] = 0
     timeout: Duration = "2h"
-    stall_timeout: Duration = "30m"
+    stall_timeout: Duration = STALL_TIMEOUT
+    max_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    min_rows_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    checkpoint_every: Duration | None = None
+    tensorboard: bool = False
     params: dict[str, Any] = Field(default_factory=dict)
     golden: Entrypoint | None = None
     transform: Entrypoint | None = None
@@ -232,6 +247,29 @@ class Trainer:
             raise ConfigError(
                 f"Trainer(split={self.split!r}, split_column={self.split_column!r}) does not say one clear thing.",
                 hint="Name the column to split by with split='entity', and none with split='time'.",
+            )
+        self._check_times()
+
+    def _check_times(self) -> None:
+        """Refuse spans of time that can never come to pass within the timeout."""
+        timeout = parse_duration(self.timeout)
+        if self.checkpoint_every and not self.entrypoint:
+            raise ConfigError(
+                f"Trainer(checkpoint_every={self.checkpoint_every!r}) is for a model function.",
+                detail=f"fit={self.fit!r}, script={self.script!r}",
+                hint="A fit function or a script saves when it likes, in its folder of checkpoints: leave it out.",
+            )
+        if self.checkpoint_every and parse_duration(self.checkpoint_every) >= timeout:
+            raise ConfigError(
+                "The training would be stopped before its first checkpoint.",
+                detail=f"timeout={self.timeout}, checkpoint_every={self.checkpoint_every}",
+                hint="Save more often, or raise the timeout.",
+            )
+        if self.stall_timeout != STALL_TIMEOUT and parse_duration(self.stall_timeout) >= timeout:
+            raise ConfigError(
+                "The training would be stopped before it can have stood still so long.",
+                detail=f"timeout={self.timeout}, stall_timeout={self.stall_timeout}",
+                hint="Shorten stall_timeout, or raise the timeout.",
             )
 
 

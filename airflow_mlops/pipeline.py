@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Feed, Partitions
 from airflow_mlops.partitioning import is_finer
@@ -106,6 +107,7 @@ class ModelPipeline:
             )
 
         self._check_feeds(datasets)
+        self._check_window()
         self._check_batch()
         if self.deadlines and not self.notify:
             raise ConfigError(
@@ -151,6 +153,19 @@ class ModelPipeline:
                     detail=f"heads: {', '.join(label.heads)}",
                     hint="A head is a column of its own that is known only with the label: rename one of the two.",
                 )
+
+    def _check_window(self) -> None:
+        """Refuse feeds that end before there is anything to train on."""
+        first = self.label_feed.partitioning.first(self.begins_on)
+        ends = [feed.ends_at for feed in (self.source, self.label_feed) if feed.ends_at]
+        held_out = parse_duration(self.train.validation) + parse_duration(self.train.test)
+        if ends and min(ends) - first <= held_out:
+            raise ConfigError(
+                f"The labels of {self.model!r} never reach far enough to train on anything.",
+                detail=f"they are there from {first:%Y-%m-%d} to {min(ends):%Y-%m-%d}, of which the end is held out: "
+                f"validation={self.train.validation}, test={self.train.test}",
+                hint="Shorten validation and test in Trainer(...), or correct start= and end= of the feeds.",
+            )
 
     def _check_batch(self) -> None:
         if self.batch is None:

@@ -213,6 +213,9 @@ class TrainingProgress(Record):
     metrics: dict[str, float]
     history: dict[str, list[float]] = Field(description="metric → value of each epoch that is done")
     times: tuple[float, ...] = Field(description="when each ended, in seconds since 1970; empty: not known")
+    usage: dict[str, float] = Field(
+        default_factory=dict, description="what it uses of its machine now: see airflow_mlops.engine.devices.usage"
+    )
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", {timedelta(seconds=round(self.seconds_left))} left"
@@ -242,3 +245,5 @@ class TrainingResult(Record):
     ended: datetime | None = None
     times: tuple[float, ...] = Field(default=(), description="when each epoch ended, in seconds since 1970")
     resources: dict[str, float] = Field(default_factory=dict, description="what it took, such as cpu_seconds")
+    packages_hash: str = Field(default="", description="of all installed packages and their versions")
+    image: str = Field(default="", description="container image that it ran in, as MLOPS_IMAGE names it")

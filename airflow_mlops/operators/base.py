@@ -154,6 +154,27 @@ def said(value: object) -> str:
     return "" if text == "None" else text
 
 
+def positive(value: object, name: str) -> float | None:
+    """Return a rendered value as a number above 0; None when a form left it empty.
+
+    :param name: Of the argument.
+    :raises ConfigError: when it is none.
+    """
+    if not said(value):
+        return None
+    try:
+        number = float(said(value))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ConfigError(
+            f"{name}={value!r} is no number above 0.",
+            detail="after rendering",
+            hint="Give a number such as 2.5, or leave it out.",
+        )
+    return number
+
+
 def heads_of(heads: Mapping[str, str] | None) -> dict[str, str]:
     """Return further labels as they are given to an operator: column → problem type.
 

@@ -12,7 +12,7 @@ from airflow_mlops.exceptions import ConfigError, TrainingError, TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, require, said
+from airflow_mlops.operators.base import MlopsOperator, positive, require, said
 from airflow_mlops.operators.training_spec import Training, TrainingOperator, trained
 from airflow_mlops.resources import gpu_of
 
@@ -64,6 +64,9 @@ class TensorFlowTrainOperator(TrainingOperator):
             patience=self.stall_timeout,
             follow=ShownProgress(context, self.model, live, self.ledger_conn_id).follow,
             price=conf.getfloat("mlops", "price_per_hour", fallback=0.0),
+            max_cost=positive(self.max_cost, "max_cost"),
+            checkpoint_every=self.checkpoint_every,
+            tensorboard=self.tensorboard,
         )
         try:
             result = self._training.run(self.timeout)

@@ -15,7 +15,7 @@ from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.launchers import Launcher, RemoteJob, RemoteLauncher, launcher_of
 from airflow_mlops.links.mlflow import MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, default_home, open_home, require
+from airflow_mlops.operators.base import MlopsOperator, default_home, open_home, positive, require
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from airflow_mlops.operators.training_spec import Training, TrainingOperator, trained
 from airflow_mlops.resources import GPU, Resources
@@ -74,6 +74,9 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
                 timeout=self.timeout,
                 stall_timeout=self.stall_timeout,
                 price=conf.getfloat("mlops", "price_per_hour", fallback=0.0),
+                max_cost=positive(self.max_cost, "max_cost"),
+                checkpoint_every=self.checkpoint_every,
+                tensorboard=self.tensorboard,
                 gpu=self.gpu,
             ),
             image=image,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
-from airflow_mlops.operators.base import MlopsOperator, heads_of, require, said
+from airflow_mlops.operators.base import MlopsOperator, heads_of, positive, require, said
 from airflow_mlops.resources import GPU, gpu_of, where_of
 
 if TYPE_CHECKING:
@@ -83,6 +83,14 @@ class TrainingOperator(MlopsOperator):
         and wherever it is asked; see :mod:`airflow_mlops.engine.serving.transform`. It is shipped with the model.
     :param timeout: Seconds until the training is stopped, once it has saved what it has.
     :param stall_timeout: Seconds without progress until it is stopped; five times the longest so far, if that is more.
+    :param max_cost: What all tries together may cost, in the currency of option ``[mlops] price_per_hour``; it is
+        stopped then, once it has saved, and not tried again. None: no limit.
+    :param min_rows_share: Smallest share of the rows of the model's last training that is trained on, such as 0.5;
+        None: they are not compared.
+    :param checkpoint_every: Seconds between two checkpoints of a model function; None: as seldom as saving takes a
+        fiftieth of the time at most.
+    :param tensorboard: Whether logs for TensorBoard go with the model to MLflow. Those of a model function are written;
+        a fit function finds a folder for its own in ``report.tensorboard``, a script in its file.
     :param gpu: GPUs that it takes, such as ``GPU(1)``: queue and pool follow from it. By default one on the queue
         ``gpu``, and none elsewhere.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``, where the run begins with the training; None: only
@@ -116,6 +124,8 @@ class TrainingOperator(MlopsOperator):
         "model_params",
         "golden",
         "transform",
+        "max_cost",
+        "min_rows_share",
         "mlflow_conn_id",
         "ledger_conn_id",
     )
@@ -149,6 +159,10 @@ class TrainingOperator(MlopsOperator):
         transform: str = "",
         timeout: float = 2 * 3600,
         stall_timeout: float = 1800,
+        max_cost: float | str | None = None,
+        min_rows_share: float | str | None = None,
+        checkpoint_every: float | None = None,
+        tensorboard: bool = False,
         gpu: GPU | None = None,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
         ledger_conn_id: str | None = LedgerHook.default_conn_name,
@@ -159,6 +173,11 @@ class TrainingOperator(MlopsOperator):
             raise ConfigError(
                 f"epochs={epochs} and batch_size={batch_size} train nothing.",
                 hint="Give both a whole number from 1 on.",
+            )
+        if checkpoint_every is not None and not 0 < checkpoint_every < timeout:
+            raise ConfigError(
+                f"checkpoint_every={checkpoint_every:g} saves nothing within timeout={timeout:g}.",
+                hint="Give a number of seconds above 0 and below the timeout.",
             )
         self.model = model
         self.snapshot = snapshot
@@ -186,6 +205,10 @@ class TrainingOperator(MlopsOperator):
         self.transform = transform
         self.timeout = timeout
         self.stall_timeout = stall_timeout
+        self.max_cost = max_cost
+        self.min_rows_share = min_rows_share
+        self.checkpoint_every = checkpoint_every
+        self.tensorboard = tensorboard
         self.gpu = gpu
         self.mlflow_conn_id = mlflow_conn_id
         self.ledger_conn_id = ledger_conn_id
@@ -195,11 +218,13 @@ class TrainingOperator(MlopsOperator):
 
         :param environment: What the result depends on: package → version, or the image.
         :raises ConfigError: when the rendered settings are none of a training.
+        :raises TrainingError: when there are fewer rows than ``min_rows_share`` allows.
         """
         from pydantic import ValidationError
 
         from airflow_mlops.contracts import TrainingSpec
         from airflow_mlops.engine.devices.assign import compute_of
+        from airflow_mlops.engine.training.shrinkage import check_rows
         from airflow_mlops.engine.training.source import code_hash
 
         if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:
@@ -209,6 +234,8 @@ class TrainingOperator(MlopsOperator):
                 hint="Name the function that builds the model, or the function or the script that trains it.",
             )
         snapshot = self._snapshot()
+        if (share := positive(self.min_rows_share, "min_rows_share")) is not None:
+            check_rows(self.home_path, snapshot, share)
         try:
             spec = TrainingSpec.model_validate(
                 {

@@ -139,6 +139,10 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             transform=train.transform or "",
             timeout=timeout.total_seconds(),
             stall_timeout=parse_duration(train.stall_timeout).total_seconds(),
+            max_cost=train.max_cost,
+            min_rows_share=train.min_rows_share,
+            checkpoint_every=parse_duration(train.checkpoint_every).total_seconds() if train.checkpoint_every else None,
+            tensorboard=train.tensorboard,
             mlflow_conn_id=pipeline.mlflow_conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
         )

@@ -75,6 +75,8 @@ NOT_TEMPLATED = {
         "shard_rows",
         "in_flight",
         "gpu",
+        "checkpoint_every",
+        "tensorboard",
     ),
 }
 FORBIDDEN_WORDS = {"conn_id", "polling_interval", "polling_period", "wait", "check_interval"}

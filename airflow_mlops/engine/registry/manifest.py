@@ -58,6 +58,8 @@ def pack_manifest(
         lock_hash=lock_hash(spec.code_path),
         hardware=result.hardware,
         versions=result.versions,
+        packages_hash=result.packages_hash,
+        image=result.image,
         classes=spec.snapshot.classes,
         heads=spec.snapshot.heads,
         transform=spec.transform,

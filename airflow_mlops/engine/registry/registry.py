@@ -8,6 +8,7 @@ repeated ends in the same run and the same version. Aliases say the role of a ve
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ from airflow_mlops.engine.registry.connection import NO_SUCH_THING, make_client,
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.registry.packaging import CHECKSUMS_FILE, SAVED_MODEL, write_mlmodel
 from airflow_mlops.engine.registry.records import data_of, metric_batches, milliseconds, params_of, tags_of
+from airflow_mlops.engine.training.workdir import TENSORBOARD
 from airflow_mlops.exceptions import DataError, MlopsError, TransientError
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from airflow_mlops.contracts import ValidationResult
 
 _NOT_FOUND = re.compile(r"\b404\b|No such artifact|does not exist", re.IGNORECASE)
+
+_MOST_LOGS = 100_000_000
+"""Bytes of logs for TensorBoard that MLflow gets of a training."""
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -53,6 +58,8 @@ CONTENT = "mlops.content"
 """Tag of a version that was made elsewhere and registered here: the hash of its files."""
 SOURCE = "mlops.source"
 SPEC_FILE = "spec.json"
+
+log = logging.getLogger(__name__)
 
 
 def logged_name(model: str) -> str:
@@ -157,6 +164,7 @@ class Registry:
                 manifest.versions,
                 tags={"mlops.snapshot_id": manifest.snapshot_id, TRAINING_ID: manifest.spec_hash},
             )
+            self._log_tensorboard(run, Path(result.saved_model).parent / TENSORBOARD)
             self._client.set_terminated(run.run_id, "FINISHED", milliseconds(result.ended))
             if ERROR in self._client.get_run(run.run_id).data.tags:
                 self._client.delete_tag(run.run_id, ERROR)
@@ -177,6 +185,16 @@ class Registry:
             self._client.log_text(run.run_id, verdict.to_json(), "verdict.json")
             self._client.set_terminated(run.run_id, "FINISHED", milliseconds(result.ended))
         return run.run_id
+
+    def _log_tensorboard(self, run: TrainingRun, folder: Path) -> None:
+        """Log a training's logs for TensorBoard, unless they are too large for an artifact."""
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if size > _MOST_LOGS:
+            log.warning(
+                "%s has %d MB: more than %d MB do not go to MLflow.", folder, size // 1_000_000, _MOST_LOGS // 1_000_000
+            )
+        elif size:
+            self._client.log_artifacts(run.run_id, str(folder), TENSORBOARD)
 
     def register_made_elsewhere(
         self,

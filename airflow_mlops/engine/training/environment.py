@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
+
+from airflow_mlops.contracts import content_hash
 
 # What makes the weights. Reading the data (pyarrow, pandas) does not: the snapshot's bytes are checked.
 _PACKAGES = ("airflow-mlops", "keras", "numpy", "tensorflow")
+IMAGE = "MLOPS_IMAGE"
+"""Environment variable with the container image that this process runs in, best by its digest."""
 
 IMAGE = "MLOPS_IMAGE"
 """Environment variable of a training elsewhere: the image that it runs in."""
@@ -28,3 +32,13 @@ def environment() -> dict[str, str]:
     if image := os.environ.get(IMAGE):
         found["image"] = image
     return found
+
+
+def packages_hash() -> str:
+    """Return the identity of all packages that are installed here, by name and version."""
+    return content_hash(sorted({f"{one.name.lower()}=={one.version}" for one in distributions()}))
+
+
+def image() -> str:
+    """Return the container image that this process runs in; empty when nobody says."""
+    return os.environ.get(IMAGE, "")

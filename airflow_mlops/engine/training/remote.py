@@ -49,6 +49,9 @@ def command(
     timeout: float,
     stall_timeout: float,
     price: float = 0.0,
+    max_cost: float | None = None,
+    checkpoint_every: float | None = None,
+    tensorboard: bool = False,
     gpu: GPU | None = None,
 ) -> list[str]:
     """Return the command that does a training.
@@ -58,9 +61,13 @@ def command(
     :param timeout: Seconds until it stops itself.
     :param stall_timeout: Seconds without progress until it does.
     :param price: Of an hour of its machine.
+    :param max_cost, checkpoint_every, tensorboard: As for :func:`~airflow_mlops.engine.training.launch.train`.
     """
     told = [*_flag("image", image), *_flag("timeout", timeout), *_flag("stall-timeout", stall_timeout)]
     told += _flag("price", price) if price else []
+    told += _flag("max-cost", max_cost) if max_cost is not None else []
+    told += _flag("checkpoint-every", checkpoint_every) if checkpoint_every is not None else []
+    told += ["--tensorboard"] if tensorboard else []
     told += _flag("gpu", json.dumps(_said_of(gpu))) if gpu is not None else []
     return ["python", "-m", __name__, home, job.id, *told]
 
@@ -107,6 +114,9 @@ class _Remote:
                 patience=self._asked.stall_timeout,
                 follow=self._follow,
                 price=self._asked.price,
+                max_cost=self._asked.max_cost,
+                checkpoint_every=self._asked.checkpoint_every,
+                tensorboard=self._asked.tensorboard,
             )
             self._process.run(self._asked.timeout)
         except MlopsError as error:
@@ -172,6 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, default=2 * 3600, help="seconds until the training is stopped")
     parser.add_argument("--stall-timeout", type=float, default=PATIENCE, help="seconds without progress until it is")
     parser.add_argument("--price", type=float, default=0.0, help="of an hour of this machine")
+    parser.add_argument("--max-cost", type=float, help="what all tries together may cost")
+    parser.add_argument("--checkpoint-every", type=float, help="seconds between two checkpoints")
+    parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard")
     parser.add_argument("--gpu", help="JSON of the GPUs that it takes; {} is one")
     return parser
 

@@ -13,6 +13,9 @@ from airflow_mlops.engine.data.files import replacing, sha256
 from airflow_mlops.engine.data.shared import fetch, is_shared, publishing
 from airflow_mlops.exceptions import DataError
 
+TENSORBOARD = "tensorboard"
+"""Folder of a finished training with its logs for TensorBoard, if it was asked for them."""
+
 
 @dataclass(frozen=True)
 class Workdir:
@@ -63,10 +66,21 @@ class Workdir:
         return self.checkpoints / "progress.jsonl"
 
     @property
+    def spent(self) -> Path:
+        """How long its tries took so far: see :class:`~airflow_mlops.engine.training.spending.Spending`."""
+        return self.checkpoints / "spent.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Logs for TensorBoard, while it trains."""
+        return self.checkpoints / TENSORBOARD
+
+    @property
     def keeps(self) -> bool:
         """Whether there is anything that a try can go on from."""
         there = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
-        return any(path != self.lines and path.name[0] != "." for path in there)
+        aside = (self.lines, self.spent, self.tensorboard)
+        return any(path not in aside and path.name[0] != "." for path in there)
 
     def finished(self, spec_hash: str) -> TrainingResult | None:
         """Return the result of this very spec if it is there, with every byte of its SavedModel."""
