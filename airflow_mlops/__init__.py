@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from airflow_mlops.feature_rules import FeatureRules
     from airflow_mlops.feeds import Checks, Partitions, SQLSource
     from airflow_mlops.partitioning import Partitioning
-    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Retrain, Rows, Slice, Trainer
+    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Rows, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
     from airflow_mlops.resources import GPU, Resources
+    from airflow_mlops.retraining import Retrain
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ _ELSEWHERE = {
     "FeatureRules": "feature_rules",
     "ModelPipeline": "pipeline",
     "Partitioning": "partitioning",
+    "Retrain": "retraining",
     **dict.fromkeys(("Checks", "Partitions", "SQLSource"), "feeds"),
     **dict.fromkeys(("GPU", "Resources"), "resources"),
 }

@@ -20,6 +20,7 @@ from airflow_mlops.commands.history import add_history
 from airflow_mlops.commands.rerun import add_rerun
 from airflow_mlops.commands.sources import add_sources
 from airflow_mlops.commands.stack import add_stack
+from airflow_mlops.commands.why import add_why
 from airflow_mlops.exceptions import MlopsError
 
 
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add_history(commands)
     add_deployments(commands)
     add_halts(commands)
+    add_why(commands)
     add_golden(commands)
     add_rerun(commands)
     add_ask(commands)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow.sdk import conf
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.exceptions import ConfigError, TrainingError, TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
@@ -92,6 +93,8 @@ class TensorFlowTrainOperator(MlopsOperator):
     :param stall_timeout: Seconds without progress until it is stopped; five times the longest so far, if that is more.
     :param gpu: GPUs that it takes, such as ``GPU(1)``: queue and pool follow from it. By default one on the queue
         ``gpu``, and none elsewhere.
+    :param skip_known: Whether to skip, with the reason, where a judged version came of the very same training in
+        another run: what that saves is added up in the ledger.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``, where the run begins with the training; None: only
         when the model is registered.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``: while the model is halted there, this is
@@ -158,6 +161,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         timeout: float = 2 * 3600,
         stall_timeout: float = 1800,
         gpu: GPU | None = None,
+        skip_known: bool = False,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
         ledger_conn_id: str | None = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -195,6 +199,7 @@ class TensorFlowTrainOperator(MlopsOperator):
         self.timeout = timeout
         self.stall_timeout = stall_timeout
         self.gpu = gpu
+        self.skip_known = skip_known
         self.mlflow_conn_id = mlflow_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -204,6 +209,8 @@ class TensorFlowTrainOperator(MlopsOperator):
         from airflow_mlops.operators.training_progress import ShownProgress
 
         spec = self._spec()
+        if self.skip_known:
+            skip_if_known(context, self, spec.hash)
         workdir = self.home_path / "trainings" / spec.hash[:16]
         live = self._live_run(context, spec)
         self._training = TrainingProcess(
@@ -450,6 +457,31 @@ class TensorFlowEvaluateModelOperator(MlopsOperator):
         saved_model = Path(self.saved_model)
         fetch(saved_model)
         return self.home_path / "evaluations" / tree_hash(saved_model), saved_model, snapshot
+
+
+def skip_if_known(context: Context, task: TensorFlowTrainOperator, spec_hash: str) -> None:
+    """End a training here that another run has made: the same data, code, parameters and environment.
+
+    Without a ledger that answers nothing is known, and it goes on: that costs time, and nothing else.
+    """
+    from airflow_mlops.engine.retraining.registered import record_saved, trained_before
+
+    if task.ledger_conn_id is None:
+        return
+    ledger, run = LedgerHook(task.ledger_conn_id).get_conn(), f"{task.dag_id} {context['ti'].run_id}"
+    try:
+        before = trained_before(ledger, task.model, spec_hash, run)
+        if before is not None:
+            record_saved(ledger, before, run)
+    except TransientError:
+        return
+    if before is not None:
+        held = (
+            f"Version {before.version} of {task.model} is this very training: the same snapshot {before.snapshot}, "
+            f"code, parameters and environment. {round(before.seconds)} s of training are saved."
+        )
+        context["ti"].xcom_push("held", held)
+        raise AirflowSkipException(held)
 
 
 def registry_cache(home: Path, model: str, version: int | str) -> Path:

@@ -19,6 +19,7 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.operators.feast import FeastGetTrainingDataOperator
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
+from airflow_mlops.operators.retraining import AdmitTrainingOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
 from airflow_mlops.sensors.readiness import TrainingDataSensor
 from airflow_mlops.templates.base import pipeline_dag, refused_as, remind_of_pin, result
@@ -34,6 +35,37 @@ AS_OF = (
     "{{ params.as_of or ('' if dag_run.run_type not in ('scheduled', 'backfill') else "
     "(dag_run.logical_date or dag_run.run_after).isoformat()) }}"
 )
+# What the run is for: <model>.retrain says which request it answers; any other run is a request itself.
+REQUEST = "{{ (dag_run.conf or {}).get('request') or '' }}"
+_OTHER_THAN_USUAL = {
+    "window": Param(
+        None,
+        type=["null", "string"],
+        title="Other window",
+        description="How much history this training has, such as 20d. Empty: as usual.",
+    ),
+    "exclude": Param(
+        None,
+        type=["null", "string"],
+        title="Without these days",
+        description="Days and spans of days that this training leaves out, such as 2013-01-05, 2013-01-07/2013-01-09.",
+    ),
+    "model_params": Param(
+        None,
+        type=["null", "object"],
+        title="Other parameters",
+        description="Parameters of the trainer that this training replaces.",
+    ),
+    "reason": Param(
+        None,
+        type=["null", "string"],
+        title="Why",
+        description="Kept in the ledger with your name. A training that is other than usual must have it.",
+    ),
+    "only_say": Param(
+        False, type="boolean", title="Dry run", description="Only say what it would read and take; train nothing."
+    ),
+}
 # One that waits for its data does not hold up another whose data is there.
 RUNS = 4
 
@@ -60,7 +92,8 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
                 format="date-time",
                 title="As of",
                 description="Train on what was known at this moment. Empty: on the latest data that is complete.",
-            )
+            ),
+            **_OTHER_THAN_USUAL,
         },
     ) as dag:
         ready = TrainingDataSensor(
@@ -80,6 +113,25 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             poke_interval=30,
             ledger_conn_id=pipeline.ledger_conn_id,
         )
+        admit = AdmitTrainingOperator(
+            task_id="admit",
+            model=pipeline.model,
+            request=REQUEST,
+            as_of=AS_OF,
+            cut=result(ready, "as_of"),
+            cooldown=pipeline.retrain.cooldown or "",
+            source_dataset=source.dataset,
+            matures_after=label.matures_after,
+            start=pipeline.begins_on.isoformat(),
+            usual_window=train.window,
+            usual_params=train.params,
+            window="{{ params.window or '' }}",
+            exclude="{{ params.exclude or '' }}",
+            model_params="{{ (params.model_params or {}) | tojson }}",
+            reason="{{ params.reason or '' }}",
+            only_say="{{ params.only_say }}",
+            ledger_conn_id=pipeline.ledger_conn_id,
+        )
         snapshot = FeastGetTrainingDataOperator(
             task_id="snapshot",
             model=pipeline.model,
@@ -96,7 +148,8 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             weight=label.weight,
             group=label.group,
             matures_after=label.matures_after,
-            window=train.window,
+            window=result(admit, "window"),
+            exclude=result(admit, "exclude"),
             validation=train.validation,
             test=train.test,
             start=pipeline.begins_on.isoformat(),
@@ -132,7 +185,8 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             seed=train.seed,
             epochs=train.epochs,
             batch_size=train.batch_size,
-            model_params=train.params,
+            model_params=result(admit, "model_params"),
+            skip_known=True,
             golden=train.golden,
             transform=train.transform or "",
             timeout=timeout.total_seconds(),
@@ -172,5 +226,6 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             **refused_as(pipeline, "challenger_rejected"),
         )
         remind_of_pin(pipeline)
-        # Each takes what the one before returned: ready >> snapshot >> validate >> fit >> evaluate >> register >> judge
+        # Each takes what the one before returned:
+        # ready >> admit >> snapshot >> validate >> fit >> evaluate >> register >> judge
     return dag

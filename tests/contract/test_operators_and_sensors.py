@@ -34,6 +34,9 @@ PREFIXES = (
         "PartitionArrival",
         "RecordAnnouncements",
         "TrainingData",
+        "DecideTraining",
+        "AdmitTraining",
+        "CheckServedAge",
     ),
 )
 # Behaviour of the task itself, known when the DAG is written.
@@ -75,6 +78,7 @@ NOT_TEMPLATED = {
         "shard_rows",
         "in_flight",
         "gpu",
+        "skip_known",
     ),
 }
 FORBIDDEN_WORDS = {"conn_id", "polling_interval", "polling_period", "wait", "check_interval"}

@@ -31,6 +31,7 @@ def request(number: int = 1, reason: str = "drift", **changes) -> Request:
         said="",
         run="",
         changed_at=NOW,
+        started_at=None,
     )
     return replace(made, **changes)
 
@@ -113,7 +114,9 @@ requests_strategy = st.lists(
 def test_at_most_one_starts_and_none_is_lost(waiting, halt, running, since, cooldown):
     last = NOW - timedelta(hours=since)
     situation = Situation(
-        running=[request(99_999, state="started", run="r")] if running else [], last_start=last, halt=halt
+        running=[request(99_999, state="started", run="r", started_at=NOW)] if running else [],
+        last_start=last,
+        halt=halt,
     )
     policy = Policy(timedelta(hours=cooldown))
     made = decide(waiting, situation, policy, NOW)

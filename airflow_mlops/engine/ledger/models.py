@@ -64,3 +64,4 @@ class TrainingRequestRow(Base):
     said: Mapped[str]
     run: Mapped[str]
     changed_at: Mapped[str]
+    started_at: Mapped[str]

@@ -62,17 +62,29 @@ def decide(waiting: Sequence[Request], situation: Situation, policy: Policy, now
         return Decision(None, (), situation.halt)
     if situation.running:
         one = situation.running[0]
-        return Decision(None, (), f"one runs already, since {one.changed_at:%Y-%m-%d %H:%M} UTC: {one.run}")
+        return Decision(None, (), f"one runs already, since {one.started_at:%Y-%m-%d %H:%M} UTC: {one.run}")
     until = cool_until(situation, policy, now)
     ranked = sorted(waiting, key=lambda one: (-one.priority, one.asked_at, one.id))
     able = [one for one in ranked if until is None or one.reason in URGENT]
     if not able:
         return Decision(None, (), f"cooling down until {until:%Y-%m-%d %H:%M} UTC", until)
     leader = able[0]
-    merged = tuple(one for one in ranked if one is not leader and _same(leader, one))
-    also = f", with {len(merged)} more: {', '.join(sorted({one.reason for one in merged}))}" if merged else ""
+    merged = companions(leader, ranked)
     pinned = f"; what it makes is not deployed while {situation.pin}" if situation.pin else ""
-    return Decision(leader, merged, f"{leader.words}{also}{pinned}")
+    return Decision(leader, merged, f"{in_words(leader, merged)}{pinned}")
+
+
+def companions(leader: Request, waiting: Sequence[Request]) -> tuple[Request, ...]:
+    """Return the other requests that the training of one answers too: it trains on what they ask for."""
+    if leader.special:
+        return ()
+    return tuple(one for one in waiting if one.id != leader.id and not one.special and one.as_of == leader.as_of)
+
+
+def in_words(leader: Request, merged: Sequence[Request]) -> str:
+    """Return why a training starts, in one line."""
+    reasons = ", ".join(sorted({one.reason for one in merged}))
+    return f"{leader.words}, with {len(merged)} more: {reasons}" if merged else leader.words
 
 
 def cool_until(situation: Situation, policy: Policy, now: datetime) -> datetime | None:
@@ -81,8 +93,3 @@ def cool_until(situation: Situation, policy: Policy, now: datetime) -> datetime 
     if last is None or last > now or now >= last + policy.cooldown:
         return None
     return last + policy.cooldown
-
-
-def _same(leader: Request, other: Request) -> bool:
-    """Whether the training that one request starts is what the other asks for too."""
-    return not leader.special and not other.special and leader.as_of == other.as_of

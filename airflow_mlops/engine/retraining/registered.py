@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_mlops.contracts import Record
+from airflow_mlops.contracts import GateCheck, Record, Verdict
+from airflow_mlops.engine.evaluation.approvals import last_verdicts
 from airflow_mlops.engine.ledger import Ledger, as_json
+from airflow_mlops.engine.retraining.requests import requests
 
 FACT, SAVED = "registered", "training_saved"
 
@@ -18,6 +20,7 @@ class Registered(Record):
     :param run: Run of the train DAG that registered it.
     :param why: What asked for the training, in words.
     :param special: What was other than usual; empty where nothing was.
+    :param rows: Rows of its snapshot.
     :param seconds: How long the training took.
     :param cost: What it cost, where a price is set.
     :param metrics: Metric → value on its test split.
@@ -30,6 +33,7 @@ class Registered(Record):
     run: str
     why: str = ""
     special: dict[str, Any] = {}
+    rows: int = 0
     seconds: float = 0.0
     cost: float | None = None
     metrics: dict[str, float | None] = {}
@@ -55,10 +59,35 @@ def registered(ledger: Ledger, model: str, version: int) -> Registered | None:
     return Registered.model_validate(found[0].payload) if found else None
 
 
+def what_started(ledger: Ledger, model: str, run: str) -> tuple[str, dict[str, Any]]:
+    """Return why a run of the train DAG trains, in words, and what of it is other than usual."""
+    found = [one for one in requests(ledger, model, run=run) if one.state != "merged"]
+    return (found[0].said or found[0].words, found[0].special) if found else ("", {})
+
+
+def named_special(ledger: Ledger, version: int, verdict: Verdict) -> Verdict:
+    """Return a verdict that says so of a version whose training was other than usual."""
+    made = registered(ledger, verdict.model, version)
+    if made is None or not made.special:
+        return verdict
+    special = GateCheck(
+        gate="special training",
+        passed=True,
+        metric="",
+        observed=None,
+        bound=None,
+        reason=f"trained other than usual: {words_of(made.special)}; {made.why}",
+    )
+    return verdict.model_copy(update={"checks": (*verdict.checks, special)})
+
+
+def words_of(special: Mapping[str, Any]) -> str:
+    """Return in words what was other than usual."""
+    return ", ".join(f"{name}={value}" for name, value in special.items())
+
+
 def trained_before(ledger: Ledger, model: str, spec_hash: str, run: str) -> Registered | None:
     """Return the judged version that the very same training gave in another run; None when there is none."""
-    from airflow_mlops.engine.evaluation.approvals import last_verdicts
-
     same = [fact.payload for fact in ledger.facts(FACT, model) if fact.payload["spec_hash"] == spec_hash]
     judged = last_verdicts(ledger, model) if same else {}
     found = [Registered.model_validate(one) for one in same if one["version"] in judged and one["run"] != run]

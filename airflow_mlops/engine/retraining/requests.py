@@ -63,6 +63,7 @@ class Request:
     said: str
     run: str
     changed_at: datetime
+    started_at: datetime | None
 
     @property
     def words(self) -> str:
@@ -102,6 +103,7 @@ def ask(
         "said": "",
         "run": "",
         "changed_at": now,
+        "started_at": "",
     }
     try:
         with ledger.transaction(write=True) as connection:
@@ -142,9 +144,21 @@ def requests(
         return [_request(row) for row in connection.execute(query).mappings()]
 
 
-def started_last(ledger: Ledger, model: str) -> Request | None:
-    """Return the request whose training started last; None when none ever did."""
-    ran = select(Row.__table__).where(Row.model == model, Row.state.in_(("started", "done", "failed")))
+def request_of(ledger: Ledger, model: str, number: int) -> Request | None:
+    """Return a request by its id; None when the model has none of it."""
+    with ledger.transaction() as connection:
+        found = select(Row.__table__).where(Row.model == model, Row.id == number)
+        row = connection.execute(found).mappings().first()
+    return None if row is None else _request(row)
+
+
+def started_last(ledger: Ledger, model: str, besides: str = "") -> Request | None:
+    """Return the request whose training started last; None when none ever did.
+
+    :param besides: A run that does not count.
+    """
+    ran = select(Row.__table__).where(Row.model == model, Row.state.in_(("started", "done", "failed")), Row.run != "")
+    ran = ran.where(Row.run != besides)
     with ledger.transaction() as connection:
         row = connection.execute(ran.order_by(Row.id.desc()).limit(1)).mappings().first()
     return None if row is None else _request(row)
@@ -153,14 +167,17 @@ def started_last(ledger: Ledger, model: str) -> Request | None:
 def start(ledger: Ledger, request: Request, run: str, merged: Sequence[Request] = (), said: str = "") -> bool:
     """Let a run of the training answer a waiting request, and others with it.
 
-    :param run: Id of the run. One that was cleared takes its own request up again.
+    :param run: DAG and run. One that was cleared takes its own request up again, skipped ones too.
     :returns: False when another run, or none any more, answers it: then this one must not go on.
     """
     now = datetime.now(UTC).isoformat()
     with ledger.transaction(write=True) as connection:
-        mine = (Row.id == request.id, (Row.state == "waiting") | ((Row.run == run) & (Row.state != "merged")))
+        mine = (
+            Row.id == request.id,
+            Row.state.in_(("waiting", "skipped")) | ((Row.run == run) & (Row.state != "merged")),
+        )
         taken = connection.execute(
-            update(Row).where(*mine).values(state="started", run=run, said=said, changed_at=now)
+            update(Row).where(*mine).values(state="started", run=run, said=said, changed_at=now, started_at=now)
         ).rowcount
         if taken and merged:
             connection.execute(
@@ -200,5 +217,8 @@ def settle(ledger: Ledger, model: str, state_of: Callable[[str], str | None]) ->
 
 
 def _request(row: RowMapping) -> Request:
-    times = {name: datetime.fromisoformat(row[name]) for name in ("asked_at", "changed_at")}
+    times = {
+        name: datetime.fromisoformat(row[name]) if row[name] else None
+        for name in ("asked_at", "changed_at", "started_at")
+    }
     return Request(**{**row, **times})

@@ -72,6 +72,7 @@ def build_training_snapshot(
     slices: Sequence[str] = (),
     min_joined: float | None = None,
     max_join_drop: float = MAX_JOIN_DROP,
+    without: Sequence[Exclusion] = (),
     report: Callable[[ValidationResult], None] | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Snapshot:
@@ -113,6 +114,7 @@ def build_training_snapshot(
         refused. None compares the days with each other only.
     :param slices: Columns of ``source_dataset`` in whose every value rows must find their label as usual.
     :param min_joined, max_join_drop: See :meth:`~airflow_mlops.engine.features.training.joins.Joins.check`.
+    :param without: Windows that only this snapshot leaves out, beside those that somebody excluded for all.
     :param report: Called with what that check said, before it refuses anything.
     :param chunk_rows: Rows that are read and joined at a time, whole days at least. Memory depends on it, the snapshot
         does not.
@@ -164,7 +166,10 @@ def build_training_snapshot(
     fetch_views(home, ours)
     computed = computed_for(home, repo, recipe, ours)
     names = dict.fromkeys([source_dataset, label_dataset, *provenance.pins(computed)])
-    recipe = replace(recipe, excluded={name: exclusions(ledger, name) if ledger else [] for name in names})
+    excluded = {name: exclusions(ledger, name) if ledger else [] for name in names}
+    for one in without:
+        excluded.setdefault(one.dataset, []).append(one)
+    recipe = replace(recipe, excluded=excluded)
     of_source, of_labels = store.partitioning(source_dataset), store.partitioning(label_dataset)
     without_labels = excluded_keys(recipe.excluded[label_dataset], of_labels)
     check_watermark(store, label_dataset, begin, recipe.label_span[1], without_labels)

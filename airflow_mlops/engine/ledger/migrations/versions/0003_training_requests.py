@@ -6,7 +6,8 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
-_TEXTS = ("model", "key", "reason", "detail", "as_of", "asked_at", "asked_by", "state", "said", "run", "changed_at")
+_TEXTS = ("model", "key", "reason", "detail", "as_of", "asked_by", "state", "said", "run")
+_TIMES = ("asked_at", "changed_at", "started_at")
 
 
 def upgrade() -> None:
@@ -14,7 +15,7 @@ def upgrade() -> None:
     op.create_table(
         "mlops_training_request",
         sa.Column("id", sa.Integer, primary_key=True),
-        *(sa.Column(name, sa.String, nullable=False) for name in _TEXTS),
+        *(sa.Column(name, sa.String, nullable=False) for name in (*_TEXTS, *_TIMES)),
         sa.Column("priority", sa.Integer, nullable=False),
         sa.Column("special", sa.JSON, nullable=False),
     )
