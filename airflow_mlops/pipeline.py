@@ -143,7 +143,7 @@ class ModelPipeline:
                     f"The decay of {self.model!r} cannot be measured.",
                     detail="it is that of what was predicted of each partition in time, held against its labels: of "
                     "truths and numbers",
-                    hint="Let each partition be predicted: ModelPipeline(batch=BatchPredict(), ...); or leave decay out.",
+                    hint="Let each partition be predicted: ModelPipeline(batch=BatchPredict()); or leave decay out.",
                 )
         own = [f"{self.model}.challenger", f"{self.model}.champion"]
         if loop := next((name for name in retrain.on_assets if name in own), None):

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.durations import parse_duration
@@ -68,7 +67,7 @@ class DecideTrainingOperator(MlopsOperator):
     :param watch: What to look at: the arguments of :class:`~airflow_mlops.engine.retraining.triggers.Watch` beside
         ``model`` and ``server``, with durations as text.
     :param cooldown: Least time between the starts of two trainings that nobody asked for by hand.
-    :param assets: Names of assets, among the task's inlets, whose events ask for a training.
+    :param assets: Names of assets whose events ask for a training.
     :param tf_serving_conn_id: Airflow connection of the server on which the model serves.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -143,15 +142,12 @@ class DecideTrainingOperator(MlopsOperator):
         from airflow_mlops.engine.retraining.requests import ask, started_last
 
         last = started_last(ledger, self.model)
-        for inlet in self.inlets:
-            name = getattr(inlet, "name", "")
-            if name not in self.assets:
-                continue
-            events = context["inlet_events"][inlet].ascending(False).limit(_EVENTS)
-            for event in events:
-                if last is not None and event.timestamp <= (last.started_at or event.timestamp):
+        since = None if last is None else last.started_at
+        for name in self.assets:
+            for event in self._events(name):
+                if since is not None and event.timestamp <= since:
                     continue
-                source = event.source_dag_id or "the API"
+                source = event.source_dag_id or "Airflow's REST API"
                 ask(
                     ledger,
                     self.model,
@@ -160,6 +156,17 @@ class DecideTrainingOperator(MlopsOperator):
                     key=f"asset:{name}:{event.timestamp.isoformat()}",
                     who=self.dag_id,
                 )
+
+    def _events(self, name: str) -> list[Any]:
+        """Return the newest events of an asset. As an inlet, one that is not there yet would fail the task."""
+        from airflow.sdk.exceptions import AirflowRuntimeError
+        from airflow.sdk.execution_time.context import InletEventsAccessor
+
+        try:
+            return list(InletEventsAccessor(asset_name=name).ascending(False).limit(_EVENTS))
+        except AirflowRuntimeError as error:
+            self.log.warning("The events of asset %r cannot be read: %s", name, error)
+            return []
 
 
 class StartTrainingOperator(TriggerDagRunOperator):
@@ -438,9 +445,5 @@ def run_state(context: Context, run: str) -> str | None:
     ti: Any = context["ti"]
     if not ti.get_dr_count(dag_id, run_ids=[run_id]):
         return None
-    return str(ti.get_dagrun_state(dag_id, run_id))
-
-
-def inlets_of(assets: Sequence[str]) -> list[Any]:
-    """Return assets by their names, wherever they are declared."""
-    return [Asset.ref(name=name) for name in assets]
+    state = ti.get_dagrun_state(dag_id, run_id)
+    return str(getattr(state, "value", state))

@@ -12,7 +12,7 @@ import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 
 from airflow_mlops.assets import features_asset
 from airflow_mlops.durations import parse_duration
@@ -20,7 +20,6 @@ from airflow_mlops.operators.retraining import (
     CheckServedAgeOperator,
     DecideTrainingOperator,
     StartTrainingOperator,
-    inlets_of,
 )
 from airflow_mlops.retraining import shortest_interval
 from airflow_mlops.templates.base import pipeline_dag, result
@@ -37,8 +36,9 @@ _BETWEEN_LOOKS = timedelta(minutes=15)
 def retrain_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that looks and starts trainings, and watches the age of what serves."""
     retrain, timetable = pipeline.retrain, CronTriggerTimetable(LOOKS, timezone="UTC")
-    inlets = inlets_of(retrain.on_assets)
-    bells = AssetAny(features_asset(pipeline.model, pipeline.owner), *inlets)
+    bells = AssetAny(
+        features_asset(pipeline.model, pipeline.owner), *(Asset.ref(name=name) for name in retrain.on_assets)
+    )
     warn_of_age(pipeline)
     common: dict[str, Any] = {
         "model": pipeline.model,
@@ -58,7 +58,6 @@ def retrain_dag(pipeline: ModelPipeline) -> DAG:
                 watch=_watch(pipeline),
                 cooldown=retrain.cooldown or "",
                 assets=list(retrain.on_assets),
-                inlets=inlets,
                 **common,
             )
             StartTrainingOperator(

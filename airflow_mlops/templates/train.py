@@ -37,35 +37,6 @@ AS_OF = (
 )
 # What the run is for: <model>.retrain says which request it answers; any other run is a request itself.
 REQUEST = "{{ (dag_run.conf or {}).get('request') or '' }}"
-_OTHER_THAN_USUAL = {
-    "window": Param(
-        None,
-        type=["null", "string"],
-        title="Other window",
-        description="How much history this training has, such as 20d. Empty: as usual.",
-    ),
-    "exclude": Param(
-        None,
-        type=["null", "string"],
-        title="Without these days",
-        description="Days and spans of days that this training leaves out, such as 2013-01-05, 2013-01-07/2013-01-09.",
-    ),
-    "model_params": Param(
-        None,
-        type=["null", "object"],
-        title="Other parameters",
-        description="Parameters of the trainer that this training replaces.",
-    ),
-    "reason": Param(
-        None,
-        type=["null", "string"],
-        title="Why",
-        description="Kept in the ledger with your name. A training that is other than usual must have it.",
-    ),
-    "only_say": Param(
-        False, type="boolean", title="Dry run", description="Only say what it would read and take; train nothing."
-    ),
-}
 # One that waits for its data does not hold up another whose data is there.
 RUNS = 4
 
@@ -93,7 +64,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
                 title="As of",
                 description="Train on what was known at this moment. Empty: on the latest data that is complete.",
             ),
-            **_OTHER_THAN_USUAL,
+            **_other_than_usual(),
         },
     ) as dag:
         ready = TrainingDataSensor(
@@ -229,3 +200,36 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
         # Each takes what the one before returned:
         # ready >> admit >> snapshot >> validate >> fit >> evaluate >> register >> judge
     return dag
+
+
+def _other_than_usual() -> dict[str, Param]:
+    """Return the fields of the form by which one training is other than usual."""
+    return {
+        "window": Param(
+            None,
+            type=["null", "string"],
+            title="Other window",
+            description="How much history this training has, such as 20d. Empty: as usual.",
+        ),
+        "exclude": Param(
+            None,
+            type=["null", "string"],
+            title="Without these days",
+            description="Days that this training leaves out, such as 2013-01-05, 2013-01-07/2013-01-09.",
+        ),
+        "model_params": Param(
+            None,
+            type=["null", "object"],
+            title="Other parameters",
+            description="Parameters of the trainer that this training replaces.",
+        ),
+        "reason": Param(
+            None,
+            type=["null", "string"],
+            title="Why",
+            description="Kept in the ledger with your name. A training that is other than usual must have it.",
+        ),
+        "only_say": Param(
+            False, type="boolean", title="Dry run", description="Only say what it would read and take; train nothing."
+        ),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.engine.retraining.decide import URGENT, Decision, Policy, Situation, decide
@@ -13,6 +13,7 @@ from airflow_mlops.engine.retraining.requests import PRIORITY, Request
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
+UNHURRIED = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 
 def request(number: int = 1, reason: str = "drift", **changes) -> Request:
@@ -104,6 +105,7 @@ requests_strategy = st.lists(
 )
 
 
+@UNHURRIED
 @given(
     waiting=requests_strategy,
     halt=st.sampled_from(["", "halted"]),
@@ -137,6 +139,7 @@ def test_at_most_one_starts_and_none_is_lost(waiting, halt, running, since, cool
     assert made.start.priority == max(one.priority for one in able)
 
 
+@UNHURRIED
 @given(waiting=requests_strategy)
 def test_after_so_many_trainings_every_request_was_answered(waiting):
     left = list(waiting)

@@ -56,13 +56,13 @@ def decide(waiting: Sequence[Request], situation: Situation, policy: Policy, now
 
     A last start that lies in the future was written by a clock that was wrong, and cools nothing down.
     """
-    if not waiting:
-        return Decision(None, (), "nothing asks for a training")
     if situation.halt:
         return Decision(None, (), situation.halt)
     if situation.running:
         one = situation.running[0]
         return Decision(None, (), f"one runs already, since {one.started_at:%Y-%m-%d %H:%M} UTC: {one.run}")
+    if not waiting:
+        return Decision(None, (), "nothing asks for a training")
     until = cool_until(situation, policy, now)
     ranked = sorted(waiting, key=lambda one: (-one.priority, one.asked_at, one.id))
     able = [one for one in ranked if until is None or one.reason in URGENT]
