@@ -23,6 +23,7 @@ from airflow_mlops.engine.retraining.looking import admit, look_and_decide, serv
 from airflow_mlops.engine.retraining.requests import ask, request_of, requests, settle, start
 from airflow_mlops.engine.retraining.triggers import Trigger, look
 from airflow_mlops.engine.retraining.why import why
+from airflow_mlops.engine.serving.deployments import deployment
 from tests.retraining_fixtures import ROWS, SERVER, TRAINED, World, at, trained_world
 
 DAY = timedelta(days=1)
@@ -43,8 +44,12 @@ def world(made: Path, tmp_path: Path) -> World:
     return World(tmp_path / "home", Ledger(f"sqlite:///{tmp_path}/home/ledger.db"))
 
 
+def serving(world: World) -> int | None:
+    return deployment(world.ledger, SERVER, "m")[0].stable
+
+
 def found(world: World, **changes: object) -> Trigger:
-    [trigger] = look(world.ledger, world.store, world.home, world.watch(**changes))[1]
+    [trigger] = look(world.ledger, world.store, world.home, world.watch(**changes), serving(world))[1]
     return trigger
 
 
@@ -149,7 +154,7 @@ def test_before_the_first_training_nothing_asks(tmp_path: Path):
     from airflow_mlops.engine.ledger import Ledger
 
     world = World(tmp_path, Ledger(f"sqlite:///{tmp_path}/ledger.db"))
-    basis, triggers = look(world.ledger, world.store, world.home, world.watch(new_rows=5, drift_psi=0.2))
+    basis, triggers = look(world.ledger, world.store, world.home, world.watch(new_rows=5, drift_psi=0.2), None)
     assert basis is None
     assert [(one.reason, one.fires) for one in triggers] == [("new_rows", False), ("drift", False)]
     assert decided(world, new_rows=5).start is None

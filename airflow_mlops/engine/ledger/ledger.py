@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,7 @@ from airflow_mlops.engine.ledger.payloads import as_json, check_names
 from airflow_mlops.exceptions import TransientError
 
 _MOVE_ATTEMPTS = 50
+_READING: ContextVar[tuple[Ledger, Connection] | None] = ContextVar("_READING", default=None)
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,25 @@ class Ledger:
             return f"{connection.dialect.name} answers, ledger schema {schema.version(connection)}"
 
     @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let all that this thread reads within the block be of one moment, and of one transaction."""
+        with self.transaction() as connection:
+            token = _READING.set((self, connection))
+            try:
+                yield
+            finally:
+                _READING.reset(token)
+
+    @contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[Connection]:
         """Open a transaction for tables that have rows of their own, such as the requests for training.
 
         :param write: Whether it writes: on SQLite the lock for that is taken at once.
         """
+        held = _READING.get()
+        if held is not None and held[0] is self and not write:
+            yield held[1]
+            return
         try:
             if self._engine is None:
                 engine = database.engine(self.url)

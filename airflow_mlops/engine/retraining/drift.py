@@ -206,7 +206,7 @@ def _counts(  # noqa: PLR0917
     partitions: Mapping[str, Mapping[str, str]],
 ) -> dict[str, list[int]]:
     """Return column → counts of all partitions together; each one's profile is read once, and its counts are kept."""
-    sums: dict[str, np.ndarray] = {}
+    found: dict[str, list[list[int]]] = {}
     for dataset, keys in partitions.items():
         mine = {name: bins for name, bins in reference.items() if name.startswith(f"{dataset}.")}
         subject, known = f"{model}/{dataset}", {}
@@ -221,8 +221,8 @@ def _counts(  # noqa: PLR0917
             known[key, new[key]] = counts
         for at in keys.items():
             for name, counts in known.get(at, {}).items():
-                sums[name] = sums.get(name, np.zeros(len(counts), dtype=int)) + np.asarray(counts)
-    return {name: total.tolist() for name, total in sums.items()}
+                found.setdefault(name, []).append(counts)
+    return {name: [sum(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
 
 
 def _profiles(store: PartitionStore, dataset: str, keys: Mapping[str, str]) -> dict[str, Profile]:

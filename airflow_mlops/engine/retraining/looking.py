@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.features.governance.consumers import data_cut
 from airflow_mlops.engine.halts import halted
-from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.ledger import Ledger, as_json
 from airflow_mlops.engine.retraining.decide import Decision, Policy, Situation, companions, cool_until, decide, in_words
 from airflow_mlops.engine.retraining.requests import Request, ask_while, finish, requests, start, started_last
 from airflow_mlops.engine.retraining.triggers import Trigger, Watch, look
@@ -38,14 +39,17 @@ def look_and_decide(
     :param running: Requests whose training runs, from :func:`~airflow_mlops.engine.retraining.requests.settle`.
     :raises TransientError: when the ledger or the storage does not answer.
     """
-    basis, triggers = look(ledger, store, home, watch)
-    for trigger in triggers:
-        if trigger.fires and basis is not None:
-            ask_while(ledger, watch.model, trigger.reason, trigger.detail, basis=basis.snapshot, who=who)
+    with ledger.reading():
+        state = deployment(ledger, watch.server, watch.model)[0]
+        basis, triggers = look(ledger, store, home, watch, state.stable)
+        waiting = requests(ledger, watch.model, ["waiting"])
+        situation = _situation(ledger, state, running)
+    live = {one.reason for one in (*waiting, *running)}
+    for one in triggers:
+        if one.fires and basis is not None and one.reason not in live:
+            waiting.append(ask_while(ledger, watch.model, one.reason, one.detail, basis=basis.snapshot, who=who))
     now = datetime.now(UTC)
-    made = decide(
-        requests(ledger, watch.model, ["waiting"]), _situation(ledger, watch.model, watch.server, running), policy, now
-    )
+    made = decide([one for one in waiting if one.state == "waiting"], situation, policy, now)
     record_look(ledger, watch.model, made, triggers, now)
     return made
 
@@ -75,15 +79,18 @@ def admit(ledger: Ledger, request: Request, run: str, policy: Policy) -> Decisio
 
 
 def record_look(ledger: Ledger, model: str, made: Decision, triggers: Sequence[Trigger], now: datetime) -> None:
-    """Keep the last look at a model: only the last one, as there are a hundred a day."""
+    """Keep the last look at a model, and since when it finds this: a hundred a day that find the same write nothing."""
     value: dict[str, Any] = {
-        "at": now,
         "why": made.why,
         "start": None if made.start is None else made.start.id,
         "until": made.until,
         "triggers": [asdict(trigger) for trigger in triggers],
     }
-    ledger.move(_name(model), lambda _before: value)
+    found = as_json(value)
+    ledger.move(
+        _name(model),
+        lambda before: None if before is not None and {**before, **found} == before else {"since": now, **found},
+    )
 
 
 def last_look(ledger: Ledger, model: str) -> dict[str, Any] | None:
@@ -99,9 +106,8 @@ def served_age(ledger: Ledger, server: str, model: str, now: datetime) -> tuple[
     return version, None if cut is None else now - cut
 
 
-def _situation(ledger: Ledger, model: str, server: str, running: Sequence[Request]) -> Situation:
-    halt, pin = halted(ledger, model), deployment(ledger, server, model)[0].pin
-    last = started_last(ledger, model)
+def _situation(ledger: Ledger, state: Deployment, running: Sequence[Request]) -> Situation:
+    halt, pin, last = halted(ledger, state.model), state.pin, started_last(ledger, state.model)
     return Situation(
         running=running,
         last_start=None if last is None else last.started_at,

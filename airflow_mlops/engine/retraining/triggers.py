@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from airflow_mlops.engine.data.lateness import SNAPSHOT
 from airflow_mlops.engine.data.partitions import FACT as PARTITION
@@ -19,7 +18,6 @@ from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.decay import measure_decay
 from airflow_mlops.engine.retraining.drift import measure_drift
 from airflow_mlops.engine.retraining.requests import Reason
-from airflow_mlops.engine.serving.deployments import deployment
 from airflow_mlops.exceptions import DataError
 
 
@@ -93,8 +91,12 @@ def basis_of(ledger: Ledger, model: str) -> Basis | None:
     return Basis(features.version, features.snapshot, features, _made_of(ledger, features), found[0].at)
 
 
-def look(ledger: Ledger, store: PartitionStore, home: Path, watch: Watch) -> tuple[Basis | None, list[Trigger]]:
+def look(
+    ledger: Ledger, store: PartitionStore, home: Path, watch: Watch, stable: int | None
+) -> tuple[Basis | None, list[Trigger]]:
     """Return the last training, and what each trigger says that is asked for.
+
+    :param stable: Version that serves; None: none, and the last training's is taken for it.
 
     :raises TransientError: when the ledger or the storage does not answer.
     """
@@ -108,19 +110,16 @@ def look(ledger: Ledger, store: PartitionStore, home: Path, watch: Watch) -> tup
             for reason, bound in asked.items()
             if bound is not None
         ]
-    return basis, list(_triggers(ledger, store, home, watch, basis))
+    return basis, list(_triggers(ledger, store, home, watch, basis, stable or basis.version))
 
 
-def _triggers(ledger: Ledger, store: PartitionStore, home: Path, watch: Watch, basis: Basis) -> Iterator[Trigger]:
+def _triggers(  # noqa: PLR0917
+    ledger: Ledger, store: PartitionStore, home: Path, watch: Watch, basis: Basis, serving: int
+) -> Iterator[Trigger]:
     if watch.new_rows is not None:
         yield new_rows(ledger, store, watch, basis, watch.new_rows)
-    if watch.drift_psi is None and watch.decay is None and not watch.on_new_features:
-        return
     if watch.on_new_features:
         yield new_features(ledger, watch, basis)
-    if watch.drift_psi is None and watch.decay is None:
-        return
-    serving = deployment(ledger, watch.server, watch.model)[0].stable or basis.version
     if watch.drift_psi is not None:
         yield _drift(ledger, store, home, watch, basis, serving)
     if watch.decay is not None:
@@ -184,8 +183,5 @@ def _made_of(ledger: Ledger, read: ModelFeatures) -> dict[str, dict[str, str]]:
 
 def _rows_after(ledger: Ledger, dataset: str, key: str) -> dict[str, int]:
     """Return key → rows of the partitions of a dataset after one."""
-    return {fact.key: fact.payload["rows"] for fact in reversed(_sealed_after(ledger, dataset, key))}
-
-
-def _sealed_after(ledger: Ledger, dataset: str, key: str) -> list[Any]:
-    return ledger.facts(PARTITION, dataset, after_key=key, limit=None)
+    sealed = ledger.facts(PARTITION, dataset, after_key=key, limit=None)
+    return {fact.key: fact.payload["rows"] for fact in reversed(sealed)}

@@ -33,7 +33,7 @@ def why(ledger: Ledger, model: str) -> Iterator[str]:
     if halt := halted(ledger, model):
         yield f"now: {halt}"
     if look is not None:
-        yield f"looked last: {look['at'][:16].replace('T', ' ')} UTC: {look['why']}"
+        yield f"every look since {look['since'][:16].replace('T', ' ')} UTC: {look['why']}"
         for trigger in look["triggers"]:
             yield f"  {'fires' if trigger['fires'] else 'quiet'}  {trigger['reason']}: {trigger['detail']}"
     else:
