@@ -114,7 +114,8 @@ def build_training_snapshot(
         refused. None compares the days with each other only.
     :param slices: Columns of ``source_dataset`` in whose every value rows must find their label as usual.
     :param min_joined, max_join_drop: See :meth:`~airflow_mlops.engine.features.training.joins.Joins.check`.
-    :param without: Windows that only this snapshot leaves out, beside those that somebody excluded for all.
+    :param without: Windows of ``source_dataset`` whose rows only this snapshot leaves out. What features were computed
+        from them stays: that takes an exclusion for all.
     :param report: Called with what that check said, before it refuses anything.
     :param chunk_rows: Rows that are read and joined at a time, whole days at least. Memory depends on it, the snapshot
         does not.
@@ -159,6 +160,7 @@ def build_training_snapshot(
         heads=heads,
         weight=weight,
         group=group,
+        without=tuple(without),
     )
     rules = (applied(ledger, repo.project) if ledger is not None else None) or repo
     check_training_use(repo, service, model, begin, label_cut, rules=rules.rules)
@@ -166,10 +168,7 @@ def build_training_snapshot(
     fetch_views(home, ours)
     computed = computed_for(home, repo, recipe, ours)
     names = dict.fromkeys([source_dataset, label_dataset, *provenance.pins(computed)])
-    excluded = {name: exclusions(ledger, name) if ledger else [] for name in names}
-    for one in without:
-        excluded.setdefault(one.dataset, []).append(one)
-    recipe = replace(recipe, excluded=excluded)
+    recipe = replace(recipe, excluded={name: exclusions(ledger, name) if ledger else [] for name in names})
     of_source, of_labels = store.partitioning(source_dataset), store.partitioning(label_dataset)
     without_labels = excluded_keys(recipe.excluded[label_dataset], of_labels)
     check_watermark(store, label_dataset, begin, recipe.label_span[1], without_labels)
