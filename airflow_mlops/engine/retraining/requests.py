@@ -167,14 +167,15 @@ def started_last(ledger: Ledger, model: str, besides: str = "") -> Request | Non
 def start(ledger: Ledger, request: Request, run: str, merged: Sequence[Request] = (), said: str = "") -> bool:
     """Let a run of the training answer a waiting request, and others with it.
 
-    :param run: DAG and run. One that was cleared takes its own request up again, skipped ones too.
+    :param run: DAG and run. One that was cleared takes its own request up again, also one that was
+        skipped or failed.
     :returns: False when another run, or none any more, answers it: then this one must not go on.
     """
     now = datetime.now(UTC).isoformat()
     with ledger.transaction(write=True) as connection:
         mine = (
             Row.id == request.id,
-            Row.state.in_(("waiting", "skipped")) | ((Row.run == run) & (Row.state != "merged")),
+            Row.state.in_(("waiting", "skipped", "failed")) | ((Row.run == run) & (Row.state != "merged")),
         )
         taken = connection.execute(
             update(Row).where(*mine).values(state="started", run=run, said=said, changed_at=now, started_at=now)
