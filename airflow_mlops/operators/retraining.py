@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.durations import parse_duration
@@ -167,12 +166,6 @@ class DecideTrainingOperator(MlopsOperator):
         except AirflowRuntimeError as error:
             self.log.warning("The events of asset %r cannot be read: %s", name, error)
             return []
-
-
-class StartTrainingOperator(TriggerDagRunOperator):
-    """Airflow's own operator that triggers a DAG; what the run's note says is a template too."""
-
-    template_fields = (*TriggerDagRunOperator.template_fields, "note")
 
 
 class AdmitTrainingOperator(MlopsOperator):

@@ -16,11 +16,8 @@ from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetab
 
 from airflow_mlops.assets import features_asset
 from airflow_mlops.durations import parse_duration
-from airflow_mlops.operators.retraining import (
-    CheckServedAgeOperator,
-    DecideTrainingOperator,
-    StartTrainingOperator,
-)
+from airflow_mlops.operators.retraining import CheckServedAgeOperator, DecideTrainingOperator
+from airflow_mlops.operators.start_training import StartTrainingOperator
 from airflow_mlops.retraining import shortest_interval
 from airflow_mlops.templates.base import pipeline_dag, result
 
