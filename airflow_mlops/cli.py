@@ -22,6 +22,7 @@ from airflow_mlops.commands.pipeline import add_pipeline
 from airflow_mlops.commands.rerun import add_rerun
 from airflow_mlops.commands.sources import add_sources
 from airflow_mlops.commands.stack import add_stack
+from airflow_mlops.commands.why import add_why
 from airflow_mlops.exceptions import MlopsError
 
 
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add_experiment(commands)
     add_deployments(commands)
     add_halts(commands)
+    add_why(commands)
     add_golden(commands)
     add_rerun(commands)
     add_ask(commands)

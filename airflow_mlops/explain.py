@@ -99,8 +99,9 @@ def _training(pipeline: ModelPipeline) -> Iterator[str]:
     yield (
         f"{pipeline.model}.train starts {_cron(cron)} and by hand."
         if cron
-        else f"{pipeline.model}.train starts by hand only: retrain has no cron."
+        else f"{pipeline.model}.train starts by hand."
     )
+    yield from _asked(pipeline)
     matures, held = parse_duration(pipeline.label.matures_after), parse_duration(train.validation)
     test, window = parse_duration(train.test), parse_duration(train.window)
     if train.split == "time":
@@ -115,6 +116,24 @@ def _training(pipeline: ModelPipeline) -> Iterator[str]:
             f"{train.split_column}, a share goes to validation and to the test."
         )
     yield f"{how} trains for at most {train.epochs} epochs and {_words(train.timeout)}, with seed {train.seed}."
+
+
+def _asked(pipeline: ModelPipeline) -> Iterator[str]:
+    """Say what asks for a training beside the schedule."""
+    retrain, name = pipeline.retrain, pipeline.model
+    asking = [
+        *([f"{retrain.new_rows:,} new rows have matured labels"] if retrain.new_rows else []),
+        *([f"a column has drifted by a PSI of {retrain.drift_psi:g}"] if retrain.drift_psi else []),
+        *([f"{retrain.decay[0]} is {retrain.decay[1]:g} worse on matured labels"] if retrain.decay else []),
+        *(["the feature service is another one"] if retrain.on_new_features else []),
+        *(f"the asset {asset} has an event" for asset in retrain.on_assets),
+    ]
+    if asking:
+        yield f"{name}.retrain looks every quarter of an hour, and starts it when {_listed(asking, 'or')}."
+    if retrain.cooldown:
+        yield f"Between two such starts are at least {_words(retrain.cooldown)}. `airflow-mlops why {name}` says why."
+    if retrain.max_age:
+        yield f"Somebody is told when the data of what serves is older than {_words(retrain.max_age)}."
 
 
 def _gates(pipeline: ModelPipeline) -> Iterator[str]:

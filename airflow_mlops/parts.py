@@ -351,13 +351,3 @@ class Deploy:
     resources: Resources = Field(default_factory=Resources)
     keep: Annotated[int, Field(gt=0)] = 3
     signature_changes: Literal["refuse", "additive", "any"] = "refuse"
-
-
-@part
-class Retrain:
-    """When a new challenger is trained.
-
-    :param cron: Cron expression or preset such as ``@weekly``; None trains by hand only.
-    """
-
-    cron: str | None = None

@@ -24,10 +24,10 @@ from airflow_mlops.parts import (
     Gate,
     Label,
     Reconcile,
-    Retrain,
     Trainer,
 )
 from airflow_mlops.problems import head_of, metrics_of
+from airflow_mlops.retraining import Retrain
 from airflow_mlops.typed import Duration, Name, part
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ModelPipeline:
     :param gates: What it must meet before it may serve; by default those of its problem type: better than the baseline,
         and not worse than what serves.
     :param deploy: Where it serves.
-    :param retrain: When it is trained again.
+    :param retrain: When it is trained again, and how old what serves may become.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     :param tags: Extra tags of the DAGs.
@@ -83,7 +83,7 @@ class ModelPipeline:
     owner: str = ""
     notify: Sequence[Callable[..., Any]] = ()
     deadlines: Mapping[
-        Literal["features", "train", "deploy", "runbook", "sources", "history", "batch_predict"], Duration
+        Literal["features", "train", "deploy", "retrain", "runbook", "sources", "history", "batch_predict"], Duration
     ] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,6 +109,7 @@ class ModelPipeline:
         self._check_feeds(datasets)
         self._check_window()
         self._check_batch()
+        self._check_retrain()
         if self.deadlines and not self.notify:
             raise ConfigError(
                 f"Model {self.model!r} has deadlines, and nobody is told when one is missed.",
@@ -124,13 +125,41 @@ class ModelPipeline:
                 detail=f"a gate is on {gate.metric!r}; heads: {', '.join(heads) or 'none'}",
                 hint="Name one of Label(heads={...}); metrics of the label itself have no dot.",
             )
-        problem = heads[head] if head else self.label.problem
-        known = list(metrics_of({head: problem})) if problem else [gate.metric]
-        if gate.metric not in known:
+        self._check_metric(gate.metric, head, heads[head] if head else self.label.problem, "gates")
+
+    def _check_metric(self, metric: str, head: str, problem: str, where: str) -> None:
+        known = list(metrics_of({head: problem})) if problem else [metric]
+        if metric not in known:
             raise ConfigError(
-                f"A {problem} has no metric {gate.metric!r}.{did_you_mean(gate.metric, known)}",
-                detail=f"gates of {self.model!r}",
+                f"A {problem} has no metric {metric!r}.{did_you_mean(metric, known)}",
+                detail=f"{where} of {self.model!r}",
                 hint=f"Metrics: {', '.join(known)}.",
+            )
+
+    def _check_retrain(self) -> None:
+        """Refuse triggers that can never ask for anything, or that a training itself sets off."""
+        retrain = self.retrain
+        if retrain.decay is not None:
+            self._check_metric(retrain.decay[0], "", self.label.problem, "Retrain(decay=...)")
+            if self.batch is None or self.label.problem in ("multiclass", "ranking"):
+                raise ConfigError(
+                    f"The decay of {self.model!r} cannot be measured.",
+                    detail="it is that of what was predicted of each partition in time, held against its labels: of "
+                    "truths and numbers",
+                    hint="Let each partition be predicted: ModelPipeline(batch=BatchPredict()); or leave decay out.",
+                )
+        own = [f"{self.model}.challenger", f"{self.model}.champion"]
+        if loop := next((name for name in retrain.on_assets if name in own), None):
+            raise ConfigError(
+                f"A training of {self.model!r} would ask for the next one.",
+                detail=f"Retrain(on_assets=[{loop!r}]): a training is what makes its events",
+                hint="Leave it out.",
+            )
+        if retrain.max_age and parse_duration(retrain.max_age) <= parse_duration(self.label.matures_after):
+            raise ConfigError(
+                f"What serves {self.model!r} would be too old on the day it is trained.",
+                detail=f"Retrain(max_age={retrain.max_age!r}); labels mature after {self.label.matures_after}",
+                hint="A model knows nothing newer than its labels: give it more time.",
             )
 
     def _check_heads(self) -> None:

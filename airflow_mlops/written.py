@@ -22,9 +22,10 @@ import yaml
 from airflow_mlops.batch import BatchPredict
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Checks, Feed, Partitions, SQLSource
-from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Retrain, Rows, Slice, Trainer
+from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Rows, Slice, Trainer
 from airflow_mlops.pipeline import ModelPipeline
 from airflow_mlops.resources import GPU, Resources
+from airflow_mlops.retraining import Retrain
 
 PARTS: dict[str, tuple[type, ...]] = {
     "source": (Partitions, SQLSource),

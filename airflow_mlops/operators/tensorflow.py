@@ -53,6 +53,7 @@ class TensorFlowTrainOperator(TrainingOperator):
         from airflow_mlops.operators.training_progress import ShownProgress, live_run
 
         spec = self.spec(environment())
+        self.mind_known(context, spec)
         workdir = self.home_path / "trainings" / spec.hash[:16]
         live = live_run(context, self, self.mlflow_conn_id, spec)
         self._training = TrainingProcess(

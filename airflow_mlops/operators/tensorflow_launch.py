@@ -59,6 +59,7 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
 
         image = require(self.image, "image", "Name the image that trains.")
         spec = self.spec({"image": image})
+        self.mind_known(context, spec)
         job = publish(self.home_path, spec)
         live = live_run(context, self, self.mlflow_conn_id, spec)
         if live is not None:

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
-from airflow_mlops.exceptions import ConfigError
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_mlops.exceptions import ConfigError, TransientError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.operators.base import MlopsOperator, heads_of, positive, require, said
 from airflow_mlops.resources import GPU, gpu_of, where_of
 
 if TYPE_CHECKING:
-    from airflow.sdk import XComArg
+    from airflow.sdk import Context, XComArg
 
     from airflow_mlops.contracts import Snapshot, TrainingResult, TrainingSpec
 
@@ -93,6 +95,8 @@ class TrainingOperator(MlopsOperator):
         a fit function finds a folder for its own in ``report.tensorboard``, a script in its file.
     :param gpu: GPUs that it takes, such as ``GPU(1)``: queue and pool follow from it. By default one on the queue
         ``gpu``, and none elsewhere.
+    :param skip_known: Whether to skip, with the reason, where a judged version came of the very same training in
+        another run: what that saves is added up in the ledger.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``, where the run begins with the training; None: only
         when the model is registered.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``: while the model is halted there, this is
@@ -164,6 +168,7 @@ class TrainingOperator(MlopsOperator):
         checkpoint_every: float | None = None,
         tensorboard: bool = False,
         gpu: GPU | None = None,
+        skip_known: bool = False,
         mlflow_conn_id: str | None = MLflowHook.default_conn_name,
         ledger_conn_id: str | None = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -210,6 +215,7 @@ class TrainingOperator(MlopsOperator):
         self.checkpoint_every = checkpoint_every
         self.tensorboard = tensorboard
         self.gpu = gpu
+        self.skip_known = skip_known
         self.mlflow_conn_id = mlflow_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -264,6 +270,30 @@ class TrainingOperator(MlopsOperator):
                 hint="Correct them in the pipeline or in the DAG.",
             ) from None
         return spec.model_copy(update={"code_hash": code_hash(spec, self.code_path)})
+
+    def mind_known(self, context: Context, spec: TrainingSpec) -> None:
+        """End here, skipped, where ``skip_known`` says so and another run has made this very training.
+
+        Without a ledger that answers nothing is known, and it goes on: that costs time, and nothing else.
+        """
+        from airflow_mlops.engine.retraining.registered import record_saved, trained_before
+
+        if not self.skip_known or self.ledger_conn_id is None:
+            return
+        ledger, run = LedgerHook(self.ledger_conn_id).get_conn(), f"{self.dag_id} {context['ti'].run_id}"
+        try:
+            before = trained_before(ledger, self.model, spec.hash, run)
+            if before is None:
+                return
+            record_saved(ledger, before, run)
+        except TransientError:
+            return
+        held = (
+            f"Version {before.version} of {self.model} is this very training: the same snapshot {before.snapshot}, "
+            f"code, parameters and environment. {round(before.seconds)} s of training are saved."
+        )
+        context["ti"].xcom_push("held", held)
+        raise AirflowSkipException(held)
 
     def _snapshot(self) -> Snapshot:
         """Return what is trained on, and was validated."""

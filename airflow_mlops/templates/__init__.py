@@ -29,4 +29,8 @@ def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
         from airflow_mlops.templates.batch_predict import batch_predict_dag  # only those who use it load it
 
         dags.append(batch_predict_dag(pipeline, pipeline.batch))
+    if pipeline.retrain.watched:
+        from airflow_mlops.templates.retrain import retrain_dag  # as above
+
+        dags.append(retrain_dag(pipeline))
     return {dag.dag_id.replace(".", "_"): dag for dag in dags}

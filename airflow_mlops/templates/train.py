@@ -19,6 +19,7 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.operators.feast import FeastGetTrainingDataOperator
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
+from airflow_mlops.operators.retraining import AdmitTrainingOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator
 from airflow_mlops.operators.tensorflow_launch import training_tasks
 from airflow_mlops.sensors.readiness import TrainingDataSensor
@@ -35,6 +36,8 @@ AS_OF = (
     "{{ params.as_of or ('' if dag_run.run_type not in ('scheduled', 'backfill') else "
     "(dag_run.logical_date or dag_run.run_after).isoformat()) }}"
 )
+# What the run is for: <model>.retrain says which request it answers; any other run is a request itself.
+REQUEST = "{{ (dag_run.conf or {}).get('request') or '' }}"
 # One that waits for its data does not hold up another whose data is there.
 RUNS = 4
 
@@ -61,7 +64,8 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
                 format="date-time",
                 title="As of",
                 description="Train on what was known at this moment. Empty: on the latest data that is complete.",
-            )
+            ),
+            **_other_than_usual(),
         },
     ) as dag:
         ready = TrainingDataSensor(
@@ -81,6 +85,25 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             poke_interval=30,
             ledger_conn_id=pipeline.ledger_conn_id,
         )
+        admit = AdmitTrainingOperator(
+            task_id="admit",
+            model=pipeline.model,
+            request=REQUEST,
+            as_of=AS_OF,
+            cut=result(ready, "as_of"),
+            cooldown=pipeline.retrain.cooldown or "",
+            source_dataset=source.dataset,
+            matures_after=label.matures_after,
+            start=pipeline.begins_on.isoformat(),
+            usual_window=train.window,
+            usual_params=train.params,
+            window="{{ params.window or '' }}",
+            exclude="{{ params.exclude or '' }}",
+            model_params="{{ (params.model_params or {}) | tojson }}",
+            reason="{{ params.reason or '' }}",
+            only_say="{{ params.only_say }}",
+            ledger_conn_id=pipeline.ledger_conn_id,
+        )
         snapshot = FeastGetTrainingDataOperator(
             task_id="snapshot",
             model=pipeline.model,
@@ -97,7 +120,8 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             weight=label.weight,
             group=label.group,
             matures_after=label.matures_after,
-            window=train.window,
+            window=result(admit, "window"),
+            exclude=result(admit, "exclude"),
             validation=train.validation,
             test=train.test,
             start=pipeline.begins_on.isoformat(),
@@ -134,7 +158,8 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             seed=train.seed,
             epochs=train.epochs,
             batch_size=train.batch_size,
-            model_params=train.params,
+            model_params=result(admit, "model_params"),
+            skip_known=True,
             golden=train.golden,
             transform=train.transform or "",
             timeout=timeout.total_seconds(),
@@ -175,5 +200,39 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             **refused_as(pipeline, "challenger_rejected"),
         )
         remind_of_pin(pipeline)
-        # Each takes what the one before returned: ready >> snapshot >> validate >> fit >> evaluate >> register >> judge
+        # Each takes what the one before returned:
+        # ready >> admit >> snapshot >> validate >> fit >> evaluate >> register >> judge
     return dag
+
+
+def _other_than_usual() -> dict[str, Param]:
+    """Return the fields of the form by which one training is other than usual."""
+    return {
+        "window": Param(
+            None,
+            type=["null", "string"],
+            title="Other window",
+            description="How much history this training has, such as 20d. Empty: as usual.",
+        ),
+        "exclude": Param(
+            None,
+            type=["null", "string"],
+            title="Without these days",
+            description="Days that this training leaves out, such as 2013-01-05, 2013-01-07/2013-01-09.",
+        ),
+        "model_params": Param(
+            None,
+            type=["null", "object"],
+            title="Other parameters",
+            description="Parameters of the trainer that this training replaces.",
+        ),
+        "reason": Param(
+            None,
+            type=["null", "string"],
+            title="Why",
+            description="Kept in the ledger with your name. A training that is other than usual must have it.",
+        ),
+        "only_say": Param(
+            False, type="boolean", title="Dry run", description="Only say what it would read and take; train nothing."
+        ),
+    }

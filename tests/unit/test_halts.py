@@ -22,6 +22,7 @@ from airflow_mlops.operators.mlflow import (
     MLflowRegisterModelOperator,
 )
 from airflow_mlops.operators.mlflow_elsewhere import MLflowRegisterSavedModelOperator
+from airflow_mlops.operators.retraining import AdmitTrainingOperator
 from airflow_mlops.operators.runbook import HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from airflow_mlops.operators.tensorflow_launch import TensorFlowPrepareTrainingOperator
@@ -35,6 +36,7 @@ from tests.contract.classes import OPERATORS, example_arguments
 from tests.small_days import START, seal_days
 
 STOPPED = [
+    AdmitTrainingOperator,
     FeastGetTrainingDataOperator,
     MLflowFetchApprovedModelOperator,
     MLflowJudgeModelOperator,

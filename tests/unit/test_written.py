@@ -51,7 +51,7 @@ gates:
   - {metric: auc, min: 0.7}
   - {metric: log_loss, max: 0.9, by: {column: country}}
 batch: {columns: [country]}
-retrain: {cron: "@weekly"}
+retrain: {cron: "@weekly", new_rows: 5000, drift_psi: 0.2, decay: [auc, 0.02], cooldown: 1d, max_age: 60d}
 """
 
 
@@ -206,6 +206,8 @@ def test_explain_says_what_starts_and_what_blocks(file, capsys):
         "prices: table prices of connection shop_db, one day (UTC) a run from 2024-01-01",
         "learns from rows of T-120d to T-44d",
         "only on Sunday (UTC)",
+        "starts it when 5,000 new rows have matured labels, a column has drifted by a PSI of 0.2 or auc is 0.02 worse",
+        "Somebody is told when the data of what serves is older than 60 days.",
         "auc at least 0.7.",
         "log_loss at most 0.9 in every country with 500 rows or more.",
         "A partition of orders or prices that fails",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,7 +22,13 @@ _GIT_TIMEOUT = 10
 
 
 def pack_manifest(
-    spec: TrainingSpec, result: TrainingResult, *, parent_version: str | None, triggered_by: str
+    spec: TrainingSpec,
+    result: TrainingResult,
+    *,
+    parent_version: str | None,
+    triggered_by: str,
+    trigger: str = "",
+    special: Mapping[str, Any] = MappingProxyType({}),
 ) -> ModelManifest:
     """Write the model's manifest into its SavedModel and return it.
 
@@ -27,6 +36,8 @@ def pack_manifest(
 
     :param parent_version: Champion when this was trained.
     :param triggered_by: The run that asked for it.
+    :param trigger: What asked for the training, in words.
+    :param special: What of it was other than usual.
     :raises ConfigError: when the training is an experiment.
     """
     if spec.experimental:
@@ -65,6 +76,8 @@ def pack_manifest(
         transform=spec.transform,
         parent_version=parent_version,
         triggered_by=triggered_by,
+        trigger=trigger,
+        special=dict(special),
     )
     for file, text in (
         (path.with_name("README.md"), _readme(manifest, spec, Path(result.saved_model))),
