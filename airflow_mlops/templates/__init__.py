@@ -10,7 +10,7 @@ from airflow_mlops.templates.history import history_dag
 from airflow_mlops.templates.rerun import rerun_dag
 from airflow_mlops.templates.runbook import runbook_dag
 from airflow_mlops.templates.sources import sources_dag
-from airflow_mlops.templates.train import train_dag
+from airflow_mlops.templates.train import train_dag, train_group
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_mlops.pipeline import ModelPipeline
 
 
-__all__ = ["build_dags", "deploy_group", "features_group"]
+__all__ = ["build_dags", "deploy_group", "features_group", "train_group"]
 
 
 def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:

@@ -8,9 +8,9 @@ import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 
-from airflow_mlops.templates import deploy_group, features_group
+from airflow_mlops.templates import deploy_group, features_group, train_group
 
-GROUPS = {"features": features_group, "deploy": deploy_group}
+GROUPS = {"features": features_group, "train": train_group, "deploy": deploy_group}
 
 
 @pytest.fixture(scope="module")
