@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from airflow_mlops.batch import BatchPredict
     from airflow_mlops.feature_rules import FeatureRules
     from airflow_mlops.feeds import Checks, Partitions, SQLSource
+    from airflow_mlops.launchers import Kubernetes
     from airflow_mlops.partitioning import Partitioning
-    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Retrain, Rows, Slice, Trainer
+    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Rows, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
     from airflow_mlops.resources import GPU, Resources
+    from airflow_mlops.retraining import Retrain
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,7 @@ __all__ = [
     "FeatureRules",
     "FeatureService",
     "Gate",
+    "Kubernetes",
     "Label",
     "ModelPipeline",
     "Partitioning",
@@ -45,8 +48,10 @@ __all__ = [
 _ELSEWHERE = {
     "BatchPredict": "batch",
     "FeatureRules": "feature_rules",
+    "Kubernetes": "launchers",
     "ModelPipeline": "pipeline",
     "Partitioning": "partitioning",
+    "Retrain": "retraining",
     **dict.fromkeys(("Checks", "Partitions", "SQLSource"), "feeds"),
     **dict.fromkeys(("GPU", "Resources"), "resources"),
 }

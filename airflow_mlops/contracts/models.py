@@ -36,6 +36,8 @@ class ModelManifest(Record):
     transform: str = Field(default="", description="what the features go through before the model is asked")
     parent_version: str | None = Field(default=None, description="champion when this was trained")
     triggered_by: str
+    trigger: str = Field(default="", description="what asked for the training, in words")
+    special: dict[str, Any] = Field(default_factory=dict, description="what of the training was other than usual")
 
 
 class EvaluatedHead(Record):

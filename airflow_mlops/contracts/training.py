@@ -152,6 +152,7 @@ class TrainingSpec(Record):
         default_factory=dict, description="package → version of what the result depends on; empty: not said"
     )
     compute: Compute = Compute()
+    experimental: bool = Field(default=False, description="to try something: what comes out is never registered")
 
     @property
     def wanted(self) -> str:
@@ -173,7 +174,7 @@ class TrainingSpec(Record):
         told = self.model_dump(mode="json", exclude={"code_path", "snapshot"})
         told["snapshot"] = self.snapshot.told({"uri", "feature_files"})
         # As trainings were named before these were part of them: what is kept of those stays to be found.
-        for name in ("golden", "environment", "fit", "script", "args", "python", "transform"):
+        for name in ("golden", "environment", "fit", "script", "args", "python", "transform", "experimental"):
             if not told[name]:
                 del told[name]
         if self.compute == Compute():

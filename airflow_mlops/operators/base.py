@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -223,6 +224,16 @@ def owner_of(task: BaseOperator) -> str:
     return "" if task.owner == conf.get("operators", "default_owner", fallback="airflow") else task.owner
 
 
+def run_tags(context: Context, task: BaseOperator) -> dict[str, str]:
+    """Return the tags that lead from an MLflow run to its Airflow run, to who asked for it and who answers for it."""
+    from airflow_mlops.engine.registry.registry import OWNER
+
+    ti, owner = context["ti"], owner_of(task)
+    user = getattr(context.get("dag_run"), "triggering_user_name", None) or owner or "airflow"
+    told = {"airflow.dag_id": ti.dag_id, "airflow.run_id": ti.run_id, "mlflow.user": user}
+    return {**told, **({OWNER: owner} if owner else {})}
+
+
 def whole_version(version: int | str) -> int:
     """Return a rendered version as a number.
 
@@ -247,6 +258,12 @@ def version_or_alias(version: int | str) -> str:
     return str(whole_version(text)) if text.isdecimal() else text
 
 
+def doc_of(cls: type) -> str:
+    """Return what a class does, as a task's page shows it: what its docstring begins with, in Markdown."""
+    text = (cls.__doc__ or "").partition("\n\n")[0].replace("``", "`").replace("\n   ", "\n")
+    return re.sub(r":\w+:`[~\w.]*?(\w+)`", r"`\1`", text) if ":`" in text else text
+
+
 class MlopsOperator(BaseOperator):
     """An operator that renders, calls one engine function, and pushes one small JSON manifest.
 
@@ -265,7 +282,7 @@ class MlopsOperator(BaseOperator):
 
     def __init__(self, *, home: str | None = None, **kwargs: Any) -> None:
         # Each key of the manifest is an XCom of its own too, so that `task.output["key"]` can be handed on.
-        super().__init__(**{"multiple_outputs": True, **kwargs})
+        super().__init__(**{"multiple_outputs": True, "doc_md": doc_of(type(self)), **kwargs})
         self.home = home
 
     @property

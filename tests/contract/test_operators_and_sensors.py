@@ -34,6 +34,9 @@ PREFIXES = (
         "PartitionArrival",
         "RecordAnnouncements",
         "TrainingData",
+        "DecideTraining",
+        "AdmitTraining",
+        "CheckServedAge",
     ),
 )
 # Behaviour of the task itself, known when the DAG is written.
@@ -77,6 +80,7 @@ NOT_TEMPLATED = {
         "gpu",
         "checkpoint_every",
         "tensorboard",
+        "skip_known",
     ),
 }
 FORBIDDEN_WORDS = {"conn_id", "polling_interval", "polling_period", "wait", "check_interval"}

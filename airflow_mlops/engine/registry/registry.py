@@ -53,6 +53,7 @@ TRAINING_ID = "mlops.training_id"
 VERDICT = "mlops.verdict"
 ERROR = "mlops.error"
 OWNER = "mlops.owner"
+EXPERIMENTAL = "mlops.experimental"
 CONTENT = "mlops.content"
 """Tag of a version that was made elsewhere and registered here: the hash of its files."""
 SOURCE = "mlops.source"
@@ -168,6 +169,22 @@ class Registry:
             if ERROR in self._client.get_run(run.run_id).data.tags:
                 self._client.delete_tag(run.run_id, ERROR)
         return self._challenger(version)
+
+    def log_experiment(
+        self, spec: TrainingSpec, result: TrainingResult, evaluation: Evaluation, verdict: Verdict
+    ) -> str:
+        """Keep the run of an experiment beside those of production, and return its id. It makes no version.
+
+        :raises TransientError: when MLflow does not answer.
+        """
+        run = self.open_run(spec, {EXPERIMENTAL: "true"}, started=result.started)
+        with talking_to(self.tracking_uri):
+            for batch in metric_batches(result, evaluation, run.started):
+                self._client.log_batch(run.run_id, metrics=batch)
+            self._client.log_text(run.run_id, evaluation.to_json(), "evaluation.json")
+            self._client.log_text(run.run_id, verdict.to_json(), "verdict.json")
+            self._client.set_terminated(run.run_id, "FINISHED", milliseconds(result.ended))
+        return run.run_id
 
     def _log_tensorboard(self, run: TrainingRun, folder: Path) -> None:
         """Log a training's logs for TensorBoard, unless they are too large for an artifact."""
