@@ -179,10 +179,15 @@ class TrainingOperator(MlopsOperator):
                 f"epochs={epochs} and batch_size={batch_size} train nothing.",
                 hint="Give both a whole number from 1 on.",
             )
-        if checkpoint_every is not None and not 0 < checkpoint_every < timeout:
+        if checkpoint_every is not None and not (isinstance(checkpoint_every, int | float) and checkpoint_every > 0):
+            raise ConfigError(
+                f"checkpoint_every={checkpoint_every!r} is no number of seconds.",
+                hint="Give a number above 0, such as 120. Trainer(checkpoint_every='2m') takes a duration.",
+            )
+        if checkpoint_every is not None and checkpoint_every >= timeout:
             raise ConfigError(
                 f"checkpoint_every={checkpoint_every:g} saves nothing within timeout={timeout:g}.",
-                hint="Give a number of seconds above 0 and below the timeout.",
+                hint="Give a number of seconds below the timeout, or raise the timeout.",
             )
         self.model = model
         self.snapshot = snapshot

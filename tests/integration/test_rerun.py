@@ -101,12 +101,12 @@ def test_code_of_then_from_git_gives_the_same_bytes(
     scores, *other = said.partition("Test split: auc 0.")[2].splitlines()
     assert " then, " not in scores
     assert [line.partition(":")[0] for line in other if line] == [
-        "Another container image",
+        "Another image",
         "Another uv.lock",
         "Another commit, with the same code of the training,",
         "Its folder had changes then that were not committed.",
     ]
-    assert "Another container image: registry/train@sha256:1 then, registry/train@sha256:2 now." in said
+    assert "Another image: registry/train@sha256:1 then, registry/train@sha256:2 now." in said
 
 
 def test_what_comes_out_otherwise_is_refused_with_the_numbers(

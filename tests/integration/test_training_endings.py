@@ -10,6 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops.engine.training import launch
+from airflow_mlops.engine.training.environment import environment
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.engine.training.options import Options
 from airflow_mlops.exceptions import TrainingError, TransientError
@@ -168,3 +169,13 @@ def test_a_fit_function_finds_the_folder_when_it_was_asked_for(scripts: Scripts,
     for name, value in Options(tensorboard=True).as_environment().items():
         monkeypatch.setenv(name, value)
     assert report.tensorboard == workdir.tensorboard
+
+
+def test_an_image_is_part_of_a_training_only_where_it_was_asked_for(scripts: Scripts, monkeypatch: pytest.MonkeyPatch):
+    from airflow_mlops.engine.training.fit import _check_environment
+
+    monkeypatch.setenv("MLOPS_IMAGE", "train:1")
+    assert "image" not in environment()
+    _check_environment(scripts.spec("", environment={"image": "train:1"}))
+    with pytest.raises(TrainingError, match=r"image: asked train:2, here train:1"):
+        _check_environment(scripts.spec("", environment={"image": "train:2"}))

@@ -205,9 +205,17 @@ def test_a_short_timeout_alone_is_no_mistake():
     Trainer("code:build", window="60d", timeout="10m")
 
 
-@pytest.mark.parametrize("every", [0, -5, 7200])
-def test_an_operator_whose_training_would_never_be_saved_is_refused(every: float):
-    with pytest.raises(ConfigError, match=r"saves nothing within timeout=7200"):
+@pytest.mark.parametrize(
+    ("every", "says"),
+    [
+        (0, "is no number of seconds"),
+        (-5, "is no number of seconds"),
+        ("2m", "checkpoint_every='2m' is no number of seconds"),
+        (7200, "checkpoint_every=7200 saves nothing within timeout=7200"),
+    ],
+)
+def test_an_operator_whose_training_would_never_be_saved_is_refused(every: float, says: str):
+    with pytest.raises(ConfigError, match=says):
         TensorFlowTrainOperator(task_id="t", model="m", checkpoint_every=every)
 
 

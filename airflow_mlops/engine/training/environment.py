@@ -14,15 +14,12 @@ _PACKAGES = ("airflow-mlops", "keras", "numpy", "tensorflow")
 IMAGE = "MLOPS_IMAGE"
 """Environment variable with the container image that this process runs in, best by its digest."""
 
-IMAGE = "MLOPS_IMAGE"
-"""Environment variable of a training elsewhere: the image that it runs in."""
-
 
 def environment() -> dict[str, str]:
     """Return package → version of what a result depends on, here; nothing heavy is imported.
 
-    Of Python and of each package, patch releases count too: they have changed results before. Of a training elsewhere
-    the image is among them.
+    Of Python and of each package, patch releases count too: they have changed results before. The container image is
+    not among them: a training elsewhere is asked for in an image by name, and one here goes on in the next image.
     """
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -30,8 +27,6 @@ def environment() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue  # it trains elsewhere, and says there what it had
-    if image := os.environ.get(IMAGE):
-        found["image"] = image
     return found
 
 

@@ -40,7 +40,7 @@ from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.training import ending
 from airflow_mlops.engine.training.adopt import adopt
 from airflow_mlops.engine.training.data import TrainingData
-from airflow_mlops.engine.training.environment import environment
+from airflow_mlops.engine.training.environment import environment, image
 from airflow_mlops.engine.training.finish import Course, LossGuard, golden_predictions, write_result
 from airflow_mlops.engine.training.following import Following
 from airflow_mlops.engine.training.inputs import Columns, specs_of
@@ -110,7 +110,7 @@ def join(spec: TrainingSpec) -> None:
 
 def _check_environment(spec: TrainingSpec) -> None:
     """Refuse to train under the name of another environment."""
-    here = environment()
+    here = environment() | {"image": image()}
     other = {name: wanted for name, wanted in spec.environment.items() if here.get(name) != wanted}
     if other:
         raise TrainingError(

@@ -212,9 +212,9 @@ def _other(
     """
     commit, _ = code_version(code_path)
     pairs = {name: (version, now.environment.get(name)) for name, version in then.environment.items()}
-    pairs |= {
+    pairs |= {  # of a training elsewhere the image was all that was asked for
         "hardware": (manifest.hardware, made.hardware),
-        "container image": (manifest.image, made.image or "none"),
+        "image": (manifest.image, made.image or "none"),
         "set of installed packages": (manifest.packages_hash[:_SHOWN], made.packages_hash[:_SHOWN]),
         "uv.lock": ((manifest.lock_hash or "")[:_SHOWN], (lock_hash(code_path) or "none")[:_SHOWN]),
         "commit, with the same code of the training,": (
