@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from airflow.providers.common.compat.sdk import AirflowException
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 
 from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
 
@@ -43,6 +50,8 @@ def _explained(error: BotoCoreError | ClientError, service: str, conn_id: str | 
     detail = f"{by}: {error}"
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return ConfigError("There are no credentials for AWS.", detail, f"Put them into {by}, or let it assume a role.")
+    if isinstance(error, NoRegionError | ParamValidationError):
+        return ConfigError(f"{service} cannot be asked.", detail, "Correct the launcher, or the connection's extra.")
     if isinstance(error, BotoCoreError):
         return TransientError(f"{service} does not answer.", detail, _GOES_ON)
     code, status = str(error.response["Error"]["Code"]), error.response["ResponseMetadata"]["HTTPStatusCode"]

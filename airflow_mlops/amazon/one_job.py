@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN = 5.0
 """Seconds between looks at a job that is just ending."""
-_SIGNALLED, _KILLED = 128, 128 + 9
-"""Exit status of a container whose process a signal ended, and of one that had SIGKILL."""
+_SIGNALLED, _KILLED = 128, 128 + signal.SIGKILL
+"""Exit statuses of processes that a signal ended begin here; the one of SIGKILL."""
 EVER = 10**9
 """Looks of a trigger: the task's own timeout ends the wait."""
 
@@ -113,7 +115,7 @@ class OneJobOperator(AwsBaseOperator[Any]):
         """Go on after the wait; one that took too long ends the job too."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralError as error:
+        except (TaskDeferralError, TaskDeferralTimeout) as error:
             with self._clearly():
                 raise self._waited_in_vain(error) from None
 
@@ -164,7 +166,7 @@ class OneJobOperator(AwsBaseOperator[Any]):
             hint="It goes on, and the next try finds it.",
         )
 
-    def _waited_in_vain(self, error: TaskDeferralError) -> TransientError:
+    def _waited_in_vain(self, error: TaskDeferralError | TaskDeferralTimeout) -> TransientError:
         job = self.find()
         if job is None or job.state != "going" or not isinstance(error, TaskDeferralTimeout):
             return self._out_of_sight(job.id if job else "", str(error))
@@ -181,7 +183,7 @@ def failed_in_container(named: str, exit_code: int, says: str) -> MlopsError:
     """Return in words why the container of a job ended as it did.
 
     :param named: The job, as a sentence about it begins.
-    :param exit_code: Exit status of its first process; 128 + the number of the signal that ended it.
+    :param exit_code: As :mod:`airflow_mlops.engine.training.remote` has it, or 128 + the number of a signal.
     :param says: What the service says of it.
     """
     detail = f"exit code {exit_code}: {says}"
@@ -191,8 +193,8 @@ def failed_in_container(named: str, exit_code: int, says: str) -> MlopsError:
             detail,
             "Give it more memory, or lower batch_size or window. The next try goes on from the last checkpoint.",
         )
-    if exit_code > _SIGNALLED:
+    if exit_code == os.EX_TEMPFAIL or exit_code > _SIGNALLED:
         return TransientError(
-            f"{named} was ended from outside.", detail, "The next try goes on from the last checkpoint."
+            f"{named} may succeed another time.", detail, "The next try goes on from the last checkpoint."
         )
     return TrainingError(f"{named} failed.", detail, "The log above, which is the job's own, says why.")
