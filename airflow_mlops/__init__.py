@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow_mlops.batch import BatchPredict
     from airflow_mlops.feature_rules import FeatureRules
     from airflow_mlops.feeds import Checks, Partitions, SQLSource
+    from airflow_mlops.launchers import Kubernetes
     from airflow_mlops.partitioning import Partitioning
     from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Retrain, Rows, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
@@ -27,6 +28,7 @@ __all__ = [
     "FeatureRules",
     "FeatureService",
     "Gate",
+    "Kubernetes",
     "Label",
     "ModelPipeline",
     "Partitioning",
@@ -45,6 +47,7 @@ __all__ = [
 _ELSEWHERE = {
     "BatchPredict": "batch",
     "FeatureRules": "feature_rules",
+    "Kubernetes": "launchers",
     "ModelPipeline": "pipeline",
     "Partitioning": "partitioning",
     **dict.fromkeys(("Checks", "Partitions", "SQLSource"), "feeds"),

@@ -51,6 +51,14 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "s3://aws_default@lake/partitions",
                         "default": "",
                     },
+                    "train_image": {
+                        "description": "Image in which a launcher such as Kubernetes trains, unless it names another: "
+                        "that of target `train` of docker/Dockerfile, or one made from it.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "registry.example.com/mlops/train:1.0",
+                        "default": "",
+                    },
                     "price_per_hour": {
                         "description": "What an hour of this worker costs, in any currency: the MLflow run of a "
                         "training then has its cost.",

@@ -13,6 +13,7 @@ from pydantic import Field
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Checks, Feed
+from airflow_mlops.launchers import Launcher, launcher_of
 from airflow_mlops.problems import METRICS, check_groups, head_of, of_head
 from airflow_mlops.resources import GPU, Resources
 from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
@@ -185,6 +186,8 @@ class Trainer:
     :param transform: ``module:function`` that every row goes through before the model sees it, in training and wherever
         the model is asked; it is shipped with the model. Not that of :class:`FeatureService`, which computes features.
     :param resources: Where ``train`` and ``evaluate`` run; or the GPUs of ``train``, such as ``GPU(1)``.
+    :param launcher: Where a training runs: ``local`` in a child process of the worker, ``kubernetes`` in a pod; or one
+        with settings, such as ``Kubernetes(image=...)``.
     """
 
     entrypoint: Entrypoint | None = None
@@ -206,8 +209,10 @@ class Trainer:
     golden: Entrypoint | None = None
     transform: Entrypoint | None = None
     resources: GPU | Resources = Field(default_factory=Resources)
+    launcher: Launcher | str = "local"
 
     def __post_init__(self) -> None:
+        launcher_of(self.launcher)
         if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:
             raise ConfigError(
                 "Trainer(...) needs an entrypoint, a fit function or a script, and one of them only.",

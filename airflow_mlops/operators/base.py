@@ -202,6 +202,16 @@ def owner_of(task: BaseOperator) -> str:
     return "" if task.owner == conf.get("operators", "default_owner", fallback="airflow") else task.owner
 
 
+def run_tags(context: Context, task: BaseOperator) -> dict[str, str]:
+    """Return the tags that lead from an MLflow run to its Airflow run, to who asked for it and who answers for it."""
+    from airflow_mlops.engine.registry.registry import OWNER
+
+    ti, owner = context["ti"], owner_of(task)
+    user = getattr(context.get("dag_run"), "triggering_user_name", None) or owner or "airflow"
+    told = {"airflow.dag_id": ti.dag_id, "airflow.run_id": ti.run_id, "mlflow.user": user}
+    return {**told, **({OWNER: owner} if owner else {})}
+
+
 def whole_version(version: int | str) -> int:
     """Return a rendered version as a number.
 

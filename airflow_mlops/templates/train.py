@@ -19,7 +19,8 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.operators.feast import FeastGetTrainingDataOperator
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
-from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
+from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator
+from airflow_mlops.operators.tensorflow_launch import training_tasks
 from airflow_mlops.sensors.readiness import TrainingDataSensor
 from airflow_mlops.templates.base import pipeline_dag, refused_as, remind_of_pin, result
 from airflow_mlops.templates.slack import warn_of_missing_slack
@@ -119,8 +120,9 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             key=result(snapshot, "id"),
             ledger_conn_id=pipeline.ledger_conn_id,
         )
-        fit = TensorFlowTrainOperator(
-            task_id="train",
+        fit = training_tasks(
+            launcher=train.launcher,
+            resources=train.resources,
             model=pipeline.model,
             snapshot=result(snapshot, "id"),
             validation=validate.output,
@@ -137,11 +139,8 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
             transform=train.transform or "",
             timeout=timeout.total_seconds(),
             stall_timeout=parse_duration(train.stall_timeout).total_seconds(),
-            execution_timeout=timeout + timedelta(minutes=5),
-            max_active_tis_per_dag=1,
             mlflow_conn_id=pipeline.mlflow_conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
-            **train.resources.as_arguments(),
         )
         evaluate = TensorFlowEvaluateModelOperator(
             task_id="evaluate",

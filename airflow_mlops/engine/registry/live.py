@@ -46,6 +46,10 @@ class LiveRun:
         self._run: TrainingRun | None = None
         self._logged, self._asked, self._failed = 0, 0.0, False
 
+    def open(self) -> None:
+        """Let the run be there, before anything is known of the training."""
+        self._try(self._opened_run)
+
     def follow(self, progress: TrainingProgress) -> None:
         """Log the epochs that have ended since."""
 
@@ -77,7 +81,7 @@ class LiveRun:
             self._opened(self._run)
         return self._run
 
-    def _try(self, action: Callable[[Registry], None]) -> None:
+    def _try(self, action: Callable[[Registry], object]) -> None:
         """Let nothing that goes wrong with MLflow reach the training."""
         self._asked = time.monotonic()
         try:

@@ -110,11 +110,14 @@ class TrainingProcess:
             shutil.rmtree(self.workdir.checkpoints, ignore_errors=True)
             return done
 
-    def stop(self) -> None:
-        """End the child and everything it started, once it has saved what it has. Nothing to do when there is none."""
+    def stop(self, grace: float = _GRACE) -> None:
+        """End the child and everything it started, once it has saved what it has. Nothing to do when there is none.
+
+        :param grace: Seconds that it has to save.
+        """
         self._stopped = True
         if self._child is not None:
-            self._child.terminate(_GRACE)
+            self._child.terminate(grace)
 
     @contextlib.contextmanager
     def _alone(self, deadline: float) -> Iterator[None]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from airflow_mlops.contracts import Evaluation, TrainingResult, TrainingSpec, content_hash
 from airflow_mlops.engine.data.files import replacing, sha256
-from airflow_mlops.engine.data.shared import fetch, publishing
+from airflow_mlops.engine.data.shared import fetch, is_shared, publishing
 from airflow_mlops.exceptions import DataError
 
 
@@ -138,5 +138,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_spec(workdir: Path) -> TrainingSpec:
-    """Return the spec of the training in ``workdir``."""
-    return TrainingSpec.from_json(Workdir(workdir).spec.read_bytes())
+    """Return the spec of the training in ``workdir``.
+
+    In a shared home its snapshot lies beside it, whatever the machine that trained it calls that.
+    """
+    spec = TrainingSpec.from_json(Workdir(workdir).spec.read_bytes())
+    if not is_shared(workdir):
+        return spec
+    snapshot = spec.snapshot.model_copy(update={"uri": str(workdir.parent.parent / "snapshots" / spec.snapshot.id)})
+    return spec.model_copy(update={"snapshot": snapshot})

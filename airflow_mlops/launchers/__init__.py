@@ -1,0 +1,31 @@
+"""Where a training runs: in a child process of the worker, or as a job of a cluster.
+
+A launcher says with what arguments the operator of a provider runs a job. That is imported when a DAG that uses it is
+built, and in no other: nothing here imports Airflow.
+"""
+
+from __future__ import annotations
+
+from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.launchers.base import Launcher, Local, RemoteJob, RemoteLauncher
+from airflow_mlops.launchers.kubernetes import Kubernetes
+
+__all__ = ["Kubernetes", "Launcher", "Local", "RemoteJob", "RemoteLauncher", "launcher_of"]
+
+_WORDS: dict[str, type[Launcher]] = {"local": Local, "kubernetes": Kubernetes}
+
+
+def launcher_of(launcher: Launcher | str) -> Launcher:
+    """Return a launcher by its word, with its defaults; one that is given as such is returned as it is.
+
+    :raises ConfigError: when there is none of that name.
+    """
+    if isinstance(launcher, Launcher):
+        return launcher
+    if launcher not in _WORDS:
+        raise ConfigError(
+            f"There is no launcher {launcher!r}.{did_you_mean(str(launcher), _WORDS)}",
+            hint=f"Launchers: {', '.join(_WORDS)}; or one with settings, such as Kubernetes(image=...), from "
+            "airflow_mlops.",
+        )
+    return _WORDS[launcher]()
