@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +26,7 @@ def _describe_as_aws_does(job: Any) -> dict[str, Any]:
 
 def _run_here(job: Any) -> None:
     """Run the command of a job as a process of this machine."""
-    job.job_started_at = datetime.now()
+    job.job_started_at = datetime.now()  # noqa: DTZ005  as moto does
     job._start_attempt()
     program, *arguments = job._get_container_property("command", [])
     job.process = subprocess.Popen(
@@ -40,7 +41,7 @@ def _run_here(job: Any) -> None:
     job.log_stream_name = job._stream_name
     job._log_backend.ensure_log_group(job._log_group)
     job._log_backend.ensure_log_stream(job._log_group, job.log_stream_name)
-    now = int(datetime.now().timestamp() * 1000)
+    now = int(time.time() * 1000)
     events = [{"timestamp": now, "message": line} for line in printed.splitlines()]
     job._log_backend.put_log_events(job._log_group, job.log_stream_name, events)
     job._mark_stopped(success=job.exit_code == 0)

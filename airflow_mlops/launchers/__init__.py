@@ -7,12 +7,18 @@ built, and in no other: nothing here imports Airflow.
 from __future__ import annotations
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.launchers.aws import Batch, SageMaker
 from airflow_mlops.launchers.base import Launcher, Local, RemoteJob, RemoteLauncher
 from airflow_mlops.launchers.kubernetes import Kubernetes
 
-__all__ = ["Kubernetes", "Launcher", "Local", "RemoteJob", "RemoteLauncher", "launcher_of"]
+__all__ = ["Batch", "Kubernetes", "Launcher", "Local", "RemoteJob", "RemoteLauncher", "SageMaker", "launcher_of"]
 
-_WORDS: dict[str, type[Launcher]] = {"local": Local, "kubernetes": Kubernetes}
+_WORDS: dict[str, type[Launcher]] = {
+    "local": Local,
+    "kubernetes": Kubernetes,
+    "sagemaker": SageMaker,
+    "batch": Batch,
+}
 
 
 def launcher_of(launcher: Launcher | str) -> Launcher:

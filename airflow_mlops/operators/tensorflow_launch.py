@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 
 class PreparedTraining(TypedDict):
-    """A training to do elsewhere: its id, the name of the job, and the command that does it."""
+    """A training to do elsewhere: its id, the name of the job, the command that does it, and the bucket of its home."""
 
     model: str
     job: str
     name: str
     command: list[str]
     image: str
+    bucket: str
 
 
 class TensorFlowPrepareTrainingOperator(TrainingOperator):
@@ -54,7 +55,7 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
     def perform(self, context: Context) -> PreparedTraining:
         """Publish the training, and return how it is done."""
         from airflow_mlops.engine.training.jobs import job_name, publish
-        from airflow_mlops.engine.training.remote import command
+        from airflow_mlops.engine.training.remote import bucket_of, command
         from airflow_mlops.operators.training_progress import live_run
 
         image = require(self.image, "image", "Name the image that trains.")
@@ -77,6 +78,7 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
                 gpu=self.gpu,
             ),
             image=image,
+            bucket=bucket_of(self.home or default_home()),
         )
 
 
@@ -174,7 +176,8 @@ def training_tasks(
     On the worker that is one task; elsewhere it is a group of three: ``prepare``, ``run``, and ``collect``.
 
     :param task_id: Of the task, or of the group.
-    :param launcher: Where it runs: ``"local"``, ``"kubernetes"``, or one with settings, such as ``Kubernetes(...)``.
+    :param launcher: Where it runs: ``"local"``, ``"kubernetes"``, ``"sagemaker"``, ``"batch"``; or one with settings,
+        such as ``Kubernetes(...)``.
     :param resources: GPUs that it takes, such as ``GPU(1)``; or queue, pool and the like of the tasks.
     :param model: Name of the model.
     :param timeout: Seconds that the training may take.
@@ -203,12 +206,13 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
     gpu = resources if isinstance(resources, GPU) else None
     with TaskGroup(task_id, tooltip=f"Trained by {type(launcher).__name__}"):
         prepare = TensorFlowPrepareTrainingOperator(
-            task_id="prepare", image=launcher.image, gpu=gpu, max_active_tis_per_dag=1, **where, **arguments
+            task_id="prepare", image=launcher.trains_in, gpu=gpu, max_active_tis_per_dag=1, **where, **arguments
         )
         timeout, prepared = timedelta(seconds=prepare.timeout), cast("Any", prepare.output)
         job = RemoteJob(
             name=str(prepared["name"]),
             command=prepared["command"],
+            bucket=str(prepared["bucket"]),
             environment=launcher.environment,
             gpus=0 if gpu is None else gpu.all,
             timeout=timeout,

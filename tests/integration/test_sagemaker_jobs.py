@@ -7,17 +7,21 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import requests
 from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_mlops import SageMaker
 from airflow_mlops.amazon import one_job
 from airflow_mlops.amazon.sagemaker import SageMakerTrainOnceOperator
 from airflow_mlops.exceptions import TransientError
+from airflow_mlops.launchers import RemoteJob
 from tests.aws_jobs import ROLE, aws_connection, context, kill, run, submit, wait
-from tests.integration.test_s3_partitions import endpoint  # noqa: F401  fixture
+from tests.integration.test_remote_training import wait_until, worker  # noqa: F401  fixture
+from tests.integration.test_s3_partitions import client, connection, endpoint, keys  # noqa: F401  fixtures
 from tests.sagemaker_server import problems, sagemaker_server
 
 NAME = "rides-0123456789abcdef"
@@ -76,7 +80,7 @@ def test_a_job_is_waited_for_without_a_worker_and_its_log_is_shown(sagemaker, ca
 def test_a_worker_that_is_lost_between_submit_and_wait_submits_no_second_job(sagemaker):
     """The provider's own operator would take another name and train twice."""
     lost = textwrap.dedent(
-        f"""
+        """
         import os, signal
         from tests.integration.test_sagemaker_jobs import LASTS, operator
         from tests.aws_jobs import context
@@ -193,3 +197,35 @@ def test_a_machine_without_an_answer(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(TransientError, match="SageMaker does not answer"):
         run(operator())
+
+
+def test_a_training_goes_through_sagemaker_and_back(worker, client, endpoint, monkeypatch):  # noqa: F811
+    """The job is the image's own command, as a process that has no Airflow and nothing of the worker but the bucket."""
+    monkeypatch.setattr(one_job, "_LOOK_AGAIN", 0.2)
+    launcher = SageMaker(image="train:1", role=ROLE, instance_type="ml.m5.xlarge")
+
+    def command(request, folder):
+        _python, *arguments = request["AlgorithmSpecification"]["ContainerEntrypoint"]
+        environment = worker.environment(**request["Environment"])
+        return ["env", "-i", *(f"{name}={value}" for name, value in environment.items()), sys.executable, *arguments]
+
+    def trained(prepared, **more):
+        job = RemoteJob(
+            **{key: prepared[key] for key in ("name", "command", "bucket")}, timeout=timedelta(hours=1), **more
+        )
+        return SageMakerTrainOnceOperator(task_id="run", check_interval=1, **launcher.arguments(job))
+
+    with sagemaker_server(command, endpoint) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", aws_connection(endpoint))
+        prepared = worker.prepare()
+        assert prepared["bucket"] == "s3://lake/mlops"
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_JOBS", aws_connection(server.url))
+        launcher = replace(launcher, conn_id="aws_jobs")
+        deferred = submit(trained(prepared, environment={"SLOW": "0.5"}))
+        [name] = server.jobs
+        wait_until(lambda: keys(client, f"mlops/checkpoints/{prepared['job']}/"), server.jobs[name].process)
+        kill(deferred)
+        run(trained(prepared))
+        assert server.wait(name) == 143
+        assert list(server.jobs) == [name, name.removesuffix("1") + "2"]
+        assert worker.collect(prepared)["epochs"] == 3
