@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ from typing import Any
 import boto3
 import pytest
 from moto.batch.models import Job, JobStatus
+
+import docker
 
 QUEUE, DEFINITION = "trainings", "train"
 _describe = Job.describe
@@ -53,11 +56,15 @@ def _terminate_process(job: Any, reason: str) -> None:
 
 
 def _terminate_container(job: Any, reason: str) -> None:
-    """SIGTERM first, as AWS does; moto kills at once."""
+    """SIGTERM, as AWS does, which gives it 30 s; moto kills at once."""
     job.terminated, job.job_stopped_reason = True, reason
 
     def stop() -> None:
-        job.docker_client.containers.get(f"{job.job_name}-{job.job_id}").stop(timeout=30)
+        while not job.job_stopped:
+            with contextlib.suppress(docker.errors.NotFound):
+                job.docker_client.containers.get(f"{job.job_name}-{job.job_id}").kill("SIGTERM")
+                return
+            time.sleep(0.2)
 
     threading.Thread(target=stop, daemon=True).start()
 
