@@ -169,8 +169,9 @@ def sagemaker_server(run: Run, behind: str) -> Iterator[SageMakerServer]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             target = self.headers.get("X-Amz-Target", "")
-            if target.startswith("SageMaker."):
-                status, answer = served.answer(target.partition(".")[2], json.loads(body))
+            service, _, operation = target.partition(".")
+            if service == "SageMaker" or served.fault(operation):
+                status, answer = served.answer(operation, json.loads(body))
                 sent = json.dumps(answer).encode()
             else:
                 headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}

@@ -13,7 +13,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
+from airflow.providers.common.compat.sdk import AirflowException
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
+from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_mlops.amazon.answers import EXPIRED, expired, in_words
 from airflow_mlops.exceptions import MlopsError, TrainingError, TransientError
@@ -152,7 +154,10 @@ class OneJobOperator(AwsBaseOperator[Any]):
                 kwargs={"job_id": job.id},
                 timeout=self.execution_timeout,
             )
-        self.show_log(job)
+        try:
+            self.show_log(job)
+        except (AirflowException, BotoCoreError, ClientError) as error:  # no reason to fail what succeeded
+            self.log.warning("The log of %s job %s cannot be shown: %s", self.service, job.id, error)
         if job.state == "failed":
             raise self.failure(job)
         return self.result(job)

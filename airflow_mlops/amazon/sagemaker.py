@@ -23,6 +23,7 @@ _STATES = {
     "Completed": "succeeded",
     "Failed": "failed",
     "Stopped": "failed",
+    "Deleting": "failed",
 }
 _TOO_LONG = ("MaxRuntimeExceeded", "MaxWaitTimeExceeded")
 _LONGEST_NAME = 63

@@ -169,6 +169,15 @@ def test_what_the_role_may_not_do_is_named(sagemaker):
         run(operator())
 
 
+def test_a_log_that_may_not_be_read_fails_nothing(sagemaker, capsys):
+    def denied(operation):
+        return ("AccessDeniedException", "not yours") if operation == "DescribeLogStreams" else None
+
+    sagemaker.fault = denied
+    assert run(operator())["job"] == f"{NAME}-1"
+    assert "cannot be shown" in capsys.readouterr().out
+
+
 def test_a_request_that_sagemaker_refuses_is_not_tried_again(sagemaker):
     wrong = operator()
     wrong.config["ResourceConfig"]["InstanceType"] = "ml.unheard.large"

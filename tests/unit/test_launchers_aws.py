@@ -15,6 +15,7 @@ from airflow_mlops.engine.training.failure_file import say_failure
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.operators.tensorflow_launch import training_tasks
 from tests.aws_jobs import ROLE, aws_connection, context
+from tests.conftest import ROOT
 from tests.sagemaker_server import problems
 
 HOME = "s3://aws_default@lake/mlops"
@@ -187,6 +188,12 @@ def test_sagemaker_is_told_why_a_training_failed(tmp_path):
     say_failure("KeyError: no column rain", tmp_path)
     assert (tmp_path / "failure").read_text() == "KeyError: no column rain"
     assert [file.name for file in tmp_path.iterdir()] == ["failure"]
+
+
+def test_the_job_definition_of_the_guide():
+    text = (ROOT / "docs" / "aws.md").read_text()
+    [definition] = [json.loads(block.partition("```")[0]) for block in text.split("```json")[1:]]
+    assert problems("batch", "RegisterJobDefinition", definition) == ""
 
 
 def test_the_model_would_notice():
