@@ -38,18 +38,17 @@ class BatchTrainingTrigger(BatchJobTrigger):
 class BatchTrainOnceOperator(OneJobOperator, BatchOperator):
     """BatchOperator with one job at a time.
 
-    Batch takes the same name as often as it is given, so a job is looked for by its name before one is submitted.
+    Batch takes the same name as often as it is given, so jobs are looked for by their name, before one is submitted and
+    after it.
     """
 
     service = "AWS Batch"
 
     def find(self) -> SubmittedJob | None:
-        """Return the newest job of this name in the queue; Batch forgets a job some days after its end."""
-        named = self.hook.client.get_paginator("list_jobs").paginate(
-            jobQueue=self.job_queue, filters=[{"name": "JOB_NAME", "values": [self.job_name]}]
-        )
-        found = [job for page in named for job in page["jobSummaryList"]]
-        return self.look(max(found, key=lambda job: job["createdAt"])["jobId"]) if found else None
+        """Return the job of this name that goes on, or else the newest of the last days."""
+        found = self._named()
+        job = next((job for job in found if _state(job) == "going"), found[-1] if found else None)
+        return self.look(job["jobId"]) if job else None
 
     def look(self, job_id: str) -> SubmittedJob:
         """Return how a job is."""
@@ -64,8 +63,13 @@ class BatchTrainOnceOperator(OneJobOperator, BatchOperator):
         )
 
     def submit(self, context: Context) -> str:
-        """Submit a job, with the provider's links to it."""
+        """Submit a job; of two that were submitted at the same moment, leave the earlier one."""
         self.submit_job(context)
+        going = [job["jobId"] for job in self._named() if _state(job) == "going"]
+        if self.job_id in going[1:]:
+            self.log.info("Another worker submitted job %s at the same moment", going[0])
+            self.hook.terminate_job(job_id=self.job_id, reason=f"It is a second one beside {going[0]}.")
+            self.job_id = going[0]
         self._persist_links(context)
         return str(self.job_id)
 
@@ -119,6 +123,14 @@ class BatchTrainOnceOperator(OneJobOperator, BatchOperator):
     def result(self, job: SubmittedJob) -> BatchJob:
         """Return the id of the job, and how long it ran."""
         return BatchJob(job=job.id, seconds=(job.described["stoppedAt"] - job.described["startedAt"]) / 1000)
+
+    def _named(self) -> list[dict[str, Any]]:
+        """Return the jobs of this name, the oldest first."""
+        pages = self.hook.client.get_paginator("list_jobs").paginate(
+            jobQueue=self.job_queue, filters=[{"name": "JOB_NAME", "values": [self.job_name]}]
+        )
+        found = [job for page in pages for job in page["jobSummaryList"]]
+        return sorted(found, key=lambda job: (job["createdAt"], job["jobId"]))
 
 
 def _state(job: dict[str, Any]) -> Any:

@@ -65,7 +65,7 @@ class OneJobOperator(AwsBaseOperator[Any]):
 
     @abstractmethod
     def find(self) -> SubmittedJob | None:
-        """Return the newest job of this name."""
+        """Return the job of this name that goes on, or else the newest."""
 
     @abstractmethod
     def look(self, job_id: str) -> SubmittedJob:

@@ -59,6 +59,7 @@ class SageMaker(AWSLauncher):
     :param request: The rest, as ``CreateTrainingJob`` has it, such as ``{"VpcConfig": {...}}`` or ``{"Tags": [...]}``.
         What is said otherwise comes before it.
     :param environment: Further environment variables of the job. They are shown in the UI: no secrets.
+    :param price_per_hour: What an hour of its machine costs; by default option ``[mlops] price_per_hour``.
     :param conn_id: Airflow connection of type ``aws``.
     :param region_name: Region; by default that of the connection.
     :param starts_within: How long the job may wait for a machine, until it is ended.
@@ -127,6 +128,7 @@ class Batch(AWSLauncher):
     :param memory: MiB of memory; by default that of the definition.
     :param share_identifier: Whose share it takes, in a queue with a scheduling policy.
     :param environment: Further environment variables of the job. They are shown in the UI: no secrets.
+    :param price_per_hour: What an hour of its machine costs; by default option ``[mlops] price_per_hour``.
     :param conn_id: Airflow connection of type ``aws``.
     :param region_name: Region; by default that of the connection.
     :param starts_within: How long the job may wait for a machine, until it is ended.

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from airflow_mlops.typed import part
 
@@ -47,6 +49,7 @@ class RemoteLauncher(Launcher):
     :param image: Image to run, such as that of target ``train`` of ``docker/Dockerfile``; by default option
         ``[mlops] train_image`` of Airflow's configuration.
     :param environment: Further environment variables of the job. They are shown in the UI: no secrets.
+    :param price_per_hour: What an hour of its machine costs; by default option ``[mlops] price_per_hour``.
     """
 
     operator: ClassVar[str] = ""
@@ -59,6 +62,7 @@ class RemoteLauncher(Launcher):
     _: KW_ONLY
     image: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
 
     @property
     def trains_in(self) -> str:

@@ -42,15 +42,17 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
     worker: with another one, it is another training. The run in MLflow begins here.
 
     :param image: Image that trains.
+    :param price_per_hour: What an hour of its machine costs; None: option ``[mlops] price_per_hour``.
     """
 
     takes_gpus: ClassVar[bool] = False
-    template_fields = (*TrainingOperator.template_fields, "image")
+    template_fields = (*TrainingOperator.template_fields, "image", "price_per_hour")
     operator_extra_links = (MLflowRunLink(),)
 
-    def __init__(self, *, image: str, **kwargs: Any) -> None:
+    def __init__(self, *, image: str, price_per_hour: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image = image
+        self.price_per_hour = price_per_hour
 
     def perform(self, context: Context) -> PreparedTraining:
         """Publish the training, and return how it is done."""
@@ -74,7 +76,9 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
                 image=image,
                 timeout=self.timeout,
                 stall_timeout=self.stall_timeout,
-                price=conf.getfloat("mlops", "price_per_hour", fallback=0.0),
+                price=conf.getfloat("mlops", "price_per_hour", fallback=0.0)
+                if self.price_per_hour is None
+                else float(self.price_per_hour),
                 gpu=self.gpu,
             ),
             image=image,
@@ -206,7 +210,12 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
     gpu = resources if isinstance(resources, GPU) else None
     with TaskGroup(task_id, tooltip=f"Trained by {type(launcher).__name__}"):
         prepare = TensorFlowPrepareTrainingOperator(
-            task_id="prepare", image=launcher.trains_in, gpu=gpu, max_active_tis_per_dag=1, **where, **arguments
+            task_id="prepare",
+            image=launcher.trains_in,
+            price_per_hour=launcher.price_per_hour,
+            gpu=gpu,
+            **where,
+            **arguments,
         )
         timeout, prepared = timedelta(seconds=prepare.timeout), cast("Any", prepare.output)
         job = RemoteJob(

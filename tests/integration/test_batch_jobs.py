@@ -96,6 +96,19 @@ def test_what_one_run_has_done_it_does_not_do_again_but_another_run_does(batch):
     assert len(jobs(batch)) == 2
 
 
+def test_of_two_jobs_of_the_same_moment_one_stays(batch):
+    first = submit(operator(LASTS))
+    time.sleep(0.5)
+    late = operator(LASTS)
+    late.find = lambda: None
+    assert submit(late).kwargs == first.kwargs
+    ended = [job["jobId"] for job in batch.describe_jobs(jobs=jobs(batch))["jobs"] if job["isTerminated"]]
+    assert len(ended) == 1
+    assert ended != [first.kwargs["job_id"]]
+    assert submit(operator(LASTS)).kwargs == first.kwargs
+    assert len(jobs(batch)) == 2
+
+
 def test_a_job_that_somebody_stopped_is_tried_again(batch):
     deferred = submit(operator(LASTS))
     [job] = jobs(batch)

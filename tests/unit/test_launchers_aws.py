@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import botocore.session
 import pytest
 from airflow.sdk import DAG
 
@@ -178,6 +179,13 @@ def test_what_cannot_be_is_refused_where_it_is_written():
     assert "operator" not in error.value.hint
 
 
+def test_the_price_is_that_of_its_machine():
+    with DAG("rides.train", schedule=None) as dag:
+        launcher = SageMaker(image="i", role=ROLE, instance_type="ml.m5.xlarge", price_per_hour=0.23)
+        training_tasks(launcher=launcher, model="rides", entrypoint="code:build", snapshot="s")
+    assert dag.get_task("train.prepare").price_per_hour == 0.23
+
+
 def test_another_image_or_definition_is_another_training():
     assert Batch(job_definition="train:3").trains_in == "job definition train:3"
     assert SageMaker(image="train:1").trains_in == Kubernetes(image="train:1").trains_in == "train:1"
@@ -190,10 +198,23 @@ def test_sagemaker_is_told_why_a_training_failed(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["failure"]
 
 
-def test_the_job_definition_of_the_guide():
+def of_the_guide(key: str) -> list[dict[str, Any]]:
     text = (ROOT / "docs" / "aws.md").read_text()
-    [definition] = [json.loads(block.partition("```")[0]) for block in text.split("```json")[1:]]
+    blocks = [json.loads(block.partition("```")[0]) for block in text.split("```json")[1:]]
+    return [block for block in blocks if key in block]
+
+
+def test_the_job_definition_of_the_guide():
+    [definition] = of_the_guide("jobDefinitionName")
     assert problems("batch", "RegisterJobDefinition", definition) == ""
+
+
+def test_the_permissions_of_the_guide_are_of_operations_that_there_are():
+    [policy], more = of_the_guide("Statement"), of_the_guide("Action")
+    actions = [action for one in (*policy["Statement"], *more) for action in one["Action"]]
+    for service, _, operation in (action.partition(":") for action in actions):
+        known = botocore.session.get_session().get_service_model(service).operation_names
+        assert operation in {*known, "PassRole", "ListBucket"}
 
 
 def test_the_model_would_notice():
