@@ -28,18 +28,18 @@ class RemoteJob:
 
     :param name: Name of the job, a template: the same training has the same one. Letters, digits and ``-``, at most 63.
     :param command: The command and its arguments; a template, or the output of a task, that becomes them.
-    :param bucket: Where the home is, a template: ``s3://bucket/prefix``.
     :param environment: Environment variables; none is secret.
     :param gpus: How many it needs.
     :param timeout: When the job stops itself, counted from when it begins.
+    :param bucket: Where the home is, a template: ``s3://bucket/prefix``.
     """
 
     name: str
     command: Any
-    bucket: str
     environment: Mapping[str, str] = field(default_factory=dict)
     gpus: int = 0
     timeout: timedelta = timedelta(hours=2)
+    bucket: str = ""
 
 
 @part

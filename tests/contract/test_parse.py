@@ -15,7 +15,7 @@ from tests.contract.classes import public_modules
 
 HEAVY = (
     "tensorflow", "keras", "feast", "great_expectations", "mlflow", "grpc", "pandas", "numpy", "pyarrow", "duckdb",
-    "boto3", "sklearn", "fastapi", "alembic", "airflow_mlops.engine",
+    "boto3", "kubernetes", "sklearn", "fastapi", "alembic", "airflow_mlops.engine",
 )  # fmt: skip
 DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
 

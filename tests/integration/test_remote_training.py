@@ -51,9 +51,6 @@ def build(train, seed):
     model = keras.Model(inputs, head(numbers))
     model.compile("sgd", "binary_crossentropy")
     return model
-
-def fails(data, spec, report):
-    raise ValueError("no such column")
 """
 LAYERS = """
 import keras
@@ -109,7 +106,7 @@ class Worker:
         return json.loads(json.dumps(task.execute({"ti": TaskInstance(), "outlet_events": {}, "dag_run": None})))
 
     def prepare(self, **changes: Any) -> dict[str, Any]:
-        told = {"entrypoint": "remote_code:build", "epochs": 3, "batch_size": 100, **changes}
+        told = {"entrypoint": "remote_code:build", "epochs": 8, "batch_size": 100, **changes}
         told = {"model": "late", "snapshot": "snap1", "image": IMAGE, "mlflow_conn_id": None, **told}
         return self.run(TensorFlowPrepareTrainingOperator, **told)
 
@@ -159,7 +156,7 @@ def test_a_job_that_is_killed_goes_on_and_is_never_done_twice(worker, client, en
     kept = f"mlops/checkpoints/{prepared['job']}/"
 
     # The machine is lost: nothing says why.
-    process = worker.job(prepared, SLOW="0.5")
+    process = worker.job(prepared, SLOW="3")
     wait_until(lambda: keys(client, kept), process)
     process.kill()
     process.communicate()
@@ -167,7 +164,7 @@ def test_a_job_that_is_killed_goes_on_and_is_never_done_twice(worker, client, en
         worker.collect(prepared)
 
     # A pod is deleted: it saves.
-    process = worker.job(prepared, SLOW="0.5")
+    process = worker.job(prepared, SLOW="3")
     assert process.stdout is not None
     assert any("Going on from a checkpoint" in line for line in process.stdout)
     process.send_signal(signal.SIGTERM)
@@ -191,7 +188,7 @@ def test_a_job_that_is_killed_goes_on_and_is_never_done_twice(worker, client, en
 
     trained = worker.collect(prepared, mlflow_conn_id="mlflow_default")
     assert trained["spec_hash"].startswith(prepared["job"])
-    assert (trained["epochs"], trained["snapshot"]) == (3, "snap1")
+    assert (trained["epochs"], trained["snapshot"]) == (8, "snap1")
     spec = (Path(trained["training"]) / "spec.json").read_text()
     assert json.loads(spec)["environment"] == {"image": IMAGE}
     evaluated = worker.run(
@@ -215,17 +212,21 @@ def runs_of(spec_hash: str) -> list[Any]:
 
 
 def test_an_error_of_the_user_fails_once_and_in_words(worker, client):  # noqa: F811
-    prepared = worker.prepare(entrypoint="", fit="remote_code:fails")
+    (worker.dags / "scripts").mkdir()
+    (worker.dags / "scripts" / "train.py").write_text("import beside; raise SystemExit(beside.STATUS)")
+    (worker.dags / "scripts" / "beside.py").write_text("STATUS = 7")
+    mine = {"entrypoint": "", "script": "scripts/train.py"}
+    prepared = worker.prepare(**mine)
     process = worker.job(prepared)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 1, said
-    assert "no such column" in said.splitlines()[-2] + said.splitlines()[-3] + said.splitlines()[-1]
-    with pytest.raises(AirflowFailException, match="no such column"):
+    assert "scripts/train.py ended with status 7." in said.splitlines()[-3:][0]
+    with pytest.raises(AirflowFailException, match="ended with status 7"):
         worker.collect(prepared)
     policy = RetryUnlessUserError("train.prepare", None)
     context: Any = {"ti": TaskInstance(job=prepared["job"])}
     assert policy.evaluate(RuntimeError("pod failed"), 1, 2, context).action is RetryAction.FAIL
-    worker.prepare(entrypoint="", fit="remote_code:fails")  # whoever clears it all has mended something
+    worker.prepare(**mine)  # whoever clears it all has mended something
     assert policy.evaluate(RuntimeError("pod failed"), 1, 2, context).action is RetryAction.DEFAULT
 
 

@@ -24,6 +24,7 @@ from airflow_mlops.operators.mlflow import (
 from airflow_mlops.operators.mlflow_elsewhere import MLflowRegisterSavedModelOperator
 from airflow_mlops.operators.runbook import HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
+from airflow_mlops.operators.tensorflow_launch import TensorFlowPrepareTrainingOperator
 from airflow_mlops.operators.tf_serving import (
     TFServingLoadVersionOperator,
     TFServingPromoteVersionOperator,
@@ -42,6 +43,7 @@ STOPPED = [
     TFServingLoadVersionOperator,
     TFServingPromoteVersionOperator,
     TFServingPublishModelOperator,
+    TensorFlowPrepareTrainingOperator,
     TensorFlowTrainOperator,
 ]
 
@@ -105,7 +107,7 @@ def test_a_halt_runs_out(ledger: Ledger):
 def test_what_a_halt_stops_is_skipped_with_its_words(operator: type, ledger: Ledger):
     halt(ledger, "x", "ann", "the labels are wrong")
     arguments = {**example_arguments(operator), "model": "x"}
-    if operator is TensorFlowTrainOperator:
+    if operator in (TensorFlowPrepareTrainingOperator, TensorFlowTrainOperator):
         arguments["ledger_conn_id"] = "mlops_ledger_default"
     ti = TaskInstance()
     with pytest.raises(AirflowSkipException, match="x is halted by ann until somebody resumes: the labels are wrong"):
