@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from airflow_mlops.batch import BatchPredict
     from airflow_mlops.feature_rules import FeatureRules
     from airflow_mlops.feeds import Checks, Partitions, SQLSource
-    from airflow_mlops.launchers import Kubernetes
+    from airflow_mlops.launchers import Batch, Kubernetes, SageMaker
     from airflow_mlops.partitioning import Partitioning
     from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Rows, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GPU",
+    "Batch",
     "BatchPredict",
     "Checks",
     "Deploy",
@@ -39,6 +40,7 @@ __all__ = [
     "Retrain",
     "Rows",
     "SQLSource",
+    "SageMaker",
     "Slice",
     "Trainer",
     "__version__",
@@ -48,11 +50,11 @@ __all__ = [
 _ELSEWHERE = {
     "BatchPredict": "batch",
     "FeatureRules": "feature_rules",
-    "Kubernetes": "launchers",
     "ModelPipeline": "pipeline",
     "Partitioning": "partitioning",
     "Retrain": "retraining",
     **dict.fromkeys(("Checks", "Partitions", "SQLSource"), "feeds"),
+    **dict.fromkeys(("Batch", "Kubernetes", "SageMaker"), "launchers"),
     **dict.fromkeys(("GPU", "Resources"), "resources"),
 }
 

@@ -59,6 +59,21 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "registry.example.com/mlops/train:1.0",
                         "default": "",
                     },
+                    **{
+                        name: {
+                            "description": f"{what}, unless it names another.",
+                            "version_added": "0.1.0",
+                            "type": "string",
+                            "example": example,
+                            "default": "",
+                        }
+                        for name, what, example in (
+                            ("sagemaker_role", "Role that a job of SageMaker has", "arn:aws:iam::111:role/train"),
+                            ("sagemaker_instance_type", "Machine on which SageMaker trains", "ml.m5.xlarge"),
+                            ("batch_job_queue", "Queue into which AWS Batch puts a training", "trainings"),
+                            ("batch_job_definition", "Job definition by which AWS Batch trains", "train"),
+                        )
+                    },
                     "price_per_hour": {
                         "description": "What an hour of this worker costs, in any currency: the MLflow run of a "
                         "training then has its cost.",

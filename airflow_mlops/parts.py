@@ -197,8 +197,8 @@ class Trainer:
     :param transform: ``module:function`` that every row goes through before the model sees it, in training and wherever
         the model is asked; it is shipped with the model. Not that of :class:`FeatureService`, which computes features.
     :param resources: Where ``train`` and ``evaluate`` run; or the GPUs of ``train``, such as ``GPU(1)``.
-    :param launcher: Where a training runs: ``local`` in a child process of the worker, ``kubernetes`` in a pod; or one
-        with settings, such as ``Kubernetes(image=...)``.
+    :param launcher: Where a training runs: ``local`` in a child process of the worker, ``kubernetes`` in a pod,
+        ``sagemaker`` or ``batch`` as a job of AWS; or one with settings, such as ``Kubernetes(image=...)``.
     """
 
     entrypoint: Entrypoint | None = None

@@ -74,9 +74,9 @@ class Retrain:
                 hint="A cron says itself how often it trains, and what is asked for by hand does not wait: leave "
                 "cooldown out, or name a trigger such as new_rows or drift_psi.",
             )
-        if self.cron is not None and cooldown > (often := shortest_interval(self.cron)):
+        if self.cron is not None and cooldown >= (often := shortest_interval(self.cron)):
             raise ConfigError(
-                "The cool-down is longer than the schedule's interval: some of its runs would never train.",
+                "The cool-down is as long as the schedule's interval: between its runs nothing else could ever train.",
                 detail=f"cooldown={self.cooldown!r}, cron={self.cron!r} runs every {often}",
                 hint="Shorten the cool-down, or let the cron run less often.",
             )

@@ -22,6 +22,7 @@ import yaml
 from airflow_mlops.batch import BatchPredict
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Checks, Feed, Partitions, SQLSource
+from airflow_mlops.launchers import LAUNCHERS, Launcher
 from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Rows, Slice, Trainer
 from airflow_mlops.pipeline import ModelPipeline
 from airflow_mlops.resources import GPU, Resources
@@ -108,13 +109,28 @@ def _made(kinds: tuple[type, ...], said: Any, where: str) -> Any:
 
 def _value(name: str, value: Any, where: str) -> Any:
     """Return the value of an argument, with the parts in it made."""
-    if name not in PARTS or value is None or isinstance(value, str):
+    if value is None or isinstance(value, str) or (name not in PARTS and name != "launcher"):
         return value
     if isinstance(value, list):
         return [_made(PARTS[name], one, f"{where}[{place}]") for place, one in enumerate(value)]
+    if name == "launcher":
+        return _launcher(value, where)
     if name == "view_checks" and isinstance(value, Mapping):
         return {view: _made(PARTS[name], one, f"{where}: {view}") for view, one in value.items()}
     return _made(PARTS[name], value, where)
+
+
+def _launcher(said: Any, where: str) -> Launcher:
+    """Return a launcher, of which its word comes first: ``{kubernetes: {memory: 16Gi}}``."""
+    word = str(next(iter(said))) if isinstance(said, Mapping) and len(said) == 1 else ""
+    if word not in LAUNCHERS:
+        raise ConfigError(
+            f"{where} names no launcher.{did_you_mean(word, LAUNCHERS)}",
+            detail=f"it is {said!r}",
+            hint=f"Write one of {', '.join(LAUNCHERS)}, and below it its arguments: {{kubernetes: {{memory: 16Gi}}}}.",
+        )
+    made: Launcher = _made((LAUNCHERS[word],), said[word] or {}, f"{where}: {word}")
+    return made
 
 
 def _meant(kinds: tuple[type, ...], said: Any) -> type:
@@ -139,7 +155,7 @@ def json_schema() -> dict[str, Any]:
         def callable_schema(self, schema: Any) -> dict[str, Any]:
             return {}
 
-    kinds: set[Any] = {cls for some in PARTS.values() for cls in some} | {ModelPipeline}
+    kinds: set[Any] = {cls for some in PARTS.values() for cls in some} | {ModelPipeline, *LAUNCHERS.values()}
     made = TypeAdapter(ModelPipeline).json_schema(schema_generator=Schema)
     defined: dict[str, Any] = made.pop("$defs")
     for cls in kinds:
@@ -148,6 +164,9 @@ def json_schema() -> dict[str, Any]:
             defined |= own.pop("$defs", {}) | {cls.__name__: own}
     defined["Partitioning"] = {"type": "string", "description": "daily, or hourly@America/New_York"}
     defined[Feed.__name__] = _any_of(PARTS["source"])
+    of_launcher = {word: {"$ref": f"#/$defs/{cls.__name__}"} for word, cls in LAUNCHERS.items()}
+    one = {"type": "object", "properties": of_launcher, "additionalProperties": False, "minProperties": 1}
+    defined[Launcher.__name__] = {"anyOf": [{"enum": list(LAUNCHERS)}, {**one, "maxProperties": 1}]}
     made["properties"]["batch"] = _any_of(PARTS["batch"])
     for cls in kinds:
         _describe(cls, made if cls is ModelPipeline else defined[cls.__name__])

@@ -7,12 +7,29 @@ built, and in no other: nothing here imports Airflow.
 from __future__ import annotations
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.launchers.aws import Batch, SageMaker
 from airflow_mlops.launchers.base import Launcher, Local, RemoteJob, RemoteLauncher
 from airflow_mlops.launchers.kubernetes import Kubernetes
 
-__all__ = ["Kubernetes", "Launcher", "Local", "RemoteJob", "RemoteLauncher", "launcher_of"]
+__all__ = [
+    "LAUNCHERS",
+    "Batch",
+    "Kubernetes",
+    "Launcher",
+    "Local",
+    "RemoteJob",
+    "RemoteLauncher",
+    "SageMaker",
+    "launcher_of",
+]
 
-_WORDS: dict[str, type[Launcher]] = {"local": Local, "kubernetes": Kubernetes}
+LAUNCHERS: dict[str, type[Launcher]] = {
+    "local": Local,
+    "kubernetes": Kubernetes,
+    "sagemaker": SageMaker,
+    "batch": Batch,
+}
+"""By the word that means one with its defaults."""
 
 
 def launcher_of(launcher: Launcher | str) -> Launcher:
@@ -22,10 +39,10 @@ def launcher_of(launcher: Launcher | str) -> Launcher:
     """
     if isinstance(launcher, Launcher):
         return launcher
-    if launcher not in _WORDS:
+    if launcher not in LAUNCHERS:
         raise ConfigError(
-            f"There is no launcher {launcher!r}.{did_you_mean(str(launcher), _WORDS)}",
-            hint=f"Launchers: {', '.join(_WORDS)}; or one with settings, such as Kubernetes(image=...), from "
+            f"There is no launcher {launcher!r}.{did_you_mean(str(launcher), LAUNCHERS)}",
+            hint=f"Launchers: {', '.join(LAUNCHERS)}; or one with settings, such as Kubernetes(image=...), from "
             "airflow_mlops.",
         )
-    return _WORDS[launcher]()
+    return LAUNCHERS[launcher]()

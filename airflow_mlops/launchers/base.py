@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from airflow_mlops.typed import part
 
@@ -29,6 +31,7 @@ class RemoteJob:
     :param environment: Environment variables; none is secret.
     :param gpus: How many it needs.
     :param timeout: When the job stops itself, counted from when it begins.
+    :param bucket: Where the home is, a template: ``s3://bucket/prefix``.
     """
 
     name: str
@@ -36,6 +39,7 @@ class RemoteJob:
     environment: Mapping[str, str] = field(default_factory=dict)
     gpus: int = 0
     timeout: timedelta = timedelta(hours=2)
+    bucket: str = ""
 
 
 @part
@@ -45,6 +49,7 @@ class RemoteLauncher(Launcher):
     :param image: Image to run, such as that of target ``train`` of ``docker/Dockerfile``; by default option
         ``[mlops] train_image`` of Airflow's configuration.
     :param environment: Further environment variables of the job. They are shown in the UI: no secrets.
+    :param price_per_hour: What an hour of its machine costs; by default option ``[mlops] price_per_hour``.
     """
 
     operator: ClassVar[str] = ""
@@ -57,6 +62,12 @@ class RemoteLauncher(Launcher):
     _: KW_ONLY
     image: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def trains_in(self) -> str:
+        """What the job runs in: another one makes it another training."""
+        return self.image
 
     @property
     def latest(self) -> timedelta:

@@ -29,6 +29,7 @@ class Kubernetes(RemoteLauncher):
     :param image: Image to run, such as that of target ``train`` of ``docker/Dockerfile``; by default option
         ``[mlops] train_image`` of Airflow's configuration.
     :param environment: Further environment variables of the pod. They are shown in the UI: no secrets.
+    :param price_per_hour: What an hour of its machine costs; by default option ``[mlops] price_per_hour``.
     :param conn_id: Airflow connection of type ``kubernetes``. Without one of that name, the cluster that Airflow runs
         in, or the one of ``~/.kube/config``.
     :param namespace: Namespace of the pod; by default that of the connection.

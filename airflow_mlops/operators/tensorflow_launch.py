@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 
 class PreparedTraining(TypedDict):
-    """A training to do elsewhere: its id, the name of the job, and the command that does it."""
+    """A training to do elsewhere: its id, the name of the job, the command that does it, and the bucket of its home."""
 
     model: str
     job: str
     name: str
     command: list[str]
     image: str
+    bucket: str
 
 
 class TensorFlowPrepareTrainingOperator(TrainingOperator):
@@ -41,20 +42,22 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
     worker: with another one, it is another training. The run in MLflow begins here.
 
     :param image: Image that trains.
+    :param price_per_hour: What an hour of its machine costs; None: option ``[mlops] price_per_hour``.
     """
 
     takes_gpus: ClassVar[bool] = False
-    template_fields = (*TrainingOperator.template_fields, "image")
+    template_fields = (*TrainingOperator.template_fields, "image", "price_per_hour")
     operator_extra_links = (MLflowRunLink(),)
 
-    def __init__(self, *, image: str, **kwargs: Any) -> None:
+    def __init__(self, *, image: str, price_per_hour: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image = image
+        self.price_per_hour = price_per_hour
 
     def perform(self, context: Context) -> PreparedTraining:
         """Publish the training, and return how it is done."""
         from airflow_mlops.engine.training.jobs import job_name, publish
-        from airflow_mlops.engine.training.remote import command
+        from airflow_mlops.engine.training.remote import bucket_of, command
         from airflow_mlops.operators.training_progress import live_run
 
         image = require(self.image, "image", "Name the image that trains.")
@@ -74,13 +77,16 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
                 image=image,
                 timeout=self.timeout,
                 stall_timeout=self.stall_timeout,
-                price=conf.getfloat("mlops", "price_per_hour", fallback=0.0),
+                price=conf.getfloat("mlops", "price_per_hour", fallback=0.0)
+                if self.price_per_hour is None
+                else float(self.price_per_hour),
                 max_cost=positive(self.max_cost, "max_cost"),
                 checkpoint_every=self.checkpoint_every,
                 tensorboard=self.tensorboard,
                 gpu=self.gpu,
             ),
             image=image,
+            bucket=bucket_of(self.home or default_home()),
         )
 
 
@@ -169,6 +175,7 @@ def training_tasks(
     task_id: str = "train",
     launcher: Launcher | str = "local",
     resources: Resources | None = None,
+    gpu: GPU | None = None,
     model: str,
     timeout: float = 2 * 3600,
     **arguments: Any,
@@ -178,14 +185,16 @@ def training_tasks(
     On the worker that is one task; elsewhere it is a group of three: ``prepare``, ``run``, and ``collect``.
 
     :param task_id: Of the task, or of the group.
-    :param launcher: Where it runs: ``"local"``, ``"kubernetes"``, or one with settings, such as ``Kubernetes(...)``.
+    :param launcher: Where it runs: ``"local"``, ``"kubernetes"``, ``"sagemaker"``, ``"batch"``; or one with settings,
+        such as ``Kubernetes(...)``.
     :param resources: GPUs that it takes, such as ``GPU(1)``; or queue, pool and the like of the tasks.
+    :param gpu: GPUs alone, as the operator has them.
     :param model: Name of the model.
     :param timeout: Seconds that the training may take.
     :param arguments: Others of :class:`~airflow_mlops.operators.tensorflow.TensorFlowTrainOperator`.
     :raises ConfigError: when there is no such launcher, or the home is a folder.
     """
-    where, given = launcher_of(launcher), resources or Resources()
+    where, given = launcher_of(launcher), resources or gpu or Resources()
     if not isinstance(where, RemoteLauncher):
         train = {"execution_timeout": timedelta(seconds=timeout) + timedelta(minutes=5), **given.as_arguments()}
         return TensorFlowTrainOperator(
@@ -207,12 +216,18 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
     gpu = resources if isinstance(resources, GPU) else None
     with TaskGroup(task_id, tooltip=f"Trained by {type(launcher).__name__}"):
         prepare = TensorFlowPrepareTrainingOperator(
-            task_id="prepare", image=launcher.image, gpu=gpu, **where, **arguments
+            task_id="prepare",
+            image=launcher.trains_in,
+            price_per_hour=launcher.price_per_hour,
+            gpu=gpu,
+            **where,
+            **arguments,
         )
         timeout, prepared = timedelta(seconds=prepare.timeout), cast("Any", prepare.output)
         job = RemoteJob(
             name=str(prepared["name"]),
             command=prepared["command"],
+            bucket=str(prepared["bucket"]),
             environment=launcher.environment,
             gpus=0 if gpu is None else gpu.all,
             timeout=timeout,

@@ -1,4 +1,4 @@
-"""Three labels at once: the guide's pipeline, by its DAGs and in one of one's own, to a prediction and back. Others: tests/e2e/test_other_models.py."""
+"""Three labels at once: the guide's pipeline, by its DAGs and in one of one's own, to a prediction and back."""
 
 from __future__ import annotations
 
@@ -28,28 +28,31 @@ from tests.shop import DAYS, REASONS, connections, guide_commands, write_shop
 from tests.training_fixtures import mlflow_server
 
 RUN = """
+from airflow.sdk import DAG, task
+from airflow_mlops.templates import deploy_group, train_group
+
+AS_OF = "2024-03-31T00:00:00+00:00"
+
+
+@task
+def choose_moment():
+    return AS_OF
+
+
+@task
+def tell(served):
+    assert served["version"] == 2, served
+
+
+with DAG("shop_of_ones_own", schedule=None) as own:  # with the better one
+    better, moment = shop.derive(seed=1), choose_moment()
+    trained, deployed = train_group(better, as_of=moment), deploy_group(better)
+    moment >> trained >> deployed >> tell(deployed.output)
 
 if __name__ == "__main__":
     import sys
-    from airflow.sdk import DAG, task
-    from airflow_mlops.templates import deploy_group, train_group
 
-    AS_OF = "2024-03-31T00:00:00+00:00"
-
-    @task
-    def choose_moment():
-        return AS_OF
-
-    @task
-    def tell(served):
-        assert served["version"] == 2, served
-
-    dags = shop.derive(seed=2).dags()
-    with DAG("shop_of_ones_own", schedule=None) as own:  # with the better one
-        better, moment = shop.derive(seed=1), choose_moment()
-        trained, deployed = train_group(better, as_of=moment), deploy_group(better)
-        moment >> trained >> deployed >> tell(deployed.output)
-    found = {}
+    dags, found = shop.derive(seed=2).dags(), {}
     for name, dag, conf in (
         ("train", dags[f"{shop.model}_train"], {"as_of": AS_OF}),
         ("deploy", dags[f"{shop.model}_deploy"], {}),

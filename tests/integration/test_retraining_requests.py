@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.retraining.decide import Policy
+from airflow_mlops.engine.retraining.looking import look_and_decide
 from airflow_mlops.engine.retraining.requests import ask, ask_while, finish, requests, settle, start, started_last
+from airflow_mlops.engine.retraining.why import why
 from tests.ledger_fixtures import CROWD, crowd, url
+from tests.retraining_fixtures import ROWS, World
 
 __all__ = ["crowd", "url"]
 
@@ -65,3 +69,25 @@ def test_of_a_crowd_one_starts_it(url, crowd):
     Ledger(url).check()
     assert sorted(crowd(_start, url)) == [False] * (CROWD - 1) + [True]
     assert len(requests(Ledger(url), "m")) == 1
+
+
+def test_a_look_asks_decides_and_is_repeated_in_either_database(url, tmp_path):
+    world = World(tmp_path, Ledger(url))
+    world.seal_days(0, 7)
+    world.train(1, 6)
+    world.seal_days(7, 14)
+
+    def looked():
+        watch = world.watch(new_rows=ROWS, drift_psi=0.2, on_new_features=True, service="m_v2")
+        return look_and_decide(
+            world.ledger, world.store, tmp_path, watch=watch, policy=Policy(), who="m.retrain", running=[]
+        )
+
+    made = looked()
+    assert made.start.reason == "features"
+    assert made.why == "features: the feature service is m_v2, was m_v1, with 1 more: new_rows"
+    assert looked() == made
+    assert len(requests(world.ledger, "m", ["waiting"])) == 2
+    said = list(why(world.ledger, "m"))
+    assert any(line.startswith(f"  fires  new_rows: {7 * ROWS:,} new rows since 2026-01-10") for line in said)
+    assert any(line.startswith("  quiet  drift: PSI of ") for line in said)

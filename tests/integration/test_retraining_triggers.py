@@ -183,14 +183,17 @@ def test_a_schedule_waits_for_the_cool_down_and_answers_what_waits(world: World)
     cron = ask(ledger, "m", "cron", "the schedule", key="cron:1", who="m.train")
     assert admit(ledger, cron, "m.train s1", Policy(DAY)).merged == (waiting,)
     assert request_of(ledger, "m", waiting.id).state == "merged"
-    second = ask(ledger, "m", "cron", "the schedule", key="cron:2", who="m.train")
-    held = admit(ledger, second, "m.train s2", Policy(DAY))
-    assert held.start is None
-    assert "cooling down" in held.why
-    assert request_of(ledger, "m", second.id).state == "skipped"
+    after = ask(ledger, "m", "cron", "the schedule", key="cron:2", who="m.train")
+    assert admit(ledger, after, "m.train s2", Policy(DAY)).start == after, "a schedule does not cool itself"
     hand = ask(ledger, "m", "hand", "now", key="run:1", who="ann")
     assert admit(ledger, hand, "m.train h1", Policy(DAY)).start == hand
-    assert admit(ledger, request_of(ledger, "m", second.id), "m.train s2", Policy(DAY)).start is not None, "cleared"
+    third = ask(ledger, "m", "cron", "the schedule", key="cron:3", who="m.train")
+    held = admit(ledger, third, "m.train s3", Policy(DAY))
+    assert held.start is None
+    assert held.why.endswith("since the training for hand: now")
+    skipped = request_of(ledger, "m", third.id)
+    assert (skipped.state, skipped.said) == ("skipped", held.why)
+    assert admit(ledger, skipped, "m.train s3", Policy(DAY)).start is not None, "a person cleared it"
     assert admit(ledger, request_of(ledger, "m", waiting.id), "m.train retrain__1", Policy()).start is None
 
 

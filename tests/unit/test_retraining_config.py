@@ -50,7 +50,7 @@ def test_what_is_no_cron_expression_is_refused_in_words(cron):
         (lambda: Retrain(decay=("acu", 0.02), cooldown="1d"), "unknown metric 'acu'. Did you mean 'auc'?"),
         (lambda: Retrain(new_rows=5), "how often this may train"),
         (lambda: Retrain(cron="@daily", cooldown="1d"), "nothing that it would cool"),
-        (lambda: Retrain(cron="@weekly", new_rows=5, cooldown="8d"), "longer than the schedule's interval"),
+        (lambda: Retrain(cron="@weekly", new_rows=5, cooldown="8d"), "as long as the schedule's interval"),
         (lambda: Retrain(cron="0 6 * * 1,2", new_rows=5, cooldown="2d"), "runs every 1 day"),
         (
             lambda: pipeline(

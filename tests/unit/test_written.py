@@ -17,6 +17,7 @@ from airflow_mlops.changes import differences
 from airflow_mlops.cli import main
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.explain import explain
+from airflow_mlops.launchers import Kubernetes, launcher_of
 from airflow_mlops.resources import GPU, Resources
 from airflow_mlops.written import PARTS, json_schema, read_pipeline
 
@@ -126,7 +127,7 @@ def test_no_part_is_forgotten():
             text = str(kind)
             if re.search(r"airflow_mlops\.(feeds|parts|batch|resources|launchers)\.", text):
                 seen.add(name)
-    assert seen - {"batch"} <= set(PARTS)
+    assert seen - {"batch", "launcher"} <= set(PARTS)
     assert all(is_dataclass(cls) and fields(cls) for some in PARTS.values() for cls in some)
 
 
@@ -220,7 +221,7 @@ def test_explain_says_what_starts_and_what_blocks(file, capsys):
     "changes",
     [
         {"retrain": {"cron": None}},
-        {"retrain": {"cron": "7 3 * * 1-5"}},
+        {"retrain": {"cron": "7 3 * * 1-5", "cooldown": "12h"}},
         {"train": {"split": "entity", "split_column": "customer"}},
     ],
 )
@@ -261,6 +262,21 @@ def test_nothing_heavy_is_imported():
     code = "import sys, airflow_mlops.written, airflow_mlops.changes, airflow_mlops.explain; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"airflow", "pandas", "tensorflow", "mlflow", "feast"} & set(done.stdout.split())
+
+
+def test_where_a_training_runs_is_one_word_or_one_with_settings(file):
+    def launcher(said: str):
+        file.write_text(CHURN.replace("window: 90d", f"window: 90d\n  launcher: {said}"))
+        return ModelPipeline.from_yaml(file).train.launcher
+
+    assert launcher_of(launcher("kubernetes")) == Kubernetes()
+    assert launcher("{kubernetes: {memory: 16Gi}}") == Kubernetes(memory="16Gi")
+    for said, words in (
+        ("{kubernets: {}}", "launcher names no launcher. Did you mean 'kubernetes'"),
+        ("{kubernetes: {memry: 16Gi}}", "launcher: kubernetes has an unknown key 'memry'. Did you mean 'memory'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            launcher(said)
 
 
 def test_resources_are_told_apart(file):

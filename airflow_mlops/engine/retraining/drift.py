@@ -142,7 +142,7 @@ def _bins(column: ColumnProfile) -> Bins | None:
     if column.kind not in ("number", "category", "boolean") or near_unique(column):
         return None
     if column.top and column.top_error == 0:
-        return {"values": list(column.top)[:_BINS]}
+        return {"values": list(column.top)[:_BINS]} if len(column.top) > 1 else None
     if column.kind != "number":
         return None
     edges = sorted({*quantiles(column, np.linspace(0, 1, _BINS + 1).tolist())})

@@ -57,20 +57,21 @@ def look_and_decide(
 def admit(ledger: Ledger, request: Request, run: str, policy: Policy) -> Decision:
     """Let a run of the training answer its request, and whatever else waits that it answers too; or say why not.
 
-    A run that was cleared goes on. One of the schedule is skipped while another training cools down; whatever a
-    person asked for is not. Trainings that wait for their data hold nobody up: a model is fitted once at a time.
+    A run that was cleared goes on. One of the schedule is skipped while a training that something else asked for cools
+    down; whatever a person asked for is not. Trainings that wait for their data hold nobody up: a model is fitted once
+    at a time.
 
     :param run: DAG and run.
     """
     if request.state == "merged":
         return Decision(None, (), f"{request.said}: {request.run}")
     last = started_last(ledger, request.model, besides=run)
-    situation = Situation(last_start=None if last is None else last.started_at)
-    until = cool_until(situation, policy, datetime.now(UTC))
-    if request.reason == "cron" and request.state == "waiting" and until is not None and last is not None:
-        why = f"cooling down until {until:%Y-%m-%d %H:%M} UTC, since the training for {last.words}"
-        finish(ledger, request, "skipped", why)
-        return Decision(None, (), why, until)
+    if request.reason == "cron" and request.state == "waiting" and last is not None and last.reason != "cron":
+        until = cool_until(Situation(last_start=last.started_at), policy, datetime.now(UTC))
+        if until is not None:
+            why = f"cooling down until {until:%Y-%m-%d %H:%M} UTC, since the training for {last.words}"
+            finish(ledger, request, "skipped", why)
+            return Decision(None, (), why, until)
     merged = companions(request, requests(ledger, request.model, ["waiting"]))
     made = Decision(request, merged, in_words(request, merged))
     if not start(ledger, request, run, merged, made.why):

@@ -26,6 +26,7 @@ from airflow_mlops.contracts import TrainingProgress
 from airflow_mlops.engine.data.shared import fetch, share
 from airflow_mlops.engine.data.storage import RemotePath
 from airflow_mlops.engine.training.environment import IMAGE
+from airflow_mlops.engine.training.failure_file import say_failure
 from airflow_mlops.engine.training.jobs import Job
 from airflow_mlops.engine.training.launch import PATIENCE, TrainingProcess
 from airflow_mlops.engine.training.watch import read_progress
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             home = share(Path(folder) / "home", open_bucket(asked.home))
             return _Remote(Job(home, asked.id), asked).run()
         except MlopsError as error:
+            say_failure(str(error))
             log.error("%s", error)  # noqa: TRY400  in its own words, which are the last in the log
             return _TEMPORARY if error.retryable else 1
 
@@ -143,13 +145,22 @@ class _Remote:
         self._process.stop(GRACE)
 
 
+def bucket_of(uri: str) -> str:
+    """Return a home in a bucket without the connection of Airflow's that opens it.
+
+    >>> bucket_of("s3://aws_default@bucket/prefix")
+    's3://bucket/prefix'
+    """
+    return re.sub(r"://[^/@]*@", "://", uri)
+
+
 def open_bucket(uri: str) -> RemotePath:
     """Return a home in a bucket, opened with this machine's own credentials.
 
     :param uri: As Airflow knows it; the connection before the ``@`` is not there, and is left out.
     :raises ConfigError: when nothing here opens such a storage.
     """
-    plain = re.sub(r"://[^/@]*@", "://", uri)
+    plain = bucket_of(uri)
     try:
         from upath import UPath
 
