@@ -13,6 +13,7 @@ import pytest
 from airflow_mlops.cli import main
 from airflow_mlops.contracts import Pin
 from airflow_mlops.engine.data import profiles
+from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import batch_hash
 from airflow_mlops.engine.halts import halt
@@ -72,6 +73,22 @@ def test_new_rows_are_those_with_matured_labels(world: World):
     assert found(world, new_rows=3 * ROWS).value == 3 * ROWS, "its outcomes have not come yet"
     world.train(2, TRAINED + 4)
     assert found(world, new_rows=3 * ROWS).value == 0
+
+
+def test_what_a_person_excluded_asks_for_nothing(world: World):
+    world.seal_days(TRAINED + 1, TRAINED + 8)
+    world.seal_days(TRAINED + 8, TRAINED + 11, shift=3.0)
+    assert found(world, drift_psi=0.2).fires
+    exclude(world.ledger, "orders", at(TRAINED + 8), at(TRAINED + 11), "a bad feed", "ann")
+    assert not found(world, drift_psi=0.2).fires
+    assert found(world, new_rows=10 * ROWS).value == 8 * ROWS
+
+
+def test_a_feed_that_has_ended_keeps_the_others_from_nothing(world: World):
+    world.seal_days(TRAINED + 1, TRAINED + 8, shift=2.0)
+    trigger = found(world, drift_psi=0.2, inputs=("orders", "airports"))
+    assert trigger.fires
+    assert "not a week of new data yet: airports" in trigger.detail
 
 
 def test_drift_names_the_column_and_leaves_out_what_always_moves(world: World):

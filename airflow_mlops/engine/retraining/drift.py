@@ -16,11 +16,11 @@ import numpy as np
 
 from airflow_mlops.contracts import ColumnProfile, Profile
 from airflow_mlops.engine.data import storage
-from airflow_mlops.engine.data.partitions import FACT as PARTITION
 from airflow_mlops.engine.data.partitions import PartitionStore, parse_profile
 from airflow_mlops.engine.data.profiles import histogram, merge, near_unique, quantiles
 from airflow_mlops.engine.data.snapshots import find_snapshot
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.retraining.fresh import Fresh
 from airflow_mlops.exceptions import DataError
 
 if TYPE_CHECKING:
@@ -60,30 +60,38 @@ def psi(expected: Sequence[int], found: Sequence[int]) -> float:
     return float(((other - one) * np.log(other / one)).sum())
 
 
-def measure_drift(  # noqa: PLR0917
-    ledger: Ledger,
-    store: PartitionStore,
-    home: Path,
-    watch: Watch,
-    snapshot: str,
-    made_of: Mapping[str, Mapping[str, str]],
-    bound: float,
-) -> Drift:
+@dataclass(frozen=True)
+class Trained:
+    """What a version was trained on, and where its profiles are.
+
+    :param snapshot: Id of the snapshot.
+    :param made_of: Dataset → key → revision of what the snapshot was made of.
+    """
+
+    ledger: Ledger
+    store: PartitionStore
+    home: Path
+    watch: Watch
+    snapshot: str
+    made_of: Mapping[str, Mapping[str, str]]
+
+
+def measure_drift(trained: Trained, fresh: Fresh, bound: float) -> Drift:
     """Hold the last week of sealed data that a version has not seen against its training split.
 
-    A column that moved as much within the training split itself, such as the month, says nothing, and is not counted.
+    A feed without such a week, as one that has ended, says nothing, nor does what a person excluded. A column that
+    moved as much within the training split itself, such as the month, is not counted.
 
-    :param snapshot: Id of the snapshot that the version was trained on.
-    :param made_of: Dataset → key → revision of what the snapshot was made of.
     :param bound: Index from which on a column has drifted.
     :raises DataError: when the snapshot, or the profiles of its partitions, are gone.
     """
-    unseen = {name: _last_week(ledger, store, name, made_of.get(name, {})) for name in watch.inputs}
-    missing = next((name for name, keys in unseen.items() if keys is None), None)
-    if missing is not None:
+    weeks = {name: _last_week(trained, fresh, name) for name in trained.watch.inputs}
+    unseen = {name: keys for name, keys in weeks.items() if keys}
+    missing = ", ".join(sorted(set(weeks) - set(unseen)))
+    if not unseen:
         return Drift({}, None, f"{missing}: not a week of data yet that the model has not seen")
-    reference = _reference(ledger, store, home, watch, snapshot, made_of)
-    counts = _counts(ledger, store, watch.model, snapshot, reference, unseen)  # type: ignore[arg-type]
+    reference = _reference(trained)
+    counts = _counts(trained, reference, unseen)
     found = {
         column: psi(bins["counts"], counts[column])
         for column, bins in reference.items()
@@ -99,6 +107,8 @@ def measure_drift(  # noqa: PLR0917
         words += f" and {len(beyond) - _SHOWN} more"
     if restless:
         words += f"; not counted, as they moved in training already: {', '.join(sorted(restless)[:_SHOWN])}"
+    if missing:
+        words += f"; not a week of new data yet: {missing}"
     return Drift(beyond, ranked[0][1] if ranked else None, words)
 
 
@@ -149,72 +159,63 @@ def _bins(column: ColumnProfile) -> Bins | None:
     return {"edges": edges} if len(edges) > 2 else None
 
 
-def _last_week(ledger: Ledger, store: PartitionStore, dataset: str, seen: Mapping[str, str]) -> dict[str, str] | None:
+def _last_week(trained: Trained, fresh: Fresh, dataset: str) -> dict[str, str] | None:
     """Return key → revision of the last week of a dataset after what was seen; None when it is not a whole one yet."""
-    facts = ledger.facts(PARTITION, dataset, after_key=max(seen, default=""), limit=None)
-    sealed = {fact.key: fact.payload["revision"] for fact in reversed(facts)}
+    seen = max(trained.made_of.get(dataset, {}), default="")
+    sealed = {key: one["revision"] for key, one in fresh.after(dataset, seen).items()}
     if not sealed:
         return None
-    cut = store.partitioning(dataset)
+    cut = trained.store.partitioning(dataset)
     since = cut.interval(max(sealed))[1] - WEEK
     if cut.interval(min(sealed))[0] > since:
         return None
     return {key: revision for key, revision in sealed.items() if cut.interval(key)[1] > since}
 
 
-def _reference(  # noqa: PLR0917
-    ledger: Ledger,
-    store: PartitionStore,
-    home: Path,
-    watch: Watch,
-    snapshot: str,
-    made_of: Mapping[str, Mapping[str, str]],
-) -> dict[str, Bins]:
+def _reference(trained: Trained) -> dict[str, Bins]:
     """Return the bins of a training split, made once from the profiles of its partitions."""
+    ledger, store, watch, snapshot = trained.ledger, trained.store, trained.watch, trained.snapshot
     known = ledger.facts(REFERENCE, watch.model, key=snapshot, limit=1)
     if known:
         return dict(known[0].payload["columns"])
-    train = find_snapshot(home, snapshot).splits["train"]
+    train = find_snapshot(trained.home, snapshot).splits["train"]
     columns: dict[str, Bins] = {}
     for dataset in watch.inputs:
         cut = store.partitioning(dataset)
         keys = {
             key: revision
-            for key, revision in sorted(made_of.get(dataset, {}).items())
+            for key, revision in sorted(trained.made_of.get(dataset, {}).items())
             if cut.interval(key)[1] > train.start and cut.interval(key)[0] < train.end
         }
         profiles = list(_profiles(store, dataset, keys).values())
-        if not profiles:
-            raise DataError(
-                f"Nothing of {dataset!r} that snapshot {snapshot!r} was trained on has a profile any more.",
-                detail=f"{len(keys)} partitions from {train.start:%Y-%m-%d} to {train.end:%Y-%m-%d}",
-                hint="Seal these partitions again: each gets its profile when it is checked.",
-            )
         middle = (len(profiles) + 1) // 2
         halves = [merge(part) for part in (profiles[:middle], profiles[middle:]) if part]
-        columns |= bins_of(halves, dataset, skip=[watch.label, watch.entity])
+        if halves:
+            columns |= bins_of(halves, dataset, skip=[watch.label, watch.entity])
+    if not columns:
+        raise DataError(
+            f"Nothing that snapshot {snapshot!r} was trained on has a profile with columns to compare.",
+            detail=f"{', '.join(watch.inputs)} from {train.start:%Y-%m-%d} to {train.end:%Y-%m-%d}",
+            hint="Seal these partitions again: each gets its profile when it is checked.",
+        )
     ledger.record(REFERENCE, watch.model, {"columns": columns}, key=snapshot)
     return columns
 
 
-def _counts(  # noqa: PLR0917
-    ledger: Ledger,
-    store: PartitionStore,
-    model: str,
-    snapshot: str,
-    reference: Mapping[str, Bins],
-    partitions: Mapping[str, Mapping[str, str]],
+def _counts(
+    trained: Trained, reference: Mapping[str, Bins], partitions: Mapping[str, Mapping[str, str]]
 ) -> dict[str, list[int]]:
     """Return column → counts of all partitions together; each one's profile is read once, and its counts are kept."""
+    ledger, snapshot = trained.ledger, trained.snapshot
     found: dict[str, list[list[int]]] = {}
     for dataset, keys in partitions.items():
         mine = {name: bins for name, bins in reference.items() if name.startswith(f"{dataset}.")}
-        subject, known = f"{model}/{dataset}", {}
+        subject, known = f"{trained.watch.model}/{dataset}", {}
         for fact in ledger.facts(COUNTED, subject, after_key=min(keys)[:-1], limit=None):
             if fact.payload["snapshot"] == snapshot:
                 known[fact.key, fact.payload["revision"]] = fact.payload["counts"]
         new = {key: revision for key, revision in keys.items() if (key, revision) not in known}
-        for key, profile in _profiles(store, dataset, new).items():
+        for key, profile in _profiles(trained.store, dataset, new).items():
             counts = {name: counted(profile.columns.get(name.partition(".")[2]), bins) for name, bins in mine.items()}
             told = {"snapshot": snapshot, "revision": new[key], "counts": counts}
             ledger.record(COUNTED, subject, told, key=key)

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from airflow_mlops.engine.data.lateness import SNAPSHOT
-from airflow_mlops.engine.data.partitions import FACT as PARTITION
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.features.governance.consumers import KIND, ModelFeatures, applied, read_by
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.decay import measure_decay
-from airflow_mlops.engine.retraining.drift import measure_drift
+from airflow_mlops.engine.retraining.drift import Trained, measure_drift
+from airflow_mlops.engine.retraining.fresh import Fresh
 from airflow_mlops.engine.retraining.requests import Reason
 from airflow_mlops.exceptions import DataError
 
@@ -110,36 +110,48 @@ def look(
             for reason, bound in asked.items()
             if bound is not None
         ]
-    return basis, list(_triggers(ledger, store, home, watch, basis, stable or basis.version))
+    sight = _Sight(ledger, store, home, watch, basis, Fresh(ledger, store))
+    return basis, list(_triggers(sight, stable or basis.version))
 
 
-def _triggers(  # noqa: PLR0917
-    ledger: Ledger, store: PartitionStore, home: Path, watch: Watch, basis: Basis, serving: int
-) -> Iterator[Trigger]:
+@dataclass(frozen=True)
+class _Sight:
+    """Where one look looks."""
+
+    ledger: Ledger
+    store: PartitionStore
+    home: Path
+    watch: Watch
+    basis: Basis
+    fresh: Fresh
+
+
+def _triggers(sight: _Sight, serving: int) -> Iterator[Trigger]:
+    watch = sight.watch
     if watch.new_rows is not None:
-        yield new_rows(ledger, store, watch, basis, watch.new_rows)
+        yield _new_rows(sight, watch.new_rows)
     if watch.on_new_features:
-        yield new_features(ledger, watch, basis)
+        yield _new_features(sight.ledger, watch, sight.basis)
     if watch.drift_psi is not None:
-        yield _drift(ledger, store, home, watch, basis, serving)
+        yield _drift(sight, serving, watch.drift_psi)
     if watch.decay is not None:
         metric, bound = watch.decay
-        worse, detail = measure_decay(ledger, store, watch, serving, metric)
+        worse, detail = measure_decay(sight.ledger, sight.store, watch, serving, metric)
         yield Trigger("decay", worse is not None and worse > bound, worse, bound, detail)
 
 
-def new_rows(ledger: Ledger, store: PartitionStore, watch: Watch, basis: Basis, bound: int) -> Trigger:
+def _new_rows(sight: _Sight, bound: int) -> Trigger:
     """Count the rows that a training now would have and the last one had not: sealed since, and their labels matured.
 
-    The rows of a partition are known from when it was sealed.
+    The rows of a partition are known from when it was sealed. Those that a person excluded do not count.
     """
-    since = basis.last_key(watch.source)
-    sealed = _rows_after(ledger, watch.source, since)
-    labelled = sealed if watch.labels == watch.source else _rows_after(ledger, watch.labels, since)
+    watch, store, since = sight.watch, sight.store, sight.basis.last_key(sight.watch.source)
+    sealed = {key: one["rows"] for key, one in sight.fresh.after(watch.source, since).items()}
+    labelled = sealed if watch.labels == watch.source else sight.fresh.after(watch.labels, since)
     if not sealed or not labelled:
         return Trigger("new_rows", False, 0, bound, f"0 new rows since {since}, {bound:,} are asked for")
-    known = store.partitioning(watch.labels).interval(max(labelled))[1] - watch.matures_after
     cut = store.partitioning(watch.source)
+    known = store.partitioning(watch.labels).interval(max(labelled))[1] - watch.matures_after
     matured = {key: rows for key, rows in sealed.items() if cut.interval(key)[1] <= known}
     rows, waiting = sum(matured.values()), sum(sealed.values()) - sum(matured.values())
     detail = f"{rows:,} new rows since {since}, {bound:,} are asked for"
@@ -148,7 +160,7 @@ def new_rows(ledger: Ledger, store: PartitionStore, watch: Watch, basis: Basis, 
     return Trigger("new_rows", rows >= bound, rows, bound, detail)
 
 
-def new_features(ledger: Ledger, watch: Watch, basis: Basis) -> Trigger:
+def _new_features(ledger: Ledger, watch: Watch, basis: Basis) -> Trigger:
     """Say whether the feature service is another one, or means something else, than what the last training read."""
     had = basis.features
     said = f"features are those of the last training: {had.service}"
@@ -162,14 +174,13 @@ def new_features(ledger: Ledger, watch: Watch, basis: Basis) -> Trigger:
     return Trigger("features", False, 0, 1, said)
 
 
-def _drift(  # noqa: PLR0917
-    ledger: Ledger, store: PartitionStore, home: Path, watch: Watch, basis: Basis, serving: int
-) -> Trigger:
-    bound = watch.drift_psi or 0.0
-    read = basis.features if serving == basis.version else read_by(ledger, watch.model, serving) or basis.features
-    made_of = basis.partitions if read.snapshot == basis.snapshot else _made_of(ledger, read)
+def _drift(sight: _Sight, serving: int, bound: float) -> Trigger:
+    basis, model = sight.basis, sight.watch.model
+    read = basis.features if serving == basis.version else read_by(sight.ledger, model, serving) or basis.features
+    made_of = basis.partitions if read.snapshot == basis.snapshot else _made_of(sight.ledger, read)
+    trained = Trained(sight.ledger, sight.store, sight.home, sight.watch, read.snapshot, made_of)
     try:
-        found = measure_drift(ledger, store, home, watch, read.snapshot, made_of, bound)
+        found = measure_drift(trained, sight.fresh, bound)
     except DataError as error:
         return Trigger("drift", False, None, bound, f"{error.headline} {error.detail}".strip())
     return Trigger("drift", bool(found.beyond), found.largest, bound, found.words)
@@ -179,9 +190,3 @@ def _made_of(ledger: Ledger, read: ModelFeatures) -> dict[str, dict[str, str]]:
     """Return dataset → key → revision of what a version was trained on; nothing where that was not written down."""
     found = ledger.facts(SNAPSHOT, read.model, key=read.snapshot, limit=1)
     return found[0].payload["partitions"] if found else {}
-
-
-def _rows_after(ledger: Ledger, dataset: str, key: str) -> dict[str, int]:
-    """Return key → rows of the partitions of a dataset after one."""
-    sealed = ledger.facts(PARTITION, dataset, after_key=key, limit=None)
-    return {fact.key: fact.payload["rows"] for fact in reversed(sealed)}
