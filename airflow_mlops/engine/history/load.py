@@ -151,7 +151,7 @@ def load_history(
     # What is wrong with the definitions, or with a name, is said before the work, not after.
     ensure_applied(location, ledger)
     load_suite(pipeline.features.suite, code_path)
-    load.seal(load.landed(keys))
+    load.seal(partitions_under(pipeline, keys))
     load.compute(keys)
     return load.loaded
 
@@ -210,6 +210,28 @@ def compute_history(
     return load.loaded
 
 
+def partitions_under(pipeline: ModelPipeline, keys: Sequence[str]) -> list[tuple[Feed, str]]:
+    """Return the partitions of all feeds that those of the source stand on, in the order in which they end.
+
+    :param keys: Of the source, one after the other.
+    """
+    if not keys:
+        return []
+    interval = pipeline.source.partitioning.interval
+    begin = interval(keys[0])[0]
+    jobs = []
+    for feed in pipeline.feeds:
+        cut = feed.partitioning
+        first = begin if cut == pipeline.source.partitioning else cut.interval(cut.last_ended(begin))[0]
+        ahead = feed.dataset in pipeline.ahead
+        if ahead:
+            first = cut.floor(begin)
+        last = cut.counted(*interval(keys[-1]), ahead=ahead)
+        wanted = [key for key in cut.keys(first, last) if within(feed, key)]
+        jobs += [(cut.interval(key)[0 if ahead else 1], feed, key) for key in wanted]
+    return [(feed, key) for _, feed, key in sorted(jobs, key=lambda job: job[0])]
+
+
 class _Load:
     def __init__(  # noqa: PLR0917
         self,
@@ -258,24 +280,6 @@ class _Load:
         for dataset, key in known:
             self.took(dataset, key, "", 0.0)
         return [(feed, key) for feed, key in jobs if (feed.dataset, key) not in known]
-
-    def landed(self, keys: Sequence[str]) -> list[tuple[Feed, str]]:
-        """Return the partitions of all feeds that those of the source stand on, in the order in which they end."""
-        if not keys:
-            return []
-        interval = self.pipeline.source.partitioning.interval
-        begin = interval(keys[0])[0]
-        jobs = []
-        for feed in self.pipeline.feeds:
-            cut = feed.partitioning
-            first = begin if cut == self.pipeline.source.partitioning else cut.interval(cut.last_ended(begin))[0]
-            ahead = feed.dataset in self.pipeline.ahead
-            if ahead:
-                first = cut.floor(begin)
-            last = cut.counted(*interval(keys[-1]), ahead=ahead)
-            wanted = [key for key in cut.keys(first, last) if within(feed, key)]
-            jobs += [(cut.interval(key)[0 if ahead else 1], feed, key) for key in wanted]
-        return [(feed, key) for _, feed, key in sorted(jobs, key=lambda job: job[0])]
 
     def compute(self, keys: Sequence[str]) -> None:
         """Compute the features that are missing, or of other data or code than now."""
