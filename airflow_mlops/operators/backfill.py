@@ -183,13 +183,13 @@ class ApproveBackfillOperator(ApprovalOperator):
     """
 
     # A timeout with a default would be an answer that nobody gave; a cleared task even keeps its old one.
-    FIXED_ARGS = [*ApprovalOperator.FIXED_ARGS, "defaults", "fail_on_reject"]
+    FIXED_ARGS = [*ApprovalOperator.FIXED_ARGS, "defaults"]
     template_fields = (*ApprovalOperator.template_fields, "plan_hash", "ledger_conn_id")
     deferrable = True
     _SHOWN = "shown"
 
     def __init__(self, *, plan_hash: str, ledger_conn_id: str = LedgerHook.default_conn_name, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(fail_on_reject=True, **kwargs)
         self.plan_hash = plan_hash
         self.ledger_conn_id = ledger_conn_id
 
@@ -206,10 +206,10 @@ class ApproveBackfillOperator(ApprovalOperator):
         with failing_clearly():
             try:
                 answer = super().execute_complete(context, event)
-            except (HITLRejectException, HITLTimeoutError):
+            except HITLTimeoutError:
                 raise self._no("nobody answered in time") from None
-            if answer["chosen_options"] != [self.APPROVE]:
-                raise self._no("the answer was no")
+            except HITLRejectException:
+                raise self._no("the answer was no") from None
             user = answer["responded_by_user"] or {}
             shown = context["ti"].xcom_pull(task_ids=self.task_id, key=self._SHOWN)
             ledger = LedgerHook(self.ledger_conn_id).get_conn()

@@ -72,8 +72,8 @@ def begin(site: Site, plan: Plan) -> None:
             raise DataError(
                 f"Another backfill of {plan.model!r} is running.",
                 detail=f"plan {value['plan']}",
-                hint="Wait until it has ended. Where it died, go on with it or end it: "
-                f"`airflow-mlops backfill run PIPELINE {value['plan']}`, `airflow-mlops backfill cancel {value['plan']}`.",
+                hint="Wait until it has ended. Where it died, go on with it or end it: `airflow-mlops backfill run "
+                f"PIPELINE {value['plan']}`, `airflow-mlops backfill cancel {value['plan']}`.",
             )
         return {"plan": plan.id, "state": _RUNNING}
 
@@ -119,7 +119,8 @@ def state_of(ledger: Ledger, plan: Plan) -> str:
 def check_unchanged(site: Site, plan: Plan, steps: Sequence[Step]) -> None:
     """Refuse a plan of which partitions, or the code of the features, are not what they were when it was made.
 
-    So is one of which partitions were excluded since. A partition that was sealed meanwhile from what the plan saw landed is as planned.
+    So is one of which partitions were excluded since. A partition that was sealed meanwhile from what the plan saw
+    landed is as planned.
 
     :raises DataError: naming them.
     """
