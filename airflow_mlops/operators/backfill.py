@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.engine.backfill.plan import Plan
     from airflow_mlops.engine.backfill.survey import Site
+    from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.pipeline import ModelPipeline
 
 _ORDERS = ("oldest", "newest")
@@ -194,27 +195,46 @@ class ApproveBackfillOperator(ApprovalOperator):
         self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context) -> Any:
-        """Ask, and keep what was shown: until the answer comes, a plan may be made anew."""
+        """Ask, and keep what was shown: until the answer comes, a plan may be made anew.
+
+        Who has answered is not asked again: Airflow may fail a task whose answer comes in its first seconds, and begin
+        it anew.
+        """
+        from airflow_mlops.engine.backfill.run import approved_by
+
+        with failing_clearly():
+            plan = self._plan()
+            if who := approved_by(self._ledger(), plan):
+                self.log.info("Backfill %s was approved by %s.", plan.id, who)
+                return None
         context["ti"].xcom_push(self._SHOWN, self.plan_hash)
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Write the approval into the ledger, or fail."""
-        from airflow_mlops.engine.backfill.plan import find
-        from airflow_mlops.engine.backfill.run import approve
+        """Write the answer into the ledger; fail unless it is a yes."""
+        from airflow_mlops.engine.backfill.run import approve, refuse
 
         with failing_clearly():
+            user = event.get("responded_by_user") or {}
+            who = str(user.get("name") or user.get("id") or "")
             try:
                 answer = super().execute_complete(context, event)
             except HITLTimeoutError:
                 raise self._no("nobody answered in time") from None
             except HITLRejectException:
-                raise self._no("the answer was no") from None
-            user = answer["responded_by_user"] or {}
+                refuse(self._ledger(), self._plan(), who)
+                raise self._no(f"{who} said no") from None
             shown = context["ti"].xcom_pull(task_ids=self.task_id, key=self._SHOWN)
-            ledger = LedgerHook(self.ledger_conn_id).get_conn()
-            approve(ledger, find(ledger, self.plan_hash), str(shown), str(user.get("name") or user.get("id") or ""))
+            approve(self._ledger(), self._plan(), str(shown), who)
         return answer
+
+    def _ledger(self) -> Ledger:
+        return LedgerHook(self.ledger_conn_id).get_conn()
+
+    def _plan(self) -> Plan:
+        from airflow_mlops.engine.backfill.plan import find
+
+        return find(self._ledger(), self.plan_hash)
 
     def _no(self, why: str) -> GateError:
         return GateError(

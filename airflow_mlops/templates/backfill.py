@@ -2,8 +2,8 @@
 
 `plan` says of each partition whether it is there, missing or changed, what the work costs, and which models and served
 versions saw what it replaces. Above a limit `approve` asks a person; no answer in time is a no. `begin` refuses what
-changed since. One that is refused stops no other, and is listed at the end; clear the failed tasks, or trigger it
-anew: what is done is not done twice. Nothing is trained, and no alias moves.
+changed since. One that is refused stops no other, and is listed at the end; once it is corrected, trigger the DAG anew:
+what is done is not done twice. Nothing is trained, and no alias moves.
 """
 
 from __future__ import annotations
@@ -83,7 +83,6 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
             ledger_conn_id=pipeline.ledger_conn_id,
             response_timeout=_ANSWER_WITHIN,
             execution_timeout=None,
-            retries=0,
         )
         of_plan: dict[str, Any] = {"pipeline": pipeline, "plan": result(plan, "plan"), **conns}
         begin = BeginBackfillOperator(

@@ -7,9 +7,11 @@ import os
 import signal
 from collections import Counter
 from dataclasses import replace
+from datetime import date
 
 import pytest
 
+from airflow_mlops import Partitions
 from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.backfill import run
 from airflow_mlops.engine.backfill.plan import find
@@ -101,6 +103,21 @@ def test_newest_first_and_in_order(world):
     assert run.shares(plan_of(site_of(world)), 5) == 3
     shares = [steps_of(plan, "seal", share, 3) for share in range(3)]
     assert [step for some in shares for step in some] == steps_of(plan, "seal")
+
+
+def test_a_weekly_feed_beside_daily_ones(world):
+    """A day stands on the last week that has ended with it; before there is one, there are no features to compute."""
+    weekly = Partitions(
+        "lake/prices", event_time="at", suite="backfill_suite:suite", start=date(2024, 2, 26), arrived="still",
+        partitioning="weekly",
+    )  # fmt: skip
+    site = site_of(world, features=replace(PIPELINE.features, sources=[weekly]))
+    folder = world.home / "lake" / "prices" / "2024-02-26"
+    folder.mkdir(parents=True)
+    (folder / "a.parquet").write_bytes(b"landed")
+    plan = plan_of(site)
+    assert states(plan, "prices") == {"2024-02-26": "missing"}
+    assert list(states(plan, "features")) == [key_of(n) for n in range(2, DAYS)], "it ends with the third of March"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 
 from airflow_mlops.engine.backfill.plan import Plan, Step, keep
-from airflow_mlops.engine.backfill.run import approved_by
+from airflow_mlops.engine.backfill.run import approve, approved_by
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.operators.backfill import ApproveBackfillOperator, BeginBackfillOperator, PlanBackfillOperator
 from tests.backfill_fixtures import PIPELINE
@@ -85,10 +85,19 @@ def test_a_yes_is_written_down_with_who_said_it(asked):
     assert approved_by(asked.ledger, asked.plan) == "ann"
 
 
+def test_who_has_answered_is_not_asked_again_and_may_think_again(asked):
+    approve(asked.ledger, asked.plan, asked.plan.hash, "bob")
+    assert asked.task.execute(asked.context) is None
+    with pytest.raises(AirflowFailException, match="ann said no"):
+        asked.answered(answer("Reject"))
+    assert not approved_by(asked.ledger, asked.plan)
+    asked.ask()
+
+
 @pytest.mark.parametrize(
     ("event", "says"),
     [
-        (answer("Reject"), "the answer was no"),
+        (answer("Reject"), "ann said no"),
         (TIMEOUT, "nobody answered in time"),
         (answer("Approve", user=None), "the answer is about another plan"),
     ],
@@ -135,7 +144,7 @@ def test_shares_of_nothing_are_refused(tmp_path):
 def test_the_dag_asks_a_person_and_falls_closed():
     dag = PIPELINE.dags()[f"{MODEL}_backfill"]
     approve = dag.get_task("approve")
-    assert (approve.retries, approve.execution_timeout, approve.defaults) == (0, None, None)
+    assert (approve.execution_timeout, approve.defaults) == (None, None)
     assert approve.response_timeout.days == 1
     assert dag.get_task("begin").upstream_task_ids == {"price", "approve"} | {"plan"}
     assert dag.get_task("seal").partial_kwargs["max_active_tis_per_dagrun"] == 1

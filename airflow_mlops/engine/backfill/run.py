@@ -46,13 +46,18 @@ def approve(ledger: Ledger, plan: Plan, shown: str, who: str) -> None:
             detail=f"approved by {who!r}: {shown!r}, to be executed: {plan.hash}",
             hint="Approve the hash of the plan that is to be executed: `airflow-mlops backfill status` prints it.",
         )
-    ledger.record(APPROVAL, plan.id, {"hash": shown, "who": who.strip()})
+    ledger.record(APPROVAL, plan.id, {"hash": shown, "who": who.strip(), "approved": True})
+
+
+def refuse(ledger: Ledger, plan: Plan, who: str) -> None:
+    """Write down that a person refused a plan; an approval from before counts no more."""
+    ledger.record(APPROVAL, plan.id, {"hash": plan.hash, "who": who, "approved": False})
 
 
 def approved_by(ledger: Ledger, plan: Plan) -> str:
-    """Return who approved a plan; empty when nobody did."""
-    found = [fact.payload["who"] for fact in ledger.facts(APPROVAL, plan.id) if fact.payload["hash"] == plan.hash]
-    return str(found[0]) if found else ""
+    """Return who approved a plan; empty when nobody did, or the last answer was a no."""
+    answers = [fact.payload for fact in ledger.facts(APPROVAL, plan.id) if fact.payload["hash"] == plan.hash]
+    return str(answers[0]["who"]) if answers and answers[0]["approved"] else ""
 
 
 def begin(site: Site, plan: Plan) -> None:

@@ -17,14 +17,13 @@ from airflow_mlops.engine.data.arrival import look
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.shared import fetch_views
-from airflow_mlops.engine.data.tables.changes import states
 from airflow_mlops.engine.features.computing.code import code_identity, import_folders
 from airflow_mlops.engine.features.computing.provenance import ByFile, compare, other_code, read_inputs, revisions
 from airflow_mlops.engine.features.governance.apply import last_applied
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.history.load import FEATURES, no_database, partitions_under
 from airflow_mlops.engine.history.sealing import Databases, Locate, landed_files, same_bytes
-from airflow_mlops.engine.history.tables import selection
+from airflow_mlops.engine.history.tables import states_of
 from airflow_mlops.feeds import SQLSource
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def _of_table(site: Site, feed: SQLSource, keys: Sequence[str], sealed: Mapping[
             else Step(feed.dataset, key, "missing")
             for key in keys
         ]
-    now = states(site.databases(feed.conn_id), selection(feed), keys, feed.partitioning, feed.naive_times)
+    now = states_of(feed, keys, site.databases(feed.conn_id))
     steps = []
     for key in keys:
         state, partition = now[key], sealed.get(key)
@@ -225,11 +224,10 @@ def _of_features(  # noqa: PLR0917
     stale = _stale(site, inputs, sealed, excluded)
     reading = {key for (_, key), one in inputs.items() if one is None or _reads(one.partitions, changed)}
     left_out = excluded_keys(excluded[site.pipeline.source.dataset], cut)
-    begins = cut.first(site.pipeline.begins_on)
     steps = []
     for key in keys:
-        if cut.interval(key)[0] < begins:
-            continue  # features begin with the first partition that every feed has
+        if not _begun(site, *cut.interval(key)):
+            continue
         there = bool(views) and all((view, key) in inputs for view in views)
         of_source = found.get((site.pipeline.source.dataset, key))
         if key in left_out:
@@ -240,6 +238,14 @@ def _of_features(  # noqa: PLR0917
             steps.append(Step(FEATURES, key, "absent" if of_source and of_source.state == "absent" else "missing"))
     later = sorted(reading - {*keys} - left_out)
     return [*steps, *(Step(FEATURES, key, "changed") for key in later)]
+
+
+def _begun(site: Site, begin: datetime, end: datetime) -> bool:
+    """Return whether every feed has a whole partition by then: features begin with the first that has."""
+    return all(
+        feed.starts_at < feed.partitioning.counted(begin, end, ahead=feed.dataset in site.pipeline.ahead)
+        for feed in site.pipeline.feeds
+    )
 
 
 def _views(site: Site) -> list[str]:
