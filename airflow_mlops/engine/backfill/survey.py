@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from airflow_mlops.contracts import Partition, content_hash
 from airflow_mlops.durations import parse_duration
-from airflow_mlops.engine.backfill.plan import Step
+from airflow_mlops.engine.backfill.plan import State, Step
 from airflow_mlops.engine.data.arrival import look
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore
@@ -140,17 +140,8 @@ def _of_files(site: Site, feed: Partitions, keys: Sequence[str], sealed: Mapping
         landed = _identity(files)
         if partition is not None:
             same = not files or _looks_like(partition, files) or same_bytes(partition, files, place)
-            steps.append(
-                Step(
-                    feed.dataset,
-                    key,
-                    "present" if same else "changed",
-                    partition.revision,
-                    landed,
-                    partition.rows,
-                    size,
-                )
-            )
+            state: State = "present" if same else "changed"
+            steps.append(Step(feed.dataset, key, state, partition.revision, landed, partition.rows, size))
             continue
         whole = bool(files)
         if whole and feed.arrived in ("marker", "manifest"):
@@ -171,16 +162,14 @@ def _of_table(site: Site, feed: SQLSource, keys: Sequence[str], sealed: Mapping[
     now = states_of(feed, keys, site.databases(feed.conn_id))
     steps = []
     for key in keys:
-        state, partition = now[key], sealed.get(key)
-        landed = f"{state.rows} {state.changed_at.isoformat() if state.changed_at else ''}".strip()
+        partition, changed_at = sealed.get(key), now[key].changed_at
+        landed = f"{now[key].rows} {changed_at.isoformat() if changed_at else ''}".strip()
         if partition is None:
-            found: Step = Step(
-                feed.dataset, key, "missing" if state.rows or feed.may_be_empty else "absent", "", landed
-            )
+            found: State = "missing" if now[key].rows or feed.may_be_empty else "absent"
+            steps.append(Step(feed.dataset, key, found, "", landed, now[key].rows))
         else:
-            same = state == (partition.rows, partition.receipt.changed_at)
-            found = Step(feed.dataset, key, "present" if same else "changed", partition.revision, landed)
-        steps.append(found._replace(rows=state.rows, bytes=partition.bytes if partition else 0))
+            found = "present" if now[key] == (partition.rows, partition.receipt.changed_at) else "changed"
+            steps.append(Step(feed.dataset, key, found, partition.revision, landed, now[key].rows, partition.bytes))
     return steps
 
 
@@ -218,11 +207,17 @@ def _of_features(  # noqa: PLR0917
     found: Mapping[tuple[str, str], Step],
 ) -> list[Step]:
     cut = site.pipeline.source.partitioning
-    changed = {name for name, step in found.items() if step.state in ("changed", "unknown")}
+    changed, unknown = ({one for one, step in found.items() if step.state == of} for of in ("changed", "unknown"))
     views = _views(site)
-    inputs = read_inputs(site.location.home, views, span[0], span[1] + (history if changed else timedelta(0)))
+    later = history if changed or unknown else timedelta(0)
+    inputs = read_inputs(site.location.home, views, span[0], span[1] + later)
     stale = _stale(site, inputs, sealed, excluded)
-    reading = {key for (_, key), one in inputs.items() if one is None or _reads(one.partitions, changed)}
+    reading: dict[str, State] = {}
+    for (_, key), one in inputs.items():
+        if one is not None and _reads(one.partitions, changed):
+            reading[key] = "changed"
+        elif one is not None and _reads(one.partitions, unknown):
+            reading.setdefault(key, "unknown")
     left_out = excluded_keys(excluded[site.pipeline.source.dataset], cut)
     steps = []
     for key in keys:
@@ -233,11 +228,10 @@ def _of_features(  # noqa: PLR0917
         if key in left_out:
             steps.append(Step(FEATURES, key, "excluded"))
         elif there:
-            steps.append(Step(FEATURES, key, "changed" if key in stale or key in reading else "present"))
+            steps.append(Step(FEATURES, key, "changed" if key in stale else reading.get(key, "present")))
         else:
             steps.append(Step(FEATURES, key, "absent" if of_source and of_source.state == "absent" else "missing"))
-    later = sorted(reading - {*keys} - left_out)
-    return [*steps, *(Step(FEATURES, key, "changed") for key in later)]
+    return [*steps, *(Step(FEATURES, key, reading[key]) for key in sorted({*reading} - {*keys} - left_out))]
 
 
 def _begun(site: Site, begin: datetime, end: datetime) -> bool:
