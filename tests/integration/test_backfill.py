@@ -129,7 +129,7 @@ def test_the_command(world, capsys):
     assert cli.main(["backfill", "status", *place]) == 0
     assert f"ended, {3 * DAYS} of {3 * DAYS} done" in capsys.readouterr().out
     assert cli.main(["backfill", "status", name, *place]) == 0
-    assert "0 of 18 left: about 0.0 minutes" in capsys.readouterr().out
+    assert "all 18 are done" in capsys.readouterr().out
     assert cli.main(["backfill", "plan", spec, "--to", str(LAST), *place, *repo]) == 0
     assert "Nothing is to be done." in capsys.readouterr().out
 

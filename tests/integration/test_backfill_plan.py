@@ -79,7 +79,7 @@ def test_each_partition_is_said_to_be_what_it_is(world):
     ]
     words = "\n".join(plan.lines())
     assert f"rides: 3 present, 1 changed ({key_of(1)}), 1 missing ({key_of(4)}), 1 absent ({key_of(5)})" in words
-    assert "price of features: 5 partitions, rows unknown, 0 bytes, minutes unknown: none was ever loaded" in words
+    assert "price of features: 5 partitions; time unknown: none was ever loaded" in words
     assert "price of rides: 2 partitions, about" in words
     assert plan.estimates["rides"].at_least <= plan.estimates["rides"].minutes <= plan.estimates["rides"].at_most
     assert "price in all: unknown; the probe says" in words

@@ -22,6 +22,7 @@ State = Literal["present", "missing", "changed", "unknown", "absent", "excluded"
 WORK = frozenset({"missing", "changed", "unknown"})
 Order = Literal["newest", "oldest"]
 _ID, _NAMED = 12, 6
+_SHORT = 2
 
 
 class Step(NamedTuple):
@@ -148,7 +149,8 @@ class Plan(Record):
             return [*lines, "Nothing is to be done."]
         for dataset, one in self.estimates.items():
             rows = "rows unknown" if one.rows is None else f"about {one.rows:,} rows"
-            lines.append(f"price of {dataset}: {one.partitions} partitions, {rows}, {one.bytes:,} bytes, {_took(one)}")
+            size = "" if dataset == FEATURES else f", {rows}, {one.bytes:,} bytes"
+            lines.append(f"price of {dataset}: {one.partitions} partitions{size}; {_took(one)}")
         lines.append(f"price in all: {self._price()}")
         for seen in self.seen:
             serves = "".join(f"; version {version} {role}" for version, role in seen.serving.items())
@@ -163,7 +165,7 @@ class Plan(Record):
     def _price(self) -> str:
         if self.minutes is None:
             return "unknown; the probe says how long it takes"
-        words = "{:.1f} minutes of one process ({:.1f} to {:.1f})".format(*self.minutes)
+        words = "{} of one process ({} to {})".format(*map(spell, self.minutes))
         if not self.hourly_price:
             return words
         return words + "; {:.2f} ({:.2f} to {:.2f})".format(*(self.hourly_price * each / 60 for each in self.minutes))
@@ -177,6 +179,11 @@ def in_words(steps: Sequence[Step]) -> str:
         + ("" if state == "present" else f" ({few([step.key for step in steps if step.state == state])})")
         for state, count in groups.items()
     )
+
+
+def spell(minutes: float) -> str:
+    """Return minutes in words."""
+    return f"{60 * minutes:.0f} seconds" if minutes < _SHORT else f"{minutes:.0f} minutes"
 
 
 def keep(ledger: Ledger, plan: Plan) -> None:
@@ -208,6 +215,6 @@ def few(names: Sequence[str]) -> str:
 
 
 def _took(one: Estimate) -> str:
-    if one.minutes is None:
-        return "minutes unknown: none was ever loaded"
-    return f"{one.minutes:.1f} minutes ({one.at_least:.1f} to {one.at_most:.1f})"
+    if one.minutes is None or one.at_least is None or one.at_most is None:
+        return "time unknown: none was ever loaded"
+    return f"{spell(one.minutes)} ({spell(one.at_least)} to {spell(one.at_most)})"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from airflow_mlops.engine.backfill.plan import Plan, Step
+from airflow_mlops.engine.backfill.plan import Plan, Step, spell
 from airflow_mlops.engine.backfill.survey import Site, look_again
 from airflow_mlops.engine.history.load import FEATURES, Loaded, load_partitions
 from airflow_mlops.engine.ledger import Ledger
@@ -241,6 +241,8 @@ def eta(ledger: Ledger, plan: Plan) -> str:
         if not one.refused and one.seconds:
             took.setdefault(name.split()[0], []).append(one.seconds)
     left = remaining(ledger, plan)
+    if not left:
+        return f"all {len(plan.work)} are done"
     total, unknown = 0.0, set()
     for step in left:
         planned = plan.estimates[step.dataset]
@@ -251,7 +253,7 @@ def eta(ledger: Ledger, plan: Plan) -> str:
         else:
             unknown.add(step.dataset)
     beside = f", and {' and '.join(sorted(unknown))}, of which nothing is known yet" if unknown else ""
-    return f"{len(left)} of {len(plan.work)} left: about {total:.1f} minutes of one process{beside}"
+    return f"{len(left)} of {len(plan.work)} left: about {spell(total)} of one process{beside}"
 
 
 def in_shares(plan: Plan, partitions: int) -> Iterator[list[Step]]:
