@@ -39,7 +39,7 @@ def add_backfill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     plan = verbs.add_parser(
         "plan", parents=[place, repo], help="say what there is to do, what it costs and who saw it; changes nothing"
     )
-    add_span(plan)
+    add_span(plan, to="the last that has ended")
     plan.add_argument("--newest-first", action="store_true", help="begin with the newest partition")
     plan.add_argument("--ordered", action="store_true", help="a partition that is refused stops those after it")
     plan.add_argument("--list", action="store_true", help="list every partition with its state")
@@ -70,7 +70,7 @@ def _plan(options: argparse.Namespace) -> None:
     site = _site(options)
     plan = plan_backfill(
         site,
-        options.first or site.pipeline.source.start,
+        options.first,
         options.last,
         who=who(),
         order="newest" if options.newest_first else "oldest",

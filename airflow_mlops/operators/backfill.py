@@ -116,8 +116,8 @@ class BackfillOperator(MlopsOperator):
 class PlanBackfillOperator(BackfillOperator):
     """Say what there is to do in a window, what it costs, and who saw what it replaces. Nothing else is changed.
 
-    :param first: First day.
-    :param last: Last day.
+    :param first: First day; empty: that of the source.
+    :param last: Last day; empty: the last that has ended.
     :param order: ``oldest`` or ``newest``: which partitions come first.
     :param ordered: ``true`` or ``false``: whether one that is refused stops those after it.
     """
@@ -127,8 +127,8 @@ class PlanBackfillOperator(BackfillOperator):
     def __init__(
         self,
         *,
-        first: str,
-        last: str,
+        first: str = "",
+        last: str = "",
         order: str = "oldest",
         ordered: str = "false",
         **kwargs: Any,
@@ -144,7 +144,7 @@ class PlanBackfillOperator(BackfillOperator):
         from airflow_mlops.engine.backfill.make import plan_backfill
 
         first, last = (
-            parse_day(require(str(day), name, "Fill in the form."), name)
+            parse_day(said(day), name) if said(day) else None
             for day, name in ((self.first, "first"), (self.last, "last"))
         )
         order, ordered = str(self.order).lower(), str(self.ordered).lower()

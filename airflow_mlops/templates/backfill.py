@@ -49,7 +49,7 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
                 type=["null", "string"],
                 format="date",
                 title="To",
-                description="Last day. Empty: yesterday.",
+                description="Last day. Empty: the last that has ended.",
             ),
             "order": Param("oldest", enum=["oldest", "newest"], title="First come the"),
             "ordered": Param(
@@ -66,7 +66,7 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
             task_id="plan",
             pipeline=pipeline,
             first="{{ params.first }}",
-            last="{{ params.last or macros.ds_add(dag_run.run_after | ds, -1) }}",
+            last="{{ params.last or '' }}",
             order="{{ params.order }}",
             ordered="{{ params.ordered }}",
             **conns,

@@ -7,13 +7,14 @@ import os
 import signal
 from collections import Counter
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from airflow_mlops import Partitions
 from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.backfill import run
+from airflow_mlops.engine.backfill.make import plan_backfill
 from airflow_mlops.engine.backfill.plan import find
 from airflow_mlops.engine.backfill.run import (
     APPROVAL,
@@ -34,9 +35,9 @@ from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, GateError
 from tests import rides
-from tests.backfill_fixtures import DAYS, PIPELINE, copied, land_other, landed, plan_of, site_of
+from tests.backfill_fixtures import DAYS, LAST, PIPELINE, copied, land_other, landed, plan_of, site_of
 from tests.ledger_fixtures import url
-from tests.rides import MODEL, key_of, midnight
+from tests.rides import FIRST, MODEL, key_of, midnight
 
 __all__ = ["landed", "url"]
 
@@ -134,6 +135,14 @@ def test_a_window_that_makes_no_sense(world, days, says):
 
 
 def test_what_has_not_ended_yet_is_refused(world):
+    plan = plan_backfill(site_of(world), None, None, who="ann")
+    assert (plan.first, plan.last) == (FIRST, LAST)
+    start = datetime.now(UTC).date() - timedelta(days=20)
+    ends = replace(PIPELINE.label.source, start=start, end=None, partitioning="weekly")
+    source = replace(PIPELINE.source, start=start, end=None, partitioning="weekly")
+    site = site_of(world, source=source, label=replace(PIPELINE.label, source=ends))
+    plan = plan_backfill(site, None, None, who="ann")
+    assert (plan.last.isoweekday(), plan.last < datetime.now(UTC).date()) == (7, True)
     site = site_of(world, source=replace(PIPELINE.source, end=None))
     with pytest.raises(ConfigError, match=r"has not ended yet(.|\n)*ride_delay.features"):
         plan_of(site, 0, 40_000)

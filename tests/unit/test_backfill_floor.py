@@ -128,7 +128,7 @@ def test_no_default_can_answer():
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"first": "x"}, "is not a day"), ({"last": ""}, "last is empty"), ({"order": "x"}, "is not filled in")],
+    [({"first": "x"}, "is not a day"), ({"ordered": "x"}, "is not filled in"), ({"order": "x"}, "is not filled in")],
 )
 def test_a_form_that_makes_no_sense_is_refused(tmp_path, changes, says):
     arguments = {"first": str(FIRST), "last": str(FIRST), **changes}

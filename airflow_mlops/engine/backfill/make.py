@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from airflow_mlops.engine.backfill.plan import WORK, Estimate, Order, Plan, Seen, Step, keep
 from airflow_mlops.engine.backfill.survey import Site, survey
@@ -14,14 +16,17 @@ from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.deployments import kept_versions
 from airflow_mlops.exceptions import ConfigError
 
+if TYPE_CHECKING:
+    from airflow_mlops.feeds import Feed
+
 APPROVE_ABOVE = 31
 """So many partitions a backfill may work on that nobody approved, unless a version that is in use saw some."""
 
 
 def plan_backfill(
     site: Site,
-    first: date,
-    last: date,
+    first: date | None,
+    last: date | None,
     *,
     who: str,
     order: Order = "oldest",
@@ -31,7 +36,7 @@ def plan_backfill(
 ) -> Plan:
     """Plan a window, keep the plan in the ledger, and return it. Nothing else is changed.
 
-    :param first, last: Days of the source's zone, both included.
+    :param first, last: Days of the source's zone, both included; None: its first, and the last that has ended whole.
     :param who: Who asks.
     :param order: Which partitions come first; features come after all partitions.
     :param ordered: Whether one that fails stops those after it.
@@ -42,6 +47,7 @@ def plan_backfill(
     :raises TransientError: when the ledger, a storage or a database does not answer.
     """
     now = datetime.now(UTC)
+    first, last = first or site.pipeline.source.start, last or _last_ended(site.pipeline.source, now)
     _check_window(site, first, last, now)
     steps = survey(site, *site.pipeline.source.partitioning.span(first, last))
     if all(step.state == "excluded" for step in steps):
@@ -67,6 +73,13 @@ def plan_backfill(
     )
     keep(site.ledger, plan)
     return plan
+
+
+def _last_ended(source: Feed, now: datetime) -> date:
+    """Return the last day of the last partition that has ended by now."""
+    ended = source.partitioning.floor(now)
+    last = (ended if source.ends_at is None else min(ended, source.ends_at)) - timedelta(microseconds=1)
+    return last.astimezone(ZoneInfo(source.partitioning.timezone)).date()
 
 
 def _check_window(site: Site, first: date, last: date, now: datetime) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -260,9 +261,10 @@ class _Load:
             _prepare, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate,
             databases=self.databases, pipeline=self.pipeline, again=self.again,
         )  # fmt: skip
-        for n, ((feed, key), (prepared, seconds)) in enumerate(at_once(work, jobs, self.workers), 1):
-            self._take(feed.dataset, key, prepared, partial(self._settle, feed, key), seconds)
-            self.say(f"sealed {n} of {len(jobs)} partitions, up to {key}")
+        with closing(at_once(work, jobs, self.workers)) as outcomes:
+            for n, ((feed, key), (prepared, seconds)) in enumerate(outcomes, 1):
+                self._take(feed.dataset, key, prepared, partial(self._settle, feed, key), seconds)
+                self.say(f"sealed {n} of {len(jobs)} partitions, up to {key}")
         self._record_pace()
 
     def _without_unchanged(self, jobs: Sequence[tuple[Feed, str]]) -> list[tuple[Feed, str]]:
@@ -292,9 +294,10 @@ class _Load:
             _compute, pipeline=self.pipeline, location=self.location, root=self.store.root, ledger_url=self.ledger.url,
             code_path=self.code_path, repo=repo,
         )  # fmt: skip
-        for n, (key, (draft, seconds)) in enumerate(at_once(work, wanted, self.workers), 1):
-            self._take(FEATURES, key, draft, partial(self._write, repo), seconds)
-            self.say(f"computed the features of {n} of {len(wanted)} partitions, up to {key}")
+        with closing(at_once(work, wanted, self.workers)) as outcomes:
+            for n, (key, (draft, seconds)) in enumerate(outcomes, 1):
+                self._take(FEATURES, key, draft, partial(self._write, repo), seconds)
+                self.say(f"computed the features of {n} of {len(wanted)} partitions, up to {key}")
         self._record_pace()
 
     def _uncomputed(self, keys: Sequence[str], repo: FeatureRepo) -> list[str]:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,8 +17,10 @@ _Done = TypeVar("_Done")
 
 def at_once(
     work: Callable[[_Job], _Done], jobs: Sequence[_Job], workers: int
-) -> Iterator[tuple[_Job, tuple[_Done, float]]]:
+) -> Generator[tuple[_Job, tuple[_Done, float]]]:
     """Yield each job with its outcome and the seconds that it took, in order; several are worked on at once.
+
+    Closed early, it begins no other.
 
     :param workers: Processes; 1 is this one alone.
     """
@@ -27,7 +29,10 @@ def at_once(
         return
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, fork, initializer=_begin, initargs=(os.getpid(), work)) as pool:
-        yield from zip(jobs, pool.map(_work_on, jobs), strict=True)
+        try:
+            yield from zip(jobs, pool.map(_work_on, jobs), strict=True)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # of one that is ended early, what has not begun
 
 
 def _timed(work: Callable[[_Job], _Done], job: _Job) -> tuple[_Done, float]:
