@@ -249,6 +249,10 @@ def test_one_at_a_time_and_cancelled_in_the_middle(world, monkeypatch):
         begin(site, plan)
     begin(site, other)
     assert state_of(site.ledger, other) == "running"
+    run.end(site.ledger, other)
+    with pytest.raises(DataError, match="was cancelled by bob"):
+        begin(site, plan)
+    assert state_of(site.ledger, plan) == "cancelled"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,6 +1,7 @@
 """Execute a plan: approved, unchanged since, one at a time a model, in shares, and resumed after any kill.
 
-Facts: ``backfill_approval`` and ``backfill_step`` (subject: the plan's id; of a step, key: dataset and partition).
+Facts: ``backfill_approval``, ``backfill_step`` (key: dataset and partition) and ``backfill_cancelled``; the subject of
+each is the plan's id.
 Pointer ``backfill:<model>``: the plan that runs, or that ran last.
 """
 
@@ -17,9 +18,9 @@ from airflow_mlops.engine.history.load import FEATURES, Loaded, load_partitions
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError, GateError
 
-APPROVAL, STEP = "backfill_approval", "backfill_step"
+APPROVAL, STEP, CANCELLED = "backfill_approval", "backfill_step", "backfill_cancelled"
 Work = Literal["seal", "compute"]
-_RUNNING, _ENDED, _CANCELLED = "running", "ended", "cancelled"
+_RUNNING, _ENDED = "running", "ended"
 _NAMED = 10
 
 
@@ -68,12 +69,11 @@ def begin(site: Site, plan: Plan) -> None:
     :raises TransientError: when the ledger or a storage does not answer.
     """
     _check_approved(site.ledger, plan)
+    _check_not_cancelled(site.ledger, plan)
     check_unchanged(site, plan, remaining(site.ledger, plan))
 
     def take(value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and value["plan"] == plan.id:
-            _check_not_cancelled(plan, value)
-        elif value is not None and value["state"] == _RUNNING:
+        if value is not None and value["plan"] != plan.id and value["state"] == _RUNNING:
             raise DataError(
                 f"Another backfill of {plan.model!r} is running.",
                 detail=f"plan {value['plan']}",
@@ -90,19 +90,16 @@ def cancel(ledger: Ledger, plan: Plan, who: str) -> None:
 
     :raises DataError: when it is not running.
     """
-
-    def end(value: dict[str, Any] | None) -> dict[str, Any]:
-        if value is None or value["plan"] != plan.id or value["state"] == _ENDED:
-            raise DataError(
-                f"Backfill {plan.id} is not running.", detail=f"model {plan.model!r}", hint="Nothing was changed."
-            )
-        return {**value, "state": _CANCELLED, "who": who}
-
-    ledger.move(_pointer(plan), end)
+    if state_of(ledger, plan) != _RUNNING:
+        raise DataError(
+            f"Backfill {plan.id} is not running.", detail=f"model {plan.model!r}", hint="Nothing was changed."
+        )
+    ledger.record(CANCELLED, plan.id, {"who": who})
+    end(ledger, plan)
 
 
 def end(ledger: Ledger, plan: Plan) -> None:
-    """Say that a plan has run, so that the next one may; one that was cancelled stays that."""
+    """Say that a plan has run, so that the next one may."""
     ledger.move(
         _pointer(plan),
         lambda value: (
@@ -115,6 +112,8 @@ def end(ledger: Ledger, plan: Plan) -> None:
 
 def state_of(ledger: Ledger, plan: Plan) -> str:
     """Return ``planned``, ``running``, ``ended`` or ``cancelled``."""
+    if ledger.facts(CANCELLED, plan.id, limit=1):
+        return "cancelled"
     pointer = ledger.pointer(_pointer(plan))
     if pointer is not None and pointer.value["plan"] == plan.id:
         return str(pointer.value["state"])
@@ -283,20 +282,20 @@ def _check_approved(ledger: Ledger, plan: Plan) -> None:
 
 
 def _check_running(ledger: Ledger, plan: Plan) -> None:
+    _check_not_cancelled(ledger, plan)
     pointer = ledger.pointer(_pointer(plan))
-    if pointer is None or pointer.value["plan"] != plan.id:
+    if pointer is None or pointer.value != {"plan": plan.id, "state": _RUNNING}:
         raise DataError(
             f"Backfill {plan.id} of {plan.model!r} is not running.",
-            detail="another one began" if pointer else "it was never begun",
-            hint="Plan again.",
+            detail=f"what ran last: {pointer.value['plan'] if pointer else 'nothing'}",
+            hint="Begin it, by the command or by the task `begin`.",
         )
-    _check_not_cancelled(plan, pointer.value)
 
 
-def _check_not_cancelled(plan: Plan, value: dict[str, Any]) -> None:
-    if value["state"] == _CANCELLED:
+def _check_not_cancelled(ledger: Ledger, plan: Plan) -> None:
+    if cancelled := ledger.facts(CANCELLED, plan.id, limit=1):
         raise DataError(
-            f"Backfill {plan.id} of {plan.model!r} was cancelled by {value['who']}.",
+            f"Backfill {plan.id} of {plan.model!r} was cancelled by {cancelled[0].payload['who']}.",
             detail="what was done before stays, and is sealed and computed",
             hint="To go on with the rest, plan again.",
         )
