@@ -32,6 +32,8 @@ from airflow_mlops.engine.backfill.run import (
 )
 from airflow_mlops.engine.backfill.verify import verify
 from airflow_mlops.engine.data.exclusions import exclude
+from airflow_mlops.engine.history.load import load_partitions
+from airflow_mlops.engine.history.pace import pace
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, GateError
 from tests import rides
@@ -84,6 +86,18 @@ def test_each_partition_is_said_to_be_what_it_is(world):
     assert "price of rides: 2 partitions, about" in words
     assert plan.estimates["rides"].at_least <= plan.estimates["rides"].minutes <= plan.estimates["rides"].at_most
     assert "price in all: unknown; the probe says" in words
+
+
+def test_what_was_there_already_says_nothing_of_the_price(world):
+    site = site_of(world)
+    sealed(site, 0)
+    known = pace(site.ledger, "rides")
+    load_partitions(
+        site.pipeline, [(site.feed("rides"), key_of(0))], [], location=site.location, store=site.store,
+        ledger=site.ledger, code_path=site.code_path, locate=site.locate,
+    )  # fmt: skip
+    assert pace(site.ledger, "rides") == known
+    assert pace(site.ledger, "nothing") is None
 
 
 def test_the_price_is_in_money_where_an_hour_has_one(world):

@@ -89,6 +89,11 @@ class Loaded:
     early: int = 0
     refused: list[Refused] = field(default_factory=list)
 
+    @property
+    def worked(self) -> int:
+        """How many partitions were sealed, and features computed."""
+        return self.sealed + self.computed
+
     def __str__(self) -> str:
         early = f"{self.early} lie before a feed begins, " if self.early else ""
         return (
@@ -349,7 +354,7 @@ class _Load:
         self, dataset: str, key: str, answer: _Done | DataError, take: Callable[[_Done], None], seconds: float
     ) -> None:
         """Do with an answer what is to be done; write down what is wrong with one partition, and go on."""
-        began, why = time.monotonic(), ""
+        began, why, before = time.monotonic(), "", self.loaded.worked
         try:
             if isinstance(answer, DataError):
                 raise answer
@@ -360,7 +365,7 @@ class _Load:
             why = f"{error.headline} {error.detail}".strip()
             self.loaded.refused.append(Refused(dataset, key, why, error.hint))
         seconds += time.monotonic() - began
-        if not why:
+        if self.loaded.worked > before:  # what was there already says nothing of the next
             self.seconds.setdefault(dataset, []).append(seconds)
         self.took(dataset, key, why, seconds)
 
