@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from airflow_mlops.commands.ask import add_ask
+from airflow_mlops.commands.backfill import add_backfill
 from airflow_mlops.commands.data import add_data
 from airflow_mlops.commands.demo import add_demo
 from airflow_mlops.commands.deployments import add_deployments
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add_history(commands)
     add_pipeline(commands)
     add_experiment(commands)
+    add_backfill(commands)
     add_deployments(commands)
     add_halts(commands)
     add_why(commands)

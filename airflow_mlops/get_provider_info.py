@@ -90,6 +90,22 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "feast",
                         "default": "default_pool",
                     },
+                    "backfill_pool": {
+                        "description": "Airflow pool of the tasks that execute backfills: as many at once as it has "
+                        "slots, whatever the models.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "backfill",
+                        "default": "default_pool",
+                    },
+                    "backfill_approve_above": {
+                        "description": "A backfill that works on more partitions than this must be approved by a "
+                        "person. So must one that replaces what a version saw that is in use.",
+                        "version_added": "0.1.0",
+                        "type": "integer",
+                        "example": "100",
+                        "default": "31",
+                    },
                 },
             },
         },

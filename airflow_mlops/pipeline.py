@@ -83,7 +83,8 @@ class ModelPipeline:
     owner: str = ""
     notify: Sequence[Callable[..., Any]] = ()
     deadlines: Mapping[
-        Literal["features", "train", "deploy", "retrain", "runbook", "sources", "history", "batch_predict"], Duration
+        Literal["features", "train", "deploy", "retrain", "runbook", "sources", "history", "backfill", "batch_predict"],
+        Duration,
     ] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:

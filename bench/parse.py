@@ -38,6 +38,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 schedules = {{
     "features": CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
     "history": None,
+    "backfill": None,
     "train": CronTriggerTimetable("0 4 * * 0", timezone="UTC"),
     "deploy": [Asset(name="empty")],
     "runbook": None,

@@ -41,6 +41,7 @@ def add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "partitions were refused",
     )
     add_span(history)
+    add_workers(history)
     history.add_argument(
         "--again", action="store_true", help="read files again that are sealed: after a change of a feed's contract"
     )
@@ -62,6 +63,10 @@ def add_span(command: argparse.ArgumentParser, to: str = "") -> None:
         required=not to,
         help=f"default: {to}" if to else "last day",
     )
+
+
+def add_workers(command: argparse.ArgumentParser) -> None:
+    """Add the option that says how many processes work."""
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_mlops.templates.backfill import backfill_dag
 from airflow_mlops.templates.deploy import deploy_dag, deploy_group
 from airflow_mlops.templates.features import features_dag, features_group
 from airflow_mlops.templates.history import history_dag
@@ -23,7 +24,9 @@ __all__ = ["build_dags", "deploy_group", "features_group", "train_group"]
 
 def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
     """Return the pipeline's DAGs by a Python name."""
-    builders = (features_dag, history_dag, train_dag, deploy_dag, runbook_dag, rerun_dag, sources_dag)
+    builders = (
+        features_dag, history_dag, backfill_dag, train_dag, deploy_dag, runbook_dag, rerun_dag, sources_dag,
+    )  # fmt: skip
     dags = [build(pipeline) for build in builders]
     if pipeline.batch is not None:
         from airflow_mlops.templates.batch_predict import batch_predict_dag  # only those who use it load it
