@@ -171,6 +171,7 @@ def training_tasks(
     task_id: str = "train",
     launcher: Launcher | str = "local",
     resources: Resources | None = None,
+    gpu: GPU | None = None,
     model: str,
     timeout: float = 2 * 3600,
     **arguments: Any,
@@ -183,12 +184,13 @@ def training_tasks(
     :param launcher: Where it runs: ``"local"``, ``"kubernetes"``, ``"sagemaker"``, ``"batch"``; or one with settings,
         such as ``Kubernetes(...)``.
     :param resources: GPUs that it takes, such as ``GPU(1)``; or queue, pool and the like of the tasks.
+    :param gpu: GPUs alone, as the operator has them.
     :param model: Name of the model.
     :param timeout: Seconds that the training may take.
     :param arguments: Others of :class:`~airflow_mlops.operators.tensorflow.TensorFlowTrainOperator`.
     :raises ConfigError: when there is no such launcher, or the home is a folder.
     """
-    where, given = launcher_of(launcher), resources or Resources()
+    where, given = launcher_of(launcher), resources or gpu or Resources()
     if not isinstance(where, RemoteLauncher):
         train = {"execution_timeout": timedelta(seconds=timeout) + timedelta(minutes=5), **given.as_arguments()}
         return TensorFlowTrainOperator(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from airflow_mlops.engine.data import shared
 from airflow_mlops.operators import base
@@ -101,6 +102,13 @@ def runs(tmp_path: Path, connection: str, endpoint: str, monkeypatch: pytest.Mon
     return {**json.loads(told.read_text()), "said": done.stdout + done.stderr}
 
 
+def mlflow_runs() -> dict[str, Any]:
+    """Return the runs that MLflow has of the two trainings, by how they ended."""
+    registry = MlflowClient(mlflow_server())
+    [experiment] = [one for one in registry.search_experiments() if one.name.endswith("late")]
+    return {run.info.status: run for run in registry.search_runs([experiment.experiment_id])}
+
+
 def test_what_comes_after_sees_no_difference_and_an_error_is_said_once(runs: dict[str, Any]):
     assert runs["good"] == {
         name: ["success", 1] for name in ("train.prepare", "train.run", "train.collect", "evaluate")
@@ -112,3 +120,7 @@ def test_what_comes_after_sees_no_difference_and_an_error_is_said_once(runs: dic
         "evaluate": ["upstream_failed", 0],
     }
     assert "fails.py ended with status 7." in runs["said"]
+    told = mlflow_runs()
+    assert told.keys() == {"FINISHED", "FAILED"}
+    assert "epoch/loss" in told["FINISHED"].data.metrics
+    assert "ended with status 7" in told["FAILED"].data.tags["mlops.error"]

@@ -24,14 +24,13 @@ from airflow_mlops.engine.training.jobs import Job
 from airflow_mlops.engine.training.remote import open_bucket
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from airflow_mlops.operators import base
-from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator
 from airflow_mlops.operators.tensorflow_launch import (
     RetryUnlessUserError,
     TensorFlowCollectTrainingOperator,
     TensorFlowPrepareTrainingOperator,
 )
 from tests.integration.test_s3_partitions import client, connection, endpoint, keys  # noqa: F401  fixtures
-from tests.training_fixtures import make_snapshot, mlflow_server
+from tests.training_fixtures import make_snapshot
 
 HOME = "s3://aws_default@lake/mlops"
 IMAGE = "train:1"
@@ -141,16 +140,15 @@ def worker(tmp_path, connection, endpoint, monkeypatch) -> Iterator[Worker]:  # 
 
 
 def wait_until(done: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not done():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_a_job_that_is_killed_goes_on_and_is_never_done_twice(worker, client, endpoint, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": mlflow_server()}))
-    prepared = worker.prepare(mlflow_conn_id="mlflow_default")
+def test_a_job_that_is_killed_goes_on_and_is_never_done_twice(worker, client):  # noqa: F811
+    prepared = worker.prepare()
     assert prepared["name"] == f"late-{prepared['job']}"
     assert worker.prepare() == prepared
     kept = f"mlops/checkpoints/{prepared['job']}/"
@@ -168,47 +166,29 @@ def test_a_job_that_is_killed_goes_on_and_is_never_done_twice(worker, client, en
     assert process.stdout is not None
     assert any("Going on from a checkpoint" in line for line in process.stdout)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode == 143, said
     assert "the next try goes on" in said
     with pytest.raises(TransientError, match="SIGTERM"):
         worker.collect(prepared)
 
     process = worker.job(prepared)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert "Going on from a checkpoint" in said
     assert "there is no Airflow here" not in said
     assert keys(client, kept) == []
 
     process = worker.job(prepared)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=300)[0]
     assert "Already trained" in said
     assert process.returncode == 0
 
-    trained = worker.collect(prepared, mlflow_conn_id="mlflow_default")
+    trained = worker.collect(prepared)
     assert trained["spec_hash"].startswith(prepared["job"])
     assert (trained["epochs"], trained["snapshot"]) == (8, "snap1")
     spec = (Path(trained["training"]) / "spec.json").read_text()
     assert json.loads(spec)["environment"] == {"image": IMAGE}
-    evaluated = worker.run(
-        TensorFlowEvaluateModelOperator,
-        model="late",
-        training=trained["training"],
-        mlflow_conn_id="mlflow_default",
-    )
-    assert evaluated["rows"] == 400
-    [run] = runs_of(trained["spec_hash"])
-    assert run.info.status == "FINISHED"
-    assert len(run.data.metrics) >= 1
-
-
-def runs_of(spec_hash: str) -> list[Any]:
-    from mlflow import MlflowClient
-
-    found = MlflowClient(mlflow_server())
-    [experiment] = [one for one in found.search_experiments() if "late" in one.name]
-    return list(found.search_runs([experiment.experiment_id], f"tags.`mlops.training_id` = '{spec_hash}'"))
 
 
 def test_an_error_of_the_user_fails_once_and_in_words(worker, client):  # noqa: F811
@@ -218,7 +198,7 @@ def test_an_error_of_the_user_fails_once_and_in_words(worker, client):  # noqa: 
     mine = {"entrypoint": "", "script": "scripts/train.py"}
     prepared = worker.prepare(**mine)
     process = worker.job(prepared)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode == 1, said
     assert "scripts/train.py ended with status 7." in said.splitlines()[-3:][0]
     with pytest.raises(AirflowFailException, match="ended with status 7"):
@@ -234,7 +214,7 @@ def test_what_a_job_cannot_do_is_said(worker, client, tmp_path):  # noqa: F811
     prepared = worker.prepare()
     other = {**prepared, "command": [*prepared["command"][:4], "0" * 16]}
     process = worker.job(other)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode == 1
     assert "There is no training 0000000000000000 to do." in said
     with pytest.raises(DataError, match="There is no training"):

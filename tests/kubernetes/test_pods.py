@@ -156,6 +156,7 @@ def test_a_dag_trains_in_a_pod_and_one_that_is_never_scheduled_says_why(
         "AIRFLOW_HOME": str(airflow_home(tmp_path / "airflow")),
         "AIRFLOW__CORE__DAGS_FOLDER": str(worker.dags),
         "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(connection),
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
         "OF_THE_POD": json.dumps(told),
         "PYTHONPATH": str(ROOT),
     }
@@ -165,15 +166,13 @@ def test_a_dag_trains_in_a_pod_and_one_that_is_never_scheduled_says_why(
         command = [sys.executable, str(file), dag_id, str(found)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
         said = done.stdout + done.stderr
-        Path(f"/tmp/ka/{dag_id}.said").write_text(said)
         assert found.exists(), said[-8000:]
         return json.loads(found.read_text()), said
 
     states, said = run("good")
     assert set(states.values()) == {"success"}, said[-8000:]
     assert "epoch 1/1" in said  # from the pod's log
-    assert "it trains on the CPU" in said or "CPU" in said
-    assert "No resources found" in cluster.kubectl("get", "pods") or not cluster.kubectl("get", "pods")
+    assert json.loads(cluster.kubectl("get", "pods", "-o", "json"))["items"] == []
 
     states, said = run("nowhere")
     assert states["train.run"] == "failed"

@@ -128,6 +128,13 @@ def test_elsewhere_it_is_three_tasks_and_none_of_them_is_on_a_gpu_worker():
     assert collect.trigger_rule == TriggerRule.ALL_DONE_MIN_ONE_SUCCESS
 
 
+@pytest.mark.parametrize("launcher", ["local", "kubernetes"])
+def test_gpus_may_be_said_as_the_operator_has_them(launcher: str):
+    same = [tasks(launcher=launcher, **said).tasks for said in ({"gpu": GPU(2)}, {"resources": GPU(2)})]
+    one, other = ([(task.task_id, task.pool_slots, getattr(task, "gpu", None)) for task in made] for made in same)
+    assert one == other
+
+
 def test_other_resources_are_of_the_three_tasks():
     dag = tasks(launcher="kubernetes", resources=Resources(queue="cpu", pool="small"))
     assert {(task.queue, task.pool) for task in dag.tasks} == {("cpu", "small")}

@@ -179,6 +179,8 @@ class TrainingProcess:
                 fds=devices.fds,
             )
             devices.started(child.pid)
+            if self._stopped:  # before there was a child
+                child.terminate(_GRACE)
             with Watch(
                 self.workdir,
                 self.log,
