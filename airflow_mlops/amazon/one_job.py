@@ -55,7 +55,7 @@ class OneJobOperator(AwsBaseOperator[Any]):
     """Submit a job and wait for it without a worker; or wait for the one that an earlier try submitted.
 
     An operator of the amazon provider stands behind it and submits. A try that finds a job of the same name that runs
-    waits for that one; what one of the same run of the DAG has done, or failed at for good, is not done again.
+    waits for that one; what one of the same run of the DAG has done is not done again.
     """
 
     service: str
@@ -141,9 +141,8 @@ class OneJobOperator(AwsBaseOperator[Any]):
         if job is None or job.state == "going":
             return job
         began = context["dag_run"].start_date
-        ours = began is not None and job.created >= began
-        done = job.state == "succeeded" or not self.failure(job).retryable
-        return job if ours and done else None
+        done = job.state == "succeeded" and began is not None and job.created >= began
+        return job if done else None
 
     def _outcome(self, job: SubmittedJob) -> Any:
         if job.state in ("going", "ending"):

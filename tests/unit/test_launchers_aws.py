@@ -193,8 +193,8 @@ def test_another_image_or_definition_is_another_training():
 
 def test_sagemaker_is_told_why_a_training_failed(tmp_path):
     say_failure("KeyError", tmp_path / "nowhere")
-    say_failure("KeyError: no column rain", tmp_path)
-    assert (tmp_path / "failure").read_text() == "KeyError: no column rain"
+    say_failure("KeyError: no column rain" + " " * 2000, tmp_path)
+    assert (tmp_path / "failure").read_text() == "KeyError: no column rain".ljust(800)
     assert [file.name for file in tmp_path.iterdir()] == ["failure"]
 
 
