@@ -102,6 +102,14 @@ def watcher(compose: Compose, ports: Ports) -> Iterator[Watcher]:
         yield Watcher(airflow, cast(Stack, compose), timeout=600 * SLOWER)
 
 
+@pytest.mark.skipif((ROOT / "docker" / ".env").exists(), reason="there is a docker/.env")
+def test_without_settings_it_says_how_to_make_them() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"there is no docker/\.env\. Make one - cp docker/\.env\.example docker/\.env"
+    ):
+        Compose({}, project="airflow-mlops-none").up()
+
+
 def test_the_flights_and_whatever_is_killed(compose: Compose, watcher: Watcher, ports: Ports) -> None:
     airflow, stack = watcher.airflow, cast(Stack, compose)
     server = ModelServer(f"http://127.0.0.1:{ports.serving_rest}", example.MODEL)
@@ -113,7 +121,7 @@ def test_the_flights_and_whatever_is_killed(compose: Compose, watcher: Watcher, 
     span = {"first": str(HISTORY[0]), "last": str(HISTORY[1])}
     watcher.finish("flight_delay.history", airflow.trigger("flight_delay.history", span)["dag_run_id"])
     features(watcher, FIRST_DAY)
-    first = demo.train(watcher, stack, FIRST_DAY + timedelta(days=1))
+    first = demo.train(watcher, stack, FIRST_DAY)
     demo.deploy(watcher, stack, first.version)
     assert server.stable() == first.version
     assert 0 < predict(compose, FIRST_DAY) < 1
@@ -153,14 +161,16 @@ def survive(compose: Compose, watcher: Watcher, service: str, day: date) -> None
     making = airflow.trigger(example.FEATURES, partition_key=str(day))["dag_run_id"]
     watcher.until(lambda: bool(running(airflow, example.FEATURES, making)), f"{service}: to make features")
     mine = (example.TRAIN, training) if service == TRAINS else (example.FEATURES, making)
-    struck = {which(task) for task in running(airflow, *mine)} if service in (TRAINS, WORKS) else set()
+    struck = {which(task) for task in running(airflow, *mine)}
+    workers = (TRAINS, WORKS)
+    assert struck or service not in workers, f"{service} had nothing to do when it was to be killed"
     compose.kill(service)
     killed = time.monotonic()
     back = compose.wait_until_healthy([service])
     said = f"{service} killed: healthy again after {back:.0f} s"
 
     # What a killed worker was at is tried again, by the one that comes back.
-    if struck:
+    if service in workers:
 
         def taken_up() -> bool:
             lost = [task for task in airflow.tasks(*mine) if which(task) in struck]
