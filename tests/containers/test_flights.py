@@ -28,7 +28,7 @@ from tests.containers.compose import ROOT, SLOWER, Compose, build
 pytestmark = pytest.mark.containers
 
 IMAGES = ("serving", "train", "airflow", "postgres", "redis", "storage")
-HISTORY = (date(2013, 1, 1), date(2013, 1, 18))
+HISTORY = (date(2013, 1, 1), date(2013, 1, 19))
 FIRST_DAY = HISTORY[1] + timedelta(days=1)
 TRAINS, WORKS = "worker-gpu", "worker"
 KILLED = (
@@ -161,7 +161,7 @@ def survive(compose: Compose, watcher: Watcher, service: str, day: date) -> None
     making = airflow.trigger(example.FEATURES, partition_key=str(day))["dag_run_id"]
     watcher.until(lambda: bool(running(airflow, example.FEATURES, making)), f"{service}: to make features")
     mine = (example.TRAIN, training) if service == TRAINS else (example.FEATURES, making)
-    struck = {which(task) for task in running(airflow, *mine)}
+    struck = {which(task): task["state"] for task in airflow.tasks(*mine) if task["state"] in ("queued", "running")}
     workers = (TRAINS, WORKS)
     assert struck or service not in workers, f"{service} had nothing to do when it was to be killed"
     compose.kill(service)
@@ -169,14 +169,16 @@ def survive(compose: Compose, watcher: Watcher, service: str, day: date) -> None
     back = compose.wait_until_healthy([service])
     said = f"{service} killed: healthy again after {back:.0f} s"
 
-    # What a killed worker was at is tried again, by the one that comes back.
+    # What a killed worker was at is tried again, by the one that comes back; what it had not begun is handed out again.
     if service in workers:
 
         def taken_up() -> bool:
-            lost = [task for task in airflow.tasks(*mine) if which(task) in struck]
+            tasks = {which(task): task for task in airflow.tasks(*mine)}
+            anew = {one for one, was in struck.items() if was == "queued" or tasks[one]["try_number"] > 1}
             # One that had just ended is not lost.
-            again = ["success"], ["running", "success"]
-            return all(task["state"] in again[task["try_number"] > 1] for task in lost)
+            return all(
+                tasks[one]["state"] in (["running", "success"] if one in anew else ["success"]) for one in struck
+            )
 
         watcher.until(taken_up, f"{service}: to be taken up again")
         seconds = time.monotonic() - killed
