@@ -144,6 +144,19 @@ def test_there_is_a_worker_on_each_queue() -> None:
     assert EXAMPLE["COMPOSE_PROFILES"].split(",")[0] == "cpu"
 
 
+def test_what_a_killed_worker_had_is_taken_up_within_a_minute() -> None:
+    """Whether it had begun or not; and no more is handed out than workers can begin, so that nothing waits as long."""
+    settings = {name.rpartition("__")[2]: value for name, value in SERVICES["scheduler"]["environment"].items()}
+    noticed = int(settings["TASK_INSTANCE_HEARTBEAT_TIMEOUT"])
+    noticed += int(settings["TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL"])
+    assert noticed + 15 < 60, "15 s of airflow_local_settings.py"
+    assert int(settings["TASK_QUEUED_TIMEOUT"]) + int(settings["TASK_QUEUED_TIMEOUT_CHECK_INTERVAL"]) < 60
+    concurrency = {name: flags(SERVICES[name]["command"])["--concurrency"] for name in WORKERS}
+    assert concurrency == {"worker": "${WORKER_CONCURRENCY:-4}", "worker-gpu": "1", "worker-nvidia": "1"}
+    assert settings["PARALLELISM"] == "${PARALLELISM:-5}"
+    assert (EXAMPLE["WORKER_CONCURRENCY"], EXAMPLE["PARALLELISM"]) == ("4", "5")
+
+
 def test_all_that_share_the_home_have_the_same_volume() -> None:
     for name in (*AIRFLOW, *WORKERS, "serving", *ONCE):
         mounts = [volume.split(":")[:2] for volume in SERVICES[name]["volumes"]]
