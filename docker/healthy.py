@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 AIRFLOW = os.environ.get("AIRFLOW_API", "http://api-server:8080")
+MLFLOW = os.environ.get("MLFLOW_API", "http://localhost:5000")
 HEARTBEATS = {
     "scheduler": "latest_scheduler_heartbeat",
     "dag-processor": "latest_dag_processor_heartbeat",
@@ -28,7 +29,7 @@ def main(name: str) -> str:
     if name == "worker":
         return _worker()
     if name == "mlflow":
-        return "" if _get("http://localhost:5000/health") == "OK" else "MLflow does not say OK"
+        return "" if _get(f"{MLFLOW}/health") == "OK" else "MLflow does not say OK"
     report = json.loads(_get(f"{AIRFLOW}/api/v2/monitor/health"))
     if name == "api-server":
         state = report["metadatabase"]["status"]

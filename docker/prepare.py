@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 SECRETS = Path("/secrets")
 """A volume for each service that reads some: none sees those of another."""
@@ -42,12 +43,12 @@ def make_secrets() -> None:
 
     # Made of the others, and therefore anew each time.
     postgres, redis = os.environ["POSTGRES"], os.environ["REDIS"]
-    urls = {name: f"//{name}:{passwords[name]}@{postgres}/{name}" for name in DATABASES}
+    urls = {name: f"//{name}:{quote(passwords[name], safe='')}@{postgres}/{name}" for name in DATABASES}
     _write("airflow/postgres_superuser", superuser)
     _write("airflow/database_url", f"postgresql+psycopg2:{urls['airflow']}")
     _write("airflow/database_url_async", f"postgresql+asyncpg:{urls['airflow']}")
     _write("airflow/result_backend", f"db+postgresql+psycopg2:{urls['airflow']}")
-    _write("airflow/broker_url", f"redis://:{broker}@{redis}/0")
+    _write("airflow/broker_url", f"redis://:{quote(broker, safe='')}@{redis}/0")
     _write("airflow/connections.json", json.dumps(_connections(urls["mlops_ledger"], tracking), indent=2))
     if not (SECRETS / "airflow/passwords.json").exists():
         _write("airflow/passwords.json", json.dumps({"admin": admin}), mode=0o600)
@@ -162,16 +163,14 @@ def _connections(ledger: str, tracking_password: str) -> dict[str, dict[str, obj
 
 
 def _mlflow_auth(database: str, password: str) -> str:
-    return "\n".join(
-        [
-            "[mlflow]",
-            "default_permission = READ",
-            f"database_uri = postgresql+psycopg2:{database}",
-            "admin_username = admin",
-            f"admin_password = {password}",
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
-        ]
-    )
+    settings = {
+        "default_permission": "READ",
+        "database_uri": f"postgresql+psycopg2:{database}",
+        "admin_username": "admin",
+        "admin_password": password,
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+    }
+    return "\n".join(["[mlflow]", *(f"{name} = {value.replace('%', '%%')}" for name, value in settings.items())])
 
 
 def _once(name: str, make: Callable[[], str]) -> str:

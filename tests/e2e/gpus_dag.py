@@ -1,4 +1,6 @@
-"""A DAG for a small stack: a training for the queue `gpu`, and work that needs no GPU."""
+"""DAGs for a small stack: a training for the queue `gpu` with work that needs no GPU, and the same training in two
+places.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,15 @@ from airflow.sdk import DAG, task
 from airflow_mlops import GPU
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 
+TRAINING = {
+    "model": "small",
+    "data": "rows.parquet",
+    "label_column": "y",
+    "fit": "gpus_code:fit",
+    "mlflow_conn_id": None,
+    "ledger_conn_id": None,
+}
+
 with DAG("gpus", schedule=None, default_args={"retries": 2, "retry_delay": timedelta(seconds=1)}):
 
     @task
@@ -18,14 +29,9 @@ with DAG("gpus", schedule=None, default_args={"retries": 2, "retry_delay": timed
 
         return os.environ["WORKER"]
 
-    train = TensorFlowTrainOperator(
-        task_id="train",
-        model="small",
-        data="rows.parquet",
-        label_column="y",
-        fit="gpus_code:fit",
-        gpu=GPU(1, or_cpu=True),
-        mlflow_conn_id=None,
-        ledger_conn_id=None,
-    )
+    train = TensorFlowTrainOperator(task_id="train", gpu=GPU(1, or_cpu=True), **TRAINING)
     train >> [worker.override(task_id=f"worker_{number}")() for number in range(4)]
+
+for where, place in {"local": {"executor": "LocalExecutor"}, "queue": {"gpu": GPU(1, or_cpu=True)}}.items():
+    with DAG(f"train_{where}", schedule=None, params={"seed": 0}):
+        TensorFlowTrainOperator(task_id="train", seed="{{ params.seed }}", **place, **TRAINING)

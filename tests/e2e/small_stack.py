@@ -1,8 +1,9 @@
-"""A stack of Airflow and PostgreSQL alone, with a DAG that trains until it is told to end."""
+"""A stack of Airflow and PostgreSQL alone, with DAGs that train until they are told to end; on Celery, if wanted."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mlops.stack import environment
+from airflow_mlops.stack import environment, processes
 from airflow_mlops.stack import stack as stack_module
 from airflow_mlops.stack.ports import Ports
 from airflow_mlops.stack.postgres import Postgres
+from airflow_mlops.stack.processes import ProcessRecord
 from airflow_mlops.stack.stack import Stack
+from tests.online_stores import start_valkey
 
 HERE = Path(__file__).parent
 
@@ -26,7 +29,7 @@ HERE = Path(__file__).parent
 def small_stack(
     folder: Path, settings: Callable[[Postgres], Mapping[str, str]], feature_repo: str = "none"
 ) -> Iterator[Stack]:
-    """Yield a stack that runs, with the DAG ``gpus`` and its data.
+    """Yield a stack that runs, with the DAGs of ``gpus_dag.py`` and their data.
 
     :param settings: More of Airflow's settings, ``SECTION__OPTION``.
     :param feature_repo: Name of the folder of a Feast repository, if there is one.
@@ -53,6 +56,55 @@ def small_stack(
             yield stack
         finally:
             stack.down(grace=3)
+
+
+Start = Callable[[str, str], ProcessRecord]
+
+
+@contextmanager
+def celery_stack(folder: Path) -> Iterator[tuple[Stack, Start]]:
+    """Yield a stack that hands tasks to Celery and soon misses a worker that is dead; and what starts a worker.
+
+    A worker is started by its queue and its name. A task may also say ``executor="LocalExecutor"``.
+    """
+    valkey = start_valkey()
+
+    def celery(database: Postgres) -> dict[str, str]:
+        return {
+            "CORE__EXECUTOR": "CeleryExecutor,LocalExecutor",
+            "CELERY__BROKER_URL": f"redis://{valkey.host}:{valkey.port}/0",
+            "CELERY__RESULT_BACKEND": f"db+{database.url('airflow')}",
+            "CELERY__WORKER_ENABLE_REMOTE_CONTROL": "False",
+            "CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "86400",
+            "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
+            "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+        }
+
+    started = []
+
+    def start(queue: str, name: str) -> ProcessRecord:
+        folder = stack.layout.home / "workers"
+        folder.mkdir(exist_ok=True)
+        command = ["airflow", "celery", "worker", f"--queues={queue}", "--concurrency=1", f"--pid={folder / name}.pid"]
+        command += [f"--celery-hostname={name}@localhost", "--skip-serve-logs", "--without-gossip", "--without-mingle"]
+        record = processes.spawn(
+            name,
+            [sys.executable, "-m", *command],
+            env={**stack.environment, "WORKER": name},
+            cwd=folder,
+            log=stack.layout.log(name),
+        )
+        started.append(record)
+        return record
+
+    try:
+        with small_stack(folder, celery) as stack:
+            try:
+                yield stack, start
+            finally:
+                processes.stop(started, grace=2)
+    finally:
+        valkey.terminate()
 
 
 def said(stack: Stack) -> list[list[str]]:

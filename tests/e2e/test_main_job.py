@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from airflow_mlops.demo import example
@@ -33,6 +34,7 @@ from airflow_mlops.demo.watch import TaskFailedError, Watcher
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.exceptions import TransientError
 from airflow_mlops.stack.airflow_api import AirflowApi
+from airflow_mlops.stack.components import AIRFLOW
 from airflow_mlops.stack.environment import FEAST_POOL
 from airflow_mlops.stack.stack import Stack
 from tests.e2e.conftest import LATER, SECRET, YESTERDAY
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
+DOCKER = Path(__file__).parent.parent.parent / "docker"
 HISTORY = (date(2013, 1, 1) + LATER, date(2013, 1, 29) + LATER)
 OWNER = "flights@example.com"
 DAY_1, DAY_2, DAY_3 = (str(YESTERDAY - timedelta(days=days)) for days in (2, 1, 0))
@@ -163,6 +166,19 @@ def test_the_stack_answers_from_any_shell(stack: Stack, tmp_path: Path) -> None:
     values = [f"{name}={flight[name] or ''}" for name in names]
     assert re.search(r"^probability: 0\.\d+", told("ask", *home, *repo, example.MODEL, *values), re.MULTILINE)
     assert list(tmp_path.iterdir()) == [], "no stray database, no stray settings"
+
+
+def test_the_health_checks_of_the_containers_find_the_stack_well(stack: Stack) -> None:
+    addresses = {"AIRFLOW_API": stack.airflow_url, "MLFLOW_API": stack.mlflow_url}
+    for name in (*AIRFLOW, "mlflow"):
+        check = [sys.executable, str(DOCKER / "healthy.py"), name]
+        done = subprocess.run(check, env={**os.environ, **addresses}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    serving = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["serving"]
+    _, *bash, script = serving["healthcheck"]["test"]
+    for port, well in ((stack.ports.serving_rest, True), (1, False)):
+        asked = subprocess.run([*bash, script.replace("8501", str(port))], capture_output=True, check=False)
+        assert (asked.returncode == 0) == well, asked.stderr
 
 
 def test_the_event_of_an_asset_tells_that_a_partition_is_complete(stack: Stack, watcher: Watcher) -> None:

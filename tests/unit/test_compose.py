@@ -144,6 +144,19 @@ def test_there_is_a_worker_on_each_queue() -> None:
     assert EXAMPLE["COMPOSE_PROFILES"].split(",")[0] == "cpu"
 
 
+def test_what_a_killed_worker_had_is_taken_up_within_a_minute() -> None:
+    """Whether it had begun or not; and no more is handed out than workers can begin, so that nothing waits as long."""
+    settings = {name.rpartition("__")[2]: value for name, value in SERVICES["scheduler"]["environment"].items()}
+    noticed = int(settings["TASK_INSTANCE_HEARTBEAT_TIMEOUT"])
+    noticed += int(settings["TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL"])
+    assert noticed + 15 < 60, "15 s of airflow_local_settings.py"
+    assert int(settings["TASK_QUEUED_TIMEOUT"]) + int(settings["TASK_QUEUED_TIMEOUT_CHECK_INTERVAL"]) < 60
+    concurrency = {name: flags(SERVICES[name]["command"])["--concurrency"] for name in WORKERS}
+    assert concurrency == {"worker": "${WORKER_CONCURRENCY:-4}", "worker-gpu": "1", "worker-nvidia": "1"}
+    assert settings["PARALLELISM"] == "${PARALLELISM:-5}"
+    assert (EXAMPLE["WORKER_CONCURRENCY"], EXAMPLE["PARALLELISM"]) == ("4", "5")
+
+
 def test_all_that_share_the_home_have_the_same_volume() -> None:
     for name in (*AIRFLOW, *WORKERS, "serving", *ONCE):
         mounts = [volume.split(":")[:2] for volume in SERVICES[name]["volumes"]]
@@ -191,6 +204,13 @@ def test_images_are_tagged_with_the_version() -> None:
     targets = set(re.findall(r"^FROM \S+ AS (\S+)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE))
     built = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
     assert built | {"train"} <= targets
+
+
+def test_a_task_knows_the_image_that_it_runs_in() -> None:
+    for name, service in SERVICES.items():
+        if "MLOPS_IMAGE" in (service.get("environment") or {}):
+            assert service["environment"]["MLOPS_IMAGE"] == service["image"], name
+    assert all("MLOPS_IMAGE" in SERVICES[name]["environment"] for name in WORKERS)
 
 
 @pytest.mark.parametrize(
