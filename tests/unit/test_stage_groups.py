@@ -66,6 +66,11 @@ def test_a_version_and_what_may_change_are_said(pipeline):
     assert dag.task_dict["again.publish"].signature_changes == "refuse"
 
 
+def test_every_form_is_one_that_airflow_takes(pipeline):
+    for dag in pipeline.derive(retrain={"max_age": "60d"}).dags().values():
+        assert dag.params.validate().keys() == dag.params.keys()
+
+
 def test_every_task_says_what_it_does(pipeline):
     for dag in pipeline.dags().values():
         for task in dag.tasks:
