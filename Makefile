@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
-.PHONY: help demo up down status clean distclean setup test tests thorough test-spark test-containers lint format bench \
+.PHONY: help demo up down status clean distclean setup test tests thorough test-spark test-containers test-kubernetes lint format bench \
     drills
 
 help:  ## this list
@@ -70,6 +70,9 @@ test-spark: setup  ## the tests that need Java and pyspark (400 MB), in an envir
 
 test-containers: setup $(TOOLS)/bin/podman-compose  ## build the images, bring docker/compose.yaml up, kill each container
 	PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH $(BIN)/pytest -s -m containers tests/containers
+
+test-kubernetes: setup  ## build a Kubernetes from Debian's sources, and train in its pods
+	$(BIN)/pytest -s -m kubernetes tests/kubernetes
 
 drills: setup  ## replay the outages, with all three legs of each
 	$(BIN)/pytest -n 2 --dist loadfile -v -m 'drill'

@@ -12,21 +12,25 @@ if TYPE_CHECKING:
     from airflow_mlops.batch import BatchPredict
     from airflow_mlops.feature_rules import FeatureRules
     from airflow_mlops.feeds import Checks, Partitions, SQLSource
+    from airflow_mlops.launchers import Batch, Kubernetes, SageMaker
     from airflow_mlops.partitioning import Partitioning
-    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Retrain, Rows, Slice, Trainer
+    from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Rows, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
     from airflow_mlops.resources import GPU, Resources
+    from airflow_mlops.retraining import Retrain
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GPU",
+    "Batch",
     "BatchPredict",
     "Checks",
     "Deploy",
     "FeatureRules",
     "FeatureService",
     "Gate",
+    "Kubernetes",
     "Label",
     "ModelPipeline",
     "Partitioning",
@@ -36,6 +40,7 @@ __all__ = [
     "Retrain",
     "Rows",
     "SQLSource",
+    "SageMaker",
     "Slice",
     "Trainer",
     "__version__",
@@ -47,7 +52,9 @@ _ELSEWHERE = {
     "FeatureRules": "feature_rules",
     "ModelPipeline": "pipeline",
     "Partitioning": "partitioning",
+    "Retrain": "retraining",
     **dict.fromkeys(("Checks", "Partitions", "SQLSource"), "feeds"),
+    **dict.fromkeys(("Batch", "Kubernetes", "SageMaker"), "launchers"),
     **dict.fromkeys(("GPU", "Resources"), "resources"),
 }
 

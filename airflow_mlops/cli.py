@@ -9,17 +9,21 @@ import warnings
 from collections.abc import Sequence
 
 from airflow_mlops.commands.ask import add_ask
+from airflow_mlops.commands.backfill import add_backfill
 from airflow_mlops.commands.data import add_data
 from airflow_mlops.commands.demo import add_demo
 from airflow_mlops.commands.deployments import add_deployments
 from airflow_mlops.commands.doctor import add_doctor
+from airflow_mlops.commands.experiment import add_experiment
 from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.golden import add_golden
 from airflow_mlops.commands.halts import add_halts
 from airflow_mlops.commands.history import add_history
+from airflow_mlops.commands.pipeline import add_pipeline
 from airflow_mlops.commands.rerun import add_rerun
 from airflow_mlops.commands.sources import add_sources
 from airflow_mlops.commands.stack import add_stack
+from airflow_mlops.commands.why import add_why
 from airflow_mlops.exceptions import MlopsError
 
 
@@ -68,8 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     add_data(commands)
     add_features(commands)
     add_history(commands)
+    add_pipeline(commands)
+    add_experiment(commands)
+    add_backfill(commands)
     add_deployments(commands)
     add_halts(commands)
+    add_why(commands)
     add_golden(commands)
     add_rerun(commands)
     add_ask(commands)

@@ -51,6 +51,29 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "s3://aws_default@lake/partitions",
                         "default": "",
                     },
+                    "train_image": {
+                        "description": "Image in which a launcher such as Kubernetes trains, unless it names another: "
+                        "that of target `train` of docker/Dockerfile, or one made from it.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "registry.example.com/mlops/train:1.0",
+                        "default": "",
+                    },
+                    **{
+                        name: {
+                            "description": f"{what}, unless it names another.",
+                            "version_added": "0.1.0",
+                            "type": "string",
+                            "example": example,
+                            "default": "",
+                        }
+                        for name, what, example in (
+                            ("sagemaker_role", "Role that a job of SageMaker has", "arn:aws:iam::111:role/train"),
+                            ("sagemaker_instance_type", "Machine on which SageMaker trains", "ml.m5.xlarge"),
+                            ("batch_job_queue", "Queue into which AWS Batch puts a training", "trainings"),
+                            ("batch_job_definition", "Job definition by which AWS Batch trains", "train"),
+                        )
+                    },
                     "price_per_hour": {
                         "description": "What an hour of this worker costs, in any currency: the MLflow run of a "
                         "training then has its cost.",
@@ -66,6 +89,22 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "string",
                         "example": "feast",
                         "default": "default_pool",
+                    },
+                    "backfill_pool": {
+                        "description": "Airflow pool of the tasks that execute backfills: as many at once as it has "
+                        "slots, whatever the models.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "backfill",
+                        "default": "default_pool",
+                    },
+                    "backfill_approve_above": {
+                        "description": "A backfill that works on more partitions than this must be approved by a "
+                        "person. So must one that replaces what a version saw that is in use.",
+                        "version_added": "0.1.0",
+                        "type": "integer",
+                        "example": "100",
+                        "default": "31",
                     },
                 },
             },

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from airflow_mlops.pipeline import ModelPipeline
 
-Event = Literal["task_failed", "partition_blocked", "challenger_rejected", "deadline_missed", "pin_ends"]
+Event = Literal[
+    "task_failed", "partition_blocked", "challenger_rejected", "deadline_missed", "pin_ends", "served_too_old"
+]
 Notify = Callable[..., Any]
 
 _WORDS = re.compile(r"([^\n]+)\n  where: (.*?)(?:\n  fix:   (.*))?", re.DOTALL)

@@ -13,9 +13,13 @@ from pydantic import Field
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Checks, Feed
+from airflow_mlops.launchers import Launcher, launcher_of
 from airflow_mlops.problems import METRICS, check_groups, head_of, of_head
 from airflow_mlops.resources import GPU, Resources
 from airflow_mlops.typed import Duration, Entrypoint, Name, SuiteName, part
+
+STALL_TIMEOUT = "30m"
+"""How long a training may stand still, where nobody says."""
 
 
 @part
@@ -178,6 +182,14 @@ class Trainer:
     :param seed: Seed of everything random.
     :param timeout: How long a training may take.
     :param stall_timeout: How long it may stand still; five times its longest pause so far, if that is more.
+    :param max_cost: What a training may cost in all its tries, in the currency of option ``[mlops] price_per_hour`` of
+        the workers: then it is stopped, once it has saved.
+    :param min_rows_share: Smallest share of the rows of the model's last training that is trained on, such as 0.5. By
+        default they are not compared.
+    :param checkpoint_every: How often a model function's training is saved. By default as seldom as that takes a
+        fiftieth of the time at most.
+    :param tensorboard: Whether logs for TensorBoard go with the model to MLflow: those of a model function, or what a
+        fit function or a script writes to the folder that it is told.
     :param params: Handed to ``entrypoint``; a fit function finds them in ``spec.params``.
     :param golden: ``module:function`` of rows that may leave the data, to be predicted and packed into the model as its
         golden predictions; it is given the test split's inputs and returns such columns. By default they are made up
@@ -185,6 +197,8 @@ class Trainer:
     :param transform: ``module:function`` that every row goes through before the model sees it, in training and wherever
         the model is asked; it is shipped with the model. Not that of :class:`FeatureService`, which computes features.
     :param resources: Where ``train`` and ``evaluate`` run; or the GPUs of ``train``, such as ``GPU(1)``.
+    :param launcher: Where a training runs: ``local`` in a child process of the worker, ``kubernetes`` in a pod,
+        ``sagemaker`` or ``batch`` as a job of AWS; or one with settings, such as ``Kubernetes(image=...)``.
     """
 
     entrypoint: Entrypoint | None = None
@@ -201,13 +215,19 @@ class Trainer:
     batch_size: Annotated[int, Field(gt=0)] = 1024
     seed: Annotated[int, Field(ge=0)] = 0
     timeout: Duration = "2h"
-    stall_timeout: Duration = "30m"
+    stall_timeout: Duration = STALL_TIMEOUT
+    max_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    min_rows_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    checkpoint_every: Duration | None = None
+    tensorboard: bool = False
     params: dict[str, Any] = Field(default_factory=dict)
     golden: Entrypoint | None = None
     transform: Entrypoint | None = None
     resources: GPU | Resources = Field(default_factory=Resources)
+    launcher: Launcher | str = "local"
 
     def __post_init__(self) -> None:
+        launcher_of(self.launcher)
         if sum(map(bool, (self.entrypoint, self.fit, self.script))) != 1:
             raise ConfigError(
                 "Trainer(...) needs an entrypoint, a fit function or a script, and one of them only.",
@@ -227,6 +247,29 @@ class Trainer:
             raise ConfigError(
                 f"Trainer(split={self.split!r}, split_column={self.split_column!r}) does not say one clear thing.",
                 hint="Name the column to split by with split='entity', and none with split='time'.",
+            )
+        self._check_times()
+
+    def _check_times(self) -> None:
+        """Refuse spans of time that can never come to pass within the timeout."""
+        timeout = parse_duration(self.timeout)
+        if self.checkpoint_every and not self.entrypoint:
+            raise ConfigError(
+                f"Trainer(checkpoint_every={self.checkpoint_every!r}) is for a model function.",
+                detail=f"fit={self.fit!r}, script={self.script!r}",
+                hint="A fit function or a script saves when it likes, in its folder of checkpoints: leave it out.",
+            )
+        if self.checkpoint_every and parse_duration(self.checkpoint_every) >= timeout:
+            raise ConfigError(
+                "The training would be stopped before its first checkpoint.",
+                detail=f"timeout={self.timeout}, checkpoint_every={self.checkpoint_every}",
+                hint="Save more often, or raise the timeout.",
+            )
+        if self.stall_timeout != STALL_TIMEOUT and parse_duration(self.stall_timeout) >= timeout:
+            raise ConfigError(
+                "The training would be stopped before it can have stood still so long.",
+                detail=f"timeout={self.timeout}, stall_timeout={self.stall_timeout}",
+                hint="Shorten stall_timeout, or raise the timeout.",
             )
 
 
@@ -308,13 +351,3 @@ class Deploy:
     resources: Resources = Field(default_factory=Resources)
     keep: Annotated[int, Field(gt=0)] = 3
     signature_changes: Literal["refuse", "additive", "any"] = "refuse"
-
-
-@part
-class Retrain:
-    """When a new challenger is trained.
-
-    :param cron: Cron expression or preset such as ``@weekly``; None trains by hand only.
-    """
-
-    cron: str | None = None

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import Feed, Partitions
 from airflow_mlops.partitioning import is_finer
@@ -22,16 +24,17 @@ from airflow_mlops.parts import (
     Gate,
     Label,
     Reconcile,
-    Retrain,
     Trainer,
 )
 from airflow_mlops.problems import head_of, metrics_of
+from airflow_mlops.retraining import Retrain
 from airflow_mlops.typed import Duration, Name, part
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
     from airflow_mlops.batch import BatchPredict
+    from airflow_mlops.engine.experiment import Experiment
 else:
     BatchPredict = Any  # built by those who use it: see its module
 
@@ -51,7 +54,7 @@ class ModelPipeline:
     :param gates: What it must meet before it may serve; by default those of its problem type: better than the baseline,
         and not worse than what serves.
     :param deploy: Where it serves.
-    :param retrain: When it is trained again.
+    :param retrain: When it is trained again, and how old what serves may become.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     :param tags: Extra tags of the DAGs.
@@ -80,7 +83,8 @@ class ModelPipeline:
     owner: str = ""
     notify: Sequence[Callable[..., Any]] = ()
     deadlines: Mapping[
-        Literal["features", "train", "deploy", "runbook", "sources", "history", "batch_predict"], Duration
+        Literal["features", "train", "deploy", "retrain", "runbook", "sources", "history", "backfill", "batch_predict"],
+        Duration,
     ] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,7 +108,9 @@ class ModelPipeline:
             )
 
         self._check_feeds(datasets)
+        self._check_window()
         self._check_batch()
+        self._check_retrain()
         if self.deadlines and not self.notify:
             raise ConfigError(
                 f"Model {self.model!r} has deadlines, and nobody is told when one is missed.",
@@ -120,13 +126,41 @@ class ModelPipeline:
                 detail=f"a gate is on {gate.metric!r}; heads: {', '.join(heads) or 'none'}",
                 hint="Name one of Label(heads={...}); metrics of the label itself have no dot.",
             )
-        problem = heads[head] if head else self.label.problem
-        known = list(metrics_of({head: problem})) if problem else [gate.metric]
-        if gate.metric not in known:
+        self._check_metric(gate.metric, head, heads[head] if head else self.label.problem, "gates")
+
+    def _check_metric(self, metric: str, head: str, problem: str, where: str) -> None:
+        known = list(metrics_of({head: problem})) if problem else [metric]
+        if metric not in known:
             raise ConfigError(
-                f"A {problem} has no metric {gate.metric!r}.{did_you_mean(gate.metric, known)}",
-                detail=f"gates of {self.model!r}",
+                f"A {problem} has no metric {metric!r}.{did_you_mean(metric, known)}",
+                detail=f"{where} of {self.model!r}",
                 hint=f"Metrics: {', '.join(known)}.",
+            )
+
+    def _check_retrain(self) -> None:
+        """Refuse triggers that can never ask for anything, or that a training itself sets off."""
+        retrain = self.retrain
+        if retrain.decay is not None:
+            self._check_metric(retrain.decay[0], "", self.label.problem, "Retrain(decay=...)")
+            if self.batch is None or self.label.problem in ("multiclass", "ranking"):
+                raise ConfigError(
+                    f"The decay of {self.model!r} cannot be measured.",
+                    detail="it is that of what was predicted of each partition in time, held against its labels: of "
+                    "truths and numbers",
+                    hint="Let each partition be predicted: ModelPipeline(batch=BatchPredict()); or leave decay out.",
+                )
+        own = [f"{self.model}.challenger", f"{self.model}.champion"]
+        if loop := next((name for name in retrain.on_assets if name in own), None):
+            raise ConfigError(
+                f"A training of {self.model!r} would ask for the next one.",
+                detail=f"Retrain(on_assets=[{loop!r}]): a training is what makes its events",
+                hint="Leave it out.",
+            )
+        if retrain.max_age and parse_duration(retrain.max_age) <= parse_duration(self.label.matures_after):
+            raise ConfigError(
+                f"What serves {self.model!r} would be too old on the day it is trained.",
+                detail=f"Retrain(max_age={retrain.max_age!r}); labels mature after {self.label.matures_after}",
+                hint="A model knows nothing newer than its labels: give it more time.",
             )
 
     def _check_heads(self) -> None:
@@ -149,6 +183,19 @@ class ModelPipeline:
                     detail=f"heads: {', '.join(label.heads)}",
                     hint="A head is a column of its own that is known only with the label: rename one of the two.",
                 )
+
+    def _check_window(self) -> None:
+        """Refuse feeds that end before there is anything to train on."""
+        first = self.label_feed.partitioning.first(self.begins_on)
+        ends = [feed.ends_at for feed in (self.source, self.label_feed) if feed.ends_at]
+        held_out = parse_duration(self.train.validation) + parse_duration(self.train.test)
+        if ends and min(ends) - first <= held_out:
+            raise ConfigError(
+                f"The labels of {self.model!r} never reach far enough to train on anything.",
+                detail=f"they are there from {first:%Y-%m-%d} to {min(ends):%Y-%m-%d}, of which the end is held out: "
+                f"validation={self.train.validation}, test={self.train.test}",
+                hint="Shorten validation and test in Trainer(...), or correct start= and end= of the feeds.",
+            )
 
     def _check_batch(self) -> None:
         if self.batch is None:
@@ -232,6 +279,74 @@ class ModelPipeline:
     def begins_on(self) -> date:
         """The first day on which all feeds are there: features and training begin with it."""
         return max(feed.start for feed in self.feeds)
+
+    @classmethod
+    def from_yaml(cls, file: str | Path, name: str = "") -> ModelPipeline:
+        """Return the pipeline that a YAML file says: the same arguments, part by part.
+
+        :param file: Path of the file: ``Path(__file__).with_name("churn.yaml")`` lies beside the DAG file.
+        :param name: Where the file has several pipelines, below a name each: the one that is meant.
+        :raises ConfigError: when it cannot be read, or says no valid pipeline.
+        """
+        from airflow_mlops.written import read_pipeline
+
+        return read_pipeline(Path(file), name)
+
+    def derive(self, **changes: Any) -> ModelPipeline:
+        """Return a pipeline like this one, but for some arguments of it or of its parts.
+
+        ::
+
+            weekly = daily.derive(model="churn_weekly", window="90d", retrain={"cron": "@weekly"})
+            italian = daily.derive(model="churn_it", source={"uri": "orders/it"}, deploy={"timeout": "20m"})
+
+        :param changes: Arguments of :class:`ModelPipeline`; arguments of one of its parts, where only that has it; or
+            a part with a dict of its arguments.
+        :raises ConfigError: when no part has such an argument, or several have it; or what comes out is not valid.
+        """
+        from airflow_mlops.changes import changed
+
+        return changed(self, changes)
+
+    def run(
+        self,
+        stage: Literal["train"] = "train",
+        *,
+        code_path: str | Path = "dags",
+        home: str | None = None,
+        ledger: str | None = None,
+        repo: str | Path | None = None,
+        mlflow_conn_id: str = "",
+        as_of: str | None = None,
+        **changes: Any,
+    ) -> Experiment:
+        """Try something, in a notebook: train and judge as ``<model>.train`` does, and register nothing.
+
+        ::
+
+            print(churn.run(window="30d", train={"seed": 3}))
+
+        :param stage: ``train``: snapshot, training, evaluation, verdict.
+        :param code_path: Folder of the DAG file, beside which the named functions lie.
+        :param home: Home folder; default is option ``[mlops] home``, else ``.mlops``.
+        :param ledger: SQLAlchemy URL; default is that of the laptop stack, else of ``mlops_ledger_default``.
+        :param repo: Feast repository; default is that of ``feast_default``, else ``feature_repo``.
+        :param mlflow_conn_id: Airflow connection of MLflow: the champion is measured too, and a run is kept, with the
+            tag ``mlops.experimental``. Empty: neither.
+        :param as_of: Train on what was known at this moment; default is all that is complete.
+        :param changes: Other settings, as :meth:`derive` takes them.
+        :raises MlopsError: whatever would end ``<model>.train``.
+        """
+        from argparse import Namespace
+
+        from airflow_mlops.commands.experiment import run
+
+        if stage != "train":
+            raise ConfigError(f"There is no stage {stage!r} to try.", hint='Write run("train").')
+        where = Namespace(
+            home=home, ledger=ledger, repo=None if repo is None else Path(repo), mlflow=mlflow_conn_id, as_of=as_of
+        )
+        return run(self.derive(**changes), Path(code_path).resolve(), where)
 
     def dags(self) -> dict[str, DAG]:
         """Return the pipeline's DAGs by a Python name, for ``globals().update(...)`` in a DAG file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable
@@ -60,7 +61,7 @@ Cut = Annotated[Partitioning, BeforeValidator(lambda given: Partitioning.parse(g
 
 def _explain(cls: type, error: ValidationError) -> ConfigError:
     """Turn pydantic's report into one error per config, with the nearest known key."""
-    known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+    known = [field.name for field in dataclasses.fields(cls)]
     lines, hints = [], []
     problems = error.errors(include_url=False)
     problems.sort(key=lambda problem: problem["type"] != "unexpected_keyword_argument")

@@ -36,6 +36,8 @@ def build(train, seed, units):
     model.compile("adam", "binary_crossentropy")
     return model
 """
+TRIES = 3
+"""Of going on: what else the machine does makes them slower only, so the fastest counts."""
 CHILD = """
 import sys, time
 from pathlib import Path
@@ -75,6 +77,19 @@ def output_of(process: subprocess.Popen[str]) -> str:
     return said
 
 
+def seconds_until_it_goes_on(folder: Path, spec: Any) -> float:
+    began = time.perf_counter()
+    again = start(folder, spec)
+    assert again.stdout is not None
+    for line in again.stdout:
+        if re.match("Going on from a checkpoint", line):
+            break
+    took = time.perf_counter() - began
+    os.killpg(again.pid, signal.SIGKILL)
+    again.communicate()
+    return took
+
+
 def main() -> None:
     from airflow_mlops.contracts import TrainingSpec
 
@@ -106,20 +121,12 @@ def main() -> None:
         if not kept:
             print("the training was done before anything was saved: nothing to go on from")
         else:
-            began = time.perf_counter()
-            again = start(home / "killed", spec)
-            assert again.stdout is not None
-            for line in again.stdout:
-                if re.match("Going on from a checkpoint", line):
-                    break
-            took = time.perf_counter() - began
+            took = min(seconds_until_it_goes_on(home / "killed", spec) for _ in range(TRIES))
             began = time.perf_counter()
             imports = [sys.executable, "-c", "import airflow_mlops.engine.training.fit"]
             subprocess.run(imports, check=True, stderr=subprocess.DEVNULL)
             note = f"{time.perf_counter() - began:.1f} s are imports"
             figures.hold("seconds from the start of the process until it goes on", took, at_most=10, note=note)
-            os.killpg(again.pid, signal.SIGKILL)
-            again.communicate()
     figures.end()
 
 

@@ -3,7 +3,7 @@
 As the DAG processor does it: a parent that has loaded Airflow and its plugins imports what the file imports of
 ``airflow.*``, forks, and the child bags and serializes the file. Prints CPU milliseconds of the child, which other load
 on the machine moves less than wall time, and the median ratio of a pair; and the same for a parent without plugins,
-in which every child imports this package anew.
+in which every child imports this package anew. Then many such pipelines in one file.
 
 Run: python bench/parse.py [--small]
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from _figures import Figures, options
 
 OURS = Path(__file__).parent.parent / "dags" / "flight_delay.py"
 ROUNDS, SMALL_ROUNDS = 25, 3
+FLEET_SIZE, SMALL_FLEET = 100, 4
 LOG = structlog.get_logger()
 
 EMPTY = """
@@ -36,21 +38,30 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 schedules = {{
     "features": CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
     "history": None,
+    "backfill": None,
     "train": CronTriggerTimetable("0 4 * * 0", timezone="UTC"),
     "deploy": [Asset(name="empty")],
     "runbook": None,
     "rerun": None,
     "sources": Asset(name="one") | Asset(name="other"),
 }}
-for name, tasks in {shape!r}.items():
-    with DAG("empty." + name, schedule=schedules[name], start_date=datetime(2013, 1, 1)) as dag:
+for number, (name, tasks) in [(one, each) for one in range({count}) for each in {shape!r}.items()]:
+    with DAG(f"empty_{{number}}.{{name}}", schedule=schedules[name], start_date=datetime(2013, 1, 1)) as dag:
         previous = None
         for task_id in tasks:
             task = EmptyOperator(task_id=task_id)
             if previous is not None:
                 previous >> task
             previous = task
-    globals()[name] = dag
+    globals()[f"{{name}}_{{number}}"] = dag
+"""
+
+
+FLEET = """
+import flight_delay  # a DAG file of Airflow, which looks for these words
+flights = flight_delay.flight_delay
+for number in range({count}):
+    globals().update(flights.derive(model=f"flight_delay_{{number}}").dags())
 """
 
 
@@ -95,9 +106,9 @@ def shape_of(path: Path) -> dict[str, list[str]]:
     return {name: tasks.replace(".", "_").split() for name, tasks in pairs}
 
 
-def compare(empty: Path, rounds: int) -> tuple[float, str]:
+def compare(empty: Path, rounds: int, ours_file: Path = OURS) -> tuple[float, str]:
     """Return the median ratio of pairs, each parsed one after the other, and the medians in words."""
-    pairs = [(parse_milliseconds(OURS), parse_milliseconds(empty)) for _ in range(rounds)]
+    pairs = [(parse_milliseconds(ours_file), parse_milliseconds(empty)) for _ in range(rounds)]
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     return statistics.median(one / other for one, other in pairs), f"ours {ours:.1f} ms, EmptyOperators {theirs:.1f} ms"
 
@@ -108,7 +119,7 @@ def main() -> None:
     shape = shape_of(OURS)
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "empty.py"
-        empty.write_text(EMPTY.format(shape=shape))
+        empty.write_text(EMPTY.format(shape=shape, count=1))
         print(f"{len(shape)} DAGs, {sum(map(len, shape.values()))} tasks, median of {rounds} pairs")
         for path in (OURS, empty):
             processor._pre_import_airflow_modules(str(path), LOG)
@@ -119,6 +130,13 @@ def main() -> None:
         get_listener_manager()  # the DAG processor's parent calls it when it starts, and that loads the plugins
         ratio, words = compare(empty, rounds)
         figures.hold("parsing as the DAG processor does, ours / EmptyOperators", ratio, at_most=1.5, note=words)
+        count = SMALL_FLEET if small else FLEET_SIZE
+        fleet, empty_fleet = Path(folder) / "fleet.py", Path(folder) / "empty_fleet.py"
+        fleet.write_text(FLEET.format(count=count))
+        empty_fleet.write_text(EMPTY.format(shape=shape, count=count))
+        sys.path.append(str(OURS.parent))
+        ratio, words = compare(empty_fleet, 1 if small else 3, fleet)
+        figures.hold(f"parsing {count} pipelines, ours / EmptyOperators", ratio, at_most=1.5, note=words)
     figures.end()
 
 

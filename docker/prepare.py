@@ -99,7 +99,11 @@ def migrate() -> None:
     marker.write_text(now)
 
 
-POOLS = (("feast", "1", "One apply to Feast's registry at a time"), ("gpu", "1", "A slot for each GPU"))
+POOLS = (
+    ("feast", "1", "One apply to Feast's registry at a time"),
+    ("backfill", "1", "Backfills, of all models"),
+    ("gpu", "1", "A slot for each GPU"),
+)
 
 
 def _make_databases() -> None:

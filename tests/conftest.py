@@ -23,7 +23,7 @@ os.environ.update(
 sys.path[:0] = [str(ROOT / "dags"), str(ROOT / "feature_repo")]
 
 
-LONGEST_FIRST = ("containers", "e2e", "bench", "drills", "integration", "unit", "contract")
+LONGEST_FIRST = ("containers", "kubernetes", "e2e", "bench", "drills", "integration", "unit", "contract")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

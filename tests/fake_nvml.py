@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,20 @@ def _uuid(one: int | tuple[int, int]) -> str:
 
 
 def _memory(one: int | tuple[int, int]) -> SimpleNamespace:
-    return SimpleNamespace(total=80 * GIB, free=(one + 1) * GIB if isinstance(one, int) else GIB)
+    free = (one + 1) * GIB if isinstance(one, int) else GIB
+    return SimpleNamespace(total=80 * GIB, free=free, used=80 * GIB - free)
+
+
+def _named(known: Mapping[str, int | tuple[int, int]], uuid: str) -> int | tuple[int, int]:
+    if uuid not in known:
+        raise NVMLError("Not Found")
+    return known[uuid]
+
+
+def _rates(one: int | tuple[int, int]) -> SimpleNamespace:
+    if not isinstance(one, int):
+        raise NVMLError("Not Supported")
+    return SimpleNamespace(gpu=10 * (one + 1), memory=1)
 
 
 def fake_nvml(
@@ -59,6 +73,10 @@ def fake_nvml(
         return [number in cut, number in cut]
 
     cut = parts or {}
+
+    every = (*range(len(names)), *((number, index) for number in cut for index in range(len(cut[number]))))
+    nvml.nvmlDeviceGetHandleByUUID = partial(_named, {_uuid(one): one for one in every})
+    nvml.nvmlDeviceGetUtilizationRates = _rates
     nvml.nvmlDeviceGetUUID, nvml.nvmlDeviceGetMemoryInfo = _uuid, _memory
     nvml.nvmlDeviceGetName = lambda one: names[one] if isinstance(one, int) else cut[one[0]][one[1]]
     nvml.nvmlDeviceGetMigMode = mode

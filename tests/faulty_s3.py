@@ -1,4 +1,4 @@
-"""A server between a client and S3 that answers 503, or takes a PUT and loses it."""
+"""A server between a client and S3 that answers 503, whose tokens expire, or that takes a PUT and loses it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import requests
 
 _BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+_EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 _PASSED_ON = {"etag", "last-modified", "content-type", "content-range", "date"}
 Which = Callable[[str, str], bool]
 """Method and path → whether it is hit."""
@@ -26,6 +27,7 @@ class FaultyS3:
     def __init__(self, behind: str) -> None:
         self.behind, self.url = behind, ""
         self.busy: Which = _none
+        self.expired: Which = _none
         self.loses: Which = _none
         self.asked: list[str] = []
 
@@ -40,6 +42,8 @@ class FaultyS3:
         self.asked.append(f"{method} {path}")
         if self.busy(method, path):
             return 503, {"Content-Type": "application/xml"}, _BUSY
+        if self.expired(method, path):
+            return 403, {"Content-Type": "application/xml"}, _EXPIRED
         if self.loses(method, path):
             return 200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, b""
         headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.commands.history import add_span, in_bulk
+from airflow_mlops.commands.history import add_span, add_workers, in_bulk
 from airflow_mlops.commands.place import open_home, open_ledger, open_location, open_store, place_options, repo_option
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.moments import is_day, parse_day_or_moment
@@ -42,6 +42,7 @@ def add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="compute the features of sealed partitions in bulk: missing ones, and those of other code or data",
     )
     add_span(compute, to="today")
+    add_workers(compute)
     compute.set_defaults(run=_compute)
 
     materialize = verbs.add_parser("materialize", parents=plain, help="bring a feature service online")

@@ -41,6 +41,7 @@ def add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "partitions were refused",
     )
     add_span(history)
+    add_workers(history)
     history.add_argument(
         "--again", action="store_true", help="read files again that are sealed: after a change of a feed's contract"
     )
@@ -62,6 +63,10 @@ def add_span(command: argparse.ArgumentParser, to: str = "") -> None:
         required=not to,
         help=f"default: {to}" if to else "last day",
     )
+
+
+def add_workers(command: argparse.ArgumentParser) -> None:
+    """Add the option that says how many processes work."""
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
 
 
@@ -115,7 +120,7 @@ def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPi
 
 
 def load_pipeline(spec: str) -> tuple[Path, ModelPipeline]:
-    """Return the folder of a DAG file and the pipeline that ``dags/file.py:name`` means.
+    """Return the folder of a DAG file and the pipeline that ``dags/file.py:name`` or ``dags/file.yaml`` means.
 
     :raises ConfigError: when there is no such file or name, or it is no pipeline.
     """
@@ -123,12 +128,15 @@ def load_pipeline(spec: str) -> tuple[Path, ModelPipeline]:
     from airflow_mlops.pipeline import ModelPipeline
 
     file, _, name = spec.rpartition(":")
+    yaml = next((one for one in (spec, file) if one.endswith((".yaml", ".yml"))), "")
+    if yaml:
+        return Path(yaml).resolve().parent, ModelPipeline.from_yaml(yaml, name if yaml == file else "")
     path = Path(file).resolve()
     if not path.is_file() or not name:
         raise ConfigError(
             f"{spec!r} does not name a pipeline.",
             detail=f"there is no file {path}" if name else "no name after ':'",
-            hint="Write the DAG file and the variable: dags/flight_delay.py:flight_delay.",
+            hint="Write the DAG file and the variable: dags/flight_delay.py:flight_delay; or a YAML file.",
         )
     found = load_object(f"{path.stem}:{name}", str(path.parent))
     if not isinstance(found, ModelPipeline):

@@ -29,11 +29,15 @@ class ModelManifest(Record):
     lock_hash: str | None = None
     hardware: str
     versions: dict[str, str]
+    packages_hash: str = Field(default="", description="of all packages that were installed where it trained")
+    image: str = Field(default="", description="container image that it trained in")
     classes: tuple[str, ...] = Field(default=(), description="in the order of the probabilities")
     heads: dict[str, Target] = Field(default_factory=dict, description="further labels that it predicts")
     transform: str = Field(default="", description="what the features go through before the model is asked")
     parent_version: str | None = Field(default=None, description="champion when this was trained")
     triggered_by: str
+    trigger: str = Field(default="", description="what asked for the training, in words")
+    special: dict[str, Any] = Field(default_factory=dict, description="what of the training was other than usual")
 
 
 class EvaluatedHead(Record):

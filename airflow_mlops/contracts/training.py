@@ -152,6 +152,7 @@ class TrainingSpec(Record):
         default_factory=dict, description="package → version of what the result depends on; empty: not said"
     )
     compute: Compute = Compute()
+    experimental: bool = Field(default=False, description="to try something: what comes out is never registered")
 
     @property
     def wanted(self) -> str:
@@ -173,7 +174,7 @@ class TrainingSpec(Record):
         told = self.model_dump(mode="json", exclude={"code_path", "snapshot"})
         told["snapshot"] = self.snapshot.told({"uri", "feature_files"})
         # As trainings were named before these were part of them: what is kept of those stays to be found.
-        for name in ("golden", "environment", "fit", "script", "args", "python", "transform"):
+        for name in ("golden", "environment", "fit", "script", "args", "python", "transform", "experimental"):
             if not told[name]:
                 del told[name]
         if self.compute == Compute():
@@ -212,6 +213,9 @@ class TrainingProgress(Record):
     metrics: dict[str, float]
     history: dict[str, list[float]] = Field(description="metric → value of each epoch that is done")
     times: tuple[float, ...] = Field(description="when each ended, in seconds since 1970; empty: not known")
+    usage: dict[str, float] = Field(
+        default_factory=dict, description="what it uses of its machine now: see airflow_mlops.engine.devices.usage"
+    )
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", {timedelta(seconds=round(self.seconds_left))} left"
@@ -241,3 +245,5 @@ class TrainingResult(Record):
     ended: datetime | None = None
     times: tuple[float, ...] = Field(default=(), description="when each epoch ended, in seconds since 1970")
     resources: dict[str, float] = Field(default_factory=dict, description="what it took, such as cpu_seconds")
+    packages_hash: str = Field(default="", description="of all installed packages and their versions")
+    image: str = Field(default="", description="container image that it ran in, as MLOPS_IMAGE names it")

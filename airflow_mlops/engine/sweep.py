@@ -43,7 +43,8 @@ _SHORTEST = timedelta(days=1)
 class Aged:
     """A file or folder that is older than it need be; ``needed_by`` says why it stays all the same.
 
-    ``kind`` is ``snapshot``, ``training``, ``checkpoints`` (of a training that is not done), ``features``, ``report``,
+    ``kind`` is ``snapshot``, ``training``, ``checkpoints`` (of a training that is not done), ``job`` and
+    ``progress`` (of a training elsewhere), ``features``, ``report``,
     ``quarantine``, ``staged``, ``predictions`` (that were never sealed), ``registry`` (its cache) or ``model`` (a
     version in a model store).
     """
@@ -223,6 +224,8 @@ def _aged(home: Path, ledger: Ledger, kept: _Kept, model_stores: Mapping[str, Pa
         users = needed.get((one.path.parent.parent.name, one.path.stem), ())
         yield from kept.aged("features", one, (*users, *unknown))
     for kind, pattern in (
+        ("job", "jobs/*"),
+        ("progress", "progress/*"),
         ("report", "reports/*"),
         ("quarantine", "quarantine/*/*/*"),
         ("staged", "staged/*/*"),
@@ -278,7 +281,7 @@ def _snapshots_of(home: Path, trainings: Sequence[Lying]) -> Iterator[str]:
 
 def _folders(home: Path) -> list[Path]:
     """Return where a sweep that was killed may have left what it had made invisible."""
-    fixed = [home / name for name in ("snapshots", "trainings", "checkpoints", "reports")]
+    fixed = [home / name for name in ("snapshots", "trainings", "jobs", "progress", "checkpoints", "reports")]
     return [
         *fixed,
         *home.glob("features/*/superseded"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -153,6 +154,27 @@ def said(value: object) -> str:
     return "" if text == "None" else text
 
 
+def positive(value: object, name: str) -> float | None:
+    """Return a rendered value as a number above 0; None when a form left it empty.
+
+    :param name: Of the argument.
+    :raises ConfigError: when it is none.
+    """
+    if not said(value):
+        return None
+    try:
+        number = float(said(value))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ConfigError(
+            f"{name}={value!r} is no number above 0.",
+            detail="after rendering",
+            hint="Give a number such as 2.5, or leave it out.",
+        )
+    return number
+
+
 def heads_of(heads: Mapping[str, str] | None) -> dict[str, str]:
     """Return further labels as they are given to an operator: column → problem type.
 
@@ -202,6 +224,16 @@ def owner_of(task: BaseOperator) -> str:
     return "" if task.owner == conf.get("operators", "default_owner", fallback="airflow") else task.owner
 
 
+def run_tags(context: Context, task: BaseOperator) -> dict[str, str]:
+    """Return the tags that lead from an MLflow run to its Airflow run, to who asked for it and who answers for it."""
+    from airflow_mlops.engine.registry.registry import OWNER
+
+    ti, owner = context["ti"], owner_of(task)
+    user = getattr(context.get("dag_run"), "triggering_user_name", None) or owner or "airflow"
+    told = {"airflow.dag_id": ti.dag_id, "airflow.run_id": ti.run_id, "mlflow.user": user}
+    return {**told, **({OWNER: owner} if owner else {})}
+
+
 def whole_version(version: int | str) -> int:
     """Return a rendered version as a number.
 
@@ -226,6 +258,12 @@ def version_or_alias(version: int | str) -> str:
     return str(whole_version(text)) if text.isdecimal() else text
 
 
+def doc_of(cls: type) -> str:
+    """Return what a class does, as a task's page shows it: what its docstring begins with, in Markdown."""
+    text = (cls.__doc__ or "").partition("\n\n")[0].replace("``", "`").replace("\n   ", "\n")
+    return re.sub(r":\w+:`[~\w.]*?(\w+)`", r"`\1`", text) if ":`" in text else text
+
+
 class MlopsOperator(BaseOperator):
     """An operator that renders, calls one engine function, and pushes one small JSON manifest.
 
@@ -244,7 +282,7 @@ class MlopsOperator(BaseOperator):
 
     def __init__(self, *, home: str | None = None, **kwargs: Any) -> None:
         # Each key of the manifest is an XCom of its own too, so that `task.output["key"]` can be handed on.
-        super().__init__(**{"multiple_outputs": True, **kwargs})
+        super().__init__(**{"multiple_outputs": True, "doc_md": doc_of(type(self)), **kwargs})
         self.home = home
 
     @property

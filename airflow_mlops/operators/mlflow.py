@@ -16,8 +16,8 @@ from airflow_mlops.exceptions import ConfigError, GateError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowModelVersionLink, MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, owner_of, require, said, whole_version
-from airflow_mlops.operators.tensorflow import registry_cache, run_tags
+from airflow_mlops.operators.base import MlopsOperator, owner_of, require, run_tags, said, whole_version
+from airflow_mlops.operators.tensorflow import registry_cache
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -118,6 +118,7 @@ class MLflowRegisterModelOperator(MlopsOperator):
         """Register and return the version."""
         from airflow_mlops.engine.features.governance.consumers import record_model
         from airflow_mlops.engine.registry.manifest import pack_manifest
+        from airflow_mlops.engine.retraining.registered import Registered, record_registered, what_started
         from airflow_mlops.engine.training.workdir import finished_training, read_evaluation
 
         folder = require(self.training, "training", "Did the training task succeed?")
@@ -130,12 +131,16 @@ class MLflowRegisterModelOperator(MlopsOperator):
                 hint="Give the training task and the registration the same model.",
             )
         evaluation = read_evaluation(Path(file))
-        ti = context["ti"]
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        run_of_dag = f"{context['ti'].dag_id} {context['ti'].run_id}"
+        why, special = what_started(ledger, self.model, run_of_dag)
         manifest = pack_manifest(
             spec,
             result,
             parent_version=evaluation.champion_version,
-            triggered_by=f"{ti.dag_id} {ti.run_id}",
+            triggered_by=run_of_dag,
+            trigger=why,
+            special=special,
         )
         hook = MLflowHook(self.mlflow_conn_id)
         registry = hook.get_conn()
@@ -145,8 +150,23 @@ class MLflowRegisterModelOperator(MlopsOperator):
         if owner := owner_of(self):
             registry.set_owner(self.model, owner)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, registered.version))
-        ledger = LedgerHook(self.ledger_conn_id).get_conn()
         record_model(ledger, self.model, int(registered.version), spec.snapshot)
+        record_registered(
+            ledger,
+            Registered(
+                model=self.model,
+                version=int(registered.version),
+                spec_hash=spec.hash,
+                snapshot=spec.snapshot.id,
+                run=run_of_dag,
+                why=why,
+                special=special,
+                rows=sum(split.rows for split in spec.snapshot.splits.values()),
+                seconds=result.seconds,
+                cost=result.resources.get("cost"),
+                metrics=evaluation.metrics.get("challenger", {}),
+            ),
+        )
         return RegisteredVersion(
             model=registered.model,
             version=int(registered.version),
@@ -205,20 +225,21 @@ class MLflowJudgeModelOperator(MlopsOperator):
         from airflow_mlops.engine.evaluation.approvals import record_verdict
         from airflow_mlops.engine.evaluation.gates import gates_of, judge
         from airflow_mlops.engine.registry.elsewhere import content_of
+        from airflow_mlops.engine.retraining.registered import named_special
         from airflow_mlops.engine.training.workdir import evaluated_training, read_evaluation
 
         version = whole_version(self.version)
         file = require(self.evaluation, "evaluation", "Did the evaluation task succeed?")
         evaluation = read_evaluation(Path(file))
         gates = gates_of(self.gates, evaluation)
-        verdict = judge(self.model, gates, evaluation)
+        ledger = LedgerHook(self.ledger_conn_id).get_conn()
+        verdict = named_special(ledger, version, judge(self.model, gates, evaluation))
         for check in verdict.checks:
             self.log.info("%s  %s: %s", "pass" if check.passed else "FAIL", check.gate, check.reason)
 
         hook = MLflowHook(self.mlflow_conn_id)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
         registry = hook.get_conn()
-        ledger = LedgerHook(self.ledger_conn_id).get_conn()
         content = content_of(registry, ledger, self.model, version)
         trained, evaluated = registry.training_of(self.model, str(version)), evaluated_training(Path(file))
         if evaluated not in {trained, content}:

@@ -9,9 +9,9 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links.mlflow import MLflowModelVersionLink, MLflowRunLink
-from airflow_mlops.operators.base import MlopsOperator, owner_of, path_of, require, said, whole_version
+from airflow_mlops.operators.base import MlopsOperator, owner_of, path_of, require, run_tags, said, whole_version
 from airflow_mlops.operators.mlflow import FetchedVersion, RegisteredVersion
-from airflow_mlops.operators.tensorflow import registry_cache, run_tags
+from airflow_mlops.operators.tensorflow import registry_cache
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -7,19 +7,37 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.hooks.mlflow import MLflowHook
+from airflow_mlops.links.mlflow import MLflowRunLink
 from airflow_mlops.metrics import gauge
+from airflow_mlops.operators.base import run_tags
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperator, Context
 
-    from airflow_mlops.contracts import TrainingProgress
+    from airflow_mlops.contracts import TrainingProgress, TrainingSpec
     from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.engine.registry.live import LiveRun
+    from airflow_mlops.engine.registry.registry import TrainingRun
 
 POINTER = "training:{model}"
 """Of the ledger: how far the training of a model is, or was when it ended."""
 _EVERY = 30.0
 """Seconds between two of them; MLflow has every epoch."""
+
+
+def live_run(context: Context, task: BaseOperator, mlflow_conn_id: str | None, spec: TrainingSpec) -> LiveRun | None:
+    """Return the run that MLflow is to have of a training while it trains; None where it is to have none."""
+    from airflow_mlops.engine.registry.live import LiveRun
+
+    if mlflow_conn_id is None:
+        return None
+    hook = MLflowHook(mlflow_conn_id)
+
+    def opened(run: TrainingRun) -> None:
+        MLflowRunLink.persist(context, hook.run_url(run.experiment_id, run.run_id))
+
+    return LiveRun(hook.get_conn, spec, run_tags(context, task), opened, task.log)
 
 
 class ShownProgress:

@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
 )
 
 from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
-from airflow_mlops.operators.base import failing_clearly, open_home
+from airflow_mlops.operators.base import doc_of, failing_clearly, open_home
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -60,7 +60,11 @@ class MlopsSensor(BaseSensorOperator):
                 hint="Write poke_interval=<seconds>, Airflow's word for sensors.",
             )
         # As for the operators: each key of the result is an XCom of its own too.
-        super().__init__(poke_interval=poke_interval, timeout=timeout, **{"multiple_outputs": True, **kwargs})
+        super().__init__(
+            poke_interval=poke_interval,
+            timeout=timeout,
+            **{"multiple_outputs": True, "doc_md": doc_of(type(self)), **kwargs},
+        )
         self.home = home
         self.deferrable = deferrable
 

@@ -14,6 +14,7 @@ from airflow_mlops.stack.ports import HOST, Ports
 from airflow_mlops.stack.postgres import Postgres
 
 FEAST_POOL = "feast"
+BACKFILL_POOL = "backfill"
 """Airflow pool of one slot: two applies at once would undo each other in Feast's registry."""
 
 # Settings of the user's shell must not leak into the stack; a proxy must not stand between its parts.
@@ -149,6 +150,7 @@ def _airflow(layout: Layout, ports: Ports, database: Postgres, dags: Path) -> di
         "OPERATORS__DEFAULT_DEFERRABLE": "True",
         "MLOPS__HOME": str(layout.home),
         "MLOPS__FEAST_POOL": FEAST_POOL,
+        "MLOPS__BACKFILL_POOL": BACKFILL_POOL,
     }
     return {"AIRFLOW_HOME": str(layout.airflow), **{f"AIRFLOW__{name}": value for name, value in settings.items()}}
 

@@ -26,7 +26,7 @@ from airflow_mlops.stack import postgres, processes
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.components import AIRFLOW, COMPONENTS, LISTENS, module_and_flags
 from airflow_mlops.stack.console import Console
-from airflow_mlops.stack.environment import FEAST_POOL, Layout, process_environment
+from airflow_mlops.stack.environment import BACKFILL_POOL, FEAST_POOL, Layout, process_environment
 from airflow_mlops.stack.health import HealthCheck
 from airflow_mlops.stack.ports import HOST, PURPOSES, Ports, require_free, variable
 from airflow_mlops.stack.postgres import Postgres
@@ -209,6 +209,7 @@ class Stack:
         self._wait_until_healthy(deadline)
         with AirflowApi(self.airflow_url) as airflow:
             airflow.ensure_pool(FEAST_POOL, 1, "One apply to Feast's registry at a time")
+            airflow.ensure_pool(BACKFILL_POOL, 1, "Backfills, of all models")
             airflow.ensure_pool(GPU_QUEUE, max(1, len(find_gpus().devices)), "A slot for each GPU")
         if "watch" in missing:
             self._spawn("watch")

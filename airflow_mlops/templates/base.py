@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, TaskGroup
 from airflow.sdk.definitions.param import ParamsDict
 
 from airflow_mlops.operators.runbook import RemindOfPinOperator
@@ -58,26 +58,55 @@ def pipeline_dag(
         Airflow validates, compares and stores each time the file is parsed. A run has the DAG's params anyway.
     :param max_active_runs: One at a time, where watermarks, labels and aliases move forward in order.
     """
-    defaults = {**TASK_DEFAULTS, **({"owner": pipeline.owner} if pipeline.owner else {})}
-    if pipeline.notify:
-        from airflow_mlops.notifications import deadline_alert, on_failure
+    if pipeline.notify and name in pipeline.deadlines:
+        from airflow_mlops.notifications import deadline_alert
 
-        defaults |= on_failure(pipeline)
-        if name in pipeline.deadlines:
-            kwargs["deadline"] = deadline_alert(pipeline, name)
+        kwargs["deadline"] = deadline_alert(pipeline, name)
     dag = DAG(
         dag_id=f"{pipeline.model}.{name}",
         doc_md=doc,
         description=_first_sentence(doc or ""),
         catchup=False,
         max_active_runs=max_active_runs,
-        default_args=defaults,
+        default_args=_defaults(pipeline),
         tags={"mlops", pipeline.model, *pipeline.tags},
         **kwargs,
     )
     with dag:
         yield dag
     dag.params = ParamsDict({**(params or {})})
+
+
+class Stage(TaskGroup):
+    """The tasks of one stage of a pipeline, in a DAG of one's own.
+
+    ``output`` is what its last task returns, for a task behind it.
+    """
+
+    output: Any = None
+
+
+@contextmanager
+def stage(pipeline: ModelPipeline, group_id: str, macros: Mapping[str, Any]) -> Iterator[Stage]:
+    """Open the group of a stage in the DAG that is being written, with the defaults of the pipeline's own DAGs.
+
+    :param macros: What its templates call, beside Airflow's.
+    """
+    defaults: Any = _defaults(pipeline)
+    group = Stage(group_id, default_args=defaults)
+    with group:
+        yield group
+    group.dag.user_defined_macros = {**macros, **(group.dag.user_defined_macros or {})}
+
+
+def _defaults(pipeline: ModelPipeline) -> dict[str, Any]:
+    """Return what all tasks of a pipeline are given that say nothing else."""
+    defaults = {**TASK_DEFAULTS, **({"owner": pipeline.owner} if pipeline.owner else {})}
+    if pipeline.notify:
+        from airflow_mlops.notifications import on_failure
+
+        defaults |= on_failure(pipeline)
+    return defaults
 
 
 def _first_sentence(doc: str) -> str:

@@ -24,7 +24,7 @@ from airflow_mlops.operators.tf_serving import (
     TFServingVerifyVersionOperator,
 )
 from airflow_mlops.sensors.tf_serving import TFServingVersionSensor
-from airflow_mlops.templates.base import pipeline_dag, result
+from airflow_mlops.templates.base import Stage, pipeline_dag, result, stage
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -58,59 +58,80 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
             ),
         },
     ) as dag:
-        fetch = MLflowFetchApprovedModelOperator(
-            task_id="fetch",
-            model=pipeline.model,
-            version="{{ '' if params.version is none else params.version }}",
-            server=deploy.server,
-            mlflow_conn_id=pipeline.mlflow_conn_id,
-            ledger_conn_id=pipeline.ledger_conn_id,
-        )
-        version = result(fetch, "version")
-        serving = {
-            "model": pipeline.model,
-            "version": version,
-            "tf_serving_conn_id": deploy.server,
-            "ledger_conn_id": pipeline.ledger_conn_id,
-        }
-        publish = TFServingPublishModelOperator(
-            task_id="publish",
-            source=result(fetch, "saved_model"),
-            tolerance=deploy.tolerance,
-            signature_changes="{{ params.signature_changes }}",
-            require_golden=True,
-            **serving,
-            **deploy.resources.as_arguments(),
-        )
-        load = TFServingLoadVersionOperator(task_id="load", **serving)
-        available = TFServingVersionSensor(
-            task_id="wait_available",
-            deferrable=True,
-            poke_interval=1,
-            timeout=parse_duration(deploy.timeout) / timedelta(seconds=1),
-            **serving,
-        )
-        verify = TFServingVerifyVersionOperator(task_id="verify", tolerance=deploy.tolerance, **serving)
-        parity = FeastCheckParityOperator(
-            task_id="check_parity",
-            model=pipeline.model,
-            version=version,
-            service=pipeline.features.name,
-            source_dataset=pipeline.source.dataset,
-            sample_rows=pipeline.features.parity_sample,
-            feast_conn_id=pipeline.features.conn_id,
-            ledger_conn_id=pipeline.ledger_conn_id,
-        )
-        promote = TFServingPromoteVersionOperator(
-            task_id="promote", keep=deploy.keep, passed=result(fetch, "passed"), **serving
-        )
-        alias = MLflowSetAliasOperator(
-            task_id="set_champion",
-            model=pipeline.model,
-            version=version,
-            alias="champion",
-            mlflow_conn_id=pipeline.mlflow_conn_id,
-            outlets=[champion_asset(pipeline.model, pipeline.owner)],
-        )
-        publish >> load >> available >> verify >> parity >> promote >> alias
+        _deploy(pipeline, "{{ '' if params.version is none else params.version }}", "{{ params.signature_changes }}")
     return dag
+
+
+def deploy_group(
+    pipeline: ModelPipeline, group_id: str = "deploy", *, version: str = "", signature_changes: str = ""
+) -> Stage:
+    """Return the tasks of ``<model>.deploy`` as a group, for a DAG of one's own.
+
+    :param group_id: Name of the group.
+    :param version: Approved version to deploy; empty means the newest.
+    :param signature_changes: What may be different for callers; empty: as ``Deploy`` says.
+    """
+    with stage(pipeline, group_id, {}) as group:
+        group.output = _deploy(pipeline, version, signature_changes or pipeline.deploy.signature_changes).output
+    return group
+
+
+def _deploy(pipeline: ModelPipeline, version: str, signature_changes: str) -> MLflowSetAliasOperator:
+    """Add the tasks that put a version into service; return the last one."""
+    deploy = pipeline.deploy
+    fetch = MLflowFetchApprovedModelOperator(
+        task_id="fetch",
+        model=pipeline.model,
+        version=version,
+        server=deploy.server,
+        mlflow_conn_id=pipeline.mlflow_conn_id,
+        ledger_conn_id=pipeline.ledger_conn_id,
+    )
+    fetched = result(fetch, "version")
+    serving = {
+        "model": pipeline.model,
+        "version": fetched,
+        "tf_serving_conn_id": deploy.server,
+        "ledger_conn_id": pipeline.ledger_conn_id,
+    }
+    publish = TFServingPublishModelOperator(
+        task_id="publish",
+        source=result(fetch, "saved_model"),
+        tolerance=deploy.tolerance,
+        signature_changes=signature_changes,
+        require_golden=True,
+        **serving,
+        **deploy.resources.as_arguments(),
+    )
+    load = TFServingLoadVersionOperator(task_id="load", **serving)
+    available = TFServingVersionSensor(
+        task_id="wait_available",
+        deferrable=True,
+        poke_interval=1,
+        timeout=parse_duration(deploy.timeout) / timedelta(seconds=1),
+        **serving,
+    )
+    verify = TFServingVerifyVersionOperator(task_id="verify", tolerance=deploy.tolerance, **serving)
+    parity = FeastCheckParityOperator(
+        task_id="check_parity",
+        model=pipeline.model,
+        version=fetched,
+        service=pipeline.features.name,
+        source_dataset=pipeline.source.dataset,
+        sample_rows=pipeline.features.parity_sample,
+        feast_conn_id=pipeline.features.conn_id,
+        ledger_conn_id=pipeline.ledger_conn_id,
+    )
+    promote = TFServingPromoteVersionOperator(
+        task_id="promote", keep=deploy.keep, passed=result(fetch, "passed"), **serving
+    )
+    alias = MLflowSetAliasOperator(
+        task_id="set_champion",
+        model=pipeline.model,
+        version=fetched,
+        alias="champion",
+        mlflow_conn_id=pipeline.mlflow_conn_id,
+        outlets=[champion_asset(pipeline.model, pipeline.owner)],
+    )
+    publish >> load >> available >> verify >> parity >> promote >> alias
+    return alias

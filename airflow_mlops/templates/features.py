@@ -31,7 +31,7 @@ from airflow_mlops.operators.stage import StagePartitionOperator
 from airflow_mlops.partitioning import aligned, latest
 from airflow_mlops.sensors.data import PartitionArrivalSensor, PartitionEndSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
-from airflow_mlops.templates.base import pipeline_dag, refused_as, remind_of_pin, result
+from airflow_mlops.templates.base import Stage, pipeline_dag, refused_as, remind_of_pin, result, stage
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator
@@ -41,16 +41,13 @@ if TYPE_CHECKING:
 
 
 _DAY, _NONE = timedelta(days=1), timedelta(0)
+_MACROS = {"aligned": aligned, "latest": latest}
 
 
 def features_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that turns each day's landed data into fresh features."""
-    source, features = pipeline.source, pipeline.features
-    used = {source.dataset: [source.event_time, *features.keys]}
-    used.setdefault(pipeline.label_feed.dataset, []).extend(pipeline.label.columns)
+    source = pipeline.source
     cron, timezone = source.partitioning.cron
-    cut, key = str(source.partitioning), _key_of(source, pipeline)
-    conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
     with pipeline_dag(
         pipeline,
         "features",
@@ -58,80 +55,106 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
         schedule=CronPartitionTimetable(
             cron, timezone=timezone, run_offset=-1, key_format=source.partitioning.key_format
         ),
-        user_defined_macros={"aligned": aligned, "latest": latest},
+        user_defined_macros=_MACROS,
         start_date=source.starts_at,
         end_date=source.ends_at,
     ) as dag:
-        apply = FeastApplyOperator(
-            task_id="apply",
-            pool=conf.get("mlops", "feast_pool", fallback="default_pool"),
-            # The tasks of a feed that begins later are skipped until it does.
-            trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
-            **conns,
-        )
-        compute = FeastComputeFeaturesOperator(
-            task_id="compute_features",
-            transform=features.transform,
-            datasets=[feed.dataset for feed in pipeline.feeds],
-            history=features.history,
-            start={feed.dataset: feed.start.isoformat() for feed in pipeline.feeds},
-            partitioning=cut,
-            key=key,
-            late=pipeline.late,
-            ahead=pipeline.ahead,
-            suites=dict(features.view_suites),
-            checks={view: dict(vars(checks)) for view, checks in features.view_checks.items()},
-            rows=[dict(vars(rows)) for rows in features.rows],
-            **conns,
-            **features.resources.as_arguments(),
-        )
-        plan = FeastPlanMaterializationOperator(
-            task_id="plan_materialization", service=features.name, key=key, partitioning=cut, **conns
-        )
-        materialize = FeastMaterializeOperator.partial(
-            task_id="materialize", **conns, **features.resources.as_arguments()
-        ).expand(chunk=plan.output)
-        fresh = FeastFeatureFreshnessSensor(
-            task_id="check_freshness",
-            service=features.name,
-            max_age=features.max_age,
-            key=key,
-            partitioning=cut,
-            feast_conn_id=features.conn_id,
-            deferrable=True,
-            poke_interval=10,
-            timeout=600,
-            outlets=[features_asset(pipeline.model, pipeline.owner)],
-            # An empty plan skips `materialize`: then `plan_materialization` is the one that succeeded.
-            trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
-        )
-        sealed = {}
-        for feed in pipeline.feeds:
-            entity = [pipeline.entity] if feed.dataset in used else []
-            sealed[feed.dataset] = _sealed(feed, pipeline, [*entity, *used.get(feed.dataset, [feed.event_time])])
-            sealed[feed.dataset] >> apply
-        feeds = {feed.dataset: feed for feed in pipeline.feeds}
-        for pair in pipeline.reconcile:
-            reconcile = ReconcilePartitionsOperator(
-                task_id=f"reconcile_{pair.left}_with_{pair.right}",
-                reconcile=dict(vars(pair)),
-                start=feeds[pair.right].start.isoformat(),
-                key=_key_of(feeds[pair.left], pipeline),
-                ledger_conn_id=pipeline.ledger_conn_id,
-                **refused_as(pipeline, "partition_blocked"),
-            )
-            [sealed[pair.left], sealed[pair.right]] >> reconcile >> apply
+        _features(pipeline)
         remind_of_pin(pipeline)
-        apply >> compute >> plan
-        [plan, materialize] >> fresh
     return dag
 
 
-def _key_of(feed: Feed, pipeline: ModelPipeline) -> str:
+def features_group(pipeline: ModelPipeline, group_id: str = "features", *, key: str = "") -> Stage:
+    """Return the tasks of ``<model>.features`` as a group, for a DAG of one's own.
+
+    :param group_id: Name of the group.
+    :param key: Of which partition, as an expression of a template, such as ``ds`` or ``params.day``; by default the
+        run's own, or the last that has ended.
+    """
+    with stage(pipeline, group_id, _MACROS) as group:
+        group.output = _features(pipeline, key).output
+    return group
+
+
+def _features(pipeline: ModelPipeline, key: str = "") -> FeastFeatureFreshnessSensor:
+    """Add the tasks from landed data to fresh features; return the last one.
+
+    :param key: Expression of the source's key.
+    """
+    source, features = pipeline.source, pipeline.features
+    used = {source.dataset: [source.event_time, *features.keys]}
+    used.setdefault(pipeline.label_feed.dataset, []).extend(pipeline.label.columns)
+    cut, source_key = str(source.partitioning), _key_of(source, pipeline, key)
+    conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
+    apply = FeastApplyOperator(
+        task_id="apply",
+        pool=conf.get("mlops", "feast_pool", fallback="default_pool"),
+        # The tasks of a feed that begins later are skipped until it does.
+        trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+        **conns,
+    )
+    compute = FeastComputeFeaturesOperator(
+        task_id="compute_features",
+        transform=features.transform,
+        datasets=[feed.dataset for feed in pipeline.feeds],
+        history=features.history,
+        start={feed.dataset: feed.start.isoformat() for feed in pipeline.feeds},
+        partitioning=cut,
+        key=key,
+        late=pipeline.late,
+        ahead=pipeline.ahead,
+        suites=dict(features.view_suites),
+        checks={view: dict(vars(checks)) for view, checks in features.view_checks.items()},
+        rows=[dict(vars(rows)) for rows in features.rows],
+        **conns,
+        **features.resources.as_arguments(),
+    )
+    plan = FeastPlanMaterializationOperator(
+        task_id="plan_materialization", service=features.name, key=source_key, partitioning=cut, **conns
+    )
+    materialize = FeastMaterializeOperator.partial(
+        task_id="materialize", **conns, **features.resources.as_arguments()
+    ).expand(chunk=plan.output)
+    fresh = FeastFeatureFreshnessSensor(
+        task_id="check_freshness",
+        service=features.name,
+        max_age=features.max_age,
+        key=key,
+        partitioning=cut,
+        feast_conn_id=features.conn_id,
+        deferrable=True,
+        poke_interval=10,
+        timeout=600,
+        outlets=[features_asset(pipeline.model, pipeline.owner)],
+        # An empty plan skips `materialize`: then `plan_materialization` is the one that succeeded.
+        trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+    )
+    sealed = {}
+    for feed in pipeline.feeds:
+        entity = [pipeline.entity] if feed.dataset in used else []
+        sealed[feed.dataset] = _sealed(feed, pipeline, key, [*entity, *used.get(feed.dataset, [feed.event_time])])
+        sealed[feed.dataset] >> apply
+    feeds = {feed.dataset: feed for feed in pipeline.feeds}
+    for pair in pipeline.reconcile:
+        reconcile = ReconcilePartitionsOperator(
+            task_id=f"reconcile_{pair.left}_with_{pair.right}",
+            reconcile=dict(vars(pair)),
+            start=feeds[pair.right].start.isoformat(),
+            key=_key_of(feeds[pair.left], pipeline, key),
+            ledger_conn_id=pipeline.ledger_conn_id,
+            **refused_as(pipeline, "partition_blocked"),
+        )
+        [sealed[pair.left], sealed[pair.right]] >> reconcile >> apply
+    apply >> compute >> plan
+    [plan, materialize] >> fresh
+    return fresh
+
+
+def _key_of(feed: Feed, pipeline: ModelPipeline, key: str) -> str:
     """Return the template of a feed's key: of one with larger partitions, the one that counts for the run's."""
     source = pipeline.source
     cut, own = str(source.partitioning), str(feed.partitioning)
-    key = f"partition_key or latest('{cut}', '{source.end or ''}')"
+    key = key or f"partition_key or latest('{cut}', '{source.end or ''}')"
     return (
         f"{{{{ {key} }}}}"
         if own == cut
@@ -139,13 +162,13 @@ def _key_of(feed: Feed, pipeline: ModelPipeline) -> str:
     )
 
 
-def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> SealPartitionOperator:
+def _sealed(feed: Feed, pipeline: ModelPipeline, key: str, columns_used: list[str]) -> SealPartitionOperator:
     """Add the tasks that take one feed's day from landing to a sealed partition; return the last one."""
-    own, key = str(feed.partitioning), _key_of(feed, pipeline)
+    own, key = str(feed.partitioning), _key_of(feed, pipeline, key)
     told = {**refused_as(pipeline, "partition_blocked"), **feed.resources.as_arguments()}
     with TaskGroup(feed.dataset):
-        wait, stage = _taken(feed, key, told)
-        landed = result(stage, "uri")
+        wait, staged = _taken(feed, key, told)
+        landed = result(staged, "uri")
         validate = GXValidateDataOperator(
             task_id="validate",
             data=landed,
@@ -190,8 +213,8 @@ def _sealed(feed: Feed, pipeline: ModelPipeline, columns_used: list[str]) -> Sea
             outlets=[partitions_asset(feed.dataset)],
             **told,
         )
-        # stage >> validate >> check: each takes what the one before returned.
-        wait >> stage
+        # staged >> validate >> check: each takes what the one before returned.
+        wait >> staged
         check >> seal
     return seal
 
@@ -243,7 +266,7 @@ def _taken(feed: Feed, key: str, told: dict[str, Any]) -> tuple[BaseOperator, Ba
         # An asset's events can be read in the worker only.
         **({"mode": "reschedule", "poke_interval": 30} if files.asset else {"deferrable": True, "poke_interval": 5}),
     )
-    stage = StagePartitionOperator(
+    staged = StagePartitionOperator(
         task_id="stage", uri=files.uri, layout=files.layout, lands=lands, reader=dict(files.reader), **own, **made
     )
-    return arrived, stage
+    return arrived, staged

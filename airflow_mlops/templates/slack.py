@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_mlops.durations import parse_duration
-from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.feeds import Partitions
+from airflow_mlops.retraining import fires
 
 if TYPE_CHECKING:
     from airflow_mlops.pipeline import ModelPipeline
@@ -25,16 +25,8 @@ def slack(cron: str) -> timedelta:
     >>> slack("30 6 * * 0")
     datetime.timedelta(seconds=23400)
     """
-    from croniter import croniter
-
-    if not croniter.is_valid(cron):
-        raise ConfigError(
-            f"{cron!r} is not a cron expression.",
-            detail=f"Retrain(cron={cron!r})",
-            hint="Write minute, hour, day, month and weekday, such as '0 6 * * 0', or a preset such as '@weekly'.",
-        )
-    fires = croniter(cron, _MONDAY - timedelta(seconds=1), ret_type=datetime)
-    first = fires.get_next()  # the times of day are those of every day on which it fires
+    # The times of day are those of every day on which it fires.
+    first = next(fires(cron, _MONDAY - timedelta(seconds=1)))
     return first - first.replace(hour=0, minute=0, second=0)
 
 
@@ -43,7 +35,6 @@ def warn_of_missing_slack(pipeline: ModelPipeline) -> None:
 
     Nothing breaks: the training waits for the data. But it is late every time.
 
-    :raises ConfigError: when the schedule is no cron expression.
     """
     cron = pipeline.retrain.cron
     if cron is None:

@@ -8,6 +8,7 @@ the same model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -19,9 +20,11 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.operators.feast import FeastGetTrainingDataOperator
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
-from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
+from airflow_mlops.operators.retraining import AdmitTrainingOperator
+from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator
+from airflow_mlops.operators.tensorflow_launch import training_tasks
 from airflow_mlops.sensors.readiness import TrainingDataSensor
-from airflow_mlops.templates.base import pipeline_dag, refused_as, remind_of_pin, result
+from airflow_mlops.templates.base import Stage, pipeline_dag, refused_as, remind_of_pin, result, stage
 from airflow_mlops.templates.slack import warn_of_missing_slack
 
 if TYPE_CHECKING:
@@ -34,16 +37,23 @@ AS_OF = (
     "{{ params.as_of or ('' if dag_run.run_type not in ('scheduled', 'backfill') else "
     "(dag_run.logical_date or dag_run.run_after).isoformat()) }}"
 )
+ASKED = {
+    # <model>.retrain says which request a run answers; any other run is a request itself.
+    "request": "{{ (dag_run.conf or {}).get('request') or '' }}",
+    "window": "{{ params.window or '' }}",
+    "exclude": "{{ params.exclude or '' }}",
+    "model_params": "{{ (params.model_params or {}) | tojson }}",
+    "reason": "{{ params.reason or '' }}",
+    "only_say": "{{ params.only_say }}",
+}
 # One that waits for its data does not hold up another whose data is there.
 RUNS = 4
 
 
 def train_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that makes and judges a challenger."""
-    source, label, features, train = pipeline.source, pipeline.label, pipeline.features, pipeline.train
-    cron = pipeline.retrain.cron
-    matured = parse_duration(label.matures_after)
-    timeout = parse_duration(train.timeout)
+    source, cron = pipeline.source, pipeline.retrain.cron
+    matured = parse_duration(pipeline.label.matures_after)
     warn_of_missing_slack(pipeline)
     with pipeline_dag(
         pipeline,
@@ -60,117 +70,203 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
                 format="date-time",
                 title="As of",
                 description="Train on what was known at this moment. Empty: on the latest data that is complete.",
-            )
+            ),
+            **_other_than_usual(),
         },
     ) as dag:
-        ready = TrainingDataSensor(
-            task_id="wait_data",
-            sources=[
-                {
-                    "dataset": feed.dataset,
-                    "start": feed.start.isoformat(),
-                    "end": feed.end.isoformat() if feed.end else "",
-                    "ahead": "ahead" if feed.dataset in pipeline.ahead else "",
-                }
-                for feed in pipeline.feeds
-            ],
-            as_of=AS_OF,
-            model=pipeline.model,
-            deferrable=True,
-            poke_interval=30,
-            ledger_conn_id=pipeline.ledger_conn_id,
-        )
-        snapshot = FeastGetTrainingDataOperator(
-            task_id="snapshot",
-            model=pipeline.model,
-            entity=pipeline.entity,
-            source_dataset=source.dataset,
-            event_time=source.event_time,
-            keys=list(features.keys),
-            service=features.name,
-            label_dataset=pipeline.label_feed.dataset,
-            label_column=label.column,
-            label_known_at=label.known_at,
-            problem=label.problem,
-            heads=dict(label.heads),
-            weight=label.weight,
-            group=label.group,
-            matures_after=label.matures_after,
-            window=train.window,
-            validation=train.validation,
-            test=train.test,
-            start=pipeline.begins_on.isoformat(),
-            as_of=result(ready, "as_of"),
-            split=train.split,
-            split_column=train.split_column,
-            transform=features.transform,
-            slices=list(source.checks.slices),
-            min_joined=label.min_joined,
-            max_join_drop=label.max_join_drop,
-            feast_conn_id=features.conn_id,
-            ledger_conn_id=pipeline.ledger_conn_id,
-            **features.resources.as_arguments(),
-        )
-        validate = GXValidateDataOperator(
-            task_id="validate",
-            data=result(snapshot, "uri"),
-            suite=features.suite,
-            dataset=f"{pipeline.model}.snapshot",
-            key=result(snapshot, "id"),
-            ledger_conn_id=pipeline.ledger_conn_id,
-        )
-        fit = TensorFlowTrainOperator(
-            task_id="train",
-            model=pipeline.model,
-            snapshot=result(snapshot, "id"),
-            validation=validate.output,
-            entrypoint=train.entrypoint or "",
-            fit=train.fit or "",
-            script=train.script,
-            args=list(train.args),
-            python=train.python,
-            seed=train.seed,
-            epochs=train.epochs,
-            batch_size=train.batch_size,
-            model_params=train.params,
-            golden=train.golden,
-            transform=train.transform or "",
-            timeout=timeout.total_seconds(),
-            stall_timeout=parse_duration(train.stall_timeout).total_seconds(),
-            execution_timeout=timeout + timedelta(minutes=5),
-            max_active_tis_per_dag=1,
-            mlflow_conn_id=pipeline.mlflow_conn_id,
-            ledger_conn_id=pipeline.ledger_conn_id,
-            **train.resources.as_arguments(),
-        )
-        evaluate = TensorFlowEvaluateModelOperator(
-            task_id="evaluate",
-            model=pipeline.model,
-            training=result(fit, "training"),
-            slices=sorted({gate.by.column for gate in pipeline.gates if gate.by}),
-            mlflow_conn_id=pipeline.mlflow_conn_id,
-            ledger_conn_id=pipeline.ledger_conn_id,
-            **train.resources.beside(),
-        )
-        register = MLflowRegisterModelOperator(
-            task_id="register",
-            model=pipeline.model,
-            training=result(fit, "training"),
-            evaluation=result(evaluate, "uri"),
-            mlflow_conn_id=pipeline.mlflow_conn_id,
-            ledger_conn_id=pipeline.ledger_conn_id,
-        )
-        MLflowJudgeModelOperator(
-            task_id="judge",
-            model=pipeline.model,
-            version=result(register, "version"),
-            evaluation=result(evaluate, "uri"),
-            gates=[asdict(gate) for gate in pipeline.gates],
-            mlflow_conn_id=pipeline.mlflow_conn_id,
-            ledger_conn_id=pipeline.ledger_conn_id,
-            outlets=[challenger_asset(pipeline.model, pipeline.owner)],
-            **refused_as(pipeline, "challenger_rejected"),
-        )
+        _train(pipeline, AS_OF, ASKED)
         remind_of_pin(pipeline)
-        # Each takes what the one before returned: ready >> snapshot >> validate >> fit >> evaluate >> register >> judge
     return dag
+
+
+def train_group(
+    pipeline: ModelPipeline, group_id: str = "train", *, as_of: str = "", reason: str = "", window: str = ""
+) -> Stage:
+    """Return the tasks of ``<model>.train`` as a group, for a DAG of one's own.
+
+    Its runs are written down as requests beside those of the pipeline's own DAGs.
+
+    :param group_id: Name of the group.
+    :param as_of: Train on what was known at this moment (ISO); empty: on the latest data that is complete.
+    :param reason: Why, in words; another ``window`` must have one.
+    :param window: How much history is trained on; empty: as the pipeline says.
+    """
+    with stage(pipeline, group_id, {}) as group:
+        group.output = _train(pipeline, as_of, {"reason": reason, "window": window}).output
+    return group
+
+
+def _train(pipeline: ModelPipeline, as_of: str, asked: Mapping[str, str]) -> MLflowJudgeModelOperator:
+    """Add the tasks from data that is complete to a judged challenger; return the last one.
+
+    :param as_of: Moment of which knowledge is used; a template.
+    :param asked: What the run is for, and what of it is other than usual; templates.
+    """
+    source, label, features, train = pipeline.source, pipeline.label, pipeline.features, pipeline.train
+    timeout = parse_duration(train.timeout)
+    # Each takes what the one before returned:
+    # ready >> admit >> snapshot >> validate >> fit >> evaluate >> register >> judge
+    ready = TrainingDataSensor(
+        task_id="wait_data",
+        sources=[
+            {
+                "dataset": feed.dataset,
+                "start": feed.start.isoformat(),
+                "end": feed.end.isoformat() if feed.end else "",
+                "ahead": "ahead" if feed.dataset in pipeline.ahead else "",
+            }
+            for feed in pipeline.feeds
+        ],
+        as_of=as_of,
+        model=pipeline.model,
+        deferrable=True,
+        poke_interval=30,
+        ledger_conn_id=pipeline.ledger_conn_id,
+    )
+    admit = AdmitTrainingOperator(
+        task_id="admit",
+        model=pipeline.model,
+        request=asked.get("request", ""),
+        as_of=as_of,
+        cut=result(ready, "as_of"),
+        cooldown=pipeline.retrain.cooldown or "",
+        source_dataset=source.dataset,
+        matures_after=label.matures_after,
+        start=pipeline.begins_on.isoformat(),
+        usual_window=train.window,
+        usual_params=train.params,
+        window=asked.get("window", ""),
+        exclude=asked.get("exclude", ""),
+        model_params=asked.get("model_params", ""),
+        reason=asked.get("reason", ""),
+        only_say=asked.get("only_say", False),
+        ledger_conn_id=pipeline.ledger_conn_id,
+    )
+    snapshot = FeastGetTrainingDataOperator(
+        task_id="snapshot",
+        model=pipeline.model,
+        entity=pipeline.entity,
+        source_dataset=source.dataset,
+        event_time=source.event_time,
+        keys=list(features.keys),
+        service=features.name,
+        label_dataset=pipeline.label_feed.dataset,
+        label_column=label.column,
+        label_known_at=label.known_at,
+        problem=label.problem,
+        heads=dict(label.heads),
+        weight=label.weight,
+        group=label.group,
+        matures_after=label.matures_after,
+        window=result(admit, "window"),
+        exclude=result(admit, "exclude"),
+        validation=train.validation,
+        test=train.test,
+        start=pipeline.begins_on.isoformat(),
+        as_of=result(ready, "as_of"),
+        split=train.split,
+        split_column=train.split_column,
+        transform=features.transform,
+        slices=list(source.checks.slices),
+        min_joined=label.min_joined,
+        max_join_drop=label.max_join_drop,
+        feast_conn_id=features.conn_id,
+        ledger_conn_id=pipeline.ledger_conn_id,
+        **features.resources.as_arguments(),
+    )
+    validate = GXValidateDataOperator(
+        task_id="validate",
+        data=result(snapshot, "uri"),
+        suite=features.suite,
+        dataset=f"{pipeline.model}.snapshot",
+        key=result(snapshot, "id"),
+        ledger_conn_id=pipeline.ledger_conn_id,
+    )
+    fit = training_tasks(
+        launcher=train.launcher,
+        resources=train.resources,
+        model=pipeline.model,
+        snapshot=result(snapshot, "id"),
+        validation=validate.output,
+        entrypoint=train.entrypoint or "",
+        fit=train.fit or "",
+        script=train.script,
+        args=list(train.args),
+        python=train.python,
+        seed=train.seed,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        model_params=result(admit, "model_params"),
+        skip_known=True,
+        golden=train.golden,
+        transform=train.transform or "",
+        timeout=timeout.total_seconds(),
+        stall_timeout=parse_duration(train.stall_timeout).total_seconds(),
+        max_cost=train.max_cost,
+        min_rows_share=train.min_rows_share,
+        checkpoint_every=parse_duration(train.checkpoint_every).total_seconds() if train.checkpoint_every else None,
+        tensorboard=train.tensorboard,
+        mlflow_conn_id=pipeline.mlflow_conn_id,
+        ledger_conn_id=pipeline.ledger_conn_id,
+    )
+    evaluate = TensorFlowEvaluateModelOperator(
+        task_id="evaluate",
+        model=pipeline.model,
+        training=result(fit, "training"),
+        slices=sorted({gate.by.column for gate in pipeline.gates if gate.by}),
+        mlflow_conn_id=pipeline.mlflow_conn_id,
+        ledger_conn_id=pipeline.ledger_conn_id,
+        **train.resources.beside(),
+    )
+    register = MLflowRegisterModelOperator(
+        task_id="register",
+        model=pipeline.model,
+        training=result(fit, "training"),
+        evaluation=result(evaluate, "uri"),
+        mlflow_conn_id=pipeline.mlflow_conn_id,
+        ledger_conn_id=pipeline.ledger_conn_id,
+    )
+    return MLflowJudgeModelOperator(
+        task_id="judge",
+        model=pipeline.model,
+        version=result(register, "version"),
+        evaluation=result(evaluate, "uri"),
+        gates=[asdict(gate) for gate in pipeline.gates],
+        mlflow_conn_id=pipeline.mlflow_conn_id,
+        ledger_conn_id=pipeline.ledger_conn_id,
+        outlets=[challenger_asset(pipeline.model, pipeline.owner)],
+        **refused_as(pipeline, "challenger_rejected"),
+    )
+
+
+def _other_than_usual() -> dict[str, Param]:
+    """Return the fields of the form by which one training is other than usual."""
+    return {
+        "window": Param(
+            None,
+            type=["null", "string"],
+            title="Other window",
+            description="How much history this training has, such as 20d. Empty: as usual.",
+        ),
+        "exclude": Param(
+            None,
+            type=["null", "string"],
+            title="Without these days",
+            description="Days that this training leaves out, such as 2013-01-05, 2013-01-07/2013-01-09.",
+        ),
+        "model_params": Param(
+            None,
+            type=["null", "object"],
+            title="Other parameters",
+            description="Parameters of the trainer that this training replaces.",
+        ),
+        "reason": Param(
+            None,
+            type=["null", "string"],
+            title="Why",
+            description="Kept in the ledger with your name. A training that is other than usual must have it.",
+        ),
+        "only_say": Param(
+            False, type="boolean", title="Dry run", description="Only say what it would read and take; train nothing."
+        ),
+    }

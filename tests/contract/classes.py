@@ -15,7 +15,7 @@ from airflow_mlops.operators.base import MlopsOperator
 from airflow_mlops.sensors.base import MlopsSensor
 from airflow_mlops.triggers.base import PollTrigger
 
-FLOOR = ("assets", "decorators", "hooks", "links", "operators", "sensors", "templates", "triggers")
+FLOOR = ("assets", "decorators", "hooks", "launchers", "links", "operators", "sensors", "templates", "triggers")
 
 
 def modules(package: str) -> Iterator[str]:

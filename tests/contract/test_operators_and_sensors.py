@@ -31,9 +31,17 @@ PREFIXES = (
         "PlanHistory",
         "LoadHistory",
         "ReportHistory",
+        "PlanBackfill",
+        "BeginBackfill",
+        "ProbeBackfill",
+        "RunBackfill",
+        "VerifyBackfill",
         "PartitionArrival",
         "RecordAnnouncements",
         "TrainingData",
+        "DecideTraining",
+        "AdmitTraining",
+        "CheckServedAge",
     ),
 )
 # Behaviour of the task itself, known when the DAG is written.
@@ -75,6 +83,9 @@ NOT_TEMPLATED = {
         "shard_rows",
         "in_flight",
         "gpu",
+        "checkpoint_every",
+        "tensorboard",
+        "skip_known",
     ),
 }
 FORBIDDEN_WORDS = {"conn_id", "polling_interval", "polling_period", "wait", "check_interval"}

@@ -15,7 +15,7 @@ from tests.contract.classes import public_modules
 
 HEAVY = (
     "tensorflow", "keras", "feast", "great_expectations", "mlflow", "grpc", "pandas", "numpy", "pyarrow", "duckdb",
-    "boto3", "sklearn", "fastapi", "alembic", "airflow_mlops.engine",
+    "boto3", "kubernetes", "sklearn", "fastapi", "alembic", "airflow_mlops.engine",
 )  # fmt: skip
 DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
 
@@ -67,7 +67,8 @@ def test_the_pipeline_gives_its_dags():
 
     bag = DagBag(dag_folder=str(ROOT / "dags" / "flight_delay.py"))
     assert set(bag.dags) == {
-        f"flight_delay.{name}" for name in ("features", "history", "train", "deploy", "runbook", "rerun", "sources")
+        f"flight_delay.{name}"
+        for name in ("features", "history", "backfill", "train", "deploy", "runbook", "rerun", "sources")
     }
     for dag in bag.dags.values():
         several = {"flight_delay.train": 4, "flight_delay.runbook": 16}

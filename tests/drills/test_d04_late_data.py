@@ -12,17 +12,22 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops.contracts import Snapshot
+from airflow_mlops.engine.backfill.make import plan_backfill
+from airflow_mlops.engine.backfill.plan import Plan
+from airflow_mlops.engine.backfill.survey import Site
 from airflow_mlops.engine.data.lateness import mark_late, taints
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
 from airflow_mlops.engine.features.computing import provenance
 from airflow_mlops.engine.features.computing.provenance import stale_days
+from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError
+from flight_delay import flight_delay
 from tests.data_fixtures import landed, spoil
-from tests.feast_fixtures import EVENT_TIMES, FIRST, REPO, compute_day, ledger_of, make_home
+from tests.feast_fixtures import CODE, EVENT_TIMES, FIRST, REPO, compute_day, ledger_of, make_home
 
 pytestmark = pytest.mark.drill
 
@@ -103,6 +108,14 @@ def stale(home: Path) -> list[str]:
     return stale_days(home, PartitionStore.under(home), VIEWS, FIRST, date(2013, 1, DAYS), ledger=ledger_of(home))
 
 
+def planned(home: Path) -> Plan:
+    """Return what a backfill of all days would do."""
+    ledger = ledger_of(home)
+    ensure_applied(Location(REPO, home), ledger)
+    site = Site(flight_delay, Location(REPO, home), PartitionStore.under(home, ledger), ledger, CODE, home.joinpath)
+    return plan_backfill(site, FIRST, date(2013, 1, DAYS), who="ann")
+
+
 def feature_files(home: Path) -> dict[str, dict[str, bytes]]:
     """Day → view → what its file holds."""
     files = sorted((home / "features").glob("*/*.parquet"))
@@ -120,10 +133,17 @@ def test_fault_guard_on(own):
     saw_one, saw_two = train_set(own, 1, 5), train_set(own, 5, 12)
     saw_by_its_history, saw_none = train_set(own, 17, 18), train_set(own, 21, 21)
     before = feature_files(own)
+    for key in LATE:
+        landed(own / "lake", "arrivals", date.fromisoformat(key))
+    plan = planned(own)
     revisions = {key: seal(own, key) for key in LATE}
     due = sorted({day for key in LATE for day in reading(key)})
     assert due == [f"2013-01-{n:02}" for n in range(2, 19)]
     assert stale(own) == due
+    assert [step.name for step in plan.work] == [f"arrivals {key}" for key in LATE] + [f"features {day}" for day in due]
+    assert {name for seen in plan.seen for name in seen.snapshots} == {
+        one.id for one in (saw_one, saw_two, saw_by_its_history)
+    }
 
     assert tainted(ledger, saw_one) == {"2013-01-02"}
     assert tainted(ledger, saw_two) == set(LATE)  # the first by way of the history of its features

@@ -26,10 +26,13 @@ HERE = Path(__file__).parent
 
 
 @contextmanager
-def small_stack(folder: Path, settings: Callable[[Postgres], Mapping[str, str]]) -> Iterator[Stack]:
+def small_stack(
+    folder: Path, settings: Callable[[Postgres], Mapping[str, str]], feature_repo: str = "none"
+) -> Iterator[Stack]:
     """Yield a stack that runs, with the DAGs of ``gpus_dag.py`` and their data.
 
     :param settings: More of Airflow's settings, ``SECTION__OPTION``.
+    :param feature_repo: Name of the folder of a Feast repository, if there is one.
     """
     (folder / "dags").mkdir()
     for name in ("gpus_dag.py", "gpus_code.py"):
@@ -43,7 +46,7 @@ def small_stack(folder: Path, settings: Callable[[Postgres], Mapping[str, str]])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(environment, "_airflow", with_more)
         patch.setattr(stack_module, "COMPONENTS", ("postgres", "api-server", "scheduler", "dag-processor"))
-        stack = Stack(folder / "home", Ports.free(), dags=folder / "dags", feature_repo=folder / "none")
+        stack = Stack(folder / "home", Ports.free(), dags=folder / "dags", feature_repo=folder / feature_repo)
         try:
             stack.up()
             rng = np.random.default_rng(5)

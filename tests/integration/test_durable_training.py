@@ -18,7 +18,9 @@ import pytest
 from airflow_mlops.contracts import TrainingResult, TrainingSpec
 from airflow_mlops.engine.training import checkpoints
 from airflow_mlops.engine.training.checkpoints import Checkpoints, Position
+from airflow_mlops.engine.training.following import Following
 from airflow_mlops.engine.training.launch import train
+from airflow_mlops.engine.training.options import Options
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import TransientError
 from tests.training_fixtures import golden_of, make_snapshot, make_spec
@@ -136,17 +138,38 @@ def test_it_goes_on_bit_by_bit_from_the_middle_and_from_the_end_of_an_epoch(
     spec: TrainingSpec, whole: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ):
     caplog.set_level(logging.INFO)
+    for name, value in Options(tensorboard=True).as_environment().items():
+        monkeypatch.setenv(name, value)
     for saves, position in ((6, Position(1, 32)), (2, Position(2))):
         with monkeypatch.context() as patch:
             made = killed_after(patch, saves)
             with pytest.raises(Killed):
                 fit(spec, tmp_path)
         assert made[-1] == position
-        assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+        assert len(list((tmp_path / "checkpoints").glob("*.npz"))) == 2
     again = fit(spec, tmp_path)
     assert "Going on from a checkpoint: epoch 2, step 32 of 4" in caplog.text
     assert "Going on from a checkpoint: epoch 3 of 4" in caplog.text
     check_same(again, whole)
+    logs = tmp_path / "checkpoints" / "tensorboard"
+    told = {name: scalars(logs / name) for name in ("train", "validation")}
+    assert told["train"].keys() == {"epoch_loss", "epoch_auc", "epoch_learning_rate"}
+    assert told["train"]["epoch_loss"] == pytest.approx(dict(enumerate(again.history["loss"]))), "of all tries"
+    assert told["validation"]["epoch_auc"] == pytest.approx(dict(enumerate(again.history["val_auc"])))
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Return tag → step → value, as TensorBoard reads them: the last counts."""
+    import tensorflow as tf
+
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.iterdir()):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                found.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    return found
 
 
 def test_killed_with_its_worker_and_then_asked_to_end_it_is_the_same_training(
@@ -244,6 +267,29 @@ def test_a_full_disk_ends_no_training(kept: Checkpoints, monkeypatch: pytest.Mon
     found = kept.newest()
     assert found is not None
     assert found.position == Position(3)
+
+
+def test_a_training_on_a_full_disk_goes_on_to_the_same_weights(
+    spec: TrainingSpec, whole: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    """Full while it trains: at the end there must be room for the model."""
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def room(self: keras.callbacks.Callback, logs: object = None) -> None:
+        monkeypatch.undo()
+
+    import keras
+
+    monkeypatch.setattr(checkpoints, "_OFTEN", 0)
+    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Following, "on_train_end", room)
+    check_same(fit(spec, tmp_path), whole)
+    assert "No checkpoint can be saved, and the training goes on without: No space left on device" in caplog.text
+    assert caplog.text.count("How far it is cannot be written, and the training goes on: No space left") == 1
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_a_checkpoint_that_does_not_fit_the_model_is_passed_over(spec: TrainingSpec, tmp_path: Path, caplog):

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from airflow_mlops.contracts import Evaluation, TrainingProgress
 from airflow_mlops.engine.registry import live as module
+from airflow_mlops.engine.registry import registry as registry_module
 from airflow_mlops.engine.registry.live import LiveRun
 from airflow_mlops.engine.registry.manifest import pack_manifest
 from airflow_mlops.engine.registry.registry import Registry, TrainingRun
@@ -131,6 +132,43 @@ def test_while_mlflow_is_away_it_goes_on_and_all_is_delivered_with_the_model(
     monkeypatch.setattr(module, "_AGAIN", 0)
     live.follow(back.progress(2))
     assert back.losses(back.opened[0].run_id) == ALL[:2]
+
+
+def test_what_it_uses_of_its_machine_is_on_the_run_over_time_also_what_was_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    story = Story(tmp_path / "t", "using")
+    monkeypatch.setattr(module, "_AGAIN", 0)
+    live = story.live()
+    for place, down in enumerate((False, True, False)):
+        story.down = down
+        live._registry = None
+        used = {"system/cpu_utilization_percentage": 10.0 * place, "system/gpu_0_memory_usage_megabytes": 5.0}
+        live.follow(story.progress(0).model_copy(update={"usage": used}))
+        time.sleep(0.01)
+    found = story.client.get_metric_history(story.opened[0].run_id, "system/cpu_utilization_percentage")
+    assert [one.value for one in found] == [0.0, 10.0, 20.0]
+    assert len({one.timestamp for one in found}) == 3
+    assert story.client.get_run(story.opened[0].run_id).data.metrics["system/gpu_0_memory_usage_megabytes"] == 5.0
+
+
+def test_logs_for_tensorboard_go_with_the_model_unless_they_are_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    story = Story(tmp_path / "t", "logged")
+    logs = story.workdir.path / "tensorboard" / "train"
+    logs.mkdir(parents=True)
+    (logs / "events.1").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(registry_module, "_MOST_LOGS", 999)
+    run_id = story.register()
+    assert "0 MB: more than 0 MB do not go to MLflow" in caplog.text
+    assert not story.client.list_artifacts(run_id, "tensorboard")
+    monkeypatch.setattr(registry_module, "_MOST_LOGS", 1000)
+    for _ in "12":
+        story.register()
+    assert [one.path for one in story.client.list_artifacts(run_id, "tensorboard/train")] == [
+        "tensorboard/train/events.1"
+    ]
 
 
 def test_a_training_that_fails_is_a_failed_run_with_its_epochs(tmp_path: Path):

@@ -14,7 +14,7 @@ from airflow_mlops.contracts import RegisteredModel, TrainingSpec
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.registry.manifest import pack_manifest
 from airflow_mlops.engine.registry.registry import Registry
-from airflow_mlops.engine.training.environment import environment
+from airflow_mlops.engine.training.environment import environment, packages_hash
 from airflow_mlops.engine.training.launch import train
 from airflow_mlops.engine.training.rerun import rerun
 from airflow_mlops.engine.training.source import code_hash
@@ -71,8 +71,14 @@ def spec(place: Path, code: Path) -> TrainingSpec:
 
 @pytest.fixture(scope="module")
 def version(place: Path, spec: TrainingSpec) -> RegisteredModel:
-    result = train(spec, place / "trainings" / "t", timeout=300)
+    lock = Path(spec.code_path or "") / "uv.lock"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLOPS_IMAGE", "registry/train@sha256:1")
+        result = train(spec, place / "trainings" / "t", timeout=300)
+    lock.write_text("of then")
     manifest = pack_manifest(spec, result, parent_version=None, triggered_by="me")
+    lock.write_text("of now")
+    assert result.packages_hash == manifest.packages_hash == packages_hash()
     registry = Registry(mlflow_server())
     evaluation = evaluate(spec.snapshot, Path(result.saved_model))
     return registry.register(registry.open_run(spec), result, manifest, evaluation)
@@ -87,12 +93,20 @@ def test_code_of_then_from_git_gives_the_same_bytes(
 ):
     (code / "small_model.py").write_text(MODEL.replace("relu", "tanh"))
     git(code, "commit", "-qam", "Another model")
+    monkeypatch.setenv("MLOPS_IMAGE", "registry/train@sha256:2")
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": mlflow_server()}))
     assert main(["rerun", "again", "1", "--home", str(place)]) == 0
     said = capsys.readouterr().out
     assert "again 1: the snapshot is whole, the weights are the same to the last bit." in said
-    assert "Test split: auc 0." in said
-    assert " then, " not in said
+    scores, *other = said.partition("Test split: auc 0.")[2].splitlines()
+    assert " then, " not in scores
+    assert [line.partition(":")[0] for line in other if line] == [
+        "Another image",
+        "Another uv.lock",
+        "Another commit, with the same code of the training,",
+        "Its folder had changes then that were not committed.",
+    ]
+    assert "Another image: registry/train@sha256:1 then, registry/train@sha256:2 now." in said
 
 
 def test_what_comes_out_otherwise_is_refused_with_the_numbers(

@@ -53,7 +53,13 @@ def test_what_no_kept_model_needs_goes_from_the_bucket_and_the_rest_says_why_it_
     assert report == said
     each = ["snapshots/s{}", "trainings/t{}", "features/view/superseded/2013-01-01.r{}.parquet"]
     going = {one.format(version) for one in [*each, f"registry/{MODEL}/{{}}"] for version in (1, 2)}
-    going |= {"reports/departures.html", "checkpoints/t9", "quarantine/departures/2013-01-01/batch"}
+    going |= {
+        "reports/departures.html",
+        "checkpoints/t9",
+        "jobs/t9",
+        "progress/t9",
+        "quarantine/departures/2013-01-01/batch",
+    }
     models = {one.path for one in report.going if one.kind == "model"}
     assert models == {lived / "models" / MODEL / version for version in ("1", "2")}
     assert {str(one.path.relative_to(cache)) for one in report.going if one.path not in models} == going

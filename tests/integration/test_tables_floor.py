@@ -16,6 +16,11 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from airflow_mlops import FeatureService, Gate, Label, ModelPipeline, SQLSource, Trainer
+from airflow_mlops.engine.backfill.make import plan_backfill
+from airflow_mlops.engine.backfill.run import begin, execute
+from airflow_mlops.engine.backfill.survey import Site
+from airflow_mlops.engine.backfill.verify import verify
+from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.history.load import load_history
@@ -307,6 +312,32 @@ def test_a_history_of_tables(shop, world, updated_at, monkeypatch):
     assert len(asked) == (1 if updated_at else 2 * DAYS)
     assert {file: sha256(file) for file in before} == before, "a revision never changes"
     assert len(world.store.revisions("rides", "2024-03-01")) == 2
+
+
+@pytest.mark.parametrize("updated_at", ["changed", ""])
+def test_a_backfill_of_tables(shop, world, updated_at):
+    """What a table says of itself, also around a day that is excluded; without ``updated_at`` it says nothing."""
+    store, ledger = world.store, world.ledger
+    store.ledger = ledger
+    site = Site(
+        pipeline(updated_at=updated_at), world.location, store, ledger, str(world.dags), world.home.joinpath, database
+    )
+    noon = [datetime(2024, 3, n, tzinfo=UTC) for n in (2, 3)]
+    exclude(ledger, "rides", *noon, "a bad day", "ann")
+
+    def states() -> str:
+        plan = plan_backfill(site, FIRST, FIRST + timedelta(days=DAYS - 1), who="ann", order="newest")
+        begin(site, plan)
+        execute(site, plan, plan.work)
+        found = verify(site, plan)
+        assert found.as_planned, found.lines()
+        return " ".join(step.state for step in plan.steps if step.dataset == "rides")
+
+    assert states() == "missing excluded missing missing"
+    assert states() == ("present excluded present present" if updated_at else "unknown excluded unknown unknown")
+    shop.run("UPDATE rides SET km = km + 1, changed = '2024-03-21' WHERE called_at >= '2024-03-03+00'")
+    assert states() == ("present excluded changed changed" if updated_at else "unknown excluded unknown unknown")
+    assert [len(store.revisions("rides", f"2024-03-{n:02}")) for n in (1, 3, 4)] == [1, 2, 2]
 
 
 def test_a_table_that_is_not_there_ends_the_history(shop, world):

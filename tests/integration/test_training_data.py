@@ -22,6 +22,7 @@ from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.features.training.training_data import build_training_snapshot, rebuild_snapshot
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.retraining.emergency import parse_excluded
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from tests.data_fixtures import landed, spoil
 from tests.feast_fixtures import EVENT_TIMES, FIRST, REPO, compute_day, ledger_of, make_home
@@ -277,6 +278,23 @@ def test_excluded_rows_are_left_out_and_counted(own):
     for key in stale:
         compute_day(own, key)
     assert snapshot_of(own) == before
+
+
+def test_one_snapshot_alone_leaves_out_a_day(own):
+    """As an emergency training does: the ledger has no exclusion, the snapshot says what it left out."""
+    ledger = ledger_of(own)
+    ensure_applied(Location(REPO, own), ledger)
+    before = snapshot_of(own)
+    without = parse_excluded("2013-01-05", "departures", "ann", "a bad day")
+    snapshot = snapshot_of(own, without=without)
+    times = read_split(snapshot, "train")["sched_dep_utc"].to_pandas()
+    assert not times.between(day(5), day(6), inclusive="left").any()
+    assert list(snapshot.exclusions) == without
+    assert snapshot.excluded_rows > 100
+    assert snapshot.id != before.id
+    assert snapshot_of(own).id == before.id
+    with pytest.raises(DataError, match="Every partition of the window is excluded"):
+        snapshot_of(own, without=parse_excluded("2013-01-01/2013-01-31", "departures", "ann", "all of it"))
 
 
 def test_a_day_without_labels_can_be_excluded_and_takes_its_flights_with_it(own):

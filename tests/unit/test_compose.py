@@ -14,7 +14,7 @@ import yaml
 
 from airflow_mlops.resources import GPU_QUEUE
 from airflow_mlops.stack.components import AIRFLOW, module_and_flags
-from airflow_mlops.stack.environment import _NO_TELEMETRY, FEAST_POOL, Layout, _airflow
+from airflow_mlops.stack.environment import _NO_TELEMETRY, BACKFILL_POOL, FEAST_POOL, Layout, _airflow
 from airflow_mlops.stack.health import _HEARTBEATS
 from airflow_mlops.stack.ports import PUBLISHED, Ports, variable
 from airflow_mlops.stack.postgres import DATABASES, Postgres
@@ -187,7 +187,7 @@ def test_no_secret_is_written_down() -> None:
 def test_databases_and_pools_are_those_of_the_laptop() -> None:
     source = (DOCKER / "prepare.py").read_text()
     assert f"DATABASES = {DATABASES!r}".replace("'", '"') in source
-    assert re.findall(r'\("(\w+)", "1", "', source) == [FEAST_POOL, GPU_QUEUE]
+    assert re.findall(r'\("(\w+)", "1", "', source) == [FEAST_POOL, BACKFILL_POOL, GPU_QUEUE]
 
 
 def test_settings_of_the_example_are_those_of_the_compose() -> None:

@@ -55,6 +55,8 @@ FOREIGN = {
     "tensorflow_model_server",
     "tensorflow_serving",
     "tmp",
+    "TEST_KUBECONFIG",
+    "TRAIN_IMAGE",
     "VARIABLE",
     "venv",
     "weighted_metrics",

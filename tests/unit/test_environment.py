@@ -10,7 +10,7 @@ import pytest
 
 from airflow_mlops.contracts import TrainingSpec
 from airflow_mlops.engine.serving.compatibility import check_server, trained_with
-from airflow_mlops.engine.training.environment import environment
+from airflow_mlops.engine.training.environment import environment, packages_hash
 from airflow_mlops.exceptions import GateError
 from tests.training_fixtures import make_snapshot, make_spec
 
@@ -28,6 +28,21 @@ def test_what_was_trained_before_this_was_said_keeps_its_name(home: Path):
     written = json.loads(spec.to_json())
     del written["environment"], written["golden"]
     assert TrainingSpec.from_json(json.dumps(written)).hash == spec.hash
+
+
+def test_the_packages_are_told_apart_also_where_one_is_installed_by_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    seen = [packages_hash()]
+    assert seen == [packages_hash()]
+    for version in ("1.0", "1.1"):
+        half, whole = tmp_path / "half-1.0.dist-info", tmp_path / "whole.dist-info"
+        half.mkdir(exist_ok=True)
+        whole.mkdir(exist_ok=True)
+        (whole / "METADATA").write_text(f"Metadata-Version: 2.1\nName: whole\nVersion: {version}\n")
+        seen.append(packages_hash())
+    assert len(set(seen)) == 3
 
 
 def test_what_made_a_model_is_read_from_its_manifest(tmp_path: Path):

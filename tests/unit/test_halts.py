@@ -22,8 +22,10 @@ from airflow_mlops.operators.mlflow import (
     MLflowRegisterModelOperator,
 )
 from airflow_mlops.operators.mlflow_elsewhere import MLflowRegisterSavedModelOperator
+from airflow_mlops.operators.retraining import AdmitTrainingOperator
 from airflow_mlops.operators.runbook import HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
+from airflow_mlops.operators.tensorflow_launch import TensorFlowPrepareTrainingOperator
 from airflow_mlops.operators.tf_serving import (
     TFServingLoadVersionOperator,
     TFServingPromoteVersionOperator,
@@ -34,6 +36,7 @@ from tests.contract.classes import OPERATORS, example_arguments
 from tests.small_days import START, seal_days
 
 STOPPED = [
+    AdmitTrainingOperator,
     FeastGetTrainingDataOperator,
     MLflowFetchApprovedModelOperator,
     MLflowJudgeModelOperator,
@@ -42,6 +45,7 @@ STOPPED = [
     TFServingLoadVersionOperator,
     TFServingPromoteVersionOperator,
     TFServingPublishModelOperator,
+    TensorFlowPrepareTrainingOperator,
     TensorFlowTrainOperator,
 ]
 
@@ -105,7 +109,7 @@ def test_a_halt_runs_out(ledger: Ledger):
 def test_what_a_halt_stops_is_skipped_with_its_words(operator: type, ledger: Ledger):
     halt(ledger, "x", "ann", "the labels are wrong")
     arguments = {**example_arguments(operator), "model": "x"}
-    if operator is TensorFlowTrainOperator:
+    if operator in (TensorFlowPrepareTrainingOperator, TensorFlowTrainOperator):
         arguments["ledger_conn_id"] = "mlops_ledger_default"
     ti = TaskInstance()
     with pytest.raises(AirflowSkipException, match="x is halted by ann until somebody resumes: the labels are wrong"):

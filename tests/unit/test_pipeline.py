@@ -129,6 +129,10 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
         (lambda: Gate("auc", max_drop=0.1), "does not say one clear thing"),
         (lambda: Gate("auc", vs="champion", max_drop=0.1, by=Slice("carrier")), "does not say one clear thing"),
         (lambda: Gate("auc", vs="human", max_drop=0.1), "vs is 'champion' or 'baseline'"),
+        (
+            lambda: pipeline(source=source(end=date(2013, 1, 14))),
+            "never reach far enough to train on anything.\n  where: they are there from 2013-01-01 to 2013-01-15, of",
+        ),
         (lambda: ModelPipeline(model="m"), "'source' is missing"),
     ],
 )

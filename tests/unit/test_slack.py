@@ -8,7 +8,6 @@ from datetime import timedelta
 import pytest
 
 from airflow_mlops import Retrain
-from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.templates.slack import slack, warn_of_missing_slack
 from tests.unit import test_pipeline as made
 
@@ -38,12 +37,6 @@ def test_too_little_slack_is_said_with_the_source_and_a_better_schedule():
 def test_a_promise_of_more_than_a_day_can_be_met_by_no_time_of_day():
     with pytest.warns(UserWarning, match="No time of day is late enough"):
         warn_of_missing_slack(pipeline("0 23 * * *", "25h"))
-
-
-@pytest.mark.parametrize("cron", ["every monday", "0 25 * * *", "@often"])
-def test_what_is_no_cron_expression_is_refused_in_words(cron):
-    with pytest.raises(ConfigError, match="is not a cron expression"):
-        warn_of_missing_slack(pipeline(cron, None))
 
 
 @pytest.mark.parametrize(("cron", "promise"), [("0 7 * * *", "6h"), ("@weekly", None), (None, "6h")])

@@ -81,6 +81,8 @@ def lived(home, ledger) -> Path:
         ledger.record("verdict", MODEL, {"version": version, "status": status, "snapshot_id": made.id})
     write(home / "reports" / "departures.html")
     write(home / "checkpoints" / "t9" / "00000001-0000000000.npz")
+    write(home / "jobs" / "t9" / "spec.json")
+    write(home / "progress" / "t9" / "progress.json")
     write(home / "quarantine" / "departures" / "2013-01-01" / "batch" / "part.parquet")
     write(home / "features" / "view" / "2013-01-01.parquet")
     pin = make_pin(3, "ann", "it is quiet", None)
@@ -105,7 +107,8 @@ def test_what_no_kept_model_needs_goes_and_the_rest_says_why_it_stays(lived, led
     gone = {str(one.path.relative_to(lived)) for one in report.going}
     each = ["snapshots/s{}", "trainings/t{}", "features/view/superseded/2013-01-01.r{}.parquet"]
     each += [f"registry/{MODEL}/{{}}", f"models/{MODEL}/{{}}"]
-    others = {"reports/departures.html", "checkpoints/t9", "quarantine/departures/2013-01-01/batch"}
+    others = {"reports/departures.html", "checkpoints/t9", "jobs/t9", "progress/t9"}
+    others |= {"quarantine/departures/2013-01-01/batch"}
     assert gone == {one.format(version) for one in each for version in (1, 2)} | others
     assert not [name for name in names(lived) if any(name.startswith(one) for one in gone)]
     kept = {one for one in before if not any(one.startswith(two) for two in gone)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops.contracts import TrainingProgress, TrainingSpec
+from airflow_mlops.engine.devices import usage
+from airflow_mlops.engine.devices.usage import Usage
 from airflow_mlops.engine.training import progress as module
 from airflow_mlops.engine.training import watch
 from airflow_mlops.engine.training.finish import LossGuard, resources
+from airflow_mlops.engine.training.options import Options, options
 from airflow_mlops.engine.training.progress import Lines, ProgressReport, add_line, begin_lines, read_lines
+from airflow_mlops.engine.training.spending import Spending
 from airflow_mlops.engine.training.watch import Watch, read_progress
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import TrainingError
@@ -38,14 +43,16 @@ def spec(tmp_path: Path) -> TrainingSpec:
 
 @contextmanager
 def watched(
-    workdir: Workdir, *, deadline: float = 60, patience: float = 60
+    workdir: Workdir, *, deadline: float = 60, patience: float = 60, spending: Spending | None = None
 ) -> Iterator[tuple[list[TrainingProgress], threading.Event]]:
     seen: list[TrainingProgress] = []
     ended = threading.Event()
     with Watch(
         workdir,
         logging.getLogger("task"),
+        usage=Usage(os.getpid()),
         deadline=time.monotonic() + deadline,
+        spending=spending or Spending(workdir),
         patience=patience,
         give_up=ended.set,
         follow=seen.append,
@@ -128,6 +135,44 @@ def test_that_it_will_be_late_is_said_once_and_before_it_is(spec: TrainingSpec, 
     assert "to do it in, if all 10 epochs are made" in caplog.text
 
 
+def test_that_it_will_cost_too_much_is_said_once_and_before_it_does(spec: TrainingSpec, workdir: Workdir, caplog):
+    report = ProgressReport(spec, workdir)
+    report._seen.append((time.monotonic() - 10, 0))  # ten rows a second, so ninety seconds are left
+    spending = Spending(workdir, price=3600, max_cost=50)
+    with watched(workdir, deadline=1000, spending=spending), spending.counting():
+        for done in (100, 101):
+            report._seen = type(report._seen)([(time.monotonic() - 10, done - 100)])
+            report.write(1, 1, done, {}, Lines({}, ()))
+            time.sleep(0.1)
+    assert caplog.text.count("will pass its price limit: it would cost 9") == 1
+    assert "and max_cost is 50. It is stopped then, and what it has done is kept" in caplog.text
+    assert "deadline" not in caplog.text
+
+
+def test_what_it_has_cost_is_written_down_before_the_last_of_it_is_kept_elsewhere(workdir: Workdir):
+    spending = Spending(workdir, price=1)
+    with spending.counting():
+        with watched(workdir, spending=spending):
+            time.sleep(0.1)
+        assert json.loads(workdir.spent.read_text())["seconds"] >= 0.1
+
+
+def test_what_is_used_of_the_machine_is_told_also_of_one_that_reports_seldom(
+    spec: TrainingSpec, workdir: Workdir, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(usage, "_EVERY", 0.1)
+    with watched(workdir) as (seen, _):
+        ProgressReport(spec, workdir).write(1, 1, 100, {}, Lines({}, ()))
+        deadline = time.monotonic() + 20
+        while sum(bool(one.usage) for one in seen) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    told = next(one.usage for one in seen if one.usage)
+    assert told["system/memory_usage_megabytes"] > 10
+    assert told["system/cpu_utilization_percentage"] >= 0
+    assert told["system/bytes_read_megabytes"] > 0
+
+
 # --- what fit functions and scripts report ----------------------------------------------------------------
 
 
@@ -182,14 +227,16 @@ def test_from_next_to_nothing_a_thousandfold_is_little(first: float):
 
 
 def test_what_it_took_has_a_price_where_one_is_said(monkeypatch: pytest.MonkeyPatch):
-    taken = resources(before=3600)
-    assert "cost" not in taken
+    taken = resources(Options(spent=3600))
+    assert not taken.keys() & {"cost", "gpu_seconds"}
     assert taken["cpu_seconds"] > 0
     assert taken["peak_memory_bytes"] > 10_000_000
-    monkeypatch.setenv("MLOPS_PRICE_PER_HOUR", "2.5")
-    taken = resources(before=3600)
+    for name, value in Options(price=2.5, spent=3600, gpus=2).as_environment().items():
+        monkeypatch.setenv(name, value)
+    taken = resources(options())
     assert taken["cost"] == pytest.approx(2.5 * taken["wall_seconds"] / 3600, abs=1e-4)
     assert taken["cost"] > 2.5, "of all tries"
+    assert taken["gpu_seconds"] == pytest.approx(2 * taken["wall_seconds"], abs=0.02)
 
 
 def test_the_file_is_written_seldom(spec: TrainingSpec, workdir: Workdir, monkeypatch: pytest.MonkeyPatch):

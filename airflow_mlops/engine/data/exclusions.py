@@ -90,6 +90,13 @@ def excluded_keys(exclusions: Iterable[Exclusion], partitioning: Partitioning = 
     return {key for start, end in windows for key in partitioning.within(start, end)}
 
 
+def left_out(ledger: Ledger, dataset: str, partitioning: Partitioning = DAILY) -> set[str]:
+    """Return the keys of the partitions of a dataset that are excluded whole: one query where nothing ever was."""
+    if not ledger.facts(EXCLUDED, dataset, limit=1):
+        return set()
+    return excluded_keys(exclusions(ledger, dataset), partitioning)
+
+
 def _in_utc(dataset: str, bound: datetime) -> datetime:
     if not isinstance(bound, datetime):  # a date, say
         raise ConfigError(

@@ -7,6 +7,8 @@ before it counts. Below any other folder both do nothing.
 ===============================  ==========================  ================================================
 ``snapshots/<id>/``              there with                  never changes; asked for once
 ``trainings/<id>/``              there with ``result.json``  a training's scratch until then
+``jobs/<id>/``                   there with ``spec.json``    never changes; what is trained elsewhere, and its code
+``progress/<id>/``               file by file                how far that is, or why it failed
 ``checkpoints/<id>/``            file by file                what a training goes on from, until it is done
 ``staged/<dataset>/<key>/``      there with its note         replaced as a whole
 ``quarantine/<…>/<…>/<batch>/``  there with ``result.json``  never changes
@@ -50,6 +52,8 @@ class _Kind(NamedTuple):
 _KINDS = {
     "snapshots": _Kind(2, "manifest.json", frozen=True),
     "trainings": _Kind(2, "result.json"),
+    "jobs": _Kind(2, "spec.json", frozen=True),
+    "progress": _Kind(2, None),
     "checkpoints": _Kind(2, None, deep=True),
     "staged": _Kind(3, "_staged.json"),
     "quarantine": _Kind(4, "result.json", frozen=True),

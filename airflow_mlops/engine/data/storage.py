@@ -68,7 +68,7 @@ def reaching(path: AnyPath) -> Iterator[None]:
     """Say in words why a file, a folder or a bucket cannot be reached.
 
     :raises DataError: when it is not there, or access is refused.
-    :raises TransientError: when the storage does not answer.
+    :raises TransientError: when the storage does not answer, or the credentials have expired.
     """
     try:
         yield
@@ -91,6 +91,13 @@ def reaching(path: AnyPath) -> Iterator[None]:
                 "The object storage cannot answer now.",
                 detail=f"{path}: {said}",
                 hint="Try again later: it was asked several times already.",
+            ) from None
+        if _has_expired(error):
+            raise TransientError(
+                "The credentials for the object storage have expired.",
+                detail=f"{path}: {said}",
+                hint=f"Let {_credentials(path)} assume a role, which is renewed by itself, rather than carry a session "
+                "token.",
             ) from None
         if isinstance(path, Path):
             hint = "See whether permissions were lost or the storage is gone."
@@ -331,6 +338,12 @@ def _is_busy(error: OSError) -> bool:
     answer = getattr(error.__cause__, "response", None) or {}
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return isinstance(error, TimeoutError) or status >= _BUSY
+
+
+def _has_expired(error: OSError) -> bool:
+    """Return whether S3 said so: another try may have new credentials."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("Error", {}).get("Code") == "ExpiredToken"
 
 
 def _local_entry(path: Path) -> Entry:

@@ -61,6 +61,7 @@ class Assigned:
     def __init__(self, environment: dict[str, str], lease: Lease | None = None) -> None:
         self.environment = environment
         self.fds = lease.fds if lease else ()
+        self.gpus = lease.devices if lease else ()
         self._lease = lease
 
     def started(self, pid: int) -> None:

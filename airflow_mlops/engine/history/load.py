@@ -6,12 +6,9 @@ goes on.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -26,8 +23,10 @@ from airflow_mlops.engine.features.computing.compute import Draft, NotYetError, 
 from airflow_mlops.engine.features.computing.provenance import read_inputs, stale_days
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.schema import feature_file
+from airflow_mlops.engine.history.pace import record_pace
 from airflow_mlops.engine.history.sealing import Databases, Locate, Prepared, located, prepare, settle, within
 from airflow_mlops.engine.history.tables import unchanged
+from airflow_mlops.engine.history.workers import at_once
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.feeds import SQLSource
@@ -42,9 +41,14 @@ if TYPE_CHECKING:
     from airflow_mlops.feeds import Feed
     from airflow_mlops.pipeline import ModelPipeline
 
+FEATURES = "features"
+"""What stands for the dataset where features of a partition are meant."""
+
+Took = Callable[[str, str, str, float], None]
+"""Told of each partition that was worked on, or was there already: its dataset or ``features``, its key, why it was
+refused (empty: it was not), and the seconds of work. What it raises ends the load."""
+
 _NAMED = 10
-_work: Callable[[Any], Any] | None = None
-_Job = TypeVar("_Job")
 _Done = TypeVar("_Done")
 
 
@@ -84,6 +88,11 @@ class Loaded:
     there: int = 0
     early: int = 0
     refused: list[Refused] = field(default_factory=list)
+
+    @property
+    def worked(self) -> int:
+        """How many partitions were sealed, and features computed."""
+        return self.sealed + self.computed
 
     def __str__(self) -> str:
         early = f"{self.early} lie before a feed begins, " if self.early else ""
@@ -148,8 +157,38 @@ def load_history(
     # What is wrong with the definitions, or with a name, is said before the work, not after.
     ensure_applied(location, ledger)
     load_suite(pipeline.features.suite, code_path)
-    load.seal(keys)
+    load.seal(partitions_under(pipeline, keys))
     load.compute(keys)
+    return load.loaded
+
+
+def load_partitions(
+    pipeline: ModelPipeline,
+    sealing: Sequence[tuple[Feed, str]],
+    computing: Sequence[str],
+    *,
+    location: Location,
+    store: PartitionStore,
+    ledger: Ledger,
+    code_path: str,
+    locate: Locate,
+    databases: Databases = no_database,
+    workers: int = 1,
+    took: Took = lambda *_: None,
+) -> Loaded:
+    """Seal just these partitions, and then compute the features of those, in the order given.
+
+    :param sealing: Feeds of the pipeline, each with the key of a partition.
+    :param computing: Keys of the source.
+    :param took: Told of each; what it raises ends the load.
+
+    The other parameters and errors are those of :func:`load_history`.
+    """
+    load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, took=took)
+    load_suite(pipeline.features.suite, code_path)
+    load.seal(sealing)
+    if computing:
+        load.compute(computing)
     return load.loaded
 
 
@@ -177,6 +216,28 @@ def compute_history(
     return load.loaded
 
 
+def partitions_under(pipeline: ModelPipeline, keys: Sequence[str]) -> list[tuple[Feed, str]]:
+    """Return the partitions of all feeds that those of the source stand on, in the order in which they end.
+
+    :param keys: Of the source, one after the other.
+    """
+    if not keys:
+        return []
+    interval = pipeline.source.partitioning.interval
+    begin = interval(keys[0])[0]
+    jobs = []
+    for feed in pipeline.feeds:
+        cut = feed.partitioning
+        first = begin if cut == pipeline.source.partitioning else cut.interval(cut.last_ended(begin))[0]
+        ahead = feed.dataset in pipeline.ahead
+        if ahead:
+            first = cut.floor(begin)
+        last = cut.counted(*interval(keys[-1]), ahead=ahead)
+        wanted = [key for key in cut.keys(first, last) if within(feed, key)]
+        jobs += [(cut.interval(key)[0 if ahead else 1], feed, key) for key in wanted]
+    return [(feed, key) for _, feed, key in sorted(jobs, key=lambda job: job[0])]
+
+
 class _Load:
     def __init__(  # noqa: PLR0917
         self,
@@ -188,75 +249,67 @@ class _Load:
         locate: Locate | None,
         databases: Databases,
         workers: int,
-        say: Callable[[str], None],
+        say: Callable[[str], None] = lambda _: None,
         again: bool = False,
+        took: Took = lambda *_: None,
     ) -> None:
         self.pipeline, self.location, self.store, self.ledger = pipeline, location, store, ledger
         self.code_path, self.locate, self.databases = code_path, locate, databases
-        self.workers, self.say, self.again = workers, say, again
+        self.workers, self.say, self.again, self.took = workers, say, again, took
         self.loaded = Loaded()
+        self.seconds: dict[str, list[float]] = {}
 
-    def seal(self, keys: Sequence[str]) -> None:
-        """Seal all feeds, partition by partition."""
-        jobs = self._without_unchanged(self._landed(keys))
+    def seal(self, landed: Sequence[tuple[Feed, str]]) -> None:
+        """Seal partitions of feeds, one after the other."""
+        jobs = self._without_unchanged(landed)
         work = partial(
             _prepare, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate,
             databases=self.databases, pipeline=self.pipeline, again=self.again,
         )  # fmt: skip
-        for n, ((feed, key), prepared) in enumerate(self._at_once(work, jobs), 1):
-            self._take(feed.dataset, key, prepared, partial(self._settle, feed, key))
-            self.say(f"sealed {n} of {len(jobs)} partitions, up to {key}")
+        with closing(at_once(work, jobs, self.workers)) as outcomes:
+            for n, ((feed, key), (prepared, seconds)) in enumerate(outcomes, 1):
+                self._take(feed.dataset, key, prepared, partial(self._settle, feed, key), seconds)
+                self.say(f"sealed {n} of {len(jobs)} partitions, up to {key}")
+        self._record_pace()
 
-    def _without_unchanged(self, jobs: list[tuple[Feed, str]]) -> list[tuple[Feed, str]]:
+    def _without_unchanged(self, jobs: Sequence[tuple[Feed, str]]) -> list[tuple[Feed, str]]:
         """Return the jobs without those of tables that say that nothing changed; all where they are read again."""
         if self.again:
-            return jobs
+            return list(jobs)
         known: set[tuple[str, str]] = set()
         for feed in self.pipeline.feeds:
-            keys = [key for one, key in jobs if one is feed]
+            keys = sorted(key for one, key in jobs if one is feed)
             if isinstance(feed, SQLSource) and keys:
                 database = self.databases(feed.conn_id)
                 same = unchanged(feed, keys, self.store, database=database, code_path=self.code_path)
                 known |= {(feed.dataset, key) for key in same}
         self.loaded.there += len(known)
+        for dataset, key in known:
+            self.took(dataset, key, "", 0.0)
         return [(feed, key) for feed, key in jobs if (feed.dataset, key) not in known]
-
-    def _landed(self, keys: Sequence[str]) -> list[tuple[Feed, str]]:
-        """Return the partitions of all feeds that those of the source stand on, in the order in which they end."""
-        if not keys:
-            return []
-        interval = self.pipeline.source.partitioning.interval
-        begin = interval(keys[0])[0]
-        jobs = []
-        for feed in self.pipeline.feeds:
-            cut = feed.partitioning
-            first = begin if cut == self.pipeline.source.partitioning else cut.interval(cut.last_ended(begin))[0]
-            ahead = feed.dataset in self.pipeline.ahead
-            if ahead:
-                first = cut.floor(begin)
-            last = cut.counted(*interval(keys[-1]), ahead=ahead)
-            wanted = [key for key in cut.keys(first, last) if within(feed, key)]
-            jobs += [(cut.interval(key)[0 if ahead else 1], feed, key) for key in wanted]
-        return [(feed, key) for _, feed, key in sorted(jobs, key=lambda job: job[0])]
 
     def compute(self, keys: Sequence[str]) -> None:
         """Compute the features that are missing, or of other data or code than now."""
         repo = ensure_applied(self.location, self.ledger)
         wanted = self._uncomputed(keys, repo)
         self.loaded.there += len(keys) - len(wanted)
+        for key in {*keys} - {*wanted}:
+            self.took(FEATURES, key, "", 0.0)
         work = partial(
             _compute, pipeline=self.pipeline, location=self.location, root=self.store.root, ledger_url=self.ledger.url,
             code_path=self.code_path, repo=repo,
         )  # fmt: skip
-        for n, (key, draft) in enumerate(self._at_once(work, wanted), 1):
-            self._take("features", key, draft, partial(self._write, repo))
-            self.say(f"computed the features of {n} of {len(wanted)} partitions, up to {key}")
+        with closing(at_once(work, wanted, self.workers)) as outcomes:
+            for n, (key, (draft, seconds)) in enumerate(outcomes, 1):
+                self._take(FEATURES, key, draft, partial(self._write, repo), seconds)
+                self.say(f"computed the features of {n} of {len(wanted)} partitions, up to {key}")
+        self._record_pace()
 
     def _uncomputed(self, keys: Sequence[str], repo: FeatureRepo) -> list[str]:
         if not keys:
             return []
         interval, home = self.pipeline.source.partitioning.interval, self.location.home
-        span = interval(keys[0])[0], interval(keys[-1])[1]
+        span = interval(min(keys))[0], interval(max(keys))[1]
         code = code_identity(
             self.pipeline.features.transform, import_folders(self.code_path, self.location), self.pipeline.late
         )
@@ -297,8 +350,11 @@ class _Load:
         )
         self.loaded.computed += 1
 
-    def _take(self, dataset: str, key: str, answer: _Done | DataError, take: Callable[[_Done], None]) -> None:
+    def _take(
+        self, dataset: str, key: str, answer: _Done | DataError, take: Callable[[_Done], None], seconds: float
+    ) -> None:
         """Do with an answer what is to be done; write down what is wrong with one partition, and go on."""
+        began, why, before = time.monotonic(), "", self.loaded.worked
         try:
             if isinstance(answer, DataError):
                 raise answer
@@ -306,17 +362,17 @@ class _Load:
         except NotYetError:
             self.loaded.early += 1
         except DataError as error:
-            self.loaded.refused.append(Refused(dataset, key, f"{error.headline} {error.detail}".strip(), error.hint))
+            why = f"{error.headline} {error.detail}".strip()
+            self.loaded.refused.append(Refused(dataset, key, why, error.hint))
+        seconds += time.monotonic() - began
+        if self.loaded.worked > before:  # what was there already says nothing of the next
+            self.seconds.setdefault(dataset, []).append(seconds)
+        self.took(dataset, key, why, seconds)
 
-    def _at_once(self, work: Callable[[Any], _Done], jobs: Iterable[_Job]) -> Iterator[tuple[_Job, _Done]]:
-        """Yield each job with its outcome, in order; several are worked on at once."""
-        every = list(jobs)
-        if self.workers < 2:
-            yield from ((job, work(job)) for job in every)
-            return
-        fork = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(self.workers, fork, initializer=_begin, initargs=(os.getpid(), work)) as pool:
-            yield from zip(every, pool.map(_work_on, every), strict=True)
+    def _record_pace(self) -> None:
+        for dataset, seconds in self.seconds.items():
+            record_pace(self.ledger, self.pipeline.model if dataset == FEATURES else dataset, seconds)
+        self.seconds = {}
 
 
 def _prepare(job: tuple[Feed, str], **how: Any) -> Prepared | DataError | None:
@@ -354,26 +410,3 @@ def _compute(
 def _ledger(url: str) -> Ledger:
     """One for each worker: connecting takes longer than sealing."""
     return Ledger(url)
-
-
-def _begin(parent: int, work: Callable[[Any], Any]) -> None:
-    """Keep what this worker does: inherited, because a path of Airflow forgets its connection when it is pickled."""
-    global _work  # noqa: PLW0603
-    _work = work
-    _end_with(parent)
-
-
-def _work_on(job: Any) -> Any:
-    assert _work is not None
-    return _work(job)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone; it would wait for work for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

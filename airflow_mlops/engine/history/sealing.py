@@ -6,11 +6,11 @@ partitions before, so it goes in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from airflow_mlops.contracts import Profile, ValidationResult
+from airflow_mlops.contracts import Partition, Profile, ValidationResult
 from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.arrival import look
 from airflow_mlops.engine.data.checks import accepted, check_partition
@@ -27,7 +27,7 @@ from airflow_mlops.exceptions import DataError
 from airflow_mlops.feeds import SQLSource
 
 if TYPE_CHECKING:
-    from airflow_mlops.engine.data.storage import AnyPath
+    from airflow_mlops.engine.data.storage import AnyPath, Entry
     from airflow_mlops.engine.data.tables.database import Database
     from airflow_mlops.engine.ledger import Ledger
     from airflow_mlops.feeds import Feed, Partitions
@@ -200,15 +200,33 @@ def within(feed: Feed, key: str) -> bool:
     return feed.starts_at <= begin and (feed.ends_at is None or end <= feed.ends_at)
 
 
+def landed_files(feed: Partitions, key: str, place: AnyPath) -> list[Entry]:
+    """Return the files of a partition that have landed, in order; none when nothing has.
+
+    :param place: Where the feed lies.
+    """
+    with readable(place):
+        try:
+            patterns = feed.placed.of(key, feed.partitioning)
+            entries = [entry for pattern in patterns for entry in found(place, pattern)[1]]
+        except FileNotFoundError:
+            storage.subfolders(place)  # raises when it is the bucket that is not there
+            return []
+    return [entry for entry in entries if not entry.path.name.startswith("_")]
+
+
+def same_bytes(sealed: Partition, files: Sequence[Entry], place: AnyPath) -> bool:
+    """Return whether files that landed are those that a partition was sealed from."""
+    with readable(place):
+        digests = {entry.path: storage.digest(entry.path) for entry in files}
+    by_name = identity({path.name: digest for path, digest in digests.items()})
+    by_path = identity({str(path): digest for path, digest in digests.items()})
+    return sealed.receipt.sha256 in (by_name, by_path)
+
+
 def _is_sealed(store: PartitionStore, feed: Partitions, key: str, place: AnyPath, suite: str) -> bool:
     """Return whether what lies there is what was sealed, by the same suite."""
     if not store.partitioning(feed.dataset).is_key(key) or store.current(feed.dataset, key) is None:
         return False
     sealed = store.get(feed.dataset, key)
-    with readable(place):
-        patterns = feed.placed.of(key, feed.partitioning)
-        files = [entry.path for pattern in patterns for entry in found(place, pattern)[1]]
-        digests = {file: storage.digest(file) for file in files if not file.name.startswith("_")}
-    by_name = identity({file.name: digest for file, digest in digests.items()})
-    by_path = identity({str(file): digest for file, digest in digests.items()})
-    return sealed.suite_hash == suite and sealed.receipt.sha256 in (by_name, by_path)
+    return sealed.suite_hash == suite and same_bytes(sealed, landed_files(feed, key, place), place)

@@ -11,7 +11,7 @@ from airflow_mlops.contracts import Partition
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data.checks.partition import load_contract
 from airflow_mlops.engine.data.partitions import PartitionStore
-from airflow_mlops.engine.data.tables.changes import states
+from airflow_mlops.engine.data.tables.changes import State, states
 from airflow_mlops.engine.data.tables.extract import extract, is_sealed
 from airflow_mlops.engine.data.tables.query import Selection
 from airflow_mlops.engine.data.validation import load_suite
@@ -53,7 +53,7 @@ def extracted(
 def unchanged(
     feed: SQLSource, keys: Sequence[str], store: PartitionStore, *, database: Database, code_path: str
 ) -> set[str]:
-    """Return the partitions, of some one after the other, whose tables have what they had when they were sealed.
+    """Return the partitions, of some in order, whose tables have what they had when they were sealed.
 
     That is as many rows, of which none was changed since by ``updated_at``; without it nothing is known.
     """
@@ -63,8 +63,27 @@ def unchanged(
     sealed = {key: found for key in keys if (found := _sealed(store, feed, key)) and found.suite_hash == suite}
     if not sealed:
         return set()
-    now = states(database, selection(feed), keys, feed.partitioning, feed.naive_times)
+    now = states_of(feed, keys, database)
     return {key for key, was in sealed.items() if now[key] == (was.rows, was.receipt.changed_at)}
+
+
+def states_of(feed: SQLSource, keys: Sequence[str], database: Database) -> dict[str, State]:
+    """Return what a table with ``updated_at`` has in some partitions, by key.
+
+    :param keys: In order; there may be gaps.
+    :raises TransientError: when the database does not answer.
+    :raises ConfigError: when it refuses the query, or a column is not there.
+    """
+    cut, run = feed.partitioning, list(keys[:1])
+    found: dict[str, State] = {}
+    for key in [*keys[1:], ""]:
+        if key and cut.interval(run[-1])[1] == cut.interval(key)[0]:
+            run.append(key)
+            continue
+        if run:
+            found |= states(database, selection(feed), run, cut, feed.naive_times)
+        run = [key]
+    return found
 
 
 def selection(feed: SQLSource) -> Selection:

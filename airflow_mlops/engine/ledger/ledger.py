@@ -1,4 +1,4 @@
-"""The ledger: two tables that outlive every run.
+"""The ledger: tables that outlive every run.
 
 *Facts* are appended and never changed: what was sealed, judged, deployed, rolled back, on which inputs.
 *Pointers* are the few values that move, such as what a server should serve; they move by compare-and-set, so
@@ -11,11 +11,13 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, Integer, Select, bindparam, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from airflow_mlops.engine.ledger import database, schema
@@ -24,6 +26,7 @@ from airflow_mlops.engine.ledger.payloads import as_json, check_names
 from airflow_mlops.exceptions import TransientError
 
 _MOVE_ATTEMPTS = 50
+_READING: ContextVar[tuple[Ledger, Connection] | None] = ContextVar("_READING", default=None)
 
 
 @dataclass(frozen=True)
@@ -72,28 +75,32 @@ class Ledger:
         """
         check_names(kind=kind, subject=subject, key=key)
         row = {"kind": kind, "subject": subject, "key": key, "at": datetime.now(UTC).isoformat()}
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             added = insert(FactRow).values(**row, payload=as_json(payload)).returning(FactRow.id)
             return int(connection.execute(added).scalar_one())
 
     def facts(
-        self, kind: str, subject: str | None = None, *, key: str | None = None, limit: int | None = 100
+        self,
+        kind: str,
+        subject: str | None = None,
+        *,
+        key: str | None = None,
+        after_key: str | None = None,
+        limit: int | None = 100,
     ) -> list[Fact]:
         """Return the newest facts of a kind, newest first.
 
         :param subject: Only those about this one.
         :param key: Only those with this key.
+        :param after_key: Only those whose keys come after this one, as those of partitions do in time.
         :param limit: At most so many; None for all.
         :raises ConfigError: when a name cannot be one of a fact.
         """
-        check_names(kind=kind, subject=subject, key=key)
-        query = select(FactRow.__table__).where(FactRow.kind == kind).order_by(FactRow.id.desc()).limit(limit)
-        if subject is not None:
-            query = query.where(FactRow.subject == subject)
-        if key is not None:
-            query = query.where(FactRow.key == key)
-        with self._transaction() as connection:
-            rows = connection.execute(query).mappings().all()
+        check_names(kind=kind, subject=subject, key=key, after_key=after_key)
+        values = {"kind": kind, "subject": subject, "key": key, "after_key": after_key, "limit": limit}
+        given = {name: value for name, value in values.items() if value is not None}
+        with self.transaction() as connection:
+            rows = connection.execute(_facts_query(frozenset(given)), given).mappings().all()
         return [Fact(**{**row, "at": datetime.fromisoformat(row["at"])}) for row in rows]
 
     def pointer(self, name: str) -> Pointer | None:
@@ -103,7 +110,7 @@ class Ledger:
         """
         check_names(name=name)
         query = select(PointerRow.value, PointerRow.revision).where(PointerRow.name == name)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             row = connection.execute(query).first()
         return None if row is None else Pointer(value=row.value, revision=row.revision)
 
@@ -115,7 +122,7 @@ class Ledger:
         check_names(prefix=prefix)
         query = select(PointerRow.name, PointerRow.value, PointerRow.revision).order_by(PointerRow.name)
         query = query.where(PointerRow.name.startswith(prefix, autoescape=True))
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(query).all()
         return {row.name: Pointer(value=row.value, revision=row.revision) for row in rows}
 
@@ -128,7 +135,7 @@ class Ledger:
         check_names(name=name)
         stored = as_json(value, "value")
         try:
-            with self._transaction(write=True) as connection:
+            with self.transaction(write=True) as connection:
                 if expected is None:
                     connection.execute(insert(PointerRow).values(name=name, revision=1, value=stored))
                     return True
@@ -165,11 +172,29 @@ class Ledger:
 
     def check(self) -> str:
         """Connect once; say to what, and the version of the schema there."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return f"{connection.dialect.name} answers, ledger schema {schema.version(connection)}"
 
     @contextmanager
-    def _transaction(self, *, write: bool = False) -> Iterator[Connection]:
+    def reading(self) -> Iterator[None]:
+        """Let all that this thread reads within the block be of one moment, and of one transaction."""
+        with self.transaction() as connection:
+            token = _READING.set((self, connection))
+            try:
+                yield
+            finally:
+                _READING.reset(token)
+
+    @contextmanager
+    def transaction(self, *, write: bool = False) -> Iterator[Connection]:
+        """Open a transaction for tables that have rows of their own, such as the requests for training.
+
+        :param write: Whether it writes: on SQLite the lock for that is taken at once.
+        """
+        held = _READING.get()
+        if held is not None and held[0] is self and not write:
+            yield held[1]
+            return
         try:
             if self._engine is None:
                 engine = database.engine(self.url)
@@ -181,3 +206,16 @@ class Ledger:
             raise
         except DBAPIError as error:
             raise database.explained(error, self.url) from None
+
+
+@cache
+def _facts_query(given: frozenset[str]) -> Select[Any]:
+    """Return the query for facts by the names of what is given: making one takes as long as running it."""
+    query = select(FactRow.__table__).where(FactRow.kind == bindparam("kind")).order_by(FactRow.id.desc())
+    if "subject" in given:
+        query = query.where(FactRow.subject == bindparam("subject"))
+    if "key" in given:
+        query = query.where(FactRow.key == bindparam("key"))
+    if "after_key" in given:
+        query = query.where(FactRow.key > bindparam("after_key"))
+    return query.limit(bindparam("limit", type_=Integer)) if "limit" in given else query

@@ -39,3 +39,29 @@ class PointerRow(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     revision: Mapped[int]
     value: Mapped[dict[str, Any]]
+
+
+class TrainingRequestRow(Base):
+    """A request for training, and what became of it: see :mod:`airflow_mlops.engine.retraining.requests`."""
+
+    __tablename__ = "mlops_training_request"
+    __table_args__ = (
+        Index("ux_mlops_training_request", "model", "key", unique=True),
+        Index("ix_mlops_training_request_state", "model", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    key: Mapped[str]
+    reason: Mapped[str]
+    detail: Mapped[str]
+    priority: Mapped[int]
+    as_of: Mapped[str]
+    special: Mapped[dict[str, Any]]
+    asked_at: Mapped[str]
+    asked_by: Mapped[str]
+    state: Mapped[str]
+    said: Mapped[str]
+    run: Mapped[str]
+    changed_at: Mapped[str]
+    started_at: Mapped[str]

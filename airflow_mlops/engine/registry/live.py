@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.contracts import TrainingProgress, TrainingSpec
 from airflow_mlops.engine.registry.connection import talking_to
-from airflow_mlops.engine.registry.records import epoch_batches, milliseconds
+from airflow_mlops.engine.registry.records import epoch_batches, milliseconds, usage_batches
 from airflow_mlops.exceptions import MlopsError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _AGAIN = 60.0
 """Seconds until MLflow is asked again when it did not answer."""
+_MOST_SAMPLES = 1000
+"""Of what was used meanwhile, the newest that are kept."""
 
 
 class LiveRun:
@@ -45,18 +48,28 @@ class LiveRun:
         self._registry: Registry | None = None
         self._run: TrainingRun | None = None
         self._logged, self._asked, self._failed = 0, 0.0, False
+        self._usage: deque[tuple[datetime, Mapping[str, float]]] = deque(maxlen=_MOST_SAMPLES)
+
+    def open(self) -> None:
+        """Let the run be there, before anything is known of the training."""
+        self._try(self._opened_run)
 
     def follow(self, progress: TrainingProgress) -> None:
-        """Log the epochs that have ended since."""
+        """Log the epochs that have ended since, and what is used of the machine."""
+        if progress.usage:
+            self._usage.append((datetime.now(UTC), progress.usage))
 
-        def log_epochs(registry: Registry) -> None:
+        def log_news(registry: Registry) -> None:
             run = self._opened_run(registry)
+            for batch in usage_batches(list(self._usage), run.started):
+                registry.client.log_batch(run.run_id, metrics=batch)
+            self._usage.clear()
             for batch in epoch_batches(progress.history, progress.times, run.started, since=self._logged):
                 registry.client.log_batch(run.run_id, metrics=batch)
             self._logged = max(map(len, progress.history.values()), default=0)
 
         if not self._failed or time.monotonic() - self._asked >= _AGAIN:
-            self._try(log_epochs)
+            self._try(log_news)
 
     def end(self, status: str, ended: datetime | None = None) -> None:
         """Say how it ended, if the run is there.
@@ -77,7 +90,7 @@ class LiveRun:
             self._opened(self._run)
         return self._run
 
-    def _try(self, action: Callable[[Registry], None]) -> None:
+    def _try(self, action: Callable[[Registry], object]) -> None:
         """Let nothing that goes wrong with MLflow reach the training."""
         self._asked = time.monotonic()
         try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -11,6 +14,7 @@ from airflow_mlops.contracts import ModelManifest, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.data.shared import publishing
 from airflow_mlops.engine.serving.transform import load_transform
+from airflow_mlops.exceptions import ConfigError
 
 MANIFEST_FILE = Path("assets.extra") / "manifest.json"
 UNKNOWN = "unknown"
@@ -18,7 +22,13 @@ _GIT_TIMEOUT = 10
 
 
 def pack_manifest(
-    spec: TrainingSpec, result: TrainingResult, *, parent_version: str | None, triggered_by: str
+    spec: TrainingSpec,
+    result: TrainingResult,
+    *,
+    parent_version: str | None,
+    triggered_by: str,
+    trigger: str = "",
+    special: Mapping[str, Any] = MappingProxyType({}),
 ) -> ModelManifest:
     """Write the model's manifest into its SavedModel and return it.
 
@@ -26,7 +36,16 @@ def pack_manifest(
 
     :param parent_version: Champion when this was trained.
     :param triggered_by: The run that asked for it.
+    :param trigger: What asked for the training, in words.
+    :param special: What of it was other than usual.
+    :raises ConfigError: when the training is an experiment.
     """
+    if spec.experimental:
+        raise ConfigError(
+            "This training is an experiment, and is not registered.",
+            detail=str(Path(result.saved_model).parent),
+            hint=f"Change the pipeline as the experiment did, and start {spec.model}.train.",
+        )
     path = Path(result.saved_model) / MANIFEST_FILE
     try:
         packed = ModelManifest.from_json(path.read_bytes())
@@ -50,11 +69,15 @@ def pack_manifest(
         lock_hash=lock_hash(spec.code_path),
         hardware=result.hardware,
         versions=result.versions,
+        packages_hash=result.packages_hash,
+        image=result.image,
         classes=spec.snapshot.classes,
         heads=spec.snapshot.heads,
         transform=spec.transform,
         parent_version=parent_version,
         triggered_by=triggered_by,
+        trigger=trigger,
+        special=dict(special),
     )
     for file, text in (
         (path.with_name("README.md"), _readme(manifest, spec, Path(result.saved_model))),

@@ -122,6 +122,24 @@ def epoch_batches(
     )
 
 
+def usage_batches(samples: Sequence[tuple[datetime, Mapping[str, float]]], started: int) -> Iterator[list[Metric]]:
+    """Yield what a training used of its machine over time; the step is how many seconds the run was old.
+
+    :param samples: When each was taken, and metric → value.
+    :param started: When the run began, in milliseconds.
+    """
+    from mlflow.entities import Metric
+
+    moments = [(round(at.timestamp() * 1000), values) for at, values in samples]
+    yield from _batches(
+        [
+            Metric(name, value, moment, max(0, moment - started) // 1000)
+            for moment, values in moments
+            for name, value in values.items()
+        ]
+    )
+
+
 def _batches(metrics: list[Metric]) -> Iterator[list[Metric]]:
     finite = [one for one in metrics if math.isfinite(one.value)]
     for start in range(0, len(finite), _METRICS_A_CALL):

@@ -8,6 +8,7 @@ repeated ends in the same run and the same version. Aliases say the role of a ve
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ from airflow_mlops.engine.registry.connection import NO_SUCH_THING, make_client,
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.registry.packaging import CHECKSUMS_FILE, SAVED_MODEL, write_mlmodel
 from airflow_mlops.engine.registry.records import data_of, metric_batches, milliseconds, params_of, tags_of
+from airflow_mlops.engine.training.workdir import TENSORBOARD
 from airflow_mlops.exceptions import DataError, MlopsError, TransientError
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 _NOT_FOUND = re.compile(r"\b404\b|No such artifact|does not exist", re.IGNORECASE)
 
+_MOST_LOGS = 100_000_000
+"""Bytes of logs for TensorBoard that MLflow gets of a training."""
+
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -48,10 +53,13 @@ TRAINING_ID = "mlops.training_id"
 VERDICT = "mlops.verdict"
 ERROR = "mlops.error"
 OWNER = "mlops.owner"
+EXPERIMENTAL = "mlops.experimental"
 CONTENT = "mlops.content"
 """Tag of a version that was made elsewhere and registered here: the hash of its files."""
 SOURCE = "mlops.source"
 SPEC_FILE = "spec.json"
+
+log = logging.getLogger(__name__)
 
 
 def logged_name(model: str) -> str:
@@ -156,10 +164,37 @@ class Registry:
                 manifest.versions,
                 tags={"mlops.snapshot_id": manifest.snapshot_id, TRAINING_ID: manifest.spec_hash},
             )
+            self._log_tensorboard(run, Path(result.saved_model).parent / TENSORBOARD)
             self._client.set_terminated(run.run_id, "FINISHED", milliseconds(result.ended))
             if ERROR in self._client.get_run(run.run_id).data.tags:
                 self._client.delete_tag(run.run_id, ERROR)
         return self._challenger(version)
+
+    def log_experiment(
+        self, spec: TrainingSpec, result: TrainingResult, evaluation: Evaluation, verdict: Verdict
+    ) -> str:
+        """Keep the run of an experiment beside those of production, and return its id. It makes no version.
+
+        :raises TransientError: when MLflow does not answer.
+        """
+        run = self.open_run(spec, {EXPERIMENTAL: "true"}, started=result.started)
+        with talking_to(self.tracking_uri):
+            for batch in metric_batches(result, evaluation, run.started):
+                self._client.log_batch(run.run_id, metrics=batch)
+            self._client.log_text(run.run_id, evaluation.to_json(), "evaluation.json")
+            self._client.log_text(run.run_id, verdict.to_json(), "verdict.json")
+            self._client.set_terminated(run.run_id, "FINISHED", milliseconds(result.ended))
+        return run.run_id
+
+    def _log_tensorboard(self, run: TrainingRun, folder: Path) -> None:
+        """Log a training's logs for TensorBoard, unless they are too large for an artifact."""
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if size > _MOST_LOGS:
+            log.warning(
+                "%s has %d MB: more than %d MB do not go to MLflow.", folder, size // 1_000_000, _MOST_LOGS // 1_000_000
+            )
+        elif size:
+            self._client.log_artifacts(run.run_id, str(folder), TENSORBOARD)
 
     def register_made_elsewhere(
         self,

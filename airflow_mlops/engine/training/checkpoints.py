@@ -53,18 +53,19 @@ class Checkpoints:
 
     :param folder: Where they lie; made when the first is saved.
     :param spec_hash: Of the training's spec.
+    :param every: Seconds between two of them; None: as seldom as saving takes little of the time.
     """
 
-    def __init__(self, folder: Path, spec_hash: str) -> None:
-        self.folder, self._spec_hash = folder, spec_hash
+    def __init__(self, folder: Path, spec_hash: str, every: float | None = None) -> None:
+        self.folder, self._spec_hash, self._every = folder, spec_hash, every
         self._cost, self._saved = 0.0, time.monotonic()
         self.seconds = 0.0
         """What all saving took."""
 
     @property
     def due(self) -> bool:
-        """Whether it is time for the next: seldom enough that saving takes a fiftieth of the time at most."""
-        return time.monotonic() - self._saved >= max(_OFTEN, self._cost / _SHARE)
+        """Whether it is time for the next: when asked to be, or so that saving takes a fiftieth of the time at most."""
+        return time.monotonic() - self._saved >= (self._every or max(_OFTEN, self._cost / _SHARE))
 
     def save(self, position: Position, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> bool:
         """Write a checkpoint and let go of those before the last two. Return whether it is there.

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import resource
 import shutil
 import time
@@ -27,9 +26,10 @@ from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.serving.golden import GOLDEN_FILE, listed, refuse_complex
 from airflow_mlops.engine.serving.transform import TRANSFORM
 from airflow_mlops.engine.training.data import TrainingData
-from airflow_mlops.engine.training.environment import environment
+from airflow_mlops.engine.training.environment import environment, image, packages_hash
 from airflow_mlops.engine.training.golden import as_columns, golden_inputs
 from airflow_mlops.engine.training.inputs import Columns
+from airflow_mlops.engine.training.options import Options, options
 from airflow_mlops.engine.training.outputs import CLASS, called
 from airflow_mlops.engine.training.workdir import Workdir, write_text
 from airflow_mlops.engine.users_code import users_code
@@ -51,10 +51,6 @@ Answer = Callable[[Columns], Mapping[str, np.ndarray]]
 log = logging.getLogger(__name__)
 
 
-PRICE = "MLOPS_PRICE_PER_HOUR"
-"""Environment variable of a training's process: what an hour of its machine costs."""
-
-
 class Course(NamedTuple):
     """How a training went: metric → value an epoch, examples seen, how long it took in seconds, and when it began."""
 
@@ -64,18 +60,16 @@ class Course(NamedTuple):
     hardware: str
     started: datetime
     times: Sequence[float] = ()
-    before: float = 0.0
-    """Seconds of the tries before, which count in ``seconds``."""
 
 
-def resources(before: float) -> dict[str, float]:
+def resources(told: Options) -> dict[str, float]:
     """Return what this process and those that it waited for took: seconds, bytes, and the cost if there is a price.
 
-    :param before: Seconds of the tries before: the cost is that of all.
+    :param told: Says how long the tries before took: the seconds, and the cost, are those of all.
     """
     own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = psutil.Process()
-    wall = time.time() - process.create_time() + before
+    wall = time.time() - process.create_time() + told.spent
     taken = {
         "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in (own, others)), 2),
         "peak_memory_bytes": max(own.ru_maxrss, others.ru_maxrss) * 1024,
@@ -83,8 +77,10 @@ def resources(before: float) -> dict[str, float]:
     }
     with contextlib.suppress(psutil.Error, AttributeError):  # a container may not say
         taken["bytes_read"] = process.io_counters().read_chars
-    if price := os.environ.get(PRICE):
-        taken["cost"] = round(float(price) * wall / 3600, 6)
+    if told.gpus:
+        taken["gpu_seconds"] = round(wall * told.gpus, 2)
+    if told.price:
+        taken["cost"] = round(told.price * wall / 3600, 6)
     return taken
 
 
@@ -260,7 +256,9 @@ def write_result(spec: TrainingSpec, workdir: Workdir, signature: Signature, cou
         started=course.started,
         ended=datetime.now(UTC),
         times=tuple(course.times),
-        resources=resources(course.before),
+        resources=resources(options()),
+        packages_hash=packages_hash(),
+        image=image(),
     )
     write_text(workdir.checksums, json.dumps(checksums(workdir.saved_model), indent=2))
     write_text(workdir.result, result.to_json())

@@ -40,13 +40,15 @@ from airflow_mlops.engine.entrypoints import load_object
 from airflow_mlops.engine.training import ending
 from airflow_mlops.engine.training.adopt import adopt
 from airflow_mlops.engine.training.data import TrainingData
-from airflow_mlops.engine.training.environment import environment
+from airflow_mlops.engine.training.environment import environment, image
 from airflow_mlops.engine.training.finish import Course, LossGuard, golden_predictions, write_result
 from airflow_mlops.engine.training.following import Following
 from airflow_mlops.engine.training.inputs import Columns, specs_of
 from airflow_mlops.engine.training.keras_model import answer, check_losses, check_model, export
+from airflow_mlops.engine.training.options import options
 from airflow_mlops.engine.training.outputs import outputs_of
 from airflow_mlops.engine.training.progress import Lines, ProgressReport, add_line, begin_lines, read_lines
+from airflow_mlops.engine.training.tensorboard import EpochScalars
 from airflow_mlops.engine.training.transform import Given, given
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.engine.users_code import TRIED_AGAIN, is_transient
@@ -82,9 +84,7 @@ def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
             signature = _exported(sees, made.model, data, workdir)
     history = made.lines.history or {"seconds": [made.seconds]}
     epochs = max(len(values) for values in history.values())
-    course = Course(
-        history, data.train.rows * epochs, made.seconds, _hardware(), made.started, made.lines.times, made.before
-    )
+    course = Course(history, data.train.rows * epochs, made.seconds, _hardware(), made.started, made.lines.times)
     return write_result(spec, workdir, signature, course)
 
 
@@ -110,7 +110,7 @@ def join(spec: TrainingSpec) -> None:
 
 def _check_environment(spec: TrainingSpec) -> None:
     """Refuse to train under the name of another environment."""
-    here = environment()
+    here = environment() | {"image": image()}
     other = {name: wanted for name, wanted in spec.environment.items() if here.get(name) != wanted}
     if other:
         raise TrainingError(
@@ -122,13 +122,12 @@ def _check_environment(spec: TrainingSpec) -> None:
 
 
 class _Made(NamedTuple):
-    """What the user's code made, a model or a folder; when it began, and seconds, those of tries before among them."""
+    """What the user's code made, a model or a folder; when it began, and how many seconds it took."""
 
     model: keras.Model | Path
     lines: Lines
     started: datetime
     seconds: float
-    before: float = 0.0
 
 
 def _build_and_fit(
@@ -143,6 +142,7 @@ def _build_and_fit(
         model.steps_per_execution = _STEPS_A_CALL
     stopping = keras.callbacks.EarlyStopping(patience=_PATIENCE, restore_best_weights=True)
     following = Following(spec, workdir, data.train.rows, stopping)
+    logs = [EpochScalars(workdir.tensorboard)] if options().tensorboard else []
     validation = data.validation.tf_dataset(spec.batch_size)
     with _users_code(spec, "Training the model"), ending.saving(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")  # the first pass, which began in the middle
@@ -156,11 +156,11 @@ def _build_and_fit(
             validation_data=validation,
             initial_epoch=following.first_epoch,
             epochs=spec.epochs,
-            callbacks=[stopping, following],
+            callbacks=[stopping, *logs, following],  # in this order: what is saved has been logged
             shuffle=False,  # the batches come shuffled
             verbose=0,
         )
-    return _Made(model, following.lines, following.started, following.seconds, following.before)
+    return _Made(model, following.lines, following.started, following.seconds)
 
 
 def _build(spec: TrainingSpec, train: Columns) -> keras.Model:
@@ -240,6 +240,11 @@ class Report:
         """A folder that outlives the try, until the training is done: what is saved in it, the next try finds there."""
         self._workdir.checkpoints.mkdir(parents=True, exist_ok=True)
         return self._workdir.checkpoints
+
+    @property
+    def tensorboard(self) -> Path | None:
+        """The folder for logs of TensorBoard, which go with the model to MLflow; None: nobody has asked for them."""
+        return self._workdir.tensorboard if options().tensorboard else None
 
     def __call__(self, **values: Any) -> None:
         """Take the next values: numbers, or tensors of one.

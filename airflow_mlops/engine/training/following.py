@@ -14,6 +14,7 @@ from airflow_mlops.contracts import TrainingSpec
 from airflow_mlops.engine.training import ending, keras_state
 from airflow_mlops.engine.training.checkpoints import Checkpoint, Checkpoints, Position
 from airflow_mlops.engine.training.finish import LossGuard
+from airflow_mlops.engine.training.options import options
 from airflow_mlops.engine.training.progress import Lines, ProgressReport
 from airflow_mlops.engine.training.workdir import Workdir
 
@@ -35,7 +36,7 @@ class Following(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._spec, self._rows, self._stopping = spec, rows, stopping
-        self.checkpoints = Checkpoints(workdir.checkpoints, spec.hash)
+        self.checkpoints = Checkpoints(workdir.checkpoints, spec.hash, every=options().checkpoint_every)
         self._found: Checkpoint | None = None
         self._start = Position()
         self._began = self._epoch_began = time.monotonic()
@@ -43,8 +44,9 @@ class Following(keras.callbacks.Callback):
         self._guard = LossGuard()
         self.lines = Lines({}, ())
         """Of the epochs that are done."""
-        self.started, self.before = datetime.now(UTC), 0.0
-        """When the first try began, and how many seconds those before this one took."""
+        self.started = datetime.now(UTC)
+        """When the first try began."""
+        self._before = 0.0
         self._workdir = workdir
         self.progress = ProgressReport(spec, workdir)
 
@@ -56,7 +58,7 @@ class Following(keras.callbacks.Callback):
     @property
     def seconds(self) -> float:
         """How long it has been training, in all tries."""
-        return self.before + time.monotonic() - self._began
+        return self._before + time.monotonic() - self._began
 
     def resume(self, model: keras.Model, batches: Iterable[Any]) -> None:
         """Go on from the newest checkpoint, if there is one.
@@ -72,7 +74,7 @@ class Following(keras.callbacks.Callback):
             return
         self._found, self._start = found, found.position
         self.lines = Lines(dict(found.state["history"]), tuple(found.state["times"]))
-        self.started, self.before = datetime.fromisoformat(found.state["started"]), found.state["seconds"]
+        self.started, self._before = datetime.fromisoformat(found.state["started"]), found.state["seconds"]
         self._guard.first = dict(found.state["first"])
         self.progress = ProgressReport(self._spec, self._workdir, self._done(found.position))
         log.info("Going on from a checkpoint: %s of %d", found.position, self._spec.epochs)

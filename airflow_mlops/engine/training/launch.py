@@ -20,10 +20,12 @@ import airflow_mlops
 from airflow_mlops.contracts import TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.shared import discard, fetch, send, withdraw
 from airflow_mlops.engine.devices.assign import assigned, check_divisible
+from airflow_mlops.engine.devices.usage import Usage
 from airflow_mlops.engine.process import ChildProcess, Ended, child_environment
-from airflow_mlops.engine.training.finish import PRICE
+from airflow_mlops.engine.training.options import Options
+from airflow_mlops.engine.training.spending import Spending
 from airflow_mlops.engine.training.watch import Follow, Watch, read_progress
-from airflow_mlops.engine.training.workdir import Workdir, write_text
+from airflow_mlops.engine.training.workdir import TENSORBOARD, Workdir, write_text
 from airflow_mlops.exceptions import TrainingError, TransientError
 from airflow_mlops.resources import GPU
 
@@ -44,6 +46,9 @@ def train(
     patience: float = PATIENCE,
     follow: Follow | None = None,
     price: float = 0.0,
+    max_cost: float | None = None,
+    checkpoint_every: float | None = None,
+    tensorboard: bool = False,
 ) -> TrainingResult:
     """Train ``spec`` in a child process and return what came out.
 
@@ -58,12 +63,27 @@ def train(
     :param patience: Seconds without progress until the child is ended; five times the longest so far, if that is more.
     :param follow: Is told how far it is.
     :param price: Of an hour of this machine; the result then says the cost.
-    :raises ConfigError: when there are no such GPUs here.
-    :raises TrainingError: when the user's code or the training fails, or takes too long.
+    :param max_cost: What all tries together may cost; what was saved by then is kept.
+    :param checkpoint_every: Seconds between two checkpoints of a model function; by default as seldom as saving takes
+        little of the time.
+    :param tensorboard: Whether to write logs for TensorBoard, into ``tensorboard/`` of ``workdir``.
+    :raises ConfigError: when there are no such GPUs here, or ``max_cost`` is given without a price.
+    :raises TrainingError: when the user's code or the training fails, takes too long or costs too much.
     :raises TransientError: when the child was killed from outside, lacked memory or stood still, or what the user's
         code reaches for does not answer.
     """
-    return TrainingProcess(spec, workdir, log, gpu=gpu, patience=patience, follow=follow, price=price).run(timeout)
+    return TrainingProcess(
+        spec,
+        workdir,
+        log,
+        gpu=gpu,
+        patience=patience,
+        follow=follow,
+        price=price,
+        max_cost=max_cost,
+        checkpoint_every=checkpoint_every,
+        tensorboard=tensorboard,
+    ).run(timeout)
 
 
 class TrainingProcess:
@@ -83,13 +103,18 @@ class TrainingProcess:
         patience: float = PATIENCE,
         follow: Follow | None = None,
         price: float = 0.0,
+        max_cost: float | None = None,
+        checkpoint_every: float | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self.spec = spec
         self.workdir = Workdir(workdir.absolute())
         self.log = log or logging.getLogger(__name__)
         self.gpu = gpu
         self.task = task or f"training {self.workdir.path}"
-        self._patience, self._follow, self._price = patience, follow, price
+        self._patience, self._follow = patience, follow
+        self._spending = Spending(self.workdir, price, max_cost)
+        self._options = Options(price, checkpoint_every=checkpoint_every, tensorboard=tensorboard)
         self._child: ChildProcess | None = None
         self._stopped = False
 
@@ -105,16 +130,20 @@ class TrainingProcess:
             else:
                 fetch(self.workdir.checkpoints)
                 done = self._train(deadline, timeout)
+            self._keep_logs()
             send(self.workdir.path)  # also what an attempt before had no time to send
             discard(self.workdir.checkpoints)
             shutil.rmtree(self.workdir.checkpoints, ignore_errors=True)
             return done
 
-    def stop(self) -> None:
-        """End the child and everything it started, once it has saved what it has. Nothing to do when there is none."""
+    def stop(self, grace: float = _GRACE) -> None:
+        """End the child and everything it started, once it has saved what it has. Nothing to do when there is none.
+
+        :param grace: Seconds that it has to save.
+        """
         self._stopped = True
         if self._child is not None:
-            self._child.terminate(_GRACE)
+            self._child.terminate(grace)
 
     @contextlib.contextmanager
     def _alone(self, deadline: float) -> Iterator[None]:
@@ -140,9 +169,17 @@ class TrainingProcess:
         for leftover in (self.workdir.result, self.workdir.error, self.workdir.checksums):
             leftover.unlink(missing_ok=True)
         shutil.rmtree(self.workdir.saved_model, ignore_errors=True)
+        if not self.workdir.keeps:  # it begins anew
+            shutil.rmtree(self.workdir.tensorboard, ignore_errors=True)
         for leftover in self.workdir.path.glob(".tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         write_text(self.workdir.spec, self.spec.to_json())
+
+    def _keep_logs(self) -> None:
+        """Let the logs for TensorBoard lie with the training: its checkpoints go."""
+        if self.workdir.tensorboard.is_dir():
+            shutil.rmtree(self.workdir.path / TENSORBOARD, ignore_errors=True)
+            shutil.move(self.workdir.tensorboard, self.workdir.path / TENSORBOARD)
 
     def _train(self, deadline: float, timeout: float) -> TrainingResult:
         """Run the child, and again while it is killed further on each time."""
@@ -165,26 +202,35 @@ class TrainingProcess:
     def _run_child(self, deadline: float, timeout: float) -> TrainingResult:
         check_divisible(self.spec)
         lacked = _killed_for_memory()
-        with assigned(self.gpu, self.task, deadline, self.log) as devices:
+        spending = self._spending
+        with assigned(self.gpu, self.task, deadline, self.log) as devices, spending.counting():
+            until = min(deadline, time.monotonic() + spending.left)
+            told = self._options._replace(spent=spending.before, gpus=len(devices.gpus))
             child = self._child = ChildProcess(
                 [sys.executable, "-P", "-m", "airflow_mlops.engine.training.runner", str(self.workdir.path)],
                 env=child_environment(str(Path(airflow_mlops.__file__).parent.parent))
                 | devices.environment
-                | ({PRICE: str(self._price)} if self._price else {}),
+                | told.as_environment(),
                 log=self.log,
                 cwd=self.workdir.path,
                 fds=devices.fds,
             )
             devices.started(child.pid)
+            if self._stopped:  # before there was a child
+                child.terminate(_GRACE)
             with Watch(
                 self.workdir,
                 self.log,
+                usage=Usage(child.pid, devices.gpus),
                 deadline=deadline,
+                spending=spending,
                 patience=self._patience,
                 give_up=child.kill,
                 follow=self._follow,
             ) as watch:
-                ended = child.wait(deadline - time.monotonic(), _GRACE)
+                ended = child.wait(until - time.monotonic(), _GRACE)
+        if ended.timed_out and until < deadline:
+            raise spending.over()
         if ended.timed_out:
             raise TrainingError(
                 f"The training did not end within {timeout:.0f} s and was stopped.",

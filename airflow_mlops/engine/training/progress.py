@@ -51,7 +51,7 @@ class ProgressReport:
         self._oldest, self._newest = event_times(spec.snapshot)
         now = time.monotonic()
         self._seen = deque([(now, done)])
-        self._written, self._said = 0.0, now
+        self._written, self._said, self._unwritten = 0.0, now, False
         self.seconds = 0.0
         """What all reporting took."""
 
@@ -95,9 +95,7 @@ class ProgressReport:
             history=lines.history,
             times=lines.times,
         )
-        temporary = temporary_sibling(self._file)  # not forced to disk, which takes longer than all the rest
-        temporary.write_text(progress.to_json())
-        temporary.replace(self._file)
+        self._replace(progress.to_json())
         if said:
             self._said = now
         elif now - self._said >= _SAID:
@@ -105,6 +103,18 @@ class ProgressReport:
             self._said = now
         self._written = time.monotonic()
         self.seconds += self._written - now
+
+    def _replace(self, text: str) -> None:
+        """Write the file whole or not at all. A disk that takes no more ends no training."""
+        temporary = temporary_sibling(self._file)  # not forced to disk, which takes longer than all the rest
+        try:
+            temporary.write_text(text)
+            temporary.replace(self._file)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            if not self._unwritten:
+                log.warning("How far it is cannot be written, and the training goes on: %s", error.strerror or error)
+            self._unwritten = True
 
 
 def begin_lines(workdir: Workdir) -> None:

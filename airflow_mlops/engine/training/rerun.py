@@ -17,11 +17,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from airflow_mlops.contracts import ModelManifest, Snapshot, TrainingSpec
+from airflow_mlops.contracts import ModelManifest, Snapshot, TrainingResult, TrainingSpec
 from airflow_mlops.engine.data.snapshots import check_whole, load_snapshot
 from airflow_mlops.engine.evaluation.evaluate import evaluate
 from airflow_mlops.engine.registry.lookup import find_version
-from airflow_mlops.engine.registry.manifest import MANIFEST_FILE, UNKNOWN
+from airflow_mlops.engine.registry.manifest import MANIFEST_FILE, UNKNOWN, code_version, lock_hash
 from airflow_mlops.engine.registry.registry import Registry
 from airflow_mlops.engine.serving.asking import as_asked
 from airflow_mlops.engine.serving.golden import Golden
@@ -35,6 +35,8 @@ from airflow_mlops.exceptions import DataError, GateError, MlopsError
 from airflow_mlops.resources import GPU
 
 _GIT_SECONDS = 60
+_SHOWN = 12
+"""Characters of a hash that tell it from others."""
 
 
 class Rerun(NamedTuple):
@@ -49,7 +51,7 @@ class Rerun(NamedTuple):
     metrics: dict[str, tuple[float, float]]
     """Metric → its value of the version, and of the training made again, on the test split."""
     other: tuple[str, ...]
-    """What is not as it was then, in words."""
+    """What is not as it was then, in words: versions, installed packages, lock file, commit, image, hardware."""
 
     @property
     def agrees(self) -> bool:
@@ -132,7 +134,7 @@ def rerun(
                 same_weights(registered, made),
                 _difference(registered, made),
                 {name: (then, measured["challenger"][name]) for name, then in measured["champion"].items()},
-                tuple(_other(asked, spec, manifest, result.hardware)),
+                tuple(_other(asked, spec, manifest, result, code_path or spec.code_path)),
             )
 
 
@@ -201,11 +203,27 @@ def _no_code(spec: TrainingSpec, manifest: ModelManifest) -> str:
     return f"the code of the {spec.named} is neither here nor in commit {manifest.code_version[:12]}{dirty}"
 
 
-def _other(now: TrainingSpec, then: TrainingSpec, manifest: ModelManifest, hardware: str) -> list[str]:
-    """Return what is not as it was then, in words."""
+def _other(
+    now: TrainingSpec, then: TrainingSpec, manifest: ModelManifest, made: TrainingResult, code_path: str | None
+) -> list[str]:
+    """Return what is not as it was then, in words; what nobody wrote down then is not compared.
+
+    :param code_path: Folder of the code as it lies here, from which the lock file and the commit are.
+    """
+    commit, _ = code_version(code_path)
     pairs = {name: (version, now.environment.get(name)) for name, version in then.environment.items()}
-    pairs |= {"hardware": (manifest.hardware, hardware)}
-    return [f"Another {name}: {was} then, {now_is} now." for name, (was, now_is) in pairs.items() if was != now_is]
+    pairs |= {  # of a training elsewhere the image was all that was asked for
+        "hardware": (manifest.hardware, made.hardware),
+        "image": (manifest.image, made.image or "none"),
+        "set of installed packages": (manifest.packages_hash[:_SHOWN], made.packages_hash[:_SHOWN]),
+        "uv.lock": ((manifest.lock_hash or "")[:_SHOWN], (lock_hash(code_path) or "none")[:_SHOWN]),
+        "commit, with the same code of the training,": (
+            manifest.code_version.replace(UNKNOWN, "")[:_SHOWN],
+            commit[:_SHOWN],
+        ),
+    }
+    other = [f"Another {name}: {was} then, {here} now." for name, (was, here) in pairs.items() if was and was != here]
+    return [*other, *(["Its folder had changes then that were not committed."] if manifest.code_dirty else [])]
 
 
 def _difference(registered: Path, made: Path) -> float:

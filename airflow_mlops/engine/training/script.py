@@ -12,6 +12,7 @@ The environment variable ``MLOPS_TRAINING`` names a JSON file:
 ``saved_model`` folder to write the SavedModel to
 ``progress``    file to append a line of JSON to, such as ``{"epoch": 1, "loss": 0.4}``
 ``checkpoints`` folder that outlives the try, until the training is done
+``tensorboard`` folder for logs of TensorBoard; null when nobody has asked for them
 =============== =====================================================================================
 
 It may be written with any framework that exports a SavedModel, and run by another Python.
@@ -40,6 +41,7 @@ from airflow_mlops.engine.process import MARK, marked
 from airflow_mlops.engine.training import ending
 from airflow_mlops.engine.training.adopt import adopt
 from airflow_mlops.engine.training.finish import Course, LossGuard, write_result
+from airflow_mlops.engine.training.options import options
 from airflow_mlops.engine.training.progress import Lines, ProgressReport, begin_lines, read_lines
 from airflow_mlops.engine.training.transform import Given, given
 from airflow_mlops.engine.training.workdir import Workdir
@@ -160,6 +162,7 @@ def _told(spec: TrainingSpec, made: Path, workdir: Workdir) -> dict[str, Any]:
         "saved_model": str(made),
         "progress": str(workdir.lines),
         "checkpoints": str(workdir.checkpoints),
+        "tensorboard": str(workdir.tensorboard) if options().tensorboard else None,
     }
 
 

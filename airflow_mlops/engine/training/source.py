@@ -29,6 +29,14 @@ def script_hash(script: str, code_path: str | None) -> str | None:
     return content_hash([file.name, sha256(file), beside])
 
 
+def script_files(script: str, code_path: str | None) -> dict[str, Path]:
+    """Return the files whose hash :func:`script_hash` is, by their paths below the folder of the DAG file."""
+    folder = Path(code_path or ".")
+    file = folder / script
+    found = [file, *file.parent.rglob("*.py")] if file.is_file() else []
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
 def source_hash(entrypoint: str, code_path: str | None) -> str | None:
     """Return the hash of the code that an entrypoint runs, without importing it.
 

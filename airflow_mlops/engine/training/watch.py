@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from airflow_mlops.contracts import TrainingProgress
 from airflow_mlops.engine.data.shared import discard, is_shared, send
+from airflow_mlops.engine.devices.usage import Usage
+from airflow_mlops.engine.training.spending import Spending
 from airflow_mlops.engine.training.workdir import Workdir
 from airflow_mlops.exceptions import MlopsError
 
@@ -34,6 +36,8 @@ class Watch:
     """Looks at a training's folder every few seconds, in a thread, while the block runs.
 
     :param deadline: When the training is stopped, on :func:`time.monotonic`'s clock.
+    :param usage: What it uses of the machine.
+    :param spending: What it costs.
     :param patience: Seconds without progress until ``give_up`` is called; longer for one that reports seldom.
     :param follow: Is told how far it is.
     """
@@ -43,13 +47,16 @@ class Watch:
         workdir: Workdir,
         log: logging.Logger | Any,
         *,
+        usage: Usage,
         deadline: float,
+        spending: Spending,
         patience: float,
         give_up: Callable[[], None],
         follow: Follow | None,
     ) -> None:
         self._workdir, self._deadline, self._patience = workdir, deadline, patience
         self._give_up, self._follow, self._log = give_up, follow, log
+        self._spending, self._usage = spending, usage
         self.stalled = 0.0
         """Seconds without progress after which it was given up; 0: it was not."""
         self.last = read_progress(workdir)
@@ -73,8 +80,10 @@ class Watch:
     def _watch(self) -> None:
         while not self._over.wait(_LOOKS):
             self._look()
+            self._spending.mind()
             self._send(_QUIET)
         self._look()
+        self._spending.keep()
         self._send(0)
 
     def _look(self) -> None:
@@ -84,15 +93,22 @@ class Watch:
                 self._longest = max(self._longest, now - self._moved if self._moved else 0.0)
                 self._moved = now
             self.last = found
-            self._mind_deadline(found, now)
+            self._mind_limits(found, now)
             self._tell(found)
-        elif self._moved and now - self._moved > max(self._patience, _SLOWER * self._longest) and not self.stalled:
-            self.stalled = now - self._moved
-            self._give_up()
+        elif self._moved and self.last is not None:
+            if self._usage.due:
+                self._tell(self.last)
+            if now - self._moved > max(self._patience, _SLOWER * self._longest) and not self.stalled:
+                self.stalled = now - self._moved
+                self._give_up()
 
-    def _mind_deadline(self, progress: TrainingProgress, now: float) -> None:
+    def _mind_limits(self, progress: TrainingProgress, now: float) -> None:
         left = self._deadline - now
-        if progress.seconds_left is not None and progress.seconds_left > left:
+        if progress.seconds_left is None:
+            return
+        if words := self._spending.warning(progress.seconds_left):
+            self._warn_once("price", words)
+        if progress.seconds_left > left:
             self._warn_once(
                 "deadline",
                 f"This training will miss its deadline: {timedelta(seconds=round(progress.seconds_left))} are left to "
@@ -104,7 +120,8 @@ class Watch:
         if self._follow is None:
             return
         try:
-            self._follow(progress)
+            used = self._usage.sample() if self._usage.due else {}
+            self._follow(progress.model_copy(update={"usage": used}))
         except Exception as error:
             self._warn_once("follow", f"Its progress is shown in the log only: {error}")
 

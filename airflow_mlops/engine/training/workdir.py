@@ -10,8 +10,11 @@ from pydantic import ValidationError
 
 from airflow_mlops.contracts import Evaluation, TrainingResult, TrainingSpec, content_hash
 from airflow_mlops.engine.data.files import replacing, sha256
-from airflow_mlops.engine.data.shared import fetch, publishing
+from airflow_mlops.engine.data.shared import fetch, is_shared, publishing
 from airflow_mlops.exceptions import DataError
+
+TENSORBOARD = "tensorboard"
+"""Folder of a finished training with its logs for TensorBoard, if it was asked for them."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,21 @@ class Workdir:
         return self.checkpoints / "progress.jsonl"
 
     @property
+    def spent(self) -> Path:
+        """How long its tries took so far: see :class:`~airflow_mlops.engine.training.spending.Spending`."""
+        return self.checkpoints / "spent.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Logs for TensorBoard, while it trains."""
+        return self.checkpoints / TENSORBOARD
+
+    @property
     def keeps(self) -> bool:
         """Whether there is anything that a try can go on from."""
         there = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
-        return any(path != self.lines and path.name[0] != "." for path in there)
+        aside = (self.lines, self.spent, self.tensorboard)
+        return any(path not in aside and path.name[0] != "." for path in there)
 
     def finished(self, spec_hash: str) -> TrainingResult | None:
         """Return the result of this very spec if it is there, with every byte of its SavedModel."""
@@ -138,5 +152,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_spec(workdir: Path) -> TrainingSpec:
-    """Return the spec of the training in ``workdir``."""
-    return TrainingSpec.from_json(Workdir(workdir).spec.read_bytes())
+    """Return the spec of the training in ``workdir``.
+
+    In a shared home its snapshot lies beside it, whatever the machine that trained it calls that.
+    """
+    spec = TrainingSpec.from_json(Workdir(workdir).spec.read_bytes())
+    if not is_shared(workdir):
+        return spec
+    snapshot = spec.snapshot.model_copy(update={"uri": str(workdir.parent.parent / "snapshots" / spec.snapshot.id)})
+    return spec.model_copy(update={"snapshot": snapshot})

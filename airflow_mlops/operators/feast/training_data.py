@@ -79,6 +79,8 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param slices: Columns of ``source_dataset`` in whose every value rows must find their label as usual.
     :param min_joined: Smallest share of the rows that must find their label; None: only the change is judged.
     :param max_join_drop: Share of the usual joins that may be missing, in all and in each slice.
+    :param exclude: Windows of ``source_dataset`` that only this snapshot leaves out: records
+        :class:`~airflow_mlops.contracts.Exclusion` as dicts.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -108,6 +110,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         "slices",
         "min_joined",
         "max_join_drop",
+        "exclude",
         "feast_conn_id",
         "ledger_conn_id",
     )
@@ -143,6 +146,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         heads: Mapping[str, str] | None = None,
         weight: str = "",
         group: str = "",
+        exclude: Sequence[Mapping[str, Any]] = (),
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -174,6 +178,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         self.slices = slices
         self.min_joined = min_joined
         self.max_join_drop = max_join_drop
+        self.exclude = exclude
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -211,6 +216,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         return {**named, "heads": heads_of(self.heads)}
 
     def _of_sealed_rows(self, context: Context) -> Snapshot:
+        from airflow_mlops.contracts import Exclusion
         from airflow_mlops.engine.features.computing.code import code_identity, import_folders
         from airflow_mlops.engine.features.training.training_data import build_training_snapshot
 
@@ -246,6 +252,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             slices=self.slices,
             min_joined=self.min_joined,
             max_join_drop=self.max_join_drop,
+            without=[Exclusion.model_validate(one) for one in self.exclude],
             report=partial(publish_report, self, context),
         )
 

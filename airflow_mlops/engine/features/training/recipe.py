@@ -41,6 +41,8 @@ class Recipe:
     """Further labels: column → problem type, empty likewise."""
     weight: str = ""
     group: str = ""
+    without: tuple[Exclusion, ...] = ()
+    """Windows of the source whose rows only this training set leaves out; features computed from them stay."""
 
     @property
     def span(self) -> Span:
@@ -67,7 +69,7 @@ class Recipe:
         matures_after = self.as_of - self.label_cut
         of_labels = self.excluded.get(self.labels, []) if self.labels != self.source else []
         moved = [one.model_copy(update={"start": one.start - matures_after}) for one in of_labels]
-        return [*self.excluded.get(self.source, []), *moved]
+        return [*self.excluded.get(self.source, []), *self.without, *moved]
 
     def exclusions(self, since: datetime) -> tuple[Exclusion, ...]:
         """Return those exclusions that can have left out a row.
@@ -75,9 +77,10 @@ class Recipe:
         :param since: When the history that was read begins.
         """
         first = min(since, self.begin)
+        found = {**self.excluded, self.source: [*self.excluded.get(self.source, []), *self.without]}
         return tuple(
             one
-            for name, found in sorted(self.excluded.items())
-            for one in found
+            for name, windows in sorted(found.items())
+            for one in windows
             if one.end > first and one.start < (self.as_of if name == self.labels else self.label_cut)
         )

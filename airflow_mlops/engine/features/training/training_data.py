@@ -72,6 +72,7 @@ def build_training_snapshot(
     slices: Sequence[str] = (),
     min_joined: float | None = None,
     max_join_drop: float = MAX_JOIN_DROP,
+    without: Sequence[Exclusion] = (),
     report: Callable[[ValidationResult], None] | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Snapshot:
@@ -113,6 +114,8 @@ def build_training_snapshot(
         refused. None compares the days with each other only.
     :param slices: Columns of ``source_dataset`` in whose every value rows must find their label as usual.
     :param min_joined, max_join_drop: See :meth:`~airflow_mlops.engine.features.training.joins.Joins.check`.
+    :param without: Windows of ``source_dataset`` whose rows only this snapshot leaves out. What features were computed
+        from them stays: that takes an exclusion for all.
     :param report: Called with what that check said, before it refuses anything.
     :param chunk_rows: Rows that are read and joined at a time, whole days at least. Memory depends on it, the snapshot
         does not.
@@ -157,6 +160,7 @@ def build_training_snapshot(
         heads=heads,
         weight=weight,
         group=group,
+        without=tuple(without),
     )
     rules = (applied(ledger, repo.project) if ledger is not None else None) or repo
     check_training_use(repo, service, model, begin, label_cut, rules=rules.rules)

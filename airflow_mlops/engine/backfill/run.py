@@ -1,0 +1,308 @@
+"""Execute a plan: approved, unchanged since, one at a time a model, in shares, and resumed after any kill.
+
+Facts: ``backfill_approval``, ``backfill_step`` (key: dataset and partition) and ``backfill_cancelled``; the subject of
+each is the plan's id.
+Pointer ``backfill:<model>``: the plan that runs, or that ran last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from airflow_mlops.engine.backfill.plan import Plan, Step, spell
+from airflow_mlops.engine.backfill.survey import Site, look_again
+from airflow_mlops.engine.history.load import FEATURES, Loaded, load_partitions
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import DataError, GateError
+
+APPROVAL, STEP, CANCELLED = "backfill_approval", "backfill_step", "backfill_cancelled"
+Work = Literal["seal", "compute"]
+_RUNNING, _ENDED = "running", "ended"
+_NAMED = 10
+
+
+class Done(NamedTuple):
+    """What came of a step: when (UTC), in how many seconds of one process, and why it was refused, if it was."""
+
+    at: datetime
+    seconds: float
+    refused: str
+
+
+# --- may it run? ------------------------------------------------------------------------------------------
+
+
+def approve(ledger: Ledger, plan: Plan, shown: str, who: str) -> None:
+    """Write down that a person approved a plan.
+
+    :param shown: Hash of the plan that the person was shown.
+    :raises GateError: when that is another one, or nobody answers for it.
+    """
+    if shown != plan.hash or not who.strip():
+        raise GateError(
+            f"Backfill {plan.id} was not approved: the answer is about another plan.",
+            detail=f"approved by {who!r}: {shown!r}, to be executed: {plan.hash}",
+            hint="Approve the hash of the plan that is to be executed: `airflow-mlops backfill status` prints it.",
+        )
+    ledger.record(APPROVAL, plan.id, {"hash": shown, "who": who.strip(), "approved": True})
+
+
+def refuse(ledger: Ledger, plan: Plan, who: str) -> None:
+    """Write down that a person refused a plan; an approval from before counts no more."""
+    ledger.record(APPROVAL, plan.id, {"hash": plan.hash, "who": who, "approved": False})
+
+
+def approved_by(ledger: Ledger, plan: Plan) -> str:
+    """Return who approved a plan; empty when nobody did, or the last answer was a no."""
+    answers = [fact.payload for fact in ledger.facts(APPROVAL, plan.id) if fact.payload["hash"] == plan.hash]
+    return str(answers[0]["who"]) if answers and answers[0]["approved"] else ""
+
+
+def begin(site: Site, plan: Plan) -> None:
+    """Let a plan run, or go on; the first of several at a time wins.
+
+    :raises GateError: when it needs an approval that nobody gave.
+    :raises DataError: when another runs, it was cancelled, or partitions or code changed since it was made.
+    :raises TransientError: when the ledger or a storage does not answer.
+    """
+    _check_approved(site.ledger, plan)
+    _check_not_cancelled(site.ledger, plan)
+    check_unchanged(site, plan, remaining(site.ledger, plan))
+
+    def take(value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and value["plan"] != plan.id and value["state"] == _RUNNING:
+            raise DataError(
+                f"Another backfill of {plan.model!r} is running.",
+                detail=f"plan {value['plan']}",
+                hint="Wait until it has ended. Where it died, go on with it or end it: `airflow-mlops backfill run "
+                f"PIPELINE {value['plan']}`, `airflow-mlops backfill cancel {value['plan']}`.",
+            )
+        return {"plan": plan.id, "state": _RUNNING}
+
+    site.ledger.move(_pointer(plan), take)
+
+
+def cancel(ledger: Ledger, plan: Plan, who: str) -> None:
+    """End a plan: what works on it stops after the partition it is at. What is done stays.
+
+    :raises DataError: when it is not running.
+    """
+    if state_of(ledger, plan) != _RUNNING:
+        raise DataError(
+            f"Backfill {plan.id} is not running.", detail=f"model {plan.model!r}", hint="Nothing was changed."
+        )
+    ledger.record(CANCELLED, plan.id, {"who": who})
+    end(ledger, plan)
+
+
+def end(ledger: Ledger, plan: Plan) -> None:
+    """Say that a plan has run, so that the next one may."""
+    ledger.move(
+        _pointer(plan),
+        lambda value: (
+            {**value, "state": _ENDED}
+            if value is not None and value["plan"] == plan.id and value["state"] == _RUNNING
+            else None
+        ),
+    )
+
+
+def state_of(ledger: Ledger, plan: Plan) -> str:
+    """Return ``planned``, ``running``, ``ended`` or ``cancelled``."""
+    if ledger.facts(CANCELLED, plan.id, limit=1):
+        return "cancelled"
+    pointer = ledger.pointer(_pointer(plan))
+    if pointer is not None and pointer.value["plan"] == plan.id:
+        return str(pointer.value["state"])
+    return _ENDED if outcomes(ledger, plan) else "planned"
+
+
+def check_unchanged(site: Site, plan: Plan, steps: Sequence[Step]) -> None:
+    """Refuse a plan of which partitions, or the code of the features, are not what they were when it was made.
+
+    So is one of which partitions were excluded since. A partition that was sealed meanwhile from what the plan saw
+    landed is as planned.
+
+    :raises DataError: naming them.
+    """
+    if site.code.whole != plan.code:
+        raise DataError(
+            f"The code of the features changed since backfill {plan.id} was planned.",
+            detail=f"transform {site.pipeline.features.transform!r}",
+            hint=_AGAIN,
+        )
+    planned = {(step.dataset, step.key): step for step in steps}
+    changed = [now.name for now in look_again(site, steps) if not _as_planned(planned[now.dataset, now.key], now)]
+    if changed:
+        raise DataError(
+            f"{len(changed)} partitions changed since backfill {plan.id} was planned.",
+            detail=", ".join(changed[:_NAMED]) + (" …" if changed[_NAMED:] else ""),
+            hint=_AGAIN,
+        )
+
+
+# --- execute ----------------------------------------------------------------------------------------------
+
+
+def shares(plan: Plan, partitions: int) -> int:
+    """Return into how many shares a plan is cut, so that none has more than so many partitions, or features."""
+    most = max(len(steps_of(plan, work)) for work in ("seal", "compute"))
+    return min(most, 1) if plan.ordered else math.ceil(most / partitions)
+
+
+def steps_of(plan: Plan, work: Work, share: int = 0, of: int = 1) -> list[Step]:
+    """Return a share of what is to be sealed, or computed, in the plan's order.
+
+    :param share: Which, from 0.
+    :param of: How many shares there are.
+    """
+    steps = [step for step in plan.work if (step.dataset == FEATURES) == (work == "compute")]
+    size = math.ceil(len(steps) / of) if of else 0
+    return steps[share * size : (share + 1) * size]
+
+
+def remaining(ledger: Ledger, plan: Plan) -> list[Step]:
+    """Return what is not done yet, in the plan's order; what was refused is tried again."""
+    done = {name for name, one in outcomes(ledger, plan).items() if not one.refused}
+    return [step for step in plan.work if step.name not in done]
+
+
+def outcomes(ledger: Ledger, plan: Plan) -> dict[str, Done]:
+    """Return the name of each step that was worked on → what came of it last."""
+    found: dict[str, Done] = {}
+    for fact in ledger.facts(STEP, plan.id, limit=None):
+        found.setdefault(fact.key, Done(fact.at, fact.payload["seconds"], fact.payload["refused"]))
+    return found
+
+
+def execute(site: Site, plan: Plan, steps: Sequence[Step], *, workers: int = 1) -> Loaded:
+    """Work on some steps of a plan that runs, as a history does; what is done already is left alone.
+
+    Each partition passes what it would pass day by day. Its new revision is staged, validated and checked before one
+    swap makes it count; the one before stays, until retention removes it.
+
+    :param workers: Processes at work.
+    :raises GateError: when the plan needs an approval that nobody gave.
+    :raises DataError: when it was cancelled, partitions changed since it was made, or, of an ordered one, a partition
+        was refused.
+    :raises TransientError: when the ledger or a storage does not answer.
+    """
+    _check_approved(site.ledger, plan)
+    _check_running(site.ledger, plan)
+    done = {name for name, one in outcomes(site.ledger, plan).items() if not one.refused}
+    left = [step for step in steps if step.name not in done]
+    check_unchanged(site, plan, left)
+
+    def took(dataset: str, key: str, why: str, seconds: float) -> None:
+        site.ledger.record(STEP, plan.id, {"seconds": seconds, "refused": why}, key=f"{dataset} {key}")
+        if why and plan.ordered:
+            raise DataError(
+                f"Backfill {plan.id} stopped: {dataset} {key} was refused, and it is to go in order.",
+                detail=why,
+                hint="Have it corrected, accepted or excluded, and plan again.",
+            )
+        _check_running(site.ledger, plan)
+
+    return load_partitions(
+        site.pipeline,
+        [(site.feed(step.dataset), step.key) for step in left if step.dataset != FEATURES],
+        [step.key for step in left if step.dataset == FEATURES],
+        location=site.location,
+        store=site.store,
+        ledger=site.ledger,
+        code_path=site.code_path,
+        locate=site.locate,
+        databases=site.databases,
+        workers=workers,
+        took=took,
+    )
+
+
+def probe(site: Site, plan: Plan) -> str:
+    """Work on the first partition of each dataset, and say how long the rest is likely to take.
+
+    Features are probed when nothing is to be sealed before them.
+    """
+    left = remaining(site.ledger, plan)
+    sealing = [step for step in left if step.dataset != FEATURES]
+    some = {step.dataset: step for step in reversed(sealing or left)}
+    execute(site, plan, list(some.values()))
+    return eta(site.ledger, plan)
+
+
+def eta(ledger: Ledger, plan: Plan) -> str:
+    """Say how long what is left takes: by what this backfill took so far, else as it was planned."""
+    took: dict[str, list[float]] = {}
+    for name, one in outcomes(ledger, plan).items():
+        if not one.refused and one.seconds:
+            took.setdefault(name.split()[0], []).append(one.seconds)
+    left = remaining(ledger, plan)
+    if not left:
+        return f"all {len(plan.work)} are done"
+    total, unknown = 0.0, set()
+    for step in left:
+        planned = plan.estimates[step.dataset]
+        if step.dataset in took:
+            total += sum(took[step.dataset]) / len(took[step.dataset]) / 60
+        elif planned.minutes is not None:
+            total += planned.minutes / planned.partitions
+        else:
+            unknown.add(step.dataset)
+    beside = f", and {' and '.join(sorted(unknown))}, of which nothing is known yet" if unknown else ""
+    return f"{len(left)} of {len(plan.work)} left: about {spell(total)} of one process{beside}"
+
+
+def in_shares(plan: Plan, partitions: int) -> Iterator[list[Step]]:
+    """Yield the steps of a plan, share by share: all partitions, and then the features."""
+    of = shares(plan, partitions)
+    works: tuple[Work, ...] = ("seal", "compute")
+    for work in works:
+        for share in range(of):
+            yield steps_of(plan, work, share, of)
+
+
+_AGAIN = "Plan again, and have the new plan approved: what was approved is not what there is now. What is done stays."
+
+
+def _pointer(plan: Plan) -> str:
+    return f"backfill:{plan.model}"
+
+
+def _check_approved(ledger: Ledger, plan: Plan) -> None:
+    if plan.approval and not approved_by(ledger, plan):
+        raise GateError(
+            f"Backfill {plan.id} of {plan.model!r} was approved by nobody.",
+            detail=plan.approval,
+            hint=f"Approve what the plan says: `airflow-mlops backfill run PIPELINE {plan.id} --approve {plan.hash}`, "
+            f"or answer the task `approve` of {plan.model}.backfill.",
+        )
+
+
+def _check_running(ledger: Ledger, plan: Plan) -> None:
+    _check_not_cancelled(ledger, plan)
+    pointer = ledger.pointer(_pointer(plan))
+    if pointer is None or pointer.value != {"plan": plan.id, "state": _RUNNING}:
+        raise DataError(
+            f"Backfill {plan.id} of {plan.model!r} is not running.",
+            detail=f"what ran last: {pointer.value['plan'] if pointer else 'nothing'}",
+            hint="Begin it, by the command or by the task `begin`.",
+        )
+
+
+def _check_not_cancelled(ledger: Ledger, plan: Plan) -> None:
+    if cancelled := ledger.facts(CANCELLED, plan.id, limit=1):
+        raise DataError(
+            f"Backfill {plan.id} of {plan.model!r} was cancelled by {cancelled[0].payload['who']}.",
+            detail="what was done before stays, and is sealed and computed",
+            hint="To go on with the rest, plan again.",
+        )
+
+
+def _as_planned(planned: Step, now: Step) -> bool:
+    """Whether a partition is as it was planned, or was sealed since from what had landed then."""
+    if now.state == "excluded":
+        return False
+    return planned.landed == now.landed and (planned.revision == now.revision or now.state == "present")

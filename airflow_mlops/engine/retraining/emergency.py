@@ -1,0 +1,137 @@
+"""A training that is other than usual: what a person asked for, checked, priced, and said wherever the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from airflow_mlops.contracts import Exclusion, content_hash
+from airflow_mlops.durations import parse_duration
+from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
+from airflow_mlops.engine.data.partitions import FACT as PARTITION
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.retraining.registered import Registered, registered
+from airflow_mlops.engine.retraining.triggers import basis_of
+from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.moments import parse_day
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training would take: partitions, rows, and seconds and cost by the last one, if there was any."""
+
+    begin: datetime
+    end: datetime
+    partitions: int
+    rows: int
+    seconds: float | None
+    cost: float | None
+
+    def __str__(self) -> str:
+        words = (
+            f"{self.rows:,} rows of {self.partitions} partitions, from {self.begin:%Y-%m-%d %H:%M} to "
+            f"{self.end:%Y-%m-%d %H:%M} UTC"
+        )
+        if self.seconds is None:
+            return f"{words}; how long it takes is not known: no training was written down yet"
+        cost = "" if self.cost is None else f", cost about {self.cost:,.2f}"
+        return f"{words}; about {timedelta(seconds=round(self.seconds))} of training{cost}"
+
+
+def parse_excluded(text: str, dataset: str, who: str, reason: str) -> list[Exclusion]:
+    """Return the windows that days stand for: ``2013-01-05, 2013-01-07/2013-01-09``, both ends included.
+
+    :raises ConfigError: when one is no day, ends before it begins, or is named twice.
+    """
+    found: list[Exclusion] = []
+    for named in filter(None, (part.strip() for part in text.split(","))):
+        first, _, last = named.partition("/")
+        start, end = (
+            _midnight(parse_day(first.strip(), "exclude")),
+            _midnight(parse_day((last or first).strip(), "exclude")),
+        )
+        end += timedelta(days=1)
+        twice = next((one for one in found if one.start < end and start < one.end), None)
+        if end <= start or twice is not None:
+            raise ConfigError(
+                f"exclude={text!r} {'ends before it begins' if twice is None else 'names a day twice'}.",
+                detail=named,
+                hint="Write days and spans of days, such as 2013-01-05, 2013-01-07/2013-01-09.",
+            )
+        identity = content_hash([dataset, start.isoformat(), end.isoformat(), "this training"])[:12]
+        found.append(Exclusion(id=identity, dataset=dataset, start=start, end=end, reason=reason, who=who))
+    return found
+
+
+def check_parameters(usual: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters of the trainer with some of them replaced.
+
+    :raises ConfigError: when one is replaced by what is of another type: it would train something else.
+    """
+    for name, value in asked.items():
+        had = usual.get(name)
+        number = isinstance(had, (int, float)) and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if had is not None and not number and type(value) is not type(had):
+            raise ConfigError(
+                f"Parameter {name!r} is {had!r}, and is to be {value!r}.",
+                detail=f"{type(had).__name__} and {type(value).__name__}",
+                hint="Give a value of the same type.",
+            )
+    return {**usual, **asked}
+
+
+def estimate(  # noqa: PLR0917
+    ledger: Ledger,
+    store: PartitionStore,
+    model: str,
+    source: str,
+    end: datetime,
+    window: str,
+    start: date,
+    without: list[Exclusion],
+) -> Estimate:
+    """Return what a training would read and take, without reading any of it.
+
+    :param end: End of the prediction times whose labels have matured.
+    :param start: First day of the data.
+    :param without: Windows that only this training leaves out.
+    :raises DataError: when nothing is left to train on.
+    """
+    cut = store.partitioning(source)
+    begin = max(end - parse_duration(window), cut.first(start))
+    left_out = excluded_keys([*exclusions(ledger, source), *without], cut)
+    facts = ledger.facts(PARTITION, source, after_key=cut.key(begin)[:-1], limit=None) if begin < end else []
+    rows = {fact.key: fact.payload["rows"] for fact in reversed(facts)}
+    read = {
+        key: count
+        for key, count in rows.items()
+        if key not in left_out and cut.interval(key)[1] > begin and cut.interval(key)[0] < end
+    }
+    if not read:
+        raise DataError(
+            "Nothing is left to train on.",
+            detail=f"{source}: from {begin:%Y-%m-%d} to {end:%Y-%m-%d %H:%M} UTC, {len(left_out)} partitions excluded",
+            hint="Widen the window, or exclude less.",
+        )
+    total, last = sum(read.values()), _last(ledger, model)
+    share = total / last.rows if last is not None and last.rows else None
+    return Estimate(
+        begin=begin,
+        end=end,
+        partitions=len(read),
+        rows=total,
+        seconds=None if share is None or last is None else last.seconds * share,
+        cost=None if share is None or last is None or last.cost is None else last.cost * share,
+    )
+
+
+def _last(ledger: Ledger, model: str) -> Registered | None:
+    basis = basis_of(ledger, model)
+    return None if basis is None else registered(ledger, model, basis.version)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -1,0 +1,65 @@
+"""Why a model was trained last, and why it is not trained now: in words, from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from airflow_mlops.engine.data.lateness import require_model
+from airflow_mlops.engine.halts import halted
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.retraining.looking import last_look
+from airflow_mlops.engine.retraining.registered import saved, words_of
+from airflow_mlops.engine.retraining.requests import Request, requests
+
+_LAST = 5
+
+
+def why(ledger: Ledger, model: str) -> Iterator[str]:
+    """Yield lines: the last training and what asked for it; each trigger beside its bound; what waits, and for what.
+
+    :raises ConfigError: when there is no such model.
+    :raises TransientError: when the ledger does not answer.
+    """
+    every = requests(ledger, model)
+    look = last_look(ledger, model)
+    if not every and look is None:
+        require_model(ledger, model)
+    started = [one for one in every if one.started_at is not None]
+    if started:
+        yield from _started(started[0], [one for one in every if one.state == "merged" and one.run == started[0].run])
+    else:
+        yield "no training was asked for yet"
+    if halt := halted(ledger, model):
+        yield f"now: {halt}"
+    if look is not None:
+        yield f"every look since {look['since'][:16].replace('T', ' ')} UTC: {look['why']}"
+        for trigger in look["triggers"]:
+            yield f"  {'fires' if trigger['fires'] else 'quiet'}  {trigger['reason']}: {trigger['detail']}"
+    else:
+        yield "nothing looks at it between the runs of its schedule: Retrain(...) has a cron only, or nothing"
+    for one in [one for one in every if one.state == "waiting"][:_LAST]:
+        yield f"waits: {_named(one)}"
+    for one in [one for one in every if one.state in ("skipped", "failed")][:_LAST]:
+        yield f"{one.state}: {_named(one)}: {one.said}"
+    if (kept := saved(ledger, model)).trainings:
+        cost = f", {kept.cost:,.2f} of cost" if kept.cost else ""
+        yield f"saved: {kept.trainings} trainings of what was trained already, {_length(kept.seconds)}{cost}"
+
+
+def _started(last: Request, merged: list[Request]) -> Iterator[str]:
+    at: datetime | None = last.started_at
+    yield f"last training: {at:%Y-%m-%d %H:%M} UTC, run {last.run}, {last.state}"
+    yield f"  for {_named(last)}"
+    for one in merged:
+        yield f"  and {_named(one)}"
+    if last.special:
+        yield f"  special: {words_of(last.special)}"
+
+
+def _named(one: Request) -> str:
+    return f"request {one.id} of {one.asked_at:%Y-%m-%d %H:%M} UTC by {one.asked_by}: {one.words}"
+
+
+def _length(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

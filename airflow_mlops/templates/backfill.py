@@ -1,0 +1,105 @@
+"""``<model>.backfill``: work on partitions of the past: plan, price, approve, execute, verify.
+
+`plan` says of each partition whether it is there, missing or changed, what the work costs, and which models and served
+versions saw what it replaces. Above a limit `approve` asks a person; no answer in time is a no. `begin` refuses what
+changed since. One that is refused stops no other, and is listed at the end; once it is corrected, trigger the DAG anew:
+what is done is not done twice. Nothing is trained, and no alias moves.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Param, TriggerRule, conf
+
+from airflow_mlops.operators.backfill import (
+    ApproveBackfillOperator,
+    BeginBackfillOperator,
+    PlanBackfillOperator,
+    ProbeBackfillOperator,
+    RunBackfillOperator,
+    VerifyBackfillOperator,
+)
+from airflow_mlops.operators.runbook import ChooseOperator
+from airflow_mlops.templates.base import pipeline_dag, result
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+    from airflow_mlops.pipeline import ModelPipeline
+
+_ANSWER_WITHIN = timedelta(days=1)
+
+
+def backfill_dag(pipeline: ModelPipeline) -> DAG:
+    """Return the DAG that works on the past."""
+    start = pipeline.source.start.isoformat()
+    end = pipeline.source.end.isoformat() if pipeline.source.end else None
+    with pipeline_dag(
+        pipeline,
+        "backfill",
+        __doc__,
+        schedule=None,
+        start_date=pipeline.source.starts_at,
+        params={
+            "first": Param(start, type="string", format="date", title="From", description="First day."),
+            "last": Param(
+                end,
+                type=["null", "string"],
+                format="date",
+                title="To",
+                description="Last day. Empty: the last that has ended.",
+            ),
+            "order": Param("oldest", enum=["oldest", "newest"], title="First come the"),
+            "ordered": Param(
+                False,
+                type="boolean",
+                title="In order",
+                description="A partition that is refused stops those after it. All is then one task.",
+            ),
+            "partitions": Param(100, type="integer", minimum=1, title="Partitions a task"),
+        },
+    ) as dag:
+        conns = {"feast_conn_id": pipeline.features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
+        plan = PlanBackfillOperator(
+            task_id="plan",
+            pipeline=pipeline,
+            first="{{ params.first }}",
+            last="{{ params.last or '' }}",
+            order="{{ params.order }}",
+            ordered="{{ params.ordered }}",
+            **conns,
+        )
+        choose = ChooseOperator(
+            task_id="price",
+            chosen="{{ 'approve' if ti.xcom_pull(task_ids='plan', key='approval') else 'begin' }}",
+        )
+        approve = ApproveBackfillOperator(
+            task_id="approve",
+            subject=f"Backfill of {pipeline.model}: may it be executed?",
+            body=result(plan, "words"),
+            plan_hash=result(plan, "hash"),
+            ledger_conn_id=pipeline.ledger_conn_id,
+            response_timeout=_ANSWER_WITHIN,
+            execution_timeout=None,
+        )
+        of_plan: dict[str, Any] = {"pipeline": pipeline, "plan": result(plan, "plan"), **conns}
+        begin = BeginBackfillOperator(
+            task_id="begin",
+            partitions="{{ params.partitions }}",
+            # `approve` is skipped where nobody need be asked.
+            trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+            **of_plan,
+        )
+        pool = conf.get("mlops", "backfill_pool", fallback="default_pool")
+        work: dict[str, Any] = {"pool": pool, "execution_timeout": timedelta(hours=12), **of_plan}
+        probe = ProbeBackfillOperator(task_id="probe", **work)
+        # In order: what comes later is compared with what came before. Without a share to map over, all are skipped.
+        share: dict[str, Any] = {"max_active_tis_per_dagrun": 1, "trigger_rule": TriggerRule.NONE_FAILED, **work}
+        seal = RunBackfillOperator.partial(task_id="seal", work="seal", **share).expand(share=begin.output)
+        compute = RunBackfillOperator.partial(task_id="compute", work="compute", **share).expand(share=begin.output)
+        verify = VerifyBackfillOperator(task_id="verify", trigger_rule=TriggerRule.NONE_FAILED, **of_plan)
+        plan >> choose >> [approve, begin]
+        approve >> begin >> probe >> seal >> compute >> verify
+    return dag

@@ -1,0 +1,83 @@
+"""What a form may ask to be other than usual, and what it is told in words where it may not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.retraining.emergency import check_parameters, estimate, parse_excluded
+from airflow_mlops.exceptions import ConfigError, DataError
+from tests.retraining_fixtures import START, World, at
+from tests.unit.test_retraining_config import pipeline
+
+BAD = {"source": "orders", "start": START}
+
+
+def test_days_and_spans_become_windows():
+    one, span = parse_excluded(" 2026-01-05, 2026-01-07/2026-01-09 ,", "orders", "ann", "a bad day")
+    assert (one.start, one.end) == (at(0), at(1))
+    assert (span.start, span.end) == (at(2), at(5))
+    assert (span.who, span.reason, span.dataset) == ("ann", "a bad day", "orders")
+    assert parse_excluded("", "orders", "ann", "why") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("yesterday", "is not a day"),
+        ("2026-01-05/", None),
+        ("2026-01-09/2026-01-07", "ends before it begins"),
+        ("2026-01-05, 2026-01-04/2026-01-06", "names a day twice"),
+        ("2026-01-05, 2026-01-05", "names a day twice"),
+    ],
+)
+def test_what_is_no_window_is_refused(text: str, says: str | None):
+    if says is None:
+        assert len(parse_excluded(text, "orders", "ann", "why")) == 1
+        return
+    with pytest.raises(ConfigError, match=says):
+        parse_excluded(text, "orders", "ann", "why")
+
+
+def test_parameters_keep_their_types():
+    usual = {"hidden": [64], "rate": 1, "deep": True}
+    assert check_parameters(usual, {"rate": 0.1, "new": "x"}) == {**usual, "rate": 0.1, "new": "x"}
+    with pytest.raises(ConfigError, match="Parameter 'hidden' is"):
+        check_parameters(usual, {"hidden": "8"})
+    with pytest.raises(ConfigError, match="Parameter 'rate'"):
+        check_parameters(usual, {"rate": True})
+
+
+def test_the_price_is_that_of_the_last_training_by_rows(tmp_path: Path):
+    world = World(tmp_path, Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    for day in range(6):
+        world.seal(day, rows=10)
+
+    def priced(window: str, *without: str, end: datetime | None = None):
+        windows = parse_excluded(", ".join(without), "orders", "ann", "why")
+        return estimate(world.ledger, world.store, "m", end=end or at(6), window=window, without=windows, **BAD)
+
+    assert str(priced("20d")) == (
+        "60 rows of 6 partitions, from 2026-01-05 00:00 to 2026-01-11 00:00 UTC; how long it takes is not known: no "
+        "training was written down yet"
+    )
+    world.train(1, 6)
+    half = priced("3d", "2026-01-09")
+    assert (half.partitions, half.rows) == (2, 20)
+    assert half.seconds == pytest.approx(120 * 20 / 1200)
+    with pytest.raises(DataError, match="Nothing is left to train on"):
+        priced("3d", "2026-01-08/2026-01-10")
+    with pytest.raises(DataError, match="Nothing is left"):
+        priced("3d", end=datetime(2020, 1, 1, tzinfo=UTC))
+
+
+def test_a_window_that_cannot_fit_is_warned_of():
+    from airflow_mlops import Retrain
+    from airflow_mlops.templates.retrain import warn_of_age
+
+    made = pipeline(retrain=Retrain(cron="@weekly", new_rows=5, cooldown="1d", max_age="8d"))
+    with pytest.warns(UserWarning, match=r"can be 8 days, 2:25:00 old .* between trainings 7 days"):
+        warn_of_age(made)

@@ -1,0 +1,76 @@
+"""Stages of a pipeline as groups of tasks, in a DAG that somebody writes by hand."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+
+from airflow_mlops.templates import deploy_group, features_group, train_group
+
+GROUPS = {"features": features_group, "train": train_group, "deploy": deploy_group}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return importlib.import_module("flight_delay").flight_delay
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_has_the_tasks_of_its_dag(pipeline, name):
+    with DAG("mine", schedule=None) as dag:
+        GROUPS[name](pipeline)
+    own = next(one for one in pipeline.dags().values() if one.dag_id == f"flight_delay.{name}")
+    alone = {"remind_of_pin"}
+    assert {f"{name}.{task}" for task in own.task_dict if task not in alone} == set(dag.task_dict)
+    for task_id, task in own.task_dict.items():
+        if task_id in alone or not hasattr(task, "template_fields") or task.is_mapped:
+            continue
+        twin = dag.task_dict[f"{name}.{task_id}"]
+        assert type(twin) is type(task)
+        assert (twin.retries, twin.pool, twin.trigger_rule) == (task.retries, task.pool, task.trigger_rule)
+        assert {f"{name}.{one}" for one in task.upstream_task_ids} == twin.upstream_task_ids
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_stands_between_ordinary_tasks(pipeline, name):
+    with DAG("mine", schedule=None, user_defined_macros={"latest": "mine", "other": "mine"}) as dag:
+        before, after = EmptyOperator(task_id="before"), EmptyOperator(task_id="after")
+        group = GROUPS[name](pipeline, "stage")
+        before >> group >> after
+    first = [task for task in dag.tasks if task.task_id.startswith("stage.") and task.upstream_task_ids == {"before"}]
+    assert first
+    assert all(task.upstream_task_ids for task in dag.tasks if task.task_id != "before"), (
+        "every task of the group is behind what comes first"
+    )
+    assert group.output.operator.task_id in after.upstream_task_ids
+    assert dag.user_defined_macros["other"] == "mine"
+
+
+def test_the_partition_may_come_from_anywhere(pipeline):
+    with DAG("mine", schedule=None) as dag:
+        features_group(pipeline, key="params.day")
+    assert dag.task_dict["features.departures.wait"].key == "{{ params.day }}"
+    assert dag.user_defined_macros.keys() >= {"aligned", "latest"}
+
+
+def test_a_version_and_what_may_change_are_said(pipeline):
+    with DAG("mine", schedule=None) as dag:
+        deploy_group(pipeline, version="{{ params.v }}", signature_changes="additive")
+        deploy_group(pipeline, "again")
+    assert dag.task_dict["deploy.fetch"].version == "{{ params.v }}"
+    assert dag.task_dict["deploy.publish"].signature_changes == "additive"
+    assert dag.task_dict["again.fetch"].version == ""
+    assert dag.task_dict["again.publish"].signature_changes == "refuse"
+
+
+def test_every_task_says_what_it_does(pipeline):
+    for dag in pipeline.dags().values():
+        for task in dag.tasks:
+            if task.is_mapped or not type(task).__module__.startswith("airflow_mlops"):
+                continue
+            assert len(task.doc_md or "") > 20, task.task_id
+            assert ":param" not in task.doc_md
+            assert ":class:" not in task.doc_md
