@@ -99,6 +99,13 @@ def wait_for_checkpoint(client: Any, prepared: Mapping[str, Any]) -> None:  # no
         time.sleep(0.5)
 
 
+def broken(worker: Worker) -> dict[str, Any]:  # noqa: F811
+    """Prepare a training whose code fails."""
+    code = "def fails(data, spec, report):\n    raise ValueError('no such column')\n"
+    (worker.dags / "broken_code.py").write_text(code)
+    return worker.prepare(entrypoint="", fit="broken_code:fails")
+
+
 def test_a_training_of_batch(batch, worker, client):  # noqa: F811
     prepared = worker.prepare()
     task = batch_task(worker, prepared)
@@ -147,7 +154,7 @@ doomed.execute(context())
 
 
 def test_an_error_of_the_user_in_a_job_of_batch(batch, worker, client):  # noqa: F811
-    failing = worker.prepare(entrypoint="", fit="remote_code:fails")
+    failing = broken(worker)
     with pytest.raises(AirflowFailException, match="exit code 1"):
         task = batch_task(worker, failing)
         said = Said(task)
@@ -202,7 +209,7 @@ def test_a_training_of_sagemaker_that_is_stopped_and_goes_on(sagemaker, worker, 
 
 def test_an_error_of_the_user_in_a_job_of_sagemaker(sagemaker, worker, client):  # noqa: F811
     """SageMaker says it itself, from the file that the container leaves."""
-    failing = worker.prepare(entrypoint="", fit="remote_code:fails")
+    failing = broken(worker)
     with pytest.raises(AirflowFailException, match="no such column"):
         run(sagemaker_task(sagemaker, worker, failing))
     assert (
