@@ -15,7 +15,7 @@ from airflow_mlops.hooks.databases import database
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day
-from airflow_mlops.operators.base import MlopsOperator, beneath, failing_clearly, require, said
+from airflow_mlops.operators.base import MlopsOperator, beneath, doc_of, failing_clearly, require, said
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -190,7 +190,7 @@ class ApproveBackfillOperator(ApprovalOperator):
     _SHOWN = "shown"
 
     def __init__(self, *, plan_hash: str, ledger_conn_id: str = LedgerHook.default_conn_name, **kwargs: Any) -> None:
-        super().__init__(fail_on_reject=True, **kwargs)
+        super().__init__(**{"doc_md": doc_of(type(self)), "fail_on_reject": True, **kwargs})
         self.plan_hash = plan_hash
         self.ledger_conn_id = ledger_conn_id
 

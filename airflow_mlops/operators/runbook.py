@@ -13,7 +13,7 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.moments import parse_day_or_moment
-from airflow_mlops.operators.base import MlopsOperator, owner_of, said
+from airflow_mlops.operators.base import MlopsOperator, doc_of, owner_of, said
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -39,7 +39,7 @@ class ChooseOperator(BaseBranchOperator):
     ui_color = "#e8f0fe"
 
     def __init__(self, *, chosen: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"doc_md": doc_of(type(self)), **kwargs})
         self.chosen = chosen
 
     def choose_branch(self, context: Context) -> str:

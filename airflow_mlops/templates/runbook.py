@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Param
 
 from airflow_mlops.assets import champion_asset
-from airflow_mlops.operators.base import doc_of
 from airflow_mlops.operators.mlflow import MLflowSetAliasOperator
 from airflow_mlops.operators.runbook import ChooseOperator, HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tf_serving import (
@@ -115,7 +114,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         unpin = TFServingUnpinVersionOperator(task_id="unpin", **common)
         halt = HaltModelOperator(task_id="halt", until=until, **person)
         resume = ResumeModelOperator(task_id="resume", **person)
-        choose = ChooseOperator(task_id="choose", doc_md=doc_of(ChooseOperator), chosen="{{ params.action }}")
+        choose = ChooseOperator(task_id="choose", chosen="{{ params.action }}")
         choose >> [rollback, pin, unpin, halt, resume]
         rollback >> alias
     return dag
