@@ -42,7 +42,7 @@ PIPELINE = ModelPipeline(
     entity="ride_id",
     label=Label("late", source=feed("ends"), matures_after="1d"),
     features=FeatureService(SERVICE, transform=rides.TRANSFORM, suite="backfill_suite:suite", history="2d"),
-    train=Trainer("backfill_suite:build", window="60d"),
+    train=Trainer("backfill_suite:build", window="60d", validation="1d", test="1d"),
     gates=[Gate("auc", min=0.5)],
 )
 
