@@ -32,6 +32,12 @@ def test_a_group_has_the_tasks_of_its_dag(pipeline, name):
         assert type(twin) is type(task)
         assert (twin.retries, twin.pool, twin.trigger_rule) == (task.retries, task.pool, task.trigger_rule)
         assert {f"{name}.{one}" for one in task.upstream_task_ids} == twin.upstream_task_ids
+        for field in task.template_fields:
+            said = getattr(task, field)
+            if isinstance(said, str) and "params" not in said:  # the others come from the form of the DAG
+                assert getattr(twin, field) == said, f"{task_id}: {field}"
+            if field == "key":
+                assert "partition_key" in said, task_id
 
 
 @pytest.mark.parametrize("name", GROUPS)
