@@ -18,6 +18,7 @@ from airflow_mlops.contracts import TrainingSpec
 from airflow_mlops.engine.training.workdir import finished_training
 from airflow_mlops.exceptions import TransientError
 from airflow_mlops.hooks.mlflow import MLflowHook
+from airflow_mlops.operators import training_progress
 from airflow_mlops.operators.mlflow import MLflowRegisterModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator, TensorFlowTrainOperator
 from tests.script_trainings import Scripts
@@ -112,10 +113,10 @@ def test_fault_guard_off(tasks: Tasks, nobody: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tasks.mlflow_at(nobody)
 
-    def opened_first(self: TensorFlowTrainOperator, _context: object, spec: TrainingSpec) -> None:
-        MLflowHook(self.mlflow_conn_id).get_conn().open_run(spec)
+    def opened_first(_context: object, _task: object, mlflow_conn_id: str, spec: TrainingSpec) -> None:
+        MLflowHook(mlflow_conn_id).get_conn().open_run(spec)
 
-    monkeypatch.setattr(TensorFlowTrainOperator, "_live_run", opened_first)
+    monkeypatch.setattr(training_progress, "live_run", opened_first)
     with pytest.raises(TransientError):
         tasks.train(seed=2)
     assert not list(tasks.scripts.folder.glob("trainings/*/result.json")), "nothing is trained"
