@@ -301,7 +301,7 @@ def test_the_names_of_trainings_without_one_stay(spec_of):
     assert spec_of("own_loop").hash not in (spec.hash, spec_of("exported").hash)
     of_before = spec.model_dump(mode="json", exclude={"code_path", "snapshot", "fit"})
     of_before["snapshot"] = spec.snapshot.told({"uri", "feature_files"})
-    for name in ("golden", "environment", "script", "args", "python", "transform", "compute"):
+    for name in ("golden", "environment", "script", "args", "python", "transform", "compute", "experimental"):
         del of_before[name]
     assert spec.hash == content_hash(of_before)
 
