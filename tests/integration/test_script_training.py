@@ -270,4 +270,4 @@ def test_a_trainer_has_one_or_the_other():
     with pytest.raises(ConfigError, match="no window"):
         Trainer("a:b")
     with pytest.raises(Exception, match="an entrypoint, a fit function or a script"):
-        TensorFlowTrainOperator(task_id="t", model="m", snapshot="s")._spec()
+        TensorFlowTrainOperator(task_id="t", model="m", snapshot="s").spec({})

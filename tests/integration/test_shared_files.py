@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,11 @@ from airflow_mlops.contracts import Evaluation
 from airflow_mlops.engine.data import shared
 from airflow_mlops.engine.data.shared import discard, fetch, fetch_views, origin, publishing, send, share, withdraw
 from airflow_mlops.engine.data.snapshots import load_snapshot, read_split
+from airflow_mlops.engine.devices.usage import Usage
 from airflow_mlops.engine.features.computing.files import current_pins, pinned_paths, write_day
 from airflow_mlops.engine.training import watch
 from airflow_mlops.engine.training.checkpoints import Checkpoints, Position
+from airflow_mlops.engine.training.spending import Spending
 from airflow_mlops.engine.training.watch import Watch
 from airflow_mlops.engine.training.workdir import Workdir, finished_training, read_evaluation
 from airflow_mlops.exceptions import DataError, TransientError
@@ -309,7 +312,10 @@ def test_a_checkpoint_is_in_the_bucket_while_it_trains_and_another_machine_goes_
 
     def watched(home: Path) -> Watch:
         log = logging.getLogger("task")
-        return Watch(workdir(home), log, deadline=0, patience=60, give_up=lambda: None, follow=None)
+        return Watch(
+            workdir(home), log, usage=Usage(os.getpid()), deadline=0, spending=Spending(workdir(home)), patience=60,
+            give_up=lambda: None, follow=None,
+        )  # fmt: skip
 
     def workdir(home: Path) -> Workdir:
         return Workdir(home / "trainings" / "t")
