@@ -326,7 +326,7 @@ def test_a_checkpoint_is_in_the_bucket_while_it_trains_and_another_machine_goes_
             kept.save(Position(epoch), {"model0": np.ones(3)}, {})
         (kept.folder / "own").mkdir()
         (kept.folder / "own" / "state").write_text("of a fit function")
-    names = ["00000002-0000000000.npz", "00000003-0000000000.npz", "own/state"]
+    names = ["00000002-0000000000.npz", "00000003-0000000000.npz", "own/state", "spent.json"]
     assert keys(client, "mlops/checkpoints") == [f"mlops/checkpoints/t/{name}" for name in names]
     with there as home:
         fetch(workdir(home).checkpoints)
