@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +32,8 @@ def secrets(tmp_path: Path) -> Path:
 def start(secrets: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run start.sh with ``/secrets`` elsewhere, and ``env`` as the component."""
     script = (DOCKER / "start.sh").read_text().replace("/secrets", str(secrets))
-    given = {"PATH": os.environ["PATH"], "MIGRATED": "no", "WAIT_SECONDS": "-1", **environment}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as the image has it
+    given = {"PATH": path, "MIGRATED": "no", "WAIT_SECONDS": "-1", **environment}
     return subprocess.run(
         ["bash", "-c", script, "start.sh", "env"], env=given, capture_output=True, text=True, check=False
     )

@@ -44,18 +44,24 @@ def kept(split: SplitData, batch_size: int, seed: int | None, passes: Passes) ->
     block = [tf.constant(part) for part in layout.block(*known, order[:whole].reshape(-1, batch_size))]
     rest = [tf.constant(part) for part in layout.block(*known, order[None, whole:])]
 
+    smaller = [0]  # batches of this pass that are so
+
     def numbers() -> np.ndarray:
         epoch, skipped = next(passes)
         drawn = np.arange(whole // batch_size)
         if seed is not None:
             np.random.default_rng([seed, epoch]).shuffle(drawn)
+        smaller[0] = int(whole < split.rows and skipped <= len(drawn))
         return drawn[skipped:]
+
+    def last(_: tf.Tensor) -> tf.data.Dataset:
+        return layout.batches(rest).take(tf.numpy_function(lambda: np.int64(smaller[0]), [], tf.int64))
 
     begun = tf.data.Dataset.from_tensors(0)
     drawn = begun.map(lambda _: tf.ensure_shape(tf.numpy_function(numbers, [], tf.int64), [None]))
     picked = drawn.unbatch().batch(_TOGETHER)
     batches = picked.flat_map(lambda some: layout.batches([tf.gather(part, some) for part in block]))
-    return _ahead(batches.concatenate(layout.batches(rest)) if whole < split.rows else batches)
+    return _ahead(batches.concatenate(begun.flat_map(last)) if whole < split.rows else batches)
 
 
 def streamed(split: SplitData, batch_size: int, seed: int | None, passes: Passes) -> tf.data.Dataset:
