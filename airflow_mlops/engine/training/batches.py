@@ -31,11 +31,15 @@ Passes = Iterator[tuple[int, int]]
 """Of each pass over a split: its epoch, by which the order is drawn, and how many batches of it are left out."""
 
 
-def kept(split: SplitData, batch_size: int, seed: int | None, passes: Passes) -> tf.data.Dataset:
+def kept(
+    split: SplitData, batch_size: int, seed: int | None, passes: Passes, *, from_first: bool = False
+) -> tf.data.Dataset:
     """Return batches of a split in memory.
 
     With a seed the rows are shuffled once and the batches anew every epoch, which is several times faster than
     shuffling rows every epoch, and the same in every process. A batch that is smaller is the last.
+
+    :param from_first: Whether every pass begins with its first batch.
     """
     layout = _Layout.of(split.columns, split.snapshot)
     order = np.arange(split.rows) if seed is None else np.random.default_rng(seed).permutation(split.rows)
@@ -61,7 +65,10 @@ def kept(split: SplitData, batch_size: int, seed: int | None, passes: Passes) ->
     drawn = begun.map(lambda _: tf.ensure_shape(tf.numpy_function(numbers, [], tf.int64), [None]))
     picked = drawn.unbatch().batch(_TOGETHER)
     batches = picked.flat_map(lambda some: layout.batches([tf.gather(part, some) for part in block]))
-    return _ahead(batches.concatenate(begun.flat_map(last)) if whole < split.rows else batches)
+    if whole == split.rows:
+        return _ahead(batches)
+    # A call of Python is felt at the start of a pass: where the smaller one is always there, none asks for it.
+    return _ahead(batches.concatenate(layout.batches(rest) if from_first else begun.flat_map(last)))
 
 
 def streamed(split: SplitData, batch_size: int, seed: int | None, passes: Passes) -> tf.data.Dataset:

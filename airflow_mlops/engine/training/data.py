@@ -129,16 +129,23 @@ class SplitData:
 
         passes = zip(itertools.count(first_epoch), itertools.repeat(0))
         steps = math.ceil(self.rows / batch_size)
-        return self.batches(batch_size, shuffle, passes).apply(tf.data.experimental.assert_cardinality(steps))
+        return self.batches(batch_size, shuffle, passes, from_first=True).apply(
+            tf.data.experimental.assert_cardinality(steps)
+        )
 
-    def batches(self, batch_size: int, shuffle: int | None, passes: Iterator[tuple[int, int]]) -> tf.data.Dataset:
+    def batches(
+        self, batch_size: int, shuffle: int | None, passes: Iterator[tuple[int, int]], *, from_first: bool = False
+    ) -> tf.data.Dataset:
         """Return batches as :meth:`tf_dataset` does.
 
         :param passes: Of each pass its epoch, and how many of its batches are left out.
+        :param from_first: Whether none are ever left out.
         """
         from airflow_mlops.engine.training import batches  # and with it TensorFlow
 
-        return (batches.kept if self.in_memory else batches.streamed)(self, batch_size, shuffle, passes)
+        if not self.in_memory:
+            return batches.streamed(self, batch_size, shuffle, passes)
+        return batches.kept(self, batch_size, shuffle, passes, from_first=from_first)
 
     @cached_property
     def columns(self) -> Columns:
