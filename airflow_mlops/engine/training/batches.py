@@ -24,7 +24,7 @@ TF_TYPES = {"string": tf.string, "float32": tf.float32, "int64": tf.int64, "bool
 
 _AT_ONCE = 2
 """Batches, or parts of a stream, that are made at a time and wait to be trained on."""
-_TOGETHER = 32
+_TOGETHER = 64
 """Batches that are picked from memory in one go."""
 
 Passes = Iterator[tuple[int, int]]
