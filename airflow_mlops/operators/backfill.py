@@ -16,6 +16,7 @@ from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import MlopsOperator, beneath, doc_of, failing_clearly, require, said
+from airflow_mlops.operators.history import LoadedHistory, told
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -46,15 +47,6 @@ class Share(TypedDict):
 
     share: int
     of: int
-
-
-class RanBackfill(TypedDict):
-    """What a task did; ``refused`` are the partitions that are not as planned, each with why."""
-
-    sealed: int
-    computed: int
-    there: int
-    refused: list[str]
 
 
 class VerifiedBackfill(TypedDict):
@@ -316,10 +308,9 @@ class RunBackfillOperator(_OfPlanOperator):
         self.work = work
         self.workers = workers
 
-    def perform(self, context: Context) -> RanBackfill:
+    def perform(self, context: Context) -> LoadedHistory:
         """Work, and say what was refused and how much is left."""
         from airflow_mlops.engine.backfill.run import eta, execute, steps_of
-        from airflow_mlops.engine.history.load import in_groups
 
         site = self.site()
         plan = self.found(site)
@@ -327,14 +318,7 @@ class RunBackfillOperator(_OfPlanOperator):
         steps = steps_of(plan, work, int(self.share["share"]), int(self.share["of"]))
         loaded = execute(site, plan, steps, workers=self.workers)
         self.log.info("%s. %s.", loaded, eta(site.ledger, plan))
-        for refused in in_groups(loaded.refused):
-            self.log.warning("%s", refused)
-        return RanBackfill(
-            sealed=loaded.sealed,
-            computed=loaded.computed,
-            there=loaded.there,
-            refused=[str(refused) for refused in loaded.refused],
-        )
+        return told(self, loaded)
 
 
 class VerifyBackfillOperator(_OfPlanOperator):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_mlops.engine.history.load import Loaded
     from airflow_mlops.pipeline import ModelPipeline
 
 
@@ -116,7 +117,7 @@ class LoadHistoryOperator(MlopsOperator):
 
     def perform(self, context: Context) -> LoadedHistory:
         """Load, and say what was refused."""
-        from airflow_mlops.engine.history.load import in_groups, load_history
+        from airflow_mlops.engine.history.load import load_history
 
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         loaded = load_history(
@@ -132,14 +133,7 @@ class LoadHistoryOperator(MlopsOperator):
             workers=self.workers,
         )
         self.log.info("%s", loaded)
-        for refused in in_groups(loaded.refused):
-            self.log.warning("%s", refused)
-        return LoadedHistory(
-            sealed=loaded.sealed,
-            computed=loaded.computed,
-            there=loaded.there,
-            refused=[str(refused) for refused in loaded.refused],
-        )
+        return told(self, loaded)
 
     def _moment(self, name: str) -> datetime:
         return parse_moment(str(self.stretch[name]), name)
@@ -176,3 +170,17 @@ class ReportHistoryOperator(MlopsOperator):
                 "what is there is not loaded twice.",
             )
         return total
+
+
+def told(task: MlopsOperator, loaded: Loaded) -> LoadedHistory:
+    """Return what a task did, with what was refused in its log, those alike in one line."""
+    from airflow_mlops.engine.history.load import in_groups
+
+    for refused in in_groups(loaded.refused):
+        task.log.warning("%s", refused)
+    return LoadedHistory(
+        sealed=loaded.sealed,
+        computed=loaded.computed,
+        there=loaded.there,
+        refused=[str(refused) for refused in loaded.refused],
+    )

@@ -22,7 +22,7 @@ from airflow_mlops.operators.backfill import (
     VerifyBackfillOperator,
 )
 from airflow_mlops.operators.runbook import ChooseOperator
-from airflow_mlops.templates.base import pipeline_dag, result
+from airflow_mlops.templates.base import pipeline_dag, result, span_form
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -34,8 +34,6 @@ _ANSWER_WITHIN = timedelta(days=1)
 
 def backfill_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that works on the past."""
-    start = pipeline.source.start.isoformat()
-    end = pipeline.source.end.isoformat() if pipeline.source.end else None
     with pipeline_dag(
         pipeline,
         "backfill",
@@ -43,14 +41,7 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
         schedule=None,
         start_date=pipeline.source.starts_at,
         params={
-            "first": Param(start, type="string", format="date", title="From", description="First day."),
-            "last": Param(
-                end,
-                type=["null", "string"],
-                format="date",
-                title="To",
-                description="Last day. Empty: the last that has ended.",
-            ),
+            **span_form(pipeline, to="the last that has ended"),
             "order": Param("oldest", enum=["oldest", "newest"], title="First come the"),
             "ordered": Param(
                 False,
@@ -58,7 +49,6 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
                 title="In order",
                 description="A partition that is refused stops those after it. All is then one task.",
             ),
-            "partitions": Param(100, type="integer", minimum=1, title="Partitions a task"),
         },
     ) as dag:
         conns = {"feast_conn_id": pipeline.features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}

@@ -117,6 +117,20 @@ def _first_sentence(doc: str) -> str:
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
+def span_form(pipeline: ModelPipeline, *, to: str) -> dict[str, Param]:
+    """Return the fields of a form that names days of a pipeline's source, and how many partitions a task has.
+
+    :param to: What an empty last day means.
+    """
+    start, end = pipeline.source.start.isoformat(), pipeline.source.end and pipeline.source.end.isoformat()
+    last = f"Last day. Empty: {to}."
+    return {
+        "first": Param(start, type="string", format="date", title="From", description="First day."),
+        "last": Param(end, type=["null", "string"], format="date", title="To", description=last),
+        "partitions": Param(100, type="integer", minimum=1, title="Partitions a task"),
+    }
+
+
 def remind_of_pin(pipeline: ModelPipeline) -> None:
     """Add the task that tells the pipeline's notifiers of a pin that is about to run out, if there are any."""
     if pipeline.notify:

@@ -10,10 +10,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from airflow.sdk import Param
-
 from airflow_mlops.operators.history import LoadHistoryOperator, PlanHistoryOperator, ReportHistoryOperator
-from airflow_mlops.templates.base import pipeline_dag
+from airflow_mlops.templates.base import pipeline_dag, span_form
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -23,25 +21,13 @@ if TYPE_CHECKING:
 
 def history_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG that loads a history."""
-    start = pipeline.source.start.isoformat()
-    end = pipeline.source.end.isoformat() if pipeline.source.end else None
     with pipeline_dag(
         pipeline,
         "history",
         __doc__,
         schedule=None,
         start_date=pipeline.source.starts_at,
-        params={
-            "first": Param(start, type="string", format="date", title="From", description="First day."),
-            "last": Param(
-                end,
-                type=["null", "string"],
-                format="date",
-                title="To",
-                description="Last day. Empty: yesterday.",
-            ),
-            "partitions": Param(100, type="integer", minimum=1, title="Partitions a task"),
-        },
+        params=span_form(pipeline, to="yesterday"),
     ) as dag:
         plan = PlanHistoryOperator(
             task_id="plan",
