@@ -288,7 +288,7 @@ class ModelPipeline:
         :param name: Where the file has several pipelines, below a name each: the one that is meant.
         :raises ConfigError: when it cannot be read, or says no valid pipeline.
         """
-        from airflow_mlops.written import read_pipeline
+        from airflow_mlops.pipeline_yaml import read_pipeline
 
         return read_pipeline(Path(file), name)
 

@@ -44,7 +44,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _schema(_: argparse.Namespace) -> None:
-    from airflow_mlops.written import json_schema
+    from airflow_mlops.pipeline_yaml import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 

@@ -18,8 +18,8 @@ from airflow_mlops.cli import main
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.explain import explain
 from airflow_mlops.launchers import Kubernetes, launcher_of
+from airflow_mlops.pipeline_yaml import PARTS, json_schema, read_pipeline
 from airflow_mlops.resources import GPU, Resources
-from airflow_mlops.written import PARTS, json_schema, read_pipeline
 
 ROOT = Path(__file__).parent.parent.parent
 CHURN = """
@@ -259,7 +259,7 @@ def test_the_schema_is_printed(capsys):
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, airflow_mlops.written, airflow_mlops.changes, airflow_mlops.explain; print(*sys.modules)"
+    code = "import sys, airflow_mlops.pipeline_yaml, airflow_mlops.changes, airflow_mlops.explain; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"airflow", "pandas", "tensorflow", "mlflow", "feast"} & set(done.stdout.split())
 
