@@ -12,9 +12,10 @@ from tests.integration.test_s3_partitions import client, connection, endpoint, k
 def test_credentials_that_expire_while_a_job_trains_are_said_and_it_is_tried_again(worker, client, endpoint):  # noqa: F811
     prepared = worker.prepare()
     with faulty_s3(endpoint) as s3:
-        job = worker.job(prepared, SLOW="0.5", AWS_ENDPOINT_URL=s3.url)
+        job = worker.job(prepared, SLOW="3", AWS_ENDPOINT_URL=s3.url)
         wait_until(lambda: keys(client, f"mlops/checkpoints/{prepared['job']}/"), job)
         s3.expired = lambda method, path: True
+        (worker.folder / "hurry").touch()
         said = job.communicate(timeout=120)[0]
     assert job.returncode == os.EX_TEMPFAIL, said
     assert "The credentials for the object storage have expired." in said

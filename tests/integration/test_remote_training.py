@@ -44,7 +44,12 @@ from layers import head
 def build(train, seed):
     if slow := float(os.environ.get("SLOW", 0)):
         checkpoints._OFTEN, checkpoints._SHARE, save = 0, 1e9, checkpoints.Checkpoints.save
-        checkpoints.Checkpoints.save = lambda *given: (time.sleep(slow), save(*given))[1]
+        def slowly(*given):
+            waits = time.monotonic() + slow
+            while time.monotonic() < waits and not os.path.exists(os.path.expanduser("~/hurry")):
+                time.sleep(0.1)
+            return save(*given)
+        checkpoints.Checkpoints.save = slowly
     inputs = {name: keras.Input((), name=name) for name in train}
     numbers = keras.ops.nan_to_num(keras.ops.stack(list(inputs.values()), axis=1))
     model = keras.Model(inputs, head(numbers))

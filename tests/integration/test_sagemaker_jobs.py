@@ -232,7 +232,7 @@ def test_a_training_goes_through_sagemaker_and_back(worker, client, endpoint, mo
         assert prepared["bucket"] == "s3://lake/mlops"
         monkeypatch.setenv("AIRFLOW_CONN_AWS_JOBS", aws_connection(server.url))
         launcher = replace(launcher, conn_id="aws_jobs")
-        deferred = submit(trained(prepared, environment={"SLOW": "0.5"}))
+        deferred = submit(trained(prepared, environment={"SLOW": "3"}))
         [name] = server.jobs
         wait_until(lambda: keys(client, f"mlops/checkpoints/{prepared['job']}/"), server.jobs[name].process)
         kill(deferred)
