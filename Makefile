@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
-.PHONY: help demo up down status clean distclean setup test tests thorough test-spark test-containers test-kubernetes lint format bench \
+.PHONY: help demo up down status clean distclean setup test tests thorough test-spark test-containers test-kubernetes lint docs format bench \
     drills
 
 help:  ## this list
@@ -38,7 +38,7 @@ status: setup  ## what runs, and where
 	@$(MLOPS) stack status
 
 clean: down  ## stop the stack and remove all that the demo and the tools wrote
-	rm -rf .mlops .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+	rm -rf .mlops site docs/reference .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
 	find airflow_mlops dags feature_repo tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove the installed packages
@@ -58,6 +58,9 @@ lint: setup  ## ruff, mypy, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup  ## the guides as a site, with a page of every class: site/index.html
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs site
 
 format: setup  ## reformat, and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ class MlopsSensor(BaseSensorOperator):
         return open_home(self.home)
 
     @abstractmethod
-    def look(self, context: Context) -> Any | None:
+    def look(self, context: Context) -> Mapping[str, object] | None:
         """Look once. Return the JSON-able result when the wait is over, else None."""
 
     @abstractmethod

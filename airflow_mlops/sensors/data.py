@@ -225,7 +225,7 @@ class PartitionEndSensor(MlopsSensor):
         self.last = last
         self.complete_after = complete_after
 
-    def look(self, context: Context) -> str | None:
+    def look(self, context: Context) -> dict[str, str] | None:
         """Look at the clock."""
         key, partitioning = required_key(self.key), Partitioning.parse(self.partitioning)
         _skip_what_is_not_there(key, partitioning, self.first, self.last, "the table")

@@ -33,7 +33,7 @@ class ModelVersionSensor(MlopsSensor):
         self.model = model
         self.mlflow_conn_id = mlflow_conn_id
 
-    def look(self, context: Context) -> Any | None:
+    def look(self, context: Context) -> dict[str, Any] | None:
         """Look once; link to the version when the wait is over."""
         require(said(self.model), "model", "Name the registered model.")
         found, self.seen = self.look_in(MLflowHook(self.mlflow_conn_id).get_conn(lookups_only=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -43,7 +43,7 @@ class PollTrigger(BaseTrigger):
         """Look up connections before the first poll; the default needs none."""
 
     @abstractmethod
-    def poll(self) -> Any | None:
+    def poll(self) -> Mapping[str, object] | None:
         """Look once, in a thread. Return the JSON-able result when the wait is over, else None.
 
         What it saw instead may be put into :attr:`seen`, in words: the message of the timeout says it.

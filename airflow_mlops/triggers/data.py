@@ -150,6 +150,6 @@ class PartitionEndTrigger(PollTrigger):
         super().__init__(poll_interval=poll_interval, deadline=deadline, until=until)
         self._until = until
 
-    def poll(self) -> str | None:
+    def poll(self) -> dict[str, str] | None:
         """Return the moment once it has come."""
-        return self._until if time.time() >= datetime.fromisoformat(self._until).timestamp() else None
+        return {"ended": self._until} if time.time() >= datetime.fromisoformat(self._until).timestamp() else None

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError
@@ -41,7 +41,7 @@ class MLflowPollTrigger(PollTrigger):
         """Look the connection up."""
         await self._hook.prefetch()
 
-    def poll(self) -> Any | None:
+    def poll(self) -> Mapping[str, object] | None:
         """Ask MLflow once."""
         try:
             if self._registry is None:
@@ -52,7 +52,7 @@ class MLflowPollTrigger(PollTrigger):
             return None
 
     @abstractmethod
-    def look(self, registry: Registry) -> Any | None:
+    def look(self, registry: Registry) -> Mapping[str, object] | None:
         """Look once; what is there instead goes into :attr:`seen`."""
 
 

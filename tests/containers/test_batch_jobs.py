@@ -120,7 +120,7 @@ def test_a_training_of_batch(batch, worker, client):  # noqa: F811
 def test_a_job_of_batch_that_somebody_stops_a_user_stops_and_a_worker_loses(batch, worker, client):  # noqa: F811
     """Four tries, of which each goes on where the one before was; at no moment are there two jobs."""
     prepared = worker.prepare(epochs=12)
-    deferred = submit(batch_task(worker, prepared, SLOW="1"))
+    deferred = submit(batch_task(worker, prepared, SLOW="3"))
     wait_for_checkpoint(client, prepared)
     batch.terminate_job(jobId=jobs(batch)[0]["jobId"], reason="too dear")
     task = batch_task(worker, prepared)
@@ -129,14 +129,14 @@ def test_a_job_of_batch_that_somebody_stops_a_user_stops_and_a_worker_loses(batc
         wait(task, deferred)
     assert "Asked to end, and ended" in said.text
 
-    kill(submit(batch_task(worker, prepared, SLOW="1")))  # cleared as it waits
+    kill(submit(batch_task(worker, prepared, SLOW="3")))  # cleared as it waits
 
     lost = f"""
 import os, signal
 from types import SimpleNamespace
 from tests.containers.test_batch_jobs import batch_task
 from tests.aws_jobs import context
-doomed = batch_task(SimpleNamespace(endpoint={worker.endpoint!r}), {dict(prepared)!r}, SLOW="1")
+doomed = batch_task(SimpleNamespace(endpoint={worker.endpoint!r}), {dict(prepared)!r}, SLOW="3")
 submit = doomed.submit
 doomed.submit = lambda given: submit(given) and os.kill(os.getpid(), signal.SIGKILL)
 doomed.execute(context())
@@ -189,7 +189,7 @@ def sagemaker_task(server: Any, worker: Worker, prepared: Mapping[str, Any], **m
 
 def test_a_training_of_sagemaker_that_is_stopped_and_goes_on(sagemaker, worker, client):  # noqa: F811
     prepared = worker.prepare(epochs=8)
-    deferred = submit(sagemaker_task(sagemaker, worker, prepared, SLOW="1"))
+    deferred = submit(sagemaker_task(sagemaker, worker, prepared, SLOW="3"))
     wait_for_checkpoint(client, prepared)
     sagemaker.answer("StopTrainingJob", {"TrainingJobName": f"{prepared['name']}-1"})
     task = sagemaker_task(sagemaker, worker, prepared)

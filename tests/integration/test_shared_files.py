@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -301,6 +302,33 @@ def test_a_bucket_that_is_not_there(s3, tmp_path):
     shared._shares.clear()
 
 
+def workdir(home: Path) -> Workdir:
+    return Workdir(home / "trainings" / "t")
+
+
+def watched(home: Path) -> Watch:
+    log = logging.getLogger("task")
+    return Watch(
+        workdir(home), log, usage=Usage(os.getpid()), deadline=0, spending=Spending(workdir(home)), patience=60,
+        give_up=lambda: None, follow=None,
+    )  # fmt: skip
+
+
+def test_a_checkpoint_is_sent_at_once_however_soon_the_next_takes_its_place(
+    here,
+    client,  # noqa: F811
+    monkeypatch,
+):
+    monkeypatch.setattr(watch, "_LOOKS", 0.01)
+    monkeypatch.setattr(watch, "_QUIET", 1e9)
+    with here as home, watched(home):
+        Checkpoints(workdir(home).checkpoints, "spec").save(Position(1), {"model0": np.ones(3)}, {})
+        deadline = time.monotonic() + 120
+        while not keys(client, "mlops/checkpoints/t/0"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_a_checkpoint_is_in_the_bucket_while_it_trains_and_another_machine_goes_on_from_it(
     here,
     there,
@@ -309,16 +337,6 @@ def test_a_checkpoint_is_in_the_bucket_while_it_trains_and_another_machine_goes_
 ):
     monkeypatch.setattr(watch, "_LOOKS", 0.05)
     monkeypatch.setattr(watch, "_QUIET", 0.0)
-
-    def watched(home: Path) -> Watch:
-        log = logging.getLogger("task")
-        return Watch(
-            workdir(home), log, usage=Usage(os.getpid()), deadline=0, spending=Spending(workdir(home)), patience=60,
-            give_up=lambda: None, follow=None,
-        )  # fmt: skip
-
-    def workdir(home: Path) -> Workdir:
-        return Workdir(home / "trainings" / "t")
 
     with here as home, watched(home):
         kept = Checkpoints(workdir(home).checkpoints, "spec")

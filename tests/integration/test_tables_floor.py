@@ -231,7 +231,7 @@ def test_a_table_has_a_task_that_extracts_in_place_of_one_that_stages():
 def test_a_partition_is_waited_for_until_it_ended():
     context = {"ti": None}
     past = PartitionEndSensor(task_id="w", key=KEY, complete_after="1h", deferrable=True)
-    assert past.execute(context) == "2013-01-16T01:00:00+00:00"
+    assert past.execute(context) == {"ended": "2013-01-16T01:00:00+00:00"}
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     with pytest.raises(TaskDeferred) as deferred:
         PartitionEndSensor(task_id="w", key=today, deferrable=True).execute(context)

@@ -137,7 +137,8 @@ class Watch:
         try:
             for path, stat in there.items():
                 looks = stat.st_size, stat.st_mtime_ns
-                if self._sent.get(path) != looks and time.time() - stat.st_mtime >= quiet:
+                still = self._workdir.is_whole(path) or time.time() - stat.st_mtime >= quiet
+                if self._sent.get(path) != looks and still:
                     send(path)
                     self._sent[path] = looks
             for gone in self._sent.keys() - there.keys():

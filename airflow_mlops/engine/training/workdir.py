@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from airflow_mlops.engine.data.files import replacing, sha256
 from airflow_mlops.engine.data.shared import fetch, is_shared, publishing
 from airflow_mlops.exceptions import DataError
 
+_CHECKPOINT = re.compile(r"\d{8}-\d{10}\.npz")
 TENSORBOARD = "tensorboard"
 """Folder of a finished training with its logs for TensorBoard, if it was asked for them."""
 
@@ -59,6 +61,10 @@ class Workdir:
         home = self.path.parent.parent
         in_home = self.path.parent.name == "trainings"
         return home / "checkpoints" / self.path.name if in_home else self.path / "checkpoints"
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether a file was renamed into place, as the checkpoints of a model function are: it stays as it is."""
+        return path.parent == self.checkpoints and _CHECKPOINT.fullmatch(path.name) is not None
 
     @property
     def lines(self) -> Path:

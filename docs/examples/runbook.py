@@ -1,0 +1,20 @@
+"""What a person does with a model that serves: keep it, stop it, go back."""
+
+from airflow.sdk import DAG
+
+from airflow_mlops.operators.runbook import HaltModelOperator, RemindOfPinOperator, ResumeModelOperator
+from airflow_mlops.operators.tf_serving import (
+    TFServingPinVersionOperator,
+    TFServingRollbackOperator,
+    TFServingUnpinVersionOperator,
+)
+
+with DAG("example_runbook", schedule=None, params={"reason": "an example"}) as dag:
+    why = {"model": "shop", "reason": "{{ params.reason }}"}
+    pin = TFServingPinVersionOperator(task_id="pin", **why)
+    remind = RemindOfPinOperator(task_id="remind", model="shop", notify=["ml-team@example.com"])
+    unpin = TFServingUnpinVersionOperator(task_id="unpin", **why)
+    halt = HaltModelOperator(task_id="halt", **why)
+    resume = ResumeModelOperator(task_id="resume", **why)
+    back = TFServingRollbackOperator(task_id="back", **why)
+    pin >> remind >> unpin >> halt >> resume >> back
