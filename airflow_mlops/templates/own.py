@@ -44,7 +44,7 @@ def validated_by(add: OwnTask, after: BaseOperator | None = None, **arguments: A
     from airflow_mlops.operators.own_validation import RecordValidationOperator  # only those who use it load it
 
     checked = own_task(add, "validate", after, data=arguments["data"], key=arguments["key"])
-    record = RecordValidationOperator(task_id="validate", checked_by=_name(checked), **arguments)
+    record = RecordValidationOperator(task_id="record_validation", checked_by=_name(checked), **arguments)
     checked >> record
     return record
 

@@ -9,11 +9,11 @@ A member that fails stops no other. To go on with it, clear its run and its task
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from airflow.sdk import CronTriggerTimetable, Param, TaskGroup, TriggerRule, task_group
+from airflow.sdk import CronTriggerTimetable, Param, TaskGroup, TriggerRule
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.operators.start_training import StartTrainingOperator
@@ -38,8 +38,8 @@ def rollout_dag(fleet: Fleet, members: Mapping[str, ModelPipeline]) -> DAG:
     :param members: Member → its pipeline, of those whose configuration is right.
     """
     base, cron = fleet.base, fleet.base.retrain.cron
-    first, others = fleet.model_of(fleet.first), [one for name, one in members.items() if name != fleet.first]
-    names = ", ".join(f"`{one.model}`" for one in others)
+    first, others = fleet.model_of(fleet.first), {name: one for name, one in members.items() if name != fleet.first}
+    names = ", ".join(f"`{one.model}`" for one in others.values())
     with pipeline_dag(
         base,
         "rollout",
@@ -56,40 +56,24 @@ def rollout_dag(fleet: Fleet, members: Mapping[str, ModelPipeline]) -> DAG:
         },
     ) as dag:
         with TaskGroup("first", tooltip=f"{first}, before all others") as group:
-            _member(**_of(members.get(fleet.first, base), first), timeout=_longest([members.get(fleet.first, base)]))
-
-        @task_group(group_id="others", tooltip="All other members, each for itself")
-        def others_follow(model: str, dag_id: str, server: str, ledger: str) -> None:
-            _member(model, dag_id, server, ledger, _longest(others))
-
+            _member(first, members.get(fleet.first, base))
         if others:
-            group >> others_follow.expand_kwargs([_of(one, one.model) for one in others])
+            with TaskGroup("others", tooltip="All other members, each for itself") as follow:
+                for name, pipeline in others.items():
+                    with TaskGroup(name, tooltip=pipeline.model):
+                        _member(pipeline.model, pipeline)
+            group >> follow
     return dag
 
 
-def _of(pipeline: ModelPipeline, model: str) -> dict[str, str]:
-    """Return what the tasks of a member are made with."""
-    return {
-        "model": model,
-        "dag_id": f"{model}.train",
-        "server": pipeline.deploy.server,
-        "ledger": pipeline.ledger_conn_id,
-    }
-
-
-def _longest(pipelines: Iterable[ModelPipeline]) -> float:
-    """Return how many seconds it may take until what a member's training made serves, at most."""
-    each = (parse_duration(one.train.timeout) + parse_duration(one.deploy.timeout) for one in pipelines)
-    return (max(each) + _SLACK).total_seconds()
-
-
-def _member(model: str, dag_id: str, server: str, ledger: str, timeout: float) -> None:
+def _member(model: str, pipeline: ModelPipeline) -> None:
     """Add the two tasks of a member: its training, and that what it made serves."""
+    longest = parse_duration(pipeline.train.timeout) + parse_duration(pipeline.deploy.timeout) + _SLACK
     train = StartTrainingOperator(
         task_id="train",
         doc_md="Start the training of the member, and wait for it. One that this run has started already is not "
         "started again: then this is skipped.",
-        trigger_dag_id=dag_id,
+        trigger_dag_id=f"{model}.train",
         trigger_run_id=RUN,
         logical_date=None,
         conf={"reason": "{{ dag.dag_id }}: {{ params.reason or run_id }}"},
@@ -100,19 +84,17 @@ def _member(model: str, dag_id: str, server: str, ledger: str, timeout: float) -
         deferrable=True,
         poke_interval=10,
         execution_timeout=None,  # the training has its own
-        map_index_template="{{ task.trigger_dag_id }}",
     )
     serves = TrainedModelServesSensor(
         task_id="serves",
         model=model,
         run_id=RUN,
-        tf_serving_conn_id=server,
-        ledger_conn_id=ledger,
+        tf_serving_conn_id=pipeline.deploy.server,
+        ledger_conn_id=pipeline.ledger_conn_id,
         deferrable=True,
         poke_interval=10,
-        timeout=timeout,
+        timeout=longest.total_seconds(),
         execution_timeout=None,
         trigger_rule=TriggerRule.NONE_FAILED,  # a training that was started already is skipped
-        map_index_template="{{ task.model }}",
     )
     train >> serves

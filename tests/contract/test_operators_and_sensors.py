@@ -42,6 +42,7 @@ PREFIXES = (
         "DecideTraining",
         "AdmitTraining",
         "CheckServedAge",
+        "RecordValidation",
         "ReportConfigError",
         "TrainedModelServes",
     ),

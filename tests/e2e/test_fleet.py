@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import NamedTuple
@@ -52,17 +53,18 @@ def test_the_others_follow_when_the_first_serves(running: Running) -> None:
     run = airflow.trigger(ROLLOUT, {"reason": "new code"})["dag_run_id"]
 
     def states() -> dict[str, str]:
-        tasks = airflow.tasks(ROLLOUT, run)
-        return {f"{task['task_id']} {task['rendered_map_index'] or ''}".strip(): task["state"] for task in tasks}
+        return {task["task_id"]: task["state"] for task in airflow.tasks(ROLLOUT, run)}
 
     watcher.until(lambda: bool(airflow.runs("m_de.train")))
     scheduler = stack.status()["scheduler"]
     assert scheduler is not None
     os.kill(scheduler.pid, signal.SIGKILL)
+    while "scheduler" not in stack.dead():
+        time.sleep(0.1)
     for model, how in (("m_de", ""), ("m_it", "fail"), ("m_pl", "")):
         (home / f"{model}.go").write_text(how)
     assert stack.up(), "the scheduler is started again"
-    watcher.until(lambda: states().get("first.serves m_de", states().get("first.serves")) == "deferred")
+    watcher.until(lambda: states().get("first.serves") == "deferred")
     assert not airflow.runs("m_it.train"), "the first has a version, but it does not serve yet"
     [training] = airflow.runs("m_de.train")
     assert training["note"] == "m.rollout: new code"
@@ -71,8 +73,8 @@ def test_the_others_follow_when_the_first_serves(running: Running) -> None:
     ledger.move(pointer_name(SERVER, "m_de"), lambda _: serving)
     watcher.until(lambda: airflow.run(ROLLOUT, run)["state"] == "failed")
     found = states()
-    assert found["others.serves m_pl"] == "success"
-    assert found["others.serves m_it"] == "failed", "one that fails stops no other"
+    assert found["others.pl.serves"] == "success"
+    assert "failed" in (found["others.it.train"], found["others.it.serves"]), "one that fails stops no other"
     assert [len(airflow.runs(f"m_{one}.train")) for one in ("de", "it", "pl")] == [1, 1, 1]
     assert len(ledger.facts(FACT, "m_de")) == 1
 

@@ -128,7 +128,9 @@ def states(home: Path, day: str) -> dict[str, str]:
 def test_the_example_makes_a_judged_model_without_feast(home: Path):
     found = states(home, "2024-01-01")
     assert set(found.values()) == {"success"}, (found, (home.parent / "log").read_text()[-6000:])
-    assert {"partitions.orders.prices_are_paid", "partitions.orders.validate", "training_set", "tell"} <= set(found)
+    assert {"partitions.orders.prices_are_paid", "partitions.orders.record_validation", "training_set", "tell"} <= set(
+        found
+    )
     assert not [task for task in found if "feature" in task or "materialize" in task]
     ledger = Ledger(f"sqlite:///{home}/ledger.db")
     [[version, verdict]] = last_verdicts(ledger, "orders").items()

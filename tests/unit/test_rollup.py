@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from airflow.sdk import MinimumCount, PartitionedAssetTimetable, WaitForAll
+from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_mlops import Partitioning, Retrain, Rollup
 from airflow_mlops.engine.data.readiness import Source
@@ -142,6 +143,7 @@ def test_airflow_counts_the_partitions(rollup, policy):
     dag = pipeline(retrain=Retrain(rollup=rollup, cooldown="6h")).dags()["m_rollup"]
     assert isinstance(dag.timetable, PartitionedAssetTimetable)
     assert dag.timetable.default_partition_mapper.wait_policy == policy
+    assert DagSerialization.to_dict(dag)
 
 
 def test_a_period_is_what_airflow_takes_for_one():

@@ -106,7 +106,7 @@ def test_a_feed_may_be_validated_by_a_task_of_ones_own(pipeline):
     checks = dag.task_dict["features.departures.own_checks"]
     assert checks.upstream_task_ids == {"features.departures.stage"}
     assert checks.op_kwargs["key"] == "{{ ds }}"
-    record = dag.task_dict["features.departures.validate"]
+    record = dag.task_dict["features.departures.record_validation"]
     assert (record.task_type, record.checked_by) == ("RecordValidationOperator", "features.departures.own_checks")
     assert dag.task_dict["features.departures.check"].validation.operator is record
     assert dag.task_dict["features.arrivals.validate"].task_type == "GXValidateDataOperator"
@@ -126,7 +126,7 @@ def test_a_snapshot_may_be_validated_and_trained_on_by_tasks_of_ones_own(pipelin
         train_group(pipeline, validate=own_checks, train=own_training)
     tasks = dag.task_dict
     assert tasks["train.own_checks"].upstream_task_ids == {"train.snapshot"}
-    assert tasks["train.own_training"].upstream_task_ids == {"train.validate", "train.snapshot"}
+    assert tasks["train.own_training"].upstream_task_ids == {"train.record_validation", "train.snapshot"}
     adopt = tasks["train.adopt"]
     assert adopt.saved_model.operator is tasks["train.own_training"]
     assert tasks["train.evaluate"].training.operator is adopt
@@ -146,7 +146,7 @@ def test_files_of_ones_own_are_trained_on_without_feast(pipeline):
     tasks = dag.task_dict
     assert not [name for name, one in tasks.items() if one.task_type.startswith("Feast")]
     assert tasks["train.train"].data.operator is tasks["own_training"]
-    assert tasks["train.train"].validation.operator is tasks["train.validate"]
+    assert tasks["train.train"].validation.operator is tasks["train.record_validation"]
     assert tasks["train.train"].label_column == pipeline.label.column
     assert tasks["deploy.promote"].upstream_task_ids == {"deploy.verify", "deploy.fetch"}
 
