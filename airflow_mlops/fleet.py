@@ -98,10 +98,11 @@ class Fleet:
         """Return member → its pipeline; and member → what is wrong with its configuration, of those that have none."""
         made: dict[str, ModelPipeline] = {}
         faults: dict[str, MlopsError] = {}
+        feeds: dict[str, tuple[str, Feed]] = {}
         for member in self.members:
             try:
                 pipeline = self._pipeline(member)
-                _check_datasets(member, pipeline, made)
+                _check_datasets(member, pipeline, feeds)
                 made[member] = pipeline
             except MlopsError as error:
                 faults[member] = error
@@ -171,14 +172,17 @@ def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def _check_datasets(member: str, pipeline: ModelPipeline, others: Mapping[str, ModelPipeline]) -> None:
-    """Refuse a dataset that another member takes from elsewhere: both would seal their data into one."""
-    for other, theirs in others.items():
-        there: dict[str, Feed] = {feed.dataset: feed for feed in theirs.feeds}
-        for feed in pipeline.feeds:
-            if there.get(feed.dataset, feed) != feed:
-                raise ConfigError(
-                    f"Members {other!r} and {member!r} have different feeds of one name, {feed.dataset!r}.",
-                    detail="both would be sealed as one dataset",
-                    hint="Tell them apart, as by each={'source': {'dataset': '" + feed.dataset + "_{member}'}}.",
-                )
+def _check_datasets(member: str, pipeline: ModelPipeline, feeds: dict[str, tuple[str, Feed]]) -> None:
+    """Refuse a dataset that another member takes from elsewhere: both would seal their data into one.
+
+    :param feeds: Dataset → the member that has it, and its feed; those of this one are added.
+    """
+    for feed in pipeline.feeds:
+        other, theirs = feeds.get(feed.dataset, (member, feed))
+        if theirs != feed:
+            raise ConfigError(
+                f"Members {other!r} and {member!r} have different feeds of one name, {feed.dataset!r}.",
+                detail="both would be sealed as one dataset",
+                hint="Tell them apart, as by each={'source': {'dataset': '" + feed.dataset + "_{member}'}}.",
+            )
+    feeds.update({feed.dataset: (member, feed) for feed in pipeline.feeds})
