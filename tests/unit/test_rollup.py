@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk import MinimumCount, PartitionedAssetTimetable, WaitForAll
 from airflow.serialization.serialized_objects import DagSerialization
 
-from airflow_mlops import Partitioning, Retrain, Rollup
+from airflow_mlops import ModelPipeline, Partitioning, Retrain, Rollup
 from airflow_mlops.engine.data.readiness import Source
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining import rollup as engine
@@ -197,6 +197,26 @@ def test_a_mistake_is_explained(build: Callable[[], object], says: str):
     with pytest.raises(ConfigError) as error:
         build()
     assert says in str(error.value)
+
+
+YAML = """
+model: m
+source: {uri: lake/orders, event_time: at, suite: "code:orders", start: 2024-01-01}
+entity: id
+label: {column: late, known_at: decided_at}
+features: {name: m_v1, transform: "code:compute", suite: "code:snapshot"}
+train: {entrypoint: "code:build", window: 60d}
+retrain: {rollup: {every: monthly, minimum: 20, deadline: 2d}, cooldown: 1d}
+"""
+
+
+def test_it_may_be_written_in_yaml(tmp_path: Path):
+    file = tmp_path / "m.yaml"
+    file.write_text(YAML)
+    assert ModelPipeline.from_yaml(file).retrain == Retrain(rollup=Rollup("monthly", 20, "2d"), cooldown="1d")
+    file.write_text(YAML.replace("minimum", "minimun"))
+    with pytest.raises(ConfigError, match="unknown key 'minimun'"):
+        ModelPipeline.from_yaml(file)
 
 
 def test_it_is_said_in_words():
