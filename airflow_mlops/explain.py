@@ -14,6 +14,7 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.feeds import Feed, Partitions, SQLSource
 
 if TYPE_CHECKING:
+    from airflow_mlops.fleet import Fleet
     from airflow_mlops.parts import Gate
     from airflow_mlops.pipeline import ModelPipeline
     from airflow_mlops.retraining import Rollup
@@ -36,6 +37,22 @@ def explain(pipeline: ModelPipeline) -> str:
     return f"{pipeline.model}\n\n" + "\n\n".join(
         "\n".join([heading, *(_wrapped(line) for line in lines)]) for heading, lines in sections.items()
     )
+
+
+def explain_fleet(fleet: Fleet) -> str:
+    """Return in words which members a fleet has, what is wrong with some, and which is the first."""
+    made, faults = fleet.pipelines()
+    models = [one.model for one in made.values()]
+    lines = [f"{len(made)} pipelines: {', '.join(models) or 'none'}. Each is explained by its member's name."]
+    lines += [f"{fleet.model_of(member)} has no DAGs: {fault.headline}" for member, fault in faults.items()]
+    if fleet.first:
+        first, cron = fleet.model_of(fleet.first), fleet.base.retrain.cron
+        others = [model for model in models if model != first]
+        lines.append(
+            f"{fleet.base.model}.rollout starts {f'{_cron(cron)} and ' if cron else ''}by hand: it trains {first}, and "
+            f"once the version that came of it serves, {_listed(others, 'and') if others else 'nobody else'}."
+        )
+    return "\n".join([fleet.base.model, "", *(_wrapped(line) for line in lines)])
 
 
 def _wrapped(line: str) -> str:

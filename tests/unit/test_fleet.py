@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_mlops import Fleet, Retrain
+from airflow_mlops.cli import main
 from airflow_mlops.commands.history import load_pipeline
 from airflow_mlops.exceptions import ConfigError
 from tests.unit.test_pipeline import pipeline
@@ -144,6 +145,25 @@ def test_a_command_may_be_of_a_member(tmp_path: Path):
         load_pipeline(f"{tmp_path}/shops_of.py:fleet.ita")
     with pytest.raises(ConfigError, match="leaves nothing to train on"):
         fleet(members={"de": {"window": "3d"}}).pipeline("de")
+
+
+def test_a_fleet_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text = """
+from airflow_mlops import Retrain
+from tests.unit.test_fleet import fleet
+base = fleet().base.derive(retrain=Retrain(cron="@weekly"))
+shops = fleet(base=base, members={"de": {}, "it": {"window": "3d"}, "pl": {}}, first="de")
+"""
+    (tmp_path / "shops_in_words.py").write_text(text)
+    assert main(["explain", f"{tmp_path}/shops_in_words.py:shops"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "2 pipelines: m_de, m_pl." in told
+    assert "m_it has no DAGs: The window leaves nothing to train on." in told
+    assert "m.rollout starts at 12:00 AM, only on Sunday (UTC) and by hand: it trains m_de, and once" in told
+    assert told.endswith("serves, m_pl.")
+    assert main(["explain", f"{tmp_path}/shops_in_words.py:shops.de"]) == 0
+    with pytest.raises(ConfigError, match="which of its members is meant"):
+        load_pipeline(f"{tmp_path}/shops_in_words.py:shops")
 
 
 def test_without_a_first_each_has_its_own_schedule():
