@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from airflow_mlops.batch import BatchPredict
     from airflow_mlops.feature_rules import FeatureRules
     from airflow_mlops.feeds import Checks, Partitions, SQLSource
+    from airflow_mlops.fleet import Fleet
     from airflow_mlops.launchers import Batch, Kubernetes, SageMaker
     from airflow_mlops.partitioning import Partitioning
     from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Rows, Slice, Trainer
     from airflow_mlops.pipeline import ModelPipeline
     from airflow_mlops.resources import GPU, Resources
-    from airflow_mlops.retraining import Retrain
+    from airflow_mlops.retraining import Retrain, Rollup
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "Deploy",
     "FeatureRules",
     "FeatureService",
+    "Fleet",
     "Gate",
     "Kubernetes",
     "Label",
@@ -38,6 +40,7 @@ __all__ = [
     "Reconcile",
     "Resources",
     "Retrain",
+    "Rollup",
     "Rows",
     "SQLSource",
     "SageMaker",
@@ -50,9 +53,10 @@ __all__ = [
 _ELSEWHERE = {
     "BatchPredict": "batch",
     "FeatureRules": "feature_rules",
+    "Fleet": "fleet",
     "ModelPipeline": "pipeline",
     "Partitioning": "partitioning",
-    "Retrain": "retraining",
+    **dict.fromkeys(("Retrain", "Rollup"), "retraining"),
     **dict.fromkeys(("Checks", "Partitions", "SQLSource"), "feeds"),
     **dict.fromkeys(("Batch", "Kubernetes", "SageMaker"), "launchers"),
     **dict.fromkeys(("GPU", "Resources"), "resources"),

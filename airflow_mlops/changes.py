@@ -30,14 +30,20 @@ def changed(pipeline: ModelPipeline, changes: Mapping[str, Any]) -> ModelPipelin
         else:
             of_parts.setdefault(_owner(name, pipeline, owners), {})[name] = value
     for name, some in of_parts.items():
-        known = _arguments(owners[name])
-        if unknown := next((key for key in some if key not in known), None):
-            raise ConfigError(
-                f"{type(owners[name]).__name__} has no argument {unknown!r}.{did_you_mean(unknown, known)}",
-                hint=f"It knows: {', '.join(known)}.",
-            )
-        own[name] = dataclasses.replace(owners[name], **some)
+        own[name] = _replaced(owners[name], some)
     return dataclasses.replace(pipeline, **own)
+
+
+def _replaced(one: Any, some: Mapping[str, Any]) -> Any:
+    """Return a part with some arguments changed, of itself or of parts in it."""
+    known = _arguments(one)
+    if unknown := next((key for key in some if key not in known), None):
+        raise ConfigError(
+            f"{type(one).__name__} has no argument {unknown!r}.{did_you_mean(unknown, known)}",
+            hint=f"It knows: {', '.join(known)}.",
+        )
+    nested = {key: value for key, value in some.items() if isinstance(value, Mapping) and _is_part(known[key])}
+    return dataclasses.replace(one, **{**some, **{key: _replaced(known[key], nested[key]) for key in nested}})
 
 
 def _owner(name: str, pipeline: ModelPipeline, owners: Mapping[str, Any]) -> str:

@@ -14,8 +14,10 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.feeds import Feed, Partitions, SQLSource
 
 if TYPE_CHECKING:
+    from airflow_mlops.fleet import Fleet
     from airflow_mlops.parts import Gate
     from airflow_mlops.pipeline import ModelPipeline
+    from airflow_mlops.retraining import Rollup
 
 _WIDTH = 100
 _SIZES = {"hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month"}
@@ -35,6 +37,22 @@ def explain(pipeline: ModelPipeline) -> str:
     return f"{pipeline.model}\n\n" + "\n\n".join(
         "\n".join([heading, *(_wrapped(line) for line in lines)]) for heading, lines in sections.items()
     )
+
+
+def explain_fleet(fleet: Fleet) -> str:
+    """Return in words which members a fleet has, what is wrong with some, and which is the first."""
+    made, faults = fleet.pipelines()
+    models = [one.model for one in made.values()]
+    lines = [f"{len(made)} pipelines: {', '.join(models) or 'none'}. Each is explained by its member's name."]
+    lines += [f"{fleet.model_of(member)} has no DAGs: {fault.headline}" for member, fault in faults.items()]
+    if fleet.first:
+        first, cron = fleet.model_of(fleet.first), fleet.base.retrain.cron
+        others = [model for model in models if model != first]
+        lines.append(
+            f"{fleet.base.model}.rollout starts {f'{_cron(cron)} and ' if cron else ''}by hand: it trains {first}, and "
+            f"once the version that came of it serves, {_listed(others, 'and') if others else 'nobody else'}."
+        )
+    return "\n".join([fleet.base.model, "", *(_wrapped(line) for line in lines)])
 
 
 def _wrapped(line: str) -> str:
@@ -122,6 +140,7 @@ def _asked(pipeline: ModelPipeline) -> Iterator[str]:
     """Say what asks for a training beside the schedule."""
     retrain, name = pipeline.retrain, pipeline.model
     asking = [
+        *([_rolled(retrain.rollup)] if retrain.rollup else []),
         *([f"{retrain.new_rows:,} new rows have matured labels"] if retrain.new_rows else []),
         *([f"a column has drifted by a PSI of {retrain.drift_psi:g}"] if retrain.drift_psi else []),
         *([f"{retrain.decay[0]} is {retrain.decay[1]:g} worse on matured labels"] if retrain.decay else []),
@@ -134,6 +153,17 @@ def _asked(pipeline: ModelPipeline) -> Iterator[str]:
         yield f"Between two such starts are at least {_words(retrain.cooldown)}. `airflow-mlops why {name}` says why."
     if retrain.max_age:
         yield f"Somebody is told when the data of what serves is older than {_words(retrain.max_age)}."
+
+
+def _rolled(rollup: Rollup) -> str:
+    """Say which partitions are trained on together."""
+    period = {"daily": "day", "weekly": "week", "monthly": "month"}[rollup.every]
+    if rollup.minimum is None:
+        return f"all partitions of a {period} are there"
+    if rollup.deadline is None:
+        return f"the first {rollup.minimum} partitions of a {period} are there"
+    later = f"from {_words(rollup.deadline)} after its end on, the first {rollup.minimum}"
+    return f"all partitions of a {period} are there (or, {later})"
 
 
 def _gates(pipeline: ModelPipeline) -> Iterator[str]:

@@ -140,6 +140,8 @@ class ModelPipeline:
     def _check_retrain(self) -> None:
         """Refuse triggers that can never ask for anything, or that a training itself sets off."""
         retrain = self.retrain
+        if retrain.rollup is not None:
+            retrain.rollup.check(self.model, self.source.partitioning.every)
         if retrain.decay is not None:
             self._check_metric(retrain.decay[0], "", self.label.problem, "Retrain(decay=...)")
             if self.batch is None or self.label.problem in ("multiclass", "ranking"):

@@ -26,7 +26,7 @@ from airflow_mlops.launchers import LAUNCHERS, Launcher
 from airflow_mlops.parts import Deploy, FeatureService, Gate, Label, Reconcile, Rows, Slice, Trainer
 from airflow_mlops.pipeline import ModelPipeline
 from airflow_mlops.resources import GPU, Resources
-from airflow_mlops.retraining import Retrain
+from airflow_mlops.retraining import Retrain, Rollup
 
 PARTS: dict[str, tuple[type, ...]] = {
     "source": (Partitions, SQLSource),
@@ -38,6 +38,7 @@ PARTS: dict[str, tuple[type, ...]] = {
     "by": (Slice,),
     "deploy": (Deploy,),
     "retrain": (Retrain,),
+    "rollup": (Rollup,),
     "reconcile": (Reconcile,),
     "batch": (BatchPredict,),
     "checks": (Checks,),

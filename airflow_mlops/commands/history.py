@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_mlops.engine.history.load import Loaded
+    from airflow_mlops.fleet import Fleet
     from airflow_mlops.pipeline import ModelPipeline
 
 _EVERY = 1.0
@@ -120,11 +121,30 @@ def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPi
 
 
 def load_pipeline(spec: str) -> tuple[Path, ModelPipeline]:
-    """Return the folder of a DAG file and the pipeline that ``dags/file.py:name`` or ``dags/file.yaml`` means.
+    """Return the folder of a DAG file and the pipeline that ``dags/file.py:name`` or ``dags/file.yaml`` means; of a
+    fleet, ``dags/file.py:name.member``.
 
     :raises ConfigError: when there is no such file or name, or it is no pipeline.
     """
+    from airflow_mlops.fleet import Fleet
+
+    folder, found = load_named(spec)
+    if isinstance(found, Fleet):
+        raise ConfigError(
+            f"{spec!r} is a fleet, and which of its members is meant is not said.",
+            detail=f"members: {', '.join(found.members)}",
+            hint=f"Write {spec}.{next(iter(found.members))}.",
+        )
+    return folder, found
+
+
+def load_named(spec: str) -> tuple[Path, ModelPipeline | Fleet]:
+    """Return what :func:`load_pipeline` does; or a fleet, ``dags/file.py:name``.
+
+    :raises ConfigError: when there is no such file or name, or it is neither.
+    """
     from airflow_mlops.engine.entrypoints import load_object
+    from airflow_mlops.fleet import Fleet
     from airflow_mlops.pipeline import ModelPipeline
 
     file, _, name = spec.rpartition(":")
@@ -138,7 +158,10 @@ def load_pipeline(spec: str) -> tuple[Path, ModelPipeline]:
             detail=f"there is no file {path}" if name else "no name after ':'",
             hint="Write the DAG file and the variable: dags/flight_delay.py:flight_delay; or a YAML file.",
         )
+    name, _, member = name.partition(".")
     found = load_object(f"{path.stem}:{name}", str(path.parent))
+    if isinstance(found, Fleet):
+        return path.parent, found.pipeline(member) if member else found
     if not isinstance(found, ModelPipeline):
         raise ConfigError(
             f"{spec!r} is no ModelPipeline.",

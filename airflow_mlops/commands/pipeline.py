@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_mlops.commands.history import load_pipeline
+from airflow_mlops.commands.history import load_named, load_pipeline
 from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -38,9 +38,11 @@ def add_pipeline(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from airflow_mlops.explain import explain
+    from airflow_mlops.explain import explain, explain_fleet
+    from airflow_mlops.fleet import Fleet
 
-    print(explain(load_pipeline(options.pipeline)[1]))
+    found = load_named(options.pipeline)[1]
+    print(explain_fleet(found) if isinstance(found, Fleet) else explain(found))
 
 
 def _schema(_: argparse.Namespace) -> None:

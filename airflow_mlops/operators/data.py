@@ -11,7 +11,7 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.links.gx import GXValidationReportLink
-from airflow_mlops.operators.base import MlopsOperator, beneath, heads_of, path_of, require, required_key
+from airflow_mlops.operators.base import MlopsOperator, beneath, heads_of, path_of, require, required_key, said
 from airflow_mlops.operators.reports import publish_report
 from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.parts import Checks
@@ -176,7 +176,7 @@ class CheckPartitionOperator(MlopsOperator):
     :param known_at: Column of when the label became known, if there is one.
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.
-    :param feast_conn_id: Airflow connection of type ``feast``.
+    :param feast_conn_id: Airflow connection of type ``feast``; empty: there is no Feast.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
 
@@ -289,7 +289,8 @@ class CheckPartitionOperator(MlopsOperator):
         from airflow_mlops.engine.data.checks import uses_of
         from airflow_mlops.engine.features.governance.apply import last_applied
 
-        repo = last_applied(FeastHook(self.feast_conn_id).location(self.home_path), ledger)
+        conn = said(self.feast_conn_id)
+        repo = last_applied(FeastHook(conn).location(self.home_path), ledger) if conn else None
         return uses_of(
             {name: view.tags for name, view in repo.views.items()} if repo else {},
             {name: service.views for name, service in repo.services.items()} if repo else {},

@@ -105,11 +105,14 @@ class DecideTrainingOperator(MlopsOperator):
         from airflow_mlops.engine.retraining.decide import Policy
         from airflow_mlops.engine.retraining.looking import look_and_decide
         from airflow_mlops.engine.retraining.requests import finish, settle
+        from airflow_mlops.engine.retraining.rollup import Rollup
         from airflow_mlops.engine.retraining.triggers import Watch
 
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         self._hear(context, ledger)
         given = {**self.watch, "matures_after": parse_duration(self.watch["matures_after"])}
+        if given.get("rollup"):
+            given["rollup"] = Rollup.of(given["rollup"])
         given |= {name: tuple(given[name]) for name in ("inputs", "decay") if given.get(name)}
         made = look_and_decide(
             ledger,

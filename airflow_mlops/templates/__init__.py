@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.templates.backfill import backfill_dag
 from airflow_mlops.templates.deploy import deploy_dag, deploy_group
-from airflow_mlops.templates.features import features_dag, features_group
+from airflow_mlops.templates.features import features_dag, features_group, partitions_group
 from airflow_mlops.templates.history import history_dag
 from airflow_mlops.templates.rerun import rerun_dag
 from airflow_mlops.templates.runbook import runbook_dag
 from airflow_mlops.templates.sources import sources_dag
-from airflow_mlops.templates.train import train_dag, train_group
+from airflow_mlops.templates.train import train_dag, train_group, train_on_group
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_mlops.pipeline import ModelPipeline
 
 
-__all__ = ["build_dags", "deploy_group", "features_group", "train_group"]
+__all__ = ["build_dags", "deploy_group", "features_group", "partitions_group", "train_group", "train_on_group"]
 
 
 def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
@@ -36,4 +36,8 @@ def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
         from airflow_mlops.templates.retrain import retrain_dag  # as above
 
         dags.append(retrain_dag(pipeline))
+    if pipeline.retrain.rollup is not None:
+        from airflow_mlops.templates.rollup import rollup_dag  # as above
+
+        dags += rollup_dag(pipeline)
     return {dag.dag_id.replace(".", "_"): dag for dag in dags}

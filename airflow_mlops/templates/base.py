@@ -49,6 +49,7 @@ def pipeline_dag(
     *,
     params: Mapping[str, Param] | None = None,
     max_active_runs: int = 1,
+    model: str = "",
     **kwargs: Any,
 ) -> Iterator[DAG]:
     """Open the DAG ``<model>.<name>`` for its tasks, with the defaults that all of a pipeline's DAGs share.
@@ -57,19 +58,21 @@ def pipeline_dag(
     :param params: Its trigger form. The DAG gets it last: every task made before would carry a copy of it, that
         Airflow validates, compares and stores each time the file is parsed. A run has the DAG's params anyway.
     :param max_active_runs: One at a time, where watermarks, labels and aliases move forward in order.
+    :param model: Of which model it is; default is the pipeline's own.
     """
+    model = model or pipeline.model
     if pipeline.notify and name in pipeline.deadlines:
         from airflow_mlops.notifications import deadline_alert
 
         kwargs["deadline"] = deadline_alert(pipeline, name)
     dag = DAG(
-        dag_id=f"{pipeline.model}.{name}",
+        dag_id=f"{model}.{name}",
         doc_md=doc,
         description=_first_sentence(doc or ""),
         catchup=False,
         max_active_runs=max_active_runs,
         default_args=_defaults(pipeline),
-        tags={"mlops", pipeline.model, *pipeline.tags},
+        tags={"mlops", model, *pipeline.tags},
         **kwargs,
     )
     with dag:
@@ -129,6 +132,19 @@ def span_form(pipeline: ModelPipeline, *, to: str) -> dict[str, Param]:
         "last": Param(end, type=["null", "string"], format="date", title="To", description=last),
         "partitions": Param(100, type="integer", minimum=1, title="Partitions a task"),
     }
+
+
+def sources_of(pipeline: ModelPipeline) -> list[dict[str, str]]:
+    """Return the feeds that must be complete for a training, in plain values."""
+    return [
+        {
+            "dataset": feed.dataset,
+            "start": feed.start.isoformat(),
+            "end": feed.end.isoformat() if feed.end else "",
+            "ahead": "ahead" if feed.dataset in pipeline.ahead else "",
+        }
+        for feed in pipeline.feeds
+    ]
 
 
 def remind_of_pin(pipeline: ModelPipeline) -> None:

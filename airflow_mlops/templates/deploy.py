@@ -9,7 +9,7 @@ newest knows older data than the one that serves, `fetch` is skipped and its log
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param
 
@@ -63,20 +63,29 @@ def deploy_dag(pipeline: ModelPipeline) -> DAG:
 
 
 def deploy_group(
-    pipeline: ModelPipeline, group_id: str = "deploy", *, version: str = "", signature_changes: str = ""
+    pipeline: ModelPipeline,
+    group_id: str = "deploy",
+    *,
+    version: str = "",
+    signature_changes: str = "",
+    parity: bool = True,
 ) -> Stage:
     """Return the tasks of ``<model>.deploy`` as a group, for a DAG of one's own.
 
     :param group_id: Name of the group.
     :param version: Approved version to deploy; empty means the newest.
     :param signature_changes: What may be different for callers; empty: as ``Deploy`` says.
+    :param parity: Whether what Feast serves is held against what training reads; False for a model without Feast.
     """
     with stage(pipeline, group_id, {}) as group:
-        group.output = _deploy(pipeline, version, signature_changes or pipeline.deploy.signature_changes).output
+        changes = signature_changes or pipeline.deploy.signature_changes
+        group.output = _deploy(pipeline, version, changes, parity=parity).output
     return group
 
 
-def _deploy(pipeline: ModelPipeline, version: str, signature_changes: str) -> MLflowSetAliasOperator:
+def _deploy(
+    pipeline: ModelPipeline, version: str, signature_changes: str, *, parity: bool = True
+) -> MLflowSetAliasOperator:
     """Add the tasks that put a version into service; return the last one."""
     deploy = pipeline.deploy
     fetch = MLflowFetchApprovedModelOperator(
@@ -112,16 +121,6 @@ def _deploy(pipeline: ModelPipeline, version: str, signature_changes: str) -> ML
         **serving,
     )
     verify = TFServingVerifyVersionOperator(task_id="verify", tolerance=deploy.tolerance, **serving)
-    parity = FeastCheckParityOperator(
-        task_id="check_parity",
-        model=pipeline.model,
-        version=fetched,
-        service=pipeline.features.name,
-        source_dataset=pipeline.source.dataset,
-        sample_rows=pipeline.features.parity_sample,
-        feast_conn_id=pipeline.features.conn_id,
-        ledger_conn_id=pipeline.ledger_conn_id,
-    )
     promote = TFServingPromoteVersionOperator(
         task_id="promote", keep=deploy.keep, passed=result(fetch, "passed"), **serving
     )
@@ -133,5 +132,19 @@ def _deploy(pipeline: ModelPipeline, version: str, signature_changes: str) -> ML
         mlflow_conn_id=pipeline.mlflow_conn_id,
         outlets=[champion_asset(pipeline.model, pipeline.owner)],
     )
-    publish >> load >> available >> verify >> parity >> promote >> alias
+    publish >> load >> available >> verify
+    (verify >> _parity(pipeline, fetched) if parity else verify) >> promote >> alias
     return alias
+
+
+def _parity(pipeline: ModelPipeline, version: Any) -> FeastCheckParityOperator:
+    return FeastCheckParityOperator(
+        task_id="check_parity",
+        model=pipeline.model,
+        version=version,
+        service=pipeline.features.name,
+        source_dataset=pipeline.source.dataset,
+        sample_rows=pipeline.features.parity_sample,
+        feast_conn_id=pipeline.features.conn_id,
+        ledger_conn_id=pipeline.ledger_conn_id,
+    )

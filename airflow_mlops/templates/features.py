@@ -9,13 +9,16 @@ feature view and span of time that is due; when nothing is, it is skipped, and f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import CronPartitionTimetable, TaskGroup, TriggerRule, conf
 
 from airflow_mlops.assets import features_asset, partitions_asset
 from airflow_mlops.durations import parse_duration
+from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import SQLSource
 from airflow_mlops.operators.data import CheckPartitionOperator, SealPartitionOperator
 from airflow_mlops.operators.extract import ExtractPartitionOperator
@@ -32,6 +35,7 @@ from airflow_mlops.partitioning import aligned, latest
 from airflow_mlops.sensors.data import PartitionArrivalSensor, PartitionEndSensor
 from airflow_mlops.sensors.feast import FeastFeatureFreshnessSensor
 from airflow_mlops.templates.base import Stage, pipeline_dag, refused_as, remind_of_pin, result, stage
+from airflow_mlops.templates.own import OwnTask, validated_by
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
 
 _DAY, _NONE = timedelta(days=1), timedelta(0)
+_OURS: Mapping[str, OwnTask] = MappingProxyType({})
 _MACROS = {"aligned": aligned, "latest": latest}
 
 
@@ -64,26 +69,46 @@ def features_dag(pipeline: ModelPipeline) -> DAG:
     return dag
 
 
-def features_group(pipeline: ModelPipeline, group_id: str = "features", *, key: str = "") -> Stage:
+def features_group(
+    pipeline: ModelPipeline, group_id: str = "features", *, key: str = "", validate: Mapping[str, OwnTask] = _OURS
+) -> Stage:
     """Return the tasks of ``<model>.features`` as a group, for a DAG of one's own.
 
     :param group_id: Name of the group.
     :param key: Of which partition, as an expression of a template, such as ``ds`` or ``params.day``; by default the
         run's own, or the last that has ended.
+    :param validate: Dataset → what validates it instead of its suite: a function that takes ``data``, the landed files,
+        and ``key``, and returns a task, such as one decorated by ``@task``. What it refuses it fails on.
+    :raises ConfigError: when the pipeline has no such dataset.
     """
     with stage(pipeline, group_id, _MACROS) as group:
-        group.output = _features(pipeline, key).output
+        group.output = _features(pipeline, key, validate).output
     return group
 
 
-def _features(pipeline: ModelPipeline, key: str = "") -> FeastFeatureFreshnessSensor:
+def partitions_group(
+    pipeline: ModelPipeline, group_id: str = "partitions", *, key: str = "", validate: Mapping[str, OwnTask] = _OURS
+) -> Stage:
+    """Return the first tasks of ``<model>.features`` as a group, up to the sealed partitions: without Feast.
+
+    Its ``output`` is that of the source's ``seal``: ``output["uri"]`` is the folder of the partition's files.
+
+    :param group_id: Name of the group.
+    :param key: See :func:`features_group`; ``validate`` too.
+    """
+    with stage(pipeline, group_id, _MACROS) as group:
+        group.output = _partitions(pipeline, key, validate, feast_conn_id="")[0].output
+    return group
+
+
+def _features(
+    pipeline: ModelPipeline, key: str = "", validate: Mapping[str, OwnTask] = _OURS
+) -> FeastFeatureFreshnessSensor:
     """Add the tasks from landed data to fresh features; return the last one.
 
     :param key: Expression of the source's key.
     """
     source, features = pipeline.source, pipeline.features
-    used = {source.dataset: [source.event_time, *features.keys]}
-    used.setdefault(pipeline.label_feed.dataset, []).extend(pipeline.label.columns)
     cut, source_key = str(source.partitioning), _key_of(source, pipeline, key)
     conns: dict[str, Any] = {"feast_conn_id": features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
     apply = FeastApplyOperator(
@@ -129,12 +154,34 @@ def _features(pipeline: ModelPipeline, key: str = "") -> FeastFeatureFreshnessSe
         # An empty plan skips `materialize`: then `plan_materialization` is the one that succeeded.
         trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
     )
-    sealed = {}
+    for last in _partitions(pipeline, key, validate, features.conn_id):
+        last >> apply
+    apply >> compute >> plan
+    [plan, materialize] >> fresh
+    return fresh
+
+
+def _partitions(
+    pipeline: ModelPipeline, key: str, validate: Mapping[str, OwnTask], feast_conn_id: str
+) -> list[SealPartitionOperator | ReconcilePartitionsOperator]:
+    """Add the tasks from landed data to sealed partitions that agree; return the last ones, the source's first."""
+    source = pipeline.source
+    used = {source.dataset: [source.event_time, *pipeline.features.keys]}
+    used.setdefault(pipeline.label_feed.dataset, []).extend(pipeline.label.columns)
+    datasets = [feed.dataset for feed in pipeline.feeds]
+    if unknown := next((name for name in validate if name not in datasets), None):
+        raise ConfigError(
+            f"Model {pipeline.model!r} has no feed of dataset {unknown!r}.{did_you_mean(unknown, datasets)}",
+            detail=f"validate={{{unknown!r}: ...}}; the feeds are: {', '.join(datasets)}",
+            hint="Correct the name.",
+        )
+    sealed: dict[str, SealPartitionOperator] = {}
     for feed in pipeline.feeds:
         entity = [pipeline.entity] if feed.dataset in used else []
-        sealed[feed.dataset] = _sealed(feed, pipeline, key, [*entity, *used.get(feed.dataset, [feed.event_time])])
-        sealed[feed.dataset] >> apply
-    feeds = {feed.dataset: feed for feed in pipeline.feeds}
+        columns = [*entity, *used.get(feed.dataset, [feed.event_time])]
+        checked = {"columns_used": columns, "feast_conn_id": feast_conn_id}
+        sealed[feed.dataset] = _sealed(feed, pipeline, key, validate.get(feed.dataset), checked)
+    agree, feeds = [], {feed.dataset: feed for feed in pipeline.feeds}
     for pair in pipeline.reconcile:
         reconcile = ReconcilePartitionsOperator(
             task_id=f"reconcile_{pair.left}_with_{pair.right}",
@@ -144,10 +191,9 @@ def _features(pipeline: ModelPipeline, key: str = "") -> FeastFeatureFreshnessSe
             ledger_conn_id=pipeline.ledger_conn_id,
             **refused_as(pipeline, "partition_blocked"),
         )
-        [sealed[pair.left], sealed[pair.right]] >> reconcile >> apply
-    apply >> compute >> plan
-    [plan, materialize] >> fresh
-    return fresh
+        [sealed[pair.left], sealed[pair.right]] >> reconcile
+        agree.append(reconcile)
+    return [*sealed.values(), *agree]
 
 
 def _key_of(feed: Feed, pipeline: ModelPipeline, key: str) -> str:
@@ -162,22 +208,26 @@ def _key_of(feed: Feed, pipeline: ModelPipeline, key: str) -> str:
     )
 
 
-def _sealed(feed: Feed, pipeline: ModelPipeline, key: str, columns_used: list[str]) -> SealPartitionOperator:
-    """Add the tasks that take one feed's day from landing to a sealed partition; return the last one."""
+def _sealed(
+    feed: Feed, pipeline: ModelPipeline, key: str, validated: OwnTask | None, checked: dict[str, Any]
+) -> SealPartitionOperator:
+    """Add the tasks that take one feed's day from landing to a sealed partition; return the last one.
+
+    :param validated: What validates it instead of its suite.
+    :param checked: More arguments of its checks.
+    """
     own, key = str(feed.partitioning), _key_of(feed, pipeline, key)
     told = {**refused_as(pipeline, "partition_blocked"), **feed.resources.as_arguments()}
     with TaskGroup(feed.dataset):
         wait, staged = _taken(feed, key, told)
         landed = result(staged, "uri")
-        validate = GXValidateDataOperator(
-            task_id="validate",
-            data=landed,
-            suite=feed.suite,
-            may_be_empty=feed.may_be_empty,
-            dataset=feed.dataset,
-            key=key,
-            ledger_conn_id=pipeline.ledger_conn_id,
-            **told,
+        common = {"data": landed, "dataset": feed.dataset, "key": key, "ledger_conn_id": pipeline.ledger_conn_id}
+        validate = (
+            validated_by(validated, staged, **common, **told)
+            if validated
+            else GXValidateDataOperator(
+                task_id="validate", suite=feed.suite, may_be_empty=feed.may_be_empty, **common, **told
+            )
         )
         check = CheckPartitionOperator(
             task_id="check",
@@ -190,14 +240,13 @@ def _sealed(feed: Feed, pipeline: ModelPipeline, key: str, columns_used: list[st
             checks=dict(vars(feed.checks)),
             model=pipeline.model,
             service=pipeline.features.name,
-            columns_used=columns_used,
             label_column=pipeline.label.column if feed is pipeline.label_feed else "",
             problem=pipeline.label.problem,
             heads=dict(pipeline.label.heads),
             needs=pipeline.needs(feed),
             known_at=pipeline.label.known_at if feed is pipeline.label_feed else "",
-            feast_conn_id=pipeline.features.conn_id,
             ledger_conn_id=pipeline.ledger_conn_id,
+            **checked,
             **told,
         )
         seal = SealPartitionOperator(

@@ -18,8 +18,9 @@ from airflow_mlops.assets import features_asset
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.operators.retraining import CheckServedAgeOperator, DecideTrainingOperator
 from airflow_mlops.operators.start_training import StartTrainingOperator
+from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.retraining import shortest_interval
-from airflow_mlops.templates.base import pipeline_dag, result
+from airflow_mlops.templates.base import pipeline_dag, result, sources_of
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -37,11 +38,6 @@ def retrain_dag(pipeline: ModelPipeline) -> DAG:
         features_asset(pipeline.model, pipeline.owner), *(Asset.ref(name=name) for name in retrain.on_assets)
     )
     warn_of_age(pipeline)
-    common: dict[str, Any] = {
-        "model": pipeline.model,
-        "tf_serving_conn_id": pipeline.deploy.server,
-        "ledger_conn_id": pipeline.ledger_conn_id,
-    }
     with pipeline_dag(
         pipeline,
         "retrain",
@@ -50,27 +46,40 @@ def retrain_dag(pipeline: ModelPipeline) -> DAG:
         start_date=pipeline.source.starts_at,
     ) as dag:
         if retrain.triggers:
-            decide = DecideTrainingOperator(
-                task_id="decide",
-                watch=_watch(pipeline),
-                cooldown=retrain.cooldown or "",
-                assets=list(retrain.on_assets),
-                **common,
-            )
-            StartTrainingOperator(
-                task_id="start",
-                trigger_dag_id=f"{pipeline.model}.train",
-                trigger_run_id=result(decide, "run_id"),
-                logical_date=None,
-                conf={"request": result(decide, "request")},
-                note=result(decide, "why"),
-                skip_when_already_exists=True,
-            )
+            decide_and_start(pipeline)
         if retrain.max_age:
             CheckServedAgeOperator(
-                task_id="check_served_age", max_age=retrain.max_age, notify=pipeline.notify, **common
+                task_id="check_served_age",
+                max_age=retrain.max_age,
+                notify=pipeline.notify,
+                model=pipeline.model,
+                tf_serving_conn_id=pipeline.deploy.server,
+                ledger_conn_id=pipeline.ledger_conn_id,
             )
     return dag
+
+
+def decide_and_start(pipeline: ModelPipeline) -> None:
+    """Add the tasks that decide whether a training starts, and that start it."""
+    retrain = pipeline.retrain
+    decide = DecideTrainingOperator(
+        task_id="decide",
+        watch=_watch(pipeline),
+        cooldown=retrain.cooldown or "",
+        assets=list(retrain.on_assets),
+        model=pipeline.model,
+        tf_serving_conn_id=pipeline.deploy.server,
+        ledger_conn_id=pipeline.ledger_conn_id,
+    )
+    StartTrainingOperator(
+        task_id="start",
+        trigger_dag_id=f"{pipeline.model}.train",
+        trigger_run_id=result(decide, "run_id"),
+        logical_date=None,
+        conf={"request": result(decide, "request")},
+        note=result(decide, "why"),
+        skip_when_already_exists=True,
+    )
 
 
 def _watch(pipeline: ModelPipeline) -> dict[str, Any]:
@@ -90,6 +99,21 @@ def _watch(pipeline: ModelPipeline) -> dict[str, Any]:
         "drift_psi": retrain.drift_psi,
         "decay": retrain.decay,
         "on_new_features": retrain.on_new_features,
+        "rollup": _rollup(pipeline),
+    }
+
+
+def _rollup(pipeline: ModelPipeline) -> dict[str, Any] | None:
+    """Return the partitions that are trained on together, in plain values."""
+    rollup, cut = pipeline.retrain.rollup, pipeline.source.partitioning
+    if rollup is None:
+        return None
+    return {
+        "every": str(Partitioning(rollup.every, cut.timezone)),
+        "cut": str(cut),
+        "sources": sources_of(pipeline),
+        "minimum": rollup.minimum,
+        "deadline": rollup.deadline,
     }
 
 
@@ -104,6 +128,8 @@ def warn_of_age(pipeline: ModelPipeline) -> None:
         return
     if retrain.cron is not None:
         between = shortest_interval(retrain.cron)
+    elif retrain.rollup is not None:
+        between = retrain.rollup.longest
     else:
         between = parse_duration(retrain.cooldown) if retrain.cooldown else timedelta(0)
     parts = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronTriggerTimetable, Param
 
@@ -24,11 +24,12 @@ from airflow_mlops.operators.retraining import AdmitTrainingOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator
 from airflow_mlops.operators.tensorflow_launch import training_tasks
 from airflow_mlops.sensors.readiness import TrainingDataSensor
-from airflow_mlops.templates.base import Stage, pipeline_dag, refused_as, remind_of_pin, result, stage
+from airflow_mlops.templates.base import Stage, pipeline_dag, refused_as, remind_of_pin, result, sources_of, stage
+from airflow_mlops.templates.own import OwnTask, output_of, own_task, validated_by
 from airflow_mlops.templates.slack import warn_of_missing_slack
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG
+    from airflow.sdk import DAG, BaseOperator, XComArg
 
     from airflow_mlops.pipeline import ModelPipeline
 
@@ -80,7 +81,14 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
 
 
 def train_group(
-    pipeline: ModelPipeline, group_id: str = "train", *, as_of: str = "", reason: str = "", window: str = ""
+    pipeline: ModelPipeline,
+    group_id: str = "train",
+    *,
+    as_of: str = "",
+    reason: str = "",
+    window: str = "",
+    validate: OwnTask | None = None,
+    train: OwnTask | None = None,
 ) -> Stage:
     """Return the tasks of ``<model>.train`` as a group, for a DAG of one's own.
 
@@ -90,33 +98,75 @@ def train_group(
     :param as_of: Train on what was known at this moment (ISO); empty: on the latest data that is complete.
     :param reason: Why, in words; another ``window`` must have one.
     :param window: How much history is trained on; empty: as the pipeline says.
+    :param validate: Validates the snapshot instead of its suite: a function that takes ``data``, its folder, and
+        ``key``, its id, and returns a task, such as one decorated by ``@task``.
+    :param train: Trains instead of the pipeline's ``Trainer``: a function that takes ``data``, the folder of the
+        snapshot, and returns a task whose result is the folder of a SavedModel. It is held against the snapshot.
+    :raises ConfigError: when one of the two makes no task.
     """
     with stage(pipeline, group_id, {}) as group:
-        group.output = _train(pipeline, as_of, {"reason": reason, "window": window}).output
+        group.output = _train(pipeline, as_of, {"reason": reason, "window": window}, validate, train).output
     return group
 
 
-def _train(pipeline: ModelPipeline, as_of: str, asked: Mapping[str, str]) -> MLflowJudgeModelOperator:
+def train_on_group(
+    pipeline: ModelPipeline, group_id: str = "train", *, data: str | XComArg, validate: OwnTask | None = None
+) -> Stage:
+    """Return the tasks that make and judge a challenger from files of one's own as a group: without Feast.
+
+    :param group_id: Name of the group.
+    :param data: Parquet files with the entity, the label and the inputs of the model, and nothing else, such as what a
+        task before returned; see :mod:`airflow_mlops.engine.training.own_data`.
+    :param validate: Validates them instead of the suite of the features: see :func:`train_group`; ``key`` is empty.
+    """
+    label = pipeline.label
+    files: dict[str, Any] = {
+        "data": data,
+        "dataset": f"{pipeline.model}.data",
+        "ledger_conn_id": pipeline.ledger_conn_id,
+    }
+    with stage(pipeline, group_id, {}) as group:
+        checked = (
+            validated_by(validate, **files, key="")
+            if validate
+            else GXValidateDataOperator(task_id="validate", suite=pipeline.features.suite, **files)
+        )
+        fit = training_tasks(
+            data=data,
+            validation=checked.output,
+            label_column=label.column,
+            problem=label.problem,
+            heads=dict(label.heads),
+            weight=label.weight,
+            group=label.group,
+            entity=pipeline.entity,
+            model_params=pipeline.train.params,
+            **_trainer(pipeline),
+        )
+        group.output = _judged(pipeline, fit).output
+    return group
+
+
+def _train(
+    pipeline: ModelPipeline,
+    as_of: str,
+    asked: Mapping[str, str],
+    validated: OwnTask | None = None,
+    fitted: OwnTask | None = None,
+) -> MLflowJudgeModelOperator:
     """Add the tasks from data that is complete to a judged challenger; return the last one.
 
     :param as_of: Moment of which knowledge is used; a template.
     :param asked: What the run is for, and what of it is other than usual; templates.
+    :param validated: What validates the snapshot instead of its suite.
+    :param fitted: What trains instead of the pipeline's trainer.
     """
     source, label, features, train = pipeline.source, pipeline.label, pipeline.features, pipeline.train
-    timeout = parse_duration(train.timeout)
     # Each takes what the one before returned:
     # ready >> admit >> snapshot >> validate >> fit >> evaluate >> register >> judge
     ready = TrainingDataSensor(
         task_id="wait_data",
-        sources=[
-            {
-                "dataset": feed.dataset,
-                "start": feed.start.isoformat(),
-                "end": feed.end.isoformat() if feed.end else "",
-                "ahead": "ahead" if feed.dataset in pipeline.ahead else "",
-            }
-            for feed in pipeline.feeds
-        ],
+        sources=sources_of(pipeline),
         as_of=as_of,
         model=pipeline.model,
         deferrable=True,
@@ -174,41 +224,73 @@ def _train(pipeline: ModelPipeline, as_of: str, asked: Mapping[str, str]) -> MLf
         ledger_conn_id=pipeline.ledger_conn_id,
         **features.resources.as_arguments(),
     )
-    validate = GXValidateDataOperator(
-        task_id="validate",
-        data=result(snapshot, "uri"),
-        suite=features.suite,
-        dataset=f"{pipeline.model}.snapshot",
-        key=result(snapshot, "id"),
-        ledger_conn_id=pipeline.ledger_conn_id,
+    taken: dict[str, Any] = {
+        "data": result(snapshot, "uri"),
+        "dataset": f"{pipeline.model}.snapshot",
+        "key": result(snapshot, "id"),
+        "ledger_conn_id": pipeline.ledger_conn_id,
+    }
+    validate = (
+        validated_by(validated, snapshot, **taken)
+        if validated
+        else GXValidateDataOperator(task_id="validate", suite=features.suite, **taken)
     )
-    fit = training_tasks(
-        launcher=train.launcher,
-        resources=train.resources,
+    told: dict[str, Any] = {
+        "snapshot": result(snapshot, "id"),
+        "validation": validate.output,
+        "model_params": result(admit, "model_params"),
+        "skip_known": True,
+    }
+    if fitted is None:
+        return _judged(pipeline, training_tasks(**told, **_trainer(pipeline)))
+    from airflow_mlops.operators.tensorflow_adopt import TensorFlowAdoptModelOperator  # only those who use it load it
+
+    made = own_task(fitted, "train", validate, data=result(snapshot, "uri"))
+    adopt = TensorFlowAdoptModelOperator(
+        task_id="adopt",
         model=pipeline.model,
-        snapshot=result(snapshot, "id"),
-        validation=validate.output,
-        entrypoint=train.entrypoint or "",
-        fit=train.fit or "",
-        script=train.script,
-        args=list(train.args),
-        python=train.python,
+        saved_model=output_of(made),
         seed=train.seed,
-        epochs=train.epochs,
-        batch_size=train.batch_size,
-        model_params=result(admit, "model_params"),
-        skip_known=True,
         golden=train.golden,
-        transform=train.transform or "",
-        timeout=timeout.total_seconds(),
-        stall_timeout=parse_duration(train.stall_timeout).total_seconds(),
-        max_cost=train.max_cost,
-        min_rows_share=train.min_rows_share,
-        checkpoint_every=parse_duration(train.checkpoint_every).total_seconds() if train.checkpoint_every else None,
-        tensorboard=train.tensorboard,
         mlflow_conn_id=pipeline.mlflow_conn_id,
         ledger_conn_id=pipeline.ledger_conn_id,
+        **told,
     )
+    made >> adopt
+    return _judged(pipeline, adopt)
+
+
+def _trainer(pipeline: ModelPipeline) -> dict[str, Any]:
+    """Return how a pipeline trains, as arguments of its training's tasks."""
+    train = pipeline.train
+    return {
+        "launcher": train.launcher,
+        "resources": train.resources,
+        "model": pipeline.model,
+        "entrypoint": train.entrypoint or "",
+        "fit": train.fit or "",
+        "script": train.script,
+        "args": list(train.args),
+        "python": train.python,
+        "seed": train.seed,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "golden": train.golden,
+        "transform": train.transform or "",
+        "timeout": parse_duration(train.timeout).total_seconds(),
+        "stall_timeout": parse_duration(train.stall_timeout).total_seconds(),
+        "max_cost": train.max_cost,
+        "min_rows_share": train.min_rows_share,
+        "checkpoint_every": parse_duration(train.checkpoint_every).total_seconds() if train.checkpoint_every else None,
+        "tensorboard": train.tensorboard,
+        "mlflow_conn_id": pipeline.mlflow_conn_id,
+        "ledger_conn_id": pipeline.ledger_conn_id,
+    }
+
+
+def _judged(pipeline: ModelPipeline, fit: BaseOperator) -> MLflowJudgeModelOperator:
+    """Add the tasks from a training to a judged challenger; return the last one."""
+    train = pipeline.train
     evaluate = TensorFlowEvaluateModelOperator(
         task_id="evaluate",
         model=pipeline.model,

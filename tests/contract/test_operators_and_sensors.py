@@ -42,6 +42,9 @@ PREFIXES = (
         "DecideTraining",
         "AdmitTraining",
         "CheckServedAge",
+        "RecordValidation",
+        "ReportConfigError",
+        "TrainedModelServes",
     ),
 )
 # Behaviour of the task itself, known when the DAG is written.
@@ -86,6 +89,9 @@ NOT_TEMPLATED = {
         "checkpoint_every",
         "tensorboard",
         "skip_known",
+        "headline",
+        "detail",
+        "hint",
     ),
 }
 FORBIDDEN_WORDS = {"conn_id", "polling_interval", "polling_period", "wait", "check_interval"}

@@ -25,6 +25,7 @@ from airflow_mlops.operators.mlflow_elsewhere import MLflowRegisterSavedModelOpe
 from airflow_mlops.operators.retraining import AdmitTrainingOperator
 from airflow_mlops.operators.runbook import HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
+from airflow_mlops.operators.tensorflow_adopt import TensorFlowAdoptModelOperator
 from airflow_mlops.operators.tensorflow_launch import TensorFlowPrepareTrainingOperator
 from airflow_mlops.operators.tf_serving import (
     TFServingLoadVersionOperator,
@@ -45,6 +46,7 @@ STOPPED = [
     TFServingLoadVersionOperator,
     TFServingPromoteVersionOperator,
     TFServingPublishModelOperator,
+    TensorFlowAdoptModelOperator,
     TensorFlowPrepareTrainingOperator,
     TensorFlowTrainOperator,
 ]

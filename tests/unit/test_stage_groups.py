@@ -7,9 +7,11 @@ import re
 
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
+from airflow.sdk import DAG, TaskGroup
+from airflow.sdk import task as as_task
 
-from airflow_mlops.templates import deploy_group, features_group, train_group
+from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.templates import deploy_group, features_group, partitions_group, train_group, train_on_group
 
 GROUPS = {"features": features_group, "train": train_group, "deploy": deploy_group}
 
@@ -85,3 +87,79 @@ def test_every_task_says_what_it_does(pipeline):
             assert len(task.doc_md or "") > 20, task.task_id
             assert ":param" not in task.doc_md
             assert ":class:" not in task.doc_md
+
+
+@as_task
+def own_checks(data: str, key: str) -> None:
+    """Check files."""
+
+
+@as_task
+def own_training(data: str) -> str:
+    """Train on a snapshot."""
+    return data
+
+
+def test_a_feed_may_be_validated_by_a_task_of_ones_own(pipeline):
+    with DAG("mine", schedule=None) as dag:
+        features_group(pipeline, key="ds", validate={"departures": own_checks})
+    checks = dag.task_dict["features.departures.own_checks"]
+    assert checks.upstream_task_ids == {"features.departures.stage"}
+    assert checks.op_kwargs["key"] == "{{ ds }}"
+    record = dag.task_dict["features.departures.record_validation"]
+    assert (record.task_type, record.checked_by) == ("RecordValidationOperator", "features.departures.own_checks")
+    assert dag.task_dict["features.departures.check"].validation.operator is record
+    assert dag.task_dict["features.arrivals.validate"].task_type == "GXValidateDataOperator"
+
+
+def test_the_partitions_alone_have_no_feast(pipeline):
+    with DAG("mine", schedule=None) as dag:
+        partitions_group(pipeline) >> EmptyOperator(task_id="after")
+    assert not [name for name, one in dag.task_dict.items() if one.task_type.startswith("Feast")]
+    assert {dag.task_dict[f"partitions.{feed.dataset}.check"].feast_conn_id for feed in pipeline.feeds} == {""}
+    before = dag.task_dict["after"].get_flat_relative_ids(upstream=True)
+    assert before >= {f"partitions.{feed.dataset}.seal" for feed in pipeline.feeds}
+
+
+def test_a_snapshot_may_be_validated_and_trained_on_by_tasks_of_ones_own(pipeline):
+    with DAG("mine", schedule=None) as dag:
+        train_group(pipeline, validate=own_checks, train=own_training)
+    tasks = dag.task_dict
+    assert tasks["train.own_checks"].upstream_task_ids == {"train.snapshot"}
+    assert tasks["train.own_training"].upstream_task_ids == {"train.record_validation", "train.snapshot"}
+    adopt = tasks["train.adopt"]
+    assert adopt.saved_model.operator is tasks["train.own_training"]
+    assert tasks["train.evaluate"].training.operator is adopt
+    assert "train.train" not in tasks
+
+
+def test_an_operator_of_ones_own_may_train(pipeline):
+    with DAG("mine", schedule=None) as dag:
+        train_group(pipeline, train=lambda data: EmptyOperator(task_id="fit"))
+    assert dag.task_dict["train.fit"].upstream_task_ids == {"train.validate"}
+
+
+def test_files_of_ones_own_are_trained_on_without_feast(pipeline):
+    with DAG("mine", schedule=None) as dag:
+        files = own_training("lake")
+        train_on_group(pipeline, data=files, validate=own_checks) >> deploy_group(pipeline, parity=False)
+    tasks = dag.task_dict
+    assert not [name for name, one in tasks.items() if one.task_type.startswith("Feast")]
+    assert tasks["train.train"].data.operator is tasks["own_training"]
+    assert tasks["train.train"].validation.operator is tasks["train.record_validation"]
+    assert tasks["train.train"].label_column == pipeline.label.column
+    assert tasks["deploy.promote"].upstream_task_ids == {"deploy.verify", "deploy.fetch"}
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda one: features_group(one, validate={"departure": own_checks}), "Did you mean 'departures'?"),
+        (lambda one: features_group(one, validate={"departures": lambda data, key: None}), "is no task"),
+        (lambda one: train_group(one, train=lambda data: "folder"), "is no task"),
+        (lambda one: train_group(one, train=lambda data: TaskGroup("fits")), "which of them has the model"),
+    ],
+)
+def test_a_part_that_is_none_is_explained(pipeline, build, says):
+    with DAG("mine", schedule=None), pytest.raises(ConfigError, match=re.escape(says)):
+        build(pipeline)

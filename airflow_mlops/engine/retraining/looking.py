@@ -46,8 +46,9 @@ def look_and_decide(
         situation = _situation(ledger, state, running)
     live = {one.reason for one in (*waiting, *running)}
     for one in triggers:
-        if one.fires and basis is not None and one.reason not in live:
-            waiting.append(ask_while(ledger, watch.model, one.reason, one.detail, basis=basis.snapshot, who=who))
+        since = one.about or ("" if basis is None else basis.snapshot)
+        if one.fires and one.reason not in live:
+            waiting.append(ask_while(ledger, watch.model, one.reason, one.detail, basis=since, who=who))
     now = datetime.now(UTC)
     made = decide([one for one in waiting if one.state == "waiting"], situation, policy, now)
     record_look(ledger, watch.model, made, triggers, now)

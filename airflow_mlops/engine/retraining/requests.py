@@ -18,7 +18,7 @@ from airflow_mlops.engine.ledger import Ledger, as_json
 from airflow_mlops.engine.ledger.models import TrainingRequestRow as Row
 from airflow_mlops.engine.ledger.payloads import check_names
 
-Reason = Literal["emergency", "hand", "backfill", "cron", "decay", "drift", "features", "new_rows", "asset"]
+Reason = Literal["emergency", "hand", "backfill", "cron", "rollup", "decay", "drift", "features", "new_rows", "asset"]
 State = Literal["waiting", "started", "merged", "done", "failed", "skipped"]
 
 PRIORITY: dict[Reason, int] = {
@@ -26,6 +26,7 @@ PRIORITY: dict[Reason, int] = {
     "hand": 80,
     "backfill": 70,
     "cron": 60,
+    "rollup": 55,
     "decay": 50,
     "drift": 40,
     "features": 30,

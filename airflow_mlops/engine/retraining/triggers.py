@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airflow_mlops.engine.data.lateness import SNAPSHOT
@@ -18,6 +18,7 @@ from airflow_mlops.engine.retraining.decay import measure_decay
 from airflow_mlops.engine.retraining.drift import Trained, measure_drift
 from airflow_mlops.engine.retraining.fresh import Fresh
 from airflow_mlops.engine.retraining.requests import Reason
+from airflow_mlops.engine.retraining.rollup import Rollup, due
 from airflow_mlops.exceptions import DataError
 
 
@@ -38,6 +39,7 @@ class Watch:
     :param drift_psi: Population stability index of a column.
     :param decay: Metric, and by how much it may be worse on matured labels than when the model was judged.
     :param on_new_features: Whether a new version or definition of the feature service does.
+    :param rollup: Partitions that are trained on together.
     """
 
     model: str
@@ -54,17 +56,22 @@ class Watch:
     drift_psi: float | None = None
     decay: tuple[str, float] | None = None
     on_new_features: bool = False
+    rollup: Rollup | None = None
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """One trigger as it was found: its value beside the bound from which on it fires, and what there is to say."""
+    """One trigger as it was found: its value beside the bound from which on it fires, and what there is to say.
+
+    :param about: What it is asked for once of, such as a week; empty: since the last training.
+    """
 
     reason: Reason
     fires: bool
     value: float | None
     bound: float | None
     detail: str
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,17 +108,18 @@ def look(
     :raises TransientError: when the ledger or the storage does not answer.
     """
     basis = basis_of(ledger, watch.model)
+    rolled = [] if watch.rollup is None else [_rollup(ledger, store, watch.model, watch.rollup, basis)]
     if basis is None:
         asked = {"new_rows": watch.new_rows, "drift": watch.drift_psi, "decay": watch.decay and watch.decay[1]}
         asked |= {"features": 1.0 if watch.on_new_features else None}
         nothing = "the model was never trained: the first training is by cron or by hand"
-        return None, [
+        return None, rolled + [
             Trigger(reason, False, None, bound, nothing)  # type: ignore[arg-type]
             for reason, bound in asked.items()
             if bound is not None
         ]
     sight = _Sight(ledger, store, home, watch, basis, Fresh(ledger, store))
-    return basis, list(_triggers(sight, stable or basis.version))
+    return basis, [*rolled, *_triggers(sight, stable or basis.version)]
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,13 @@ def _new_features(ledger: Ledger, watch: Watch, basis: Basis) -> Trigger:
     if repo.definition_hash(watch.service) != had.definition:
         return Trigger("features", True, 1, 1, f"the definition of feature service {watch.service} changed")
     return Trigger("features", False, 0, 1, said)
+
+
+def _rollup(ledger: Ledger, store: PartitionStore, model: str, rollup: Rollup, basis: Basis | None) -> Trigger:
+    known = ledger.facts(SNAPSHOT, model, key=basis.snapshot, limit=1) if basis is not None else []
+    seen = datetime.fromisoformat(known[0].payload["as_of"]) if known else None
+    fires, period, words = due(ledger, store, model, rollup, seen=seen, now=datetime.now(UTC))
+    return Trigger("rollup", fires, period.there, period.of, words, about=period.key)
 
 
 def _drift(sight: _Sight, serving: int, bound: float) -> Trigger:
