@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 else:
     BatchPredict = Any  # built by those who use it: see its module
 
+DagName = Literal[
+    "features", "train", "deploy", "retrain", "runbook", "rollback", "roll_through", "exclude", "sources", "history",
+    "backfill", "batch_predict",
+]  # fmt: skip
+"""The DAGs of a pipeline whose runs may have a deadline."""
+
 
 @part
 class ModelPipeline:
@@ -82,10 +88,7 @@ class ModelPipeline:
     tags: Sequence[str] = ()
     owner: str = ""
     notify: Sequence[Callable[..., Any]] = ()
-    deadlines: Mapping[
-        Literal["features", "train", "deploy", "retrain", "runbook", "sources", "history", "backfill", "batch_predict"],
-        Duration,
-    ] = Field(default_factory=dict)
+    deadlines: Mapping[DagName, Duration] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for gate in self.gates:

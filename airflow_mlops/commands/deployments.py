@@ -44,6 +44,9 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "--to", type=int, metavar="VERSION", help="any that is kept (default: the last that served well)"
     )
     target.add_argument("--served-on", default="", metavar="ISO", help="what served on a day, or at a moment")
+    target.add_argument(
+        "--trained-before", default="", metavar="ISO", help="the newest kept one that knows no data from a day on"
+    )
     rollback.set_defaults(run=_rollback)
 
     pin = commands.add_parser(
@@ -55,6 +58,14 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "unpin", parents=[place, of_model, said], help="let the next version that passes its gates be deployed again"
     )
     unpin.set_defaults(run=_unpin)
+
+    through = commands.add_parser(
+        "roll-through",
+        parents=[place, of_model, said],
+        help="go forward and not back: lift the pin, deploy the next version that passes, however often it was rolled "
+        "back",
+    )
+    through.set_defaults(run=_roll_through)
 
     listing = commands.add_parser(
         "deployments", parents=[place, of_model], help="what serves, what can be gone back to, what served when"
@@ -78,13 +89,15 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _rollback(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.evaluation.approvals import check_bytes
     from airflow_mlops.engine.features.governance.consumers import check_features
-    from airflow_mlops.engine.serving.deployments import require_deployed, version_to_go_back_to
+    from airflow_mlops.engine.serving.deployments import require_deployed
+    from airflow_mlops.engine.serving.going_back import version_to_go_back_to
     from airflow_mlops.hooks.tf_serving import TFServingHook
 
     ledger = open_ledger(options)
     require_deployed(ledger, options.server, options.model)
     use_laptop_connections(open_home(options))
-    to = version_to_go_back_to(ledger, options.server, options.model, options.to, options.served_on)
+    asked = (options.to, options.served_on, options.trained_before)
+    to = version_to_go_back_to(ledger, options.server, options.model, *asked)
     with TFServingHook(options.server).rollout(options.model, ledger) as rollout:
 
         def check(version: int) -> None:
@@ -128,6 +141,14 @@ def _unpin(options: argparse.Namespace) -> None:
             hint="Nothing was changed.",
         )
     print(f"Version {state.stable} of {options.model} serves, and the next one that passes its gates is deployed.")
+
+
+def _roll_through(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.serving.flapping import roll_through
+
+    state = roll_through(open_ledger(options), options.server, options.model, who(), options.reason)
+    print(f"Version {state.stable} of {options.model} serves, and the next one that passes its gates is deployed.")
+    print(f"To train it now, trigger {options.model}.train.")
 
 
 def _deployments(options: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from airflow_mlops.operators.mlflow import (
 )
 from airflow_mlops.operators.mlflow_elsewhere import MLflowRegisterSavedModelOperator
 from airflow_mlops.operators.retraining import AdmitTrainingOperator
+from airflow_mlops.operators.roll_through import TFServingRollThroughOperator
 from airflow_mlops.operators.runbook import HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from airflow_mlops.operators.tensorflow_launch import TensorFlowPrepareTrainingOperator
@@ -42,6 +43,7 @@ STOPPED = [
     MLflowJudgeModelOperator,
     MLflowRegisterModelOperator,
     MLflowRegisterSavedModelOperator,
+    TFServingRollThroughOperator,
     TFServingLoadVersionOperator,
     TFServingPromoteVersionOperator,
     TFServingPublishModelOperator,
