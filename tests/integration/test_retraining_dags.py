@@ -80,7 +80,11 @@ if __name__ == "__main__":
             at = datetime.now(UTC) + timedelta(seconds=second)
             session.add(AssetEvent(asset_id=bell.id, extra={}, timestamp=at))
     run("storm", "retrain")
-    run("special", "train", window="10d", exclude="2026-01-20", model_params={"hidden": 8}, reason="a bad day")
+    asked = {"exclude": "2026-01-20", "slices": "carrier=AA", "weight": "km", "model_params": {"hidden": 8}}
+    run("special", "train", window="10d", reason="a bad day", **asked)
+    run("brought", "train", only_say=True, data="lake/orders/2026-01-20")
+    run("both", "train", reason="why", data="lake/orders/2026-01-20", window="10d")
+    run("query", "train", reason="why", data="SELECT * FROM 'lake/*.parquet'")
     Path(sys.argv[1]).write_text(json.dumps(found, default=str))
 """
 
@@ -150,12 +154,24 @@ def test_a_dry_run_says_what_it_would_take_and_asks_for_nothing(runs, ledger):
 def test_what_is_other_than_usual_needs_a_reason_and_is_written_down(runs, ledger):
     assert runs["unreasoned"]["tasks"]["admit"] == "failed"
     assert runs["special"]["tasks"]["admit"] == "success"
-    special = {"window": "10d", "exclude": "2026-01-20", "model_params": {"hidden": 8}}
+    special = {
+        "window": "10d", "exclude": "2026-01-20", "slices": "carrier=AA", "weight": "km", "model_params": {"hidden": 8},
+    }  # fmt: skip
     told = runs["special"]["xcoms"]
+    assert json.loads(json.dumps(told["admit.without_slices"])) in ({"carrier": ["AA"]}, '{"carrier": ["AA"]}')
+    assert (told["admit.weight"].strip('"'), told["admit.data"].strip('"')) == ("km", "")
     assert json.loads(json.dumps(told["admit.special"])) in (special, json.dumps(special))
     [request] = [one for one in requests(ledger, "m") if one.reason == "emergency"]
     assert (request.special, request.detail) == (special, "a bad day")
     assert request.state in ("started", "done")
+
+
+def test_rows_that_are_brought_along_are_counted_and_ask_for_nothing_else(runs):
+    assert runs["brought"]["xcoms"]["admit.held"].strip('"') == (
+        f"Dry run: it would train on {ROWS} rows of lake/orders/2026-01-20. Nothing was trained."
+    )
+    assert runs["both"]["tasks"]["admit"] == "failed"
+    assert runs["query"]["tasks"]["admit"] == "failed"
 
 
 def test_twelve_events_in_a_minute_wait_together(runs, ledger):
