@@ -69,6 +69,7 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert airflow.runs_by_key(example.FEATURES).keys() == {DAY_3}
     end(airflow, example.FEATURES, yesterday)
     watcher.until(lambda: state_of(airflow, scheduled, "wait_data") == "deferred")
+    assert airflow.run(example.TRAIN, scheduled)["note"].startswith("cron: the schedule, due "), "why it started"
 
     # A day whose past is missing is refused in words; once the past is there, the cleared run converges.
     late = features(airflow, DAY_2)
@@ -88,6 +89,7 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert_materialized(airflow, late)
 
     first = demo.train(watcher, stack, YESTERDAY)
+    assert airflow.run(example.TRAIN, first.run_id)["note"].startswith("hand: ")
     demo.deploy(watcher, stack, first.version)
     assert_serves(stack, server, first.version)
 
