@@ -145,11 +145,11 @@ class ModelPipeline:
         retrain = self.retrain
         if retrain.decay is not None:
             self._check_metric(retrain.decay[0], "", self.label.problem, "Retrain(decay=...)")
-            if self.batch is None or self.label.problem in ("multiclass", "ranking"):
+            if self.batch is None or self.label.problem == "ranking":
                 raise ConfigError(
                     f"The decay of {self.model!r} cannot be measured.",
                     detail="it is that of what was predicted of each partition in time, held against its labels: of "
-                    "truths and numbers",
+                    "truths, classes and numbers",
                     hint="Let each partition be predicted: ModelPipeline(batch=BatchPredict()); or leave decay out.",
                 )
         own = [f"{self.model}.challenger", f"{self.model}.champion"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +23,7 @@ from airflow_mlops.engine.retraining import drift
 from airflow_mlops.engine.retraining.decide import Policy
 from airflow_mlops.engine.retraining.drift import psi
 from airflow_mlops.engine.retraining.looking import admit, look_and_decide, served_age
+from airflow_mlops.engine.retraining.registered import Registered, record_registered
 from airflow_mlops.engine.retraining.requests import ask, request_of, requests, settle, start
 from airflow_mlops.engine.retraining.triggers import Trigger, look
 from airflow_mlops.engine.retraining.why import why
@@ -132,14 +135,16 @@ def predict(world: World, day: int, *, good: bool, version: int = 1) -> None:
     """Seal predictions of a day, as batch prediction does."""
     key = at(day).date().isoformat()
     rows = world.store.read([world.store.get("outcomes", key)], ["id", "late"]).to_pylist()
+    answers = [(0.9 if row["late"] == good else 0.1) + n / 1e6 for n, row in enumerate(rows)]
+    seal_predictions(world, day, {"id": [row["id"] for row in rows], "probability": answers}, version=version)
+
+
+def seal_predictions(world: World, day: int, columns: dict[str, Any], *, version: int) -> None:
+    key = at(day).date().isoformat()
     folder = world.home / "predicted" / key
     folder.mkdir(parents=True)
-    table = {
-        "at": [at(day) + timedelta(hours=12)] * len(rows),
-        "id": [row["id"] for row in rows],
-        "probability": [(0.9 if row["late"] == good else 0.1) + n / 1e6 for n, row in enumerate(rows)],
-    }
-    pq.write_table(pa.table(table), folder / "rows.parquet")
+    times = [at(day) + timedelta(hours=12)] * len(columns["id"])
+    pq.write_table(pa.table({"at": times, **columns}), folder / "rows.parquet")
     hashed = batch_hash(parquet_files(folder))
     sealed = world.store.seal("m.predictions", key, folder, event_time="at", batch_hash=hashed, suite_hash=None)
     told = {"revision": sealed.revision, "model": "m", "version": str(version)}
@@ -165,6 +170,37 @@ def test_decay_is_that_of_what_was_predicted_in_time(world: World):
     assert found(world, decay=decay) == badly, "its labels have not matured"
     world.serve(2)
     assert "was not written down" in found(world, decay=decay).detail
+
+
+def test_decay_of_classes_is_that_of_all_their_probabilities(world: World):
+    """The carrier is predicted of each order; one that the model never saw is counted apart."""
+    classes = ["AA", "DL"]  # UA has come since
+    manifest = world.home / "snapshots" / "snapshot1" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "problem": "multiclass", "classes": classes}))
+    asked = {"decay": ("accuracy", 0.1), "label": "carrier", "problem": "multiclass"}
+    made = Registered(
+        model="m", version=2, spec_hash="s", snapshot="snapshot1", run="m.train run2", metrics={"accuracy": 0.9}
+    )
+    record_registered(world.ledger, made)
+    world.serve(2)
+    world.seal_days(TRAINED + 1, TRAINED + 9)
+    others = 0
+    for day, right in ((TRAINED, 1.0), *((TRAINED + n, 0.5) for n in range(1, 8))):
+        key = at(day).date().isoformat()
+        rows = world.store.read([world.store.get("outcomes", key)], ["id", "carrier"]).to_pylist()
+        others += sum(row["carrier"] == "UA" for row in rows)
+        hit = [n < right * len(rows) for n in range(len(rows))]
+        said = [
+            [0.8, 0.2] if (row["carrier"] == "AA") == good else [0.2, 0.8] for row, good in zip(rows, hit, strict=True)
+        ]
+        answers = pa.array(said, pa.list_(pa.float32()))
+        seal_predictions(world, day, {"id": [row["id"] for row in rows], "probabilities": answers}, version=2)
+    decayed = found(world, **asked)
+    assert decayed.fires
+    assert 0.2 < decayed.value < 0.45, decayed.detail
+    assert f"{others} more are of classes that it never saw" in decayed.detail
+    manifest.unlink()
+    assert found(world, **asked) == decayed, "each partition is held against its labels once"
 
 
 def test_before_the_first_training_nothing_asks(tmp_path: Path):

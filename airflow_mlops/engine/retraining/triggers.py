@@ -136,7 +136,7 @@ def _triggers(sight: _Sight, serving: int) -> Iterator[Trigger]:
         yield _drift(sight, serving, watch.drift_psi)
     if watch.decay is not None:
         metric, bound = watch.decay
-        worse, detail = measure_decay(sight.ledger, sight.store, watch, serving, metric)
+        worse, detail = measure_decay(sight.ledger, sight.store, sight.home, watch, serving, metric)
         yield Trigger("decay", worse is not None and worse > bound, worse, bound, detail)
 
 
