@@ -125,8 +125,10 @@ class DecideTrainingOperator(MlopsOperator):
         """Ask for a training for each event of the assets: those of the last days, whether they woke this or not."""
         from airflow_mlops.engine.retraining.requests import ask, started_last
 
-        last = started_last(ledger, self.model)
+        last, now = started_last(ledger, self.model), datetime.now(UTC)
         since = None if last is None else last.started_at
+        if since is not None and since > now:  # written by a clock that was wrong: it has seen no event
+            since = None
         for name in self.assets:
             for event in self._events(name):
                 if since is not None and event.timestamp <= since:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,8 +19,11 @@ from airflow_mlops.engine.data import profiles
 from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import batch_hash
+from airflow_mlops.engine.features.computing.files import revision_of, write_day
+from airflow_mlops.engine.features.governance.consumers import read_by
+from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.halts import halt
-from airflow_mlops.engine.retraining import drift
+from airflow_mlops.engine.retraining import drift, feature_days
 from airflow_mlops.engine.retraining.decide import Policy
 from airflow_mlops.engine.retraining.drift import psi
 from airflow_mlops.engine.retraining.looking import admit, look_and_decide, served_age
@@ -117,6 +121,40 @@ def test_each_profile_is_read_once_and_no_row_ever(world: World, monkeypatch: py
     for file in (world.home / "partitions").rglob("*.parquet"):
         file.unlink()
     assert found(world, drift_psi=0.2) == before
+
+
+def compute(world: World, first: int, last: int, *, shift: float = 0.0) -> dict[str, str]:
+    """Write days of a feature view that a version reads one column of; return key → revision."""
+    for day in range(first, last):
+        rng = np.random.default_rng(1000 + day)
+        times = [at(day) + timedelta(hours=12)] * ROWS
+        columns = {"at": times, "carrier": ["AA"] * ROWS, "mean_km": rng.normal(shift, 1.0, ROWS)}
+        columns["unread"] = rng.normal(5.0 * shift, 1.0, ROWS)
+        write_day(world.home, "carriers", at(day).date().isoformat(), pa.table(columns))
+    keys = [at(day).date().isoformat() for day in range(first, last)]
+    return {key: revision_of(feature_file(world.home, "carriers", key)) for key in keys}
+
+
+def test_drift_is_that_of_computed_features_too(world: World, monkeypatch: pytest.MonkeyPatch):
+    """The feed has not moved, and what is computed of it has: each day's rows are read once, when it is new."""
+    manifest = world.home / "snapshots" / "snapshot1" / "manifest.json"
+    pins = {"carriers": compute(world, 0, TRAINED)}
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "feature_files": pins}))
+    read = read_by(world.ledger, "m", 1).model_copy(update={"features": ("carriers:mean_km", "gone:mean")})
+    world.ledger.record("model_features", "m", read.model_dump(mode="json"), key="1")
+    world.seal_days(TRAINED + 1, TRAINED + 8)
+    compute(world, TRAINED, TRAINED + 8)
+    quiet = found(world, drift_psi=0.2)
+    assert not quiet.fires
+    assert "PSI of 3 columns" in quiet.detail, "what the version does not read does not count"
+    compute(world, TRAINED, TRAINED + 8, shift=1.0)
+    trigger = found(world, drift_psi=0.2)
+    assert trigger.fires
+    assert trigger.detail.startswith("PSI of 3 columns, bound 0.2: features.carriers.mean_km ")
+    monkeypatch.setattr(feature_days, "profile_files", lambda *args, **kwargs: pytest.fail("rows were read again"))
+    assert found(world, drift_psi=0.2) == trigger
+    exclude(world.ledger, "orders", at(TRAINED), at(TRAINED + 8), "a bad feed", "ann")
+    assert not found(world, drift_psi=0.2).fires
 
 
 def test_the_index_is_that_of_the_books():

@@ -178,7 +178,7 @@ def _drift(sight: _Sight, serving: int, bound: float) -> Trigger:
     basis, model = sight.basis, sight.watch.model
     read = basis.features if serving == basis.version else read_by(sight.ledger, model, serving) or basis.features
     made_of = basis.partitions if read.snapshot == basis.snapshot else _made_of(sight.ledger, read)
-    trained = Trained(sight.ledger, sight.store, sight.home, sight.watch, read.snapshot, made_of)
+    trained = Trained(sight.ledger, sight.store, sight.home, sight.watch, read.snapshot, made_of, read.features)
     try:
         found = measure_drift(trained, sight.fresh, bound)
     except DataError as error:
