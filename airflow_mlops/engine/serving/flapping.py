@@ -6,6 +6,7 @@ To go on all the same, by the next version, is a choice of its own: :func:`roll_
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import zip_longest
 
 from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.halts import halted
@@ -35,7 +36,7 @@ def flapping(ledger: Ledger, server: str, model: str, now: datetime) -> str:
     """
     back = []
     history = list(lasting(moves(ledger, server, model)))
-    for move, before in zip(history, [*history[1:], None], strict=True):
+    for move, before in zip_longest(history, history[1:]):
         if move.action == ROLL_THROUGH or move.at <= now - WITHIN:
             break
         if move.action == "rollback" and before is not None and before.state.stable != move.state.stable:
