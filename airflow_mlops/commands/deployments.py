@@ -67,6 +67,16 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     through.set_defaults(run=_roll_through)
 
+    allow = commands.add_parser(
+        "allow-code",
+        parents=[place, said],
+        help="answer for a version of code that nobody committed: until when it may be deployed",
+    )
+    allow.add_argument("model", metavar="MODEL")
+    allow.add_argument("version", type=int, metavar="VERSION")
+    allow.add_argument("--until", required=True, metavar="ISO", help="until when")
+    allow.set_defaults(run=_allow_code)
+
     listing = commands.add_parser(
         "deployments", parents=[place, of_model], help="what serves, what can be gone back to, what served when"
     )
@@ -149,6 +159,16 @@ def _roll_through(options: argparse.Namespace) -> None:
     state = roll_through(open_ledger(options), options.server, options.model, who(), options.reason)
     print(f"Version {state.stable} of {options.model} serves, and the next one that passes its gates is deployed.")
     print(f"To train it now, trigger {options.model}.train.")
+
+
+def _allow_code(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.lateness import require_model
+    from airflow_mlops.engine.evaluation.committed import allow_uncommitted
+
+    ledger, until = open_ledger(options), parse_day_or_moment(options.until, "--until")
+    require_model(ledger, options.model)
+    allow_uncommitted(ledger, options.model, options.version, who(), options.reason, until)
+    print(f"Version {options.version} of {options.model} may be deployed until {until:%Y-%m-%d %H:%M} UTC.")
 
 
 def _deployments(options: argparse.Namespace) -> None:
