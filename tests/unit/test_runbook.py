@@ -15,11 +15,14 @@ from airflow_mlops.engine.data.exclusions import exclusions
 from airflow_mlops.engine.evaluation.approvals import choose_version, record_verdict
 from airflow_mlops.engine.halts import halt
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.serving import flapping as flapping_of
 from airflow_mlops.engine.serving.deployments import deployment, pin, record
 from airflow_mlops.engine.serving.flapping import WITHIN, flapping, roll_through
 from airflow_mlops.engine.serving.going_back import version_to_go_back_to
-from airflow_mlops.exceptions import ConfigError, DataError, GateError
+from airflow_mlops.exceptions import ConfigError, DataError, GateError, TransientError
+from airflow_mlops.operators.admit import AdmitTrainingOperator
 from airflow_mlops.operators.exclusions import ExcludeWindowOperator, LiftExclusionOperator
+from airflow_mlops.operators.retraining import CheckServedAgeOperator, DecideTrainingOperator
 from airflow_mlops.operators.roll_through import TFServingRollThroughOperator
 from tests.retraining_fixtures import SERVER, TRAINED, World, at
 
@@ -177,3 +180,66 @@ def test_nothing_goes_forward_while_it_is_halted(flapped: World):
         roll_through(flapped.ledger, SERVER, "m", "ann", "why")
     with pytest.raises(AirflowSkipException, match="m is halted by ann"):
         TFServingRollThroughOperator(task_id="t", model="m", reason="why", confirm="m").execute(CONTEXT)
+
+
+# --- the ledger gone for a minute -------------------------------------------------------------------------
+
+WINDOW = {"dataset": "orders", "first": "2026-01-06", "reason": "why", "confirm": "m"}
+WATCH = {"matures_after": "1d", "inputs": ["orders"]}
+ADMIT = {
+    "cut": "2026-01-06T00:00:00+00:00", "source_dataset": "orders", "matures_after": "1d", "start": "2026-01-05",
+    "usual_window": "20d",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments"),
+    [
+        (ExcludeWindowOperator, WINDOW),
+        (LiftExclusionOperator, WINDOW),
+        (TFServingRollThroughOperator, {"reason": "why", "confirm": "m"}),
+        (DecideTrainingOperator, {"watch": WATCH, "cooldown": "1d"}),
+        (AdmitTrainingOperator, ADMIT),
+        (CheckServedAgeOperator, {"max_age": "3d"}),
+    ],
+)
+def test_without_its_ledger_each_is_tried_again_and_tells_nobody_anything(
+    operator: type, arguments: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    down = {"conn_type": "mlops_ledger", "host": "postgresql://127.0.0.1:1/none"}
+    monkeypatch.setenv("AIRFLOW_CONN_MLOPS_LEDGER_DEFAULT", json.dumps(down))
+    monkeypatch.setenv("AIRFLOW__MLOPS__HOME", str(home))
+    with pytest.raises(TransientError, match="ledger"):
+        operator(task_id="t", model="m", **arguments).execute(CONTEXT)
+
+
+def test_what_was_cut_off_in_the_middle_is_done_once_by_the_next_attempt(
+    flapped: World, monkeypatch: pytest.MonkeyPatch
+):
+    """The pin is lifted, and then the ledger is gone: the retry writes down who did it, and starts the training."""
+    pin(flapped.ledger, SERVER, "m", "bob", "wait")
+    roll = TFServingRollThroughOperator(task_id="t", model="m", reason="why", confirm="m")
+
+    def gone(*_: Any) -> None:
+        raise TransientError("The ledger does not answer.")
+
+    with monkeypatch.context() as cut, pytest.raises(TransientError):
+        cut.setattr(flapping_of, "record", gone)
+        roll.execute(CONTEXT)
+    assert flapping(flapped.ledger, SERVER, "m", datetime.now(UTC))
+    with pytest.raises(DagRunTriggerException) as started:
+        roll.execute(CONTEXT)
+    assert started.value.dag_run_id == "roll_through__manual__1", "the same run, however often it is asked for"
+    assert not flapping(flapped.ledger, SERVER, "m", datetime.now(UTC))
+
+
+def test_a_clock_that_jumped_holds_nothing_up_for_long(world: World, monkeypatch: pytest.MonkeyPatch):
+    """It was a year ahead when it was rolled back twice, and when a training started."""
+    move(world, "promote", 1)
+    for bad in (2, 3):
+        move(world, "promote", bad)
+        move(world, "rollback", 1)
+    ahead = datetime.now(UTC) + timedelta(days=365)
+    assert flapping(world.ledger, SERVER, "m", ahead) == "", "what is long over holds nothing"
+    roll_through(world.ledger, SERVER, "m", "ann", "go on")
+    assert flapping(world.ledger, SERVER, "m", datetime.now(UTC) - timedelta(days=365)) == "", "in whatever order"
