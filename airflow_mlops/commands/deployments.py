@@ -151,6 +151,14 @@ def _unpin(options: argparse.Namespace) -> None:
             hint="Nothing was changed.",
         )
     print(f"Version {state.stable} of {options.model} serves, and the next one that passes its gates is deployed.")
+    _say_if_flapping(ledger, options)
+
+
+def _say_if_flapping(ledger: Ledger, options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.serving.flapping import flapping
+
+    if why := flapping(ledger, options.server, options.model, datetime.now(UTC)):
+        print(f"But nothing is deployed by itself: {why}. To go on: `airflow-mlops roll-through {options.model}`.")
 
 
 def _roll_through(options: argparse.Namespace) -> None:
@@ -184,6 +192,7 @@ def _deployments(options: argparse.Namespace) -> None:
         print(f"version {state.stable} serves on {options.server}; can be gone back to: {back}")
     if state.pin is not None:
         print(_pinned(state))
+    _say_if_flapping(ledger, options)
     for move in moves(ledger, options.server, options.model):
         over = f"  [{'; '.join(move.overrides)}]" if move.overrides else ""
         serves = "nothing" if move.state.stable is None else f"version {move.state.stable}"

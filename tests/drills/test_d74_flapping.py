@@ -18,6 +18,7 @@ from airflow_mlops.engine.serving.flapping import roll_through
 from airflow_mlops.engine.serving.golden import Golden
 from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
+from airflow_mlops.exceptions import GateError
 from tests.drills.test_d55_rolled_back_and_retrained import passed
 from tests.serving_fixtures import (
     RunningServer,
@@ -62,7 +63,10 @@ def retrain(rollout: Rollout, model: Path, version: int) -> None:
 
 def deploy(rollout: Rollout) -> str:
     """Deploy by itself what the ledger says, and return why nothing was."""
-    choice = choose_version(rollout.ledger, rollout.model, rollout.server)
+    try:
+        choice = choose_version(rollout.ledger, rollout.model, rollout.server)
+    except GateError as error:  # the task fails, and the notifiers are called
+        return error.detail
     if choice.version is not None:
         put_into_service(rollout, choice.version)
     return choice.why

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
+from airflow_mlops.cli import main
 from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.data.exclusions import exclusions
 from airflow_mlops.engine.evaluation.approvals import choose_version, record_verdict
@@ -144,12 +145,23 @@ def flapped(world: World) -> World:
 
 
 def test_rolled_back_twice_nothing_is_deployed_by_itself(flapped: World):
-    held = choose_version(flapped.ledger, "m", SERVER)
-    assert held.version is None
-    assert "m was rolled back 2 times within 7 days" in held.why
-    assert "trigger m.roll_through" in held.why
+    with pytest.raises(GateError, match="a person must decide") as held:
+        choose_version(flapped.ledger, "m", SERVER)
+    assert "m was rolled back 2 times within 7 days" in held.value.detail
+    assert "trigger m.roll_through" in held.value.hint
     assert choose_version(flapped.ledger, "m", SERVER, 4).version == 4, "a person may, by its number"
     assert flapping(flapped.ledger, SERVER, "m", datetime.now(UTC) + WITHIN) == "", "a week later it is over"
+
+
+def test_the_commands_say_that_it_waits(flapped: World, capsys: pytest.CaptureFixture[str]):
+    place = ["m", "--ledger", flapped.ledger.url, "--home", str(flapped.home)]
+    pin(flapped.ledger, SERVER, "m", "bob", "wait")
+    for command in (["deployments", *place], ["unpin", *place, "--reason", "quiet again"]):
+        assert main(command) == 0
+        assert "But nothing is deployed by itself: m was rolled back 2 times" in capsys.readouterr().out
+    assert main(["roll-through", *place, "--reason", "the world has changed"]) == 0
+    assert "the next one that passes its gates is deployed" in capsys.readouterr().out
+    assert choose_version(flapped.ledger, "m", SERVER).version == 4
 
 
 def test_one_rollback_and_the_same_again_are_no_flapping(world: World):

@@ -78,7 +78,8 @@ def choose_version(ledger: Ledger, model: str, server: str, asked: int | None = 
     a version of which it is not known is not taken for older.
 
     :param asked: The number that somebody asked for: deployed though its data is older, or it was rolled back.
-    :raises GateError: when what is asked for, or any version, has not passed; or when it is asked for against a pin.
+    :raises GateError: when what is asked for, or any version, has not passed; when it is asked for against a pin; or
+        when what serves was rolled back too often: nobody has decided that yet, so somebody must be told.
     """
     state = deployment(ledger, server, model)[0]
     verdicts = last_verdicts(ledger, model)
@@ -100,8 +101,12 @@ def choose_version(ledger: Ledger, model: str, server: str, asked: int | None = 
     by_number = f"Trigger {model}.deploy with its number to deploy it"
     if fresh:
         if why := flapping(ledger, server, model, datetime.now(UTC)):
-            forward = f"To go on all the same, trigger {model}.roll_through; or {model}.deploy with a number"
-            return Choice(None, f"{why}. {forward}")
+            raise GateError(
+                f"No version of {model!r} is deployed by itself now: a person must decide.",
+                detail=why,
+                hint=f"Go back further by {model}.rollback; or go on: trigger {model}.roll_through, or {model}.deploy "
+                "with a number.",
+            )
         return Choice(_newest(ledger, model, fresh))
     if new:
         return Choice(None, f"{older[max(new)]}. {by_number} all the same")
