@@ -191,7 +191,9 @@ def _serving(pipeline: ModelPipeline) -> Iterator[str]:
         f"{pipeline.model}.deploy starts when a challenger has passed: it is loaded on {deploy.server} beside what "
         f"serves, must repeat its golden predictions within {deploy.tolerance:g}, and then takes the label `stable`."
     )
-    yield f"{deploy.keep} other versions stay, and can be gone back to in seconds: {pipeline.model}.runbook."
+    yield f"{deploy.keep} other versions stay, and can be gone back to in seconds: {pipeline.model}.rollback."
+    if deploy.code == "committed":
+        yield "A version of code that is in no commit is refused, unless somebody answers for it by name for a while."
     if pipeline.batch is not None:
         when = _cron(pipeline.batch.cron) if pipeline.batch.cron else f"after each run of {pipeline.model}.features"
         yield f"{pipeline.model}.batch_predict predicts each partition {when}."

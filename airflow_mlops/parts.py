@@ -343,6 +343,7 @@ class Deploy:
     :param keep: How many other versions that served well stay in the model store and can be gone back to.
     :param signature_changes: What may be different for those who call the version that serves now: nothing; new inputs
         (``additive``), which the server then demands of them; or ``any``.
+    :param code: Of which code a version may be that is deployed: ``any``, or only what is in a commit of git.
     """
 
     server: str = "tf_serving_default"
@@ -351,3 +352,4 @@ class Deploy:
     resources: Resources = Field(default_factory=Resources)
     keep: Annotated[int, Field(gt=0)] = 3
     signature_changes: Literal["refuse", "additive", "any"] = "refuse"
+    code: Literal["any", "committed"] = "any"

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 else:
     BatchPredict = Any  # built by those who use it: see its module
 
+DagName = Literal[
+    "features", "train", "deploy", "retrain", "runbook", "rollback", "roll_through", "exclude", "sources", "history",
+    "backfill", "batch_predict",
+]  # fmt: skip
+"""The DAGs of a pipeline whose runs may have a deadline."""
+
 
 @part
 class ModelPipeline:
@@ -82,10 +88,7 @@ class ModelPipeline:
     tags: Sequence[str] = ()
     owner: str = ""
     notify: Sequence[Callable[..., Any]] = ()
-    deadlines: Mapping[
-        Literal["features", "train", "deploy", "retrain", "runbook", "sources", "history", "backfill", "batch_predict"],
-        Duration,
-    ] = Field(default_factory=dict)
+    deadlines: Mapping[DagName, Duration] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for gate in self.gates:
@@ -144,11 +147,11 @@ class ModelPipeline:
             retrain.rollup.check(self.model, self.source.partitioning.every)
         if retrain.decay is not None:
             self._check_metric(retrain.decay[0], "", self.label.problem, "Retrain(decay=...)")
-            if self.batch is None or self.label.problem in ("multiclass", "ranking"):
+            if self.batch is None or self.label.problem == "ranking":
                 raise ConfigError(
                     f"The decay of {self.model!r} cannot be measured.",
                     detail="it is that of what was predicted of each partition in time, held against its labels: of "
-                    "truths and numbers",
+                    "truths, classes and numbers",
                     hint="Let each partition be predicted: ModelPipeline(batch=BatchPredict()); or leave decay out.",
                 )
         own = [f"{self.model}.challenger", f"{self.model}.champion"]

@@ -12,6 +12,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperator
 
+import airflow_mlops.listeners
 import airflow_mlops.partitioning
 import airflow_mlops.pipeline
 import airflow_mlops.templates
@@ -23,9 +24,10 @@ airflow_mlops.partitioning.DAILY.interval("2013-01-01")
 
 
 class AirflowMlopsPlugin(AirflowPlugin):
-    """Makes the package known to Airflow under Admin → Plugins, and serves ``/mlops`` in the API server."""
+    """Makes the package known under Admin → Plugins, serves ``/mlops`` in the API server, notes why runs train."""
 
     name = "airflow_mlops"
+    listeners = [airflow_mlops.listeners]
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -42,6 +42,9 @@ schedules = {{
     "train": CronTriggerTimetable("0 4 * * 0", timezone="UTC"),
     "deploy": [Asset(name="empty")],
     "runbook": None,
+    "rollback": None,
+    "roll_through": None,
+    "exclude": None,
     "rerun": None,
     "sources": Asset(name="one") | Asset(name="other"),
 }}

@@ -44,6 +44,9 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "--to", type=int, metavar="VERSION", help="any that is kept (default: the last that served well)"
     )
     target.add_argument("--served-on", default="", metavar="ISO", help="what served on a day, or at a moment")
+    target.add_argument(
+        "--trained-before", default="", metavar="ISO", help="the newest kept one that knows no data from a day on"
+    )
     rollback.set_defaults(run=_rollback)
 
     pin = commands.add_parser(
@@ -55,6 +58,24 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "unpin", parents=[place, of_model, said], help="let the next version that passes its gates be deployed again"
     )
     unpin.set_defaults(run=_unpin)
+
+    through = commands.add_parser(
+        "roll-through",
+        parents=[place, of_model, said],
+        help="go forward and not back: lift the pin, deploy the next version that passes, however often it was rolled "
+        "back",
+    )
+    through.set_defaults(run=_roll_through)
+
+    allow = commands.add_parser(
+        "allow-code",
+        parents=[place, said],
+        help="answer for a version of code that nobody committed: until when it may be deployed",
+    )
+    allow.add_argument("model", metavar="MODEL")
+    allow.add_argument("version", type=int, metavar="VERSION")
+    allow.add_argument("--until", required=True, metavar="ISO", help="until when")
+    allow.set_defaults(run=_allow_code)
 
     listing = commands.add_parser(
         "deployments", parents=[place, of_model], help="what serves, what can be gone back to, what served when"
@@ -78,13 +99,15 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _rollback(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.evaluation.approvals import check_bytes
     from airflow_mlops.engine.features.governance.consumers import check_features
-    from airflow_mlops.engine.serving.deployments import require_deployed, version_to_go_back_to
+    from airflow_mlops.engine.serving.deployments import require_deployed
+    from airflow_mlops.engine.serving.going_back import version_to_go_back_to
     from airflow_mlops.hooks.tf_serving import TFServingHook
 
     ledger = open_ledger(options)
     require_deployed(ledger, options.server, options.model)
     use_laptop_connections(open_home(options))
-    to = version_to_go_back_to(ledger, options.server, options.model, options.to, options.served_on)
+    asked = (options.to, options.served_on, options.trained_before)
+    to = version_to_go_back_to(ledger, options.server, options.model, *asked)
     with TFServingHook(options.server).rollout(options.model, ledger) as rollout:
 
         def check(version: int) -> None:
@@ -128,6 +151,32 @@ def _unpin(options: argparse.Namespace) -> None:
             hint="Nothing was changed.",
         )
     print(f"Version {state.stable} of {options.model} serves, and the next one that passes its gates is deployed.")
+    _say_if_flapping(ledger, options)
+
+
+def _say_if_flapping(ledger: Ledger, options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.serving.flapping import flapping
+
+    if why := flapping(ledger, options.server, options.model, datetime.now(UTC)):
+        print(f"But nothing is deployed by itself: {why}. To go on: `airflow-mlops roll-through {options.model}`.")
+
+
+def _roll_through(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.serving.flapping import roll_through
+
+    state = roll_through(open_ledger(options), options.server, options.model, who(), options.reason)
+    print(f"Version {state.stable} of {options.model} serves, and the next one that passes its gates is deployed.")
+    print(f"To train it now, trigger {options.model}.train.")
+
+
+def _allow_code(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.data.lateness import require_model
+    from airflow_mlops.engine.evaluation.committed import allow_uncommitted
+
+    ledger, until = open_ledger(options), parse_day_or_moment(options.until, "--until")
+    require_model(ledger, options.model)
+    allow_uncommitted(ledger, options.model, options.version, who(), options.reason, until)
+    print(f"Version {options.version} of {options.model} may be deployed until {until:%Y-%m-%d %H:%M} UTC.")
 
 
 def _deployments(options: argparse.Namespace) -> None:
@@ -143,6 +192,7 @@ def _deployments(options: argparse.Namespace) -> None:
         print(f"version {state.stable} serves on {options.server}; can be gone back to: {back}")
     if state.pin is not None:
         print(_pinned(state))
+    _say_if_flapping(ledger, options)
     for move in moves(ledger, options.server, options.model):
         over = f"  [{'; '.join(move.overrides)}]" if move.overrides else ""
         serves = "nothing" if move.state.stable is None else f"version {move.state.stable}"

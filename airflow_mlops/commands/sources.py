@@ -72,12 +72,15 @@ def _announce(options: argparse.Namespace) -> None:
 
 
 def _exclude(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.data.exclusions import exclude
+    from airflow_mlops.engine.data.exclusions import check_something_left, exclude
     from airflow_mlops.engine.data.sources import require_dataset
 
     ledger = open_ledger(options)
     require_dataset(ledger, options.dataset)
     start, end = parse_day_or_moment(options.start, "--from"), parse_day_or_moment(options.end, "--to")
+    store = open_store(options, ledger)
+    keys, cut = store.keys(options.dataset), store.partitioning(options.dataset)
+    check_something_left(ledger, options.dataset, start, end, keys, cut)
     made = exclude(ledger, options.dataset, start, end, options.reason, who())
     print(f"{_line(made)}\n{_next(made)}")
 

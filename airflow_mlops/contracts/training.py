@@ -95,6 +95,9 @@ class Snapshot(Record):
     unlabelled_rows: int = Field(description="rows in the window whose label is unknown: left out, never negative")
     exclusions: tuple[Exclusion, ...] = ()
     excluded_rows: int = 0
+    without_slices: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="column → values, as text, of the rows that only this training set leaves out"
+    )
     split_rule: SplitRule = SplitRule()
     splits: dict[SplitName, Split]
 
@@ -107,7 +110,7 @@ class Snapshot(Record):
         """Return what identifies it, as JSON has it: as ids were made before some fields were part of them."""
         told = self.model_dump(mode="json", exclude=exclude)
         told.pop("files", None)  # what is in them counts
-        for name in ("label_known_at", "problem", "classes", "heads", "weight", "group"):
+        for name in ("label_known_at", "problem", "classes", "heads", "weight", "group", "without_slices"):
             if told.get(name) == Snapshot.model_fields[name].default or not told.get(name):
                 told.pop(name, None)
         for split in told.get("splits", {}).values():

@@ -6,10 +6,10 @@ from datetime import date
 
 MODEL = "flight_delay"
 SERVICE = "flight_delay_v1"
-LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK, SOURCES = (
-    f"{MODEL}.{name}" for name in ("land", "features", "train", "deploy", "runbook", "sources")
+LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK, ROLLBACK, SOURCES = (
+    f"{MODEL}.{name}" for name in ("land", "features", "train", "deploy", "runbook", "rollback", "sources")
 )
-DAGS = (LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK, SOURCES)
+DAGS = (LAND, FEATURES, TRAIN, DEPLOY, RUNBOOK, ROLLBACK, SOURCES)
 
 FIRST_DAY = date(2013, 1, 1)
 LAST_DAYS = (date(2013, 6, 5), date(2013, 6, 7))

@@ -345,11 +345,13 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
 
     What to deploy is read from the ledger. The task is skipped, and says why in its log and in the XCom ``held``, when
     a version is pinned, when the newest was rolled back on this server, or when it was trained on older data than the
-    one that serves. Asked for by number, the last two are deployed nevertheless.
+    one that serves. Asked for by number, the last two are deployed nevertheless. What came of code that nobody
+    committed is refused where ``code`` says so, unless somebody allowed it.
 
     :param model: Name of the model in the registry.
     :param version: Approved version; empty means the newest.
     :param server: Airflow connection id of the model server that it is for.
+    :param code: Of which code a version may be: ``any``, or ``committed``.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -360,6 +362,7 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
         "model",
         "version",
         "server",
+        "code",
         "mlflow_conn_id",
         "ledger_conn_id",
     )
@@ -371,6 +374,7 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
         model: str,
         version: int | str = "",
         server: str = "tf_serving_default",
+        code: str = "any",
         mlflow_conn_id: str = MLflowHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -379,6 +383,7 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
         self.model = model
         self.version = version
         self.server = server
+        self.code = code
         self.mlflow_conn_id = mlflow_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -386,6 +391,7 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
         """Choose, fetch, and return the version."""
         from airflow_mlops.engine.data.shared import send
         from airflow_mlops.engine.evaluation.approvals import choose_version
+        from airflow_mlops.engine.evaluation.committed import check_committed
         from airflow_mlops.engine.registry.elsewhere import fetch_version
 
         asked = whole_version(self.version) if self.version not in (None, "", "None") else None
@@ -400,10 +406,10 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, str(version)))
         cache = registry_cache(self.home_path, self.model, version)
         saved_model = fetch_version(hook.get_conn(), ledger, self.model, version, cache).saved_model
+        allowed = check_committed(ledger, self.model, version, saved_model, self.code)
         send(saved_model)  # whoever publishes it may be another worker
-        return FetchedVersion(
-            model=self.model, version=version, saved_model=str(saved_model), passed=list(choice.overrides)
-        )
+        passed = [*choice.overrides, *([allowed] if allowed else [])]
+        return FetchedVersion(model=self.model, version=version, saved_model=str(saved_model), passed=passed)
 
 
 class MLflowSetAliasOperator(MlopsOperator):

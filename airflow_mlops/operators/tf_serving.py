@@ -383,18 +383,28 @@ class TFServingRollbackOperator(HoldsUntil, HeldAgainstFeatures, ByPerson):
 
     :param to: The version to go back to, any that is kept; empty means the last one that served well.
     :param served_on: Instead of a number: the version that served at this moment, or at the end of this day.
+    :param trained_before: Instead of a number: the newest kept version that knows no data from this day, or moment, on.
     :param until: When the pin runs out; empty means that it holds until it is lifted.
     :param override_by: Who answers for going back although the features have moved on; kept in the ledger.
     :param override_reason: Why; needed with ``override_by``.
     """
 
-    template_fields = (*ByPerson.template_fields, "to", "served_on", "until", "override_by", "override_reason")
+    template_fields = (
+        *ByPerson.template_fields,
+        "to",
+        "served_on",
+        "trained_before",
+        "until",
+        "override_by",
+        "override_reason",
+    )
 
     def __init__(
         self,
         *,
         to: int | str | None = None,
         served_on: str | None = None,
+        trained_before: str | None = None,
         until: str | None = None,
         override_by: str | None = None,
         override_reason: str | None = None,
@@ -403,6 +413,7 @@ class TFServingRollbackOperator(HoldsUntil, HeldAgainstFeatures, ByPerson):
         super().__init__(**kwargs)
         self.to = to
         self.served_on = served_on
+        self.trained_before = trained_before
         self.until = until
         self.override_by = override_by
         self.override_reason = override_reason
@@ -410,14 +421,16 @@ class TFServingRollbackOperator(HoldsUntil, HeldAgainstFeatures, ByPerson):
     def perform(self, context: Context) -> RolledBackVersion:
         """Roll back and return from where to where."""
         from airflow_mlops.engine.evaluation.approvals import check_bytes
-        from airflow_mlops.engine.serving.deployments import version_to_go_back_to
+        from airflow_mlops.engine.serving.going_back import version_to_go_back_to
 
         ti = context["ti"]
         who, reason = self.answered_for(context)
         until = self.ends()
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         number = whole_version(said(self.to)) if said(self.to) else None
-        to = version_to_go_back_to(ledger, self.tf_serving_conn_id, self.model, number, said(self.served_on))
+        to = version_to_go_back_to(
+            ledger, self.tf_serving_conn_id, self.model, number, said(self.served_on), said(self.trained_before)
+        )
         with self.rollout(context) as rollout:
 
             def check(number: int) -> None:

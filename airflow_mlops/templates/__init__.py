@@ -9,7 +9,7 @@ from airflow_mlops.templates.deploy import deploy_dag, deploy_group
 from airflow_mlops.templates.features import features_dag, features_group, partitions_group
 from airflow_mlops.templates.history import history_dag
 from airflow_mlops.templates.rerun import rerun_dag
-from airflow_mlops.templates.runbook import runbook_dag
+from airflow_mlops.templates.runbook import exclude_dag, roll_through_dag, rollback_dag, runbook_dag
 from airflow_mlops.templates.sources import sources_dag
 from airflow_mlops.templates.train import train_dag, train_group, train_on_group
 
@@ -25,7 +25,8 @@ __all__ = ["build_dags", "deploy_group", "features_group", "partitions_group", "
 def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
     """Return the pipeline's DAGs by a Python name."""
     builders = (
-        features_dag, history_dag, backfill_dag, train_dag, deploy_dag, runbook_dag, rerun_dag, sources_dag,
+        features_dag, history_dag, backfill_dag, train_dag, deploy_dag, runbook_dag, rollback_dag, roll_through_dag,
+        exclude_dag, rerun_dag, sources_dag,
     )  # fmt: skip
     dags = [build(pipeline) for build in builders]
     if pipeline.batch is not None:

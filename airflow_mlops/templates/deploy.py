@@ -93,6 +93,7 @@ def _deploy(
         model=pipeline.model,
         version=version,
         server=deploy.server,
+        code=deploy.code,
         mlflow_conn_id=pipeline.mlflow_conn_id,
         ledger_conn_id=pipeline.ledger_conn_id,
     )

@@ -17,10 +17,10 @@ from airflow.sdk import CronTriggerTimetable, Param
 
 from airflow_mlops.assets import challenger_asset
 from airflow_mlops.durations import parse_duration
+from airflow_mlops.operators.admit import AdmitTrainingOperator
 from airflow_mlops.operators.feast import FeastGetTrainingDataOperator
 from airflow_mlops.operators.gx import GXValidateDataOperator
 from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegisterModelOperator
-from airflow_mlops.operators.retraining import AdmitTrainingOperator
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator
 from airflow_mlops.operators.tensorflow_launch import training_tasks
 from airflow_mlops.sensors.readiness import TrainingDataSensor
@@ -43,6 +43,9 @@ ASKED = {
     "request": "{{ (dag_run.conf or {}).get('request') or '' }}",
     "window": "{{ params.window or '' }}",
     "exclude": "{{ params.exclude or '' }}",
+    "slices": "{{ params.slices or '' }}",
+    "data": "{{ params.data or '' }}",
+    "weight": "{{ params.weight or '' }}",
     "model_params": "{{ (params.model_params or {}) | tojson }}",
     "reason": "{{ params.reason or '' }}",
     "only_say": "{{ params.only_say }}",
@@ -185,8 +188,12 @@ def _train(
         start=pipeline.begins_on.isoformat(),
         usual_window=train.window,
         usual_params=train.params,
+        usual_weight=label.weight,
         window=asked.get("window", ""),
         exclude=asked.get("exclude", ""),
+        slices=asked.get("slices", ""),
+        data=asked.get("data", ""),
+        weight=asked.get("weight", ""),
         model_params=asked.get("model_params", ""),
         reason=asked.get("reason", ""),
         only_say=asked.get("only_say", False),
@@ -205,11 +212,13 @@ def _train(
         label_known_at=label.known_at,
         problem=label.problem,
         heads=dict(label.heads),
-        weight=label.weight,
+        weight=result(admit, "weight"),
         group=label.group,
         matures_after=label.matures_after,
         window=result(admit, "window"),
         exclude=result(admit, "exclude"),
+        without_slices=result(admit, "without_slices"),
+        entities=result(admit, "data"),
         validation=train.validation,
         test=train.test,
         start=pipeline.begins_on.isoformat(),
@@ -335,6 +344,24 @@ def _other_than_usual() -> dict[str, Param]:
             type=["null", "string"],
             title="Without these days",
             description="Days that this training leaves out, such as 2013-01-05, 2013-01-07/2013-01-09.",
+        ),
+        "slices": Param(
+            None,
+            type=["null", "string"],
+            title="Without these slices",
+            description="Rows that this training leaves out, such as carrier=AA, origin=JFK.",
+        ),
+        "data": Param(
+            None,
+            type=["null", "string"],
+            title="From this data instead",
+            description="Parquet file, or folder of them, with rows of your own: entity, time, label, inputs.",
+        ),
+        "weight": Param(
+            None,
+            type=["null", "string"],
+            title="With these weights",
+            description="Column of what a row counts in this training. Empty: as usual.",
         ),
         "model_params": Param(
             None,

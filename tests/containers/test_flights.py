@@ -135,8 +135,8 @@ def test_the_flights_and_whatever_is_killed(compose: Compose, watcher: Watcher, 
     assert_trained_only_where_it_should(compose, airflow)
 
     # Roll back.
-    rollback = airflow.trigger(example.RUNBOOK, {"action": "rollback", "reason": "drill"})["dag_run_id"]
-    watcher.finish(example.RUNBOOK, rollback)
+    rollback = airflow.trigger(example.ROLLBACK, {"reason": "drill"})["dag_run_id"]
+    watcher.finish(example.ROLLBACK, rollback)
     assert server.stable() not in (None, last)
     assert 0 < predict(compose, FIRST_DAY) < 1
     doctor(compose)

@@ -21,6 +21,8 @@ PREFIXES = (
         "SealPartition",
         "HaltModel",
         "ResumeModel",
+        "ExcludeWindow",
+        "LiftExclusion",
         "SweepHome",
         "CheckPartition",
         "ReconcilePartitions",

@@ -68,7 +68,19 @@ def test_the_pipeline_gives_its_dags():
     bag = DagBag(dag_folder=str(ROOT / "dags" / "flight_delay.py"))
     assert set(bag.dags) == {
         f"flight_delay.{name}"
-        for name in ("features", "history", "backfill", "train", "deploy", "runbook", "rerun", "sources")
+        for name in (
+            "features",
+            "history",
+            "backfill",
+            "train",
+            "deploy",
+            "runbook",
+            "rollback",
+            "roll_through",
+            "exclude",
+            "rerun",
+            "sources",
+        )
     }
     for dag in bag.dags.values():
         several = {"flight_delay.train": 4, "flight_delay.runbook": 16}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -18,19 +18,32 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from airflow_mlops.contracts import Snapshot, SplitRule, ValidationResult, Verdict, VerdictStatus
+from airflow_mlops.contracts import RegisteredModel, Snapshot, SplitRule, ValidationResult, Verdict, VerdictStatus
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import read_split
+from airflow_mlops.engine.evaluation.approvals import choose_version, record_verdict
 from airflow_mlops.engine.evaluation.evaluate import evaluate, score
 from airflow_mlops.engine.evaluation.gates import judge
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.location import Location
 from airflow_mlops.engine.features.training import training_data
 from airflow_mlops.engine.features.training.training_data import build_training_snapshot
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.serving.golden import Golden
+from airflow_mlops.engine.serving.model_store import publish
+from airflow_mlops.engine.serving.rollout import Rollout
 from airflow_mlops.engine.training.inputs import read_inputs
 from airflow_mlops.exceptions import DataError
 from tests.data_fixtures import landed, spoil
 from tests.feast_fixtures import EVENT_TIMES, REPO, compute_day, ledger_of
+from tests.serving_fixtures import (
+    RunningServer,
+    model_named_after,
+    put_into_service,
+    rollout_of,
+    running_server,
+    served,
+)
 from tests.training_fixtures import make_spec
 from tests.warm_trainer import train
 
@@ -226,6 +239,65 @@ def test_fault_guard_on_half_of_the_labels_find_no_row(before, tmp_path):
     assert recorded.payload == reports[0].model_dump(mode="json")
     unguarded = retrain(home, end, max_join_drop=1.0)
     assert unguarded.unlabelled_rows > 0.1 * sum(split.rows for split in unguarded.splits.values())
+
+
+# --- end to end -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def champion(before) -> tuple[Snapshot, Path]:
+    """What was trained on Wednesday morning, and serves."""
+    snapshot = retrain(before, WEDNESDAY)
+    return snapshot, trained(before, snapshot)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[RunningServer]:
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def rollout(server, champion, tmp_path, request) -> Iterator[Rollout]:
+    with rollout_of(server, model_named_after(request), Ledger(f"sqlite:///{tmp_path}/ledger.db")) as rollout:
+        offer(rollout, 1, champion, [])
+        yield rollout
+
+
+def offer(rollout: Rollout, version: int, made: tuple[Snapshot, Path], gates: list[dict[str, object]]) -> VerdictStatus:
+    """Judge a version, and let it serve if the ledger says so: as train and deploy do one after the other."""
+    snapshot, model = made
+    verdict = judge(rollout.model, gates, evaluate(snapshot, model)) if gates else Verdict(
+        model=rollout.model, status=VerdictStatus.PASS, checks=(), inputs_hash="nobody looked"
+    )  # fmt: skip
+    registered = RegisteredModel(
+        model=rollout.model, version=str(version), run_id="r", experiment_id="1", source=str(model)
+    )
+    record_verdict(rollout.ledger, registered, verdict, snapshot_id=snapshot.id)
+    if choose_version(rollout.ledger, rollout.model, rollout.server).version == version:
+        publish(model, rollout.base, version)
+        put_into_service(rollout, version)
+    return verdict.status
+
+
+def answers_like(rollout: Rollout, model: Path) -> bool:
+    golden = Golden.read(model)
+    return served(rollout, golden.inputs) == pytest.approx(golden.outputs["probability"], abs=1e-5)
+
+
+def test_fault_guard_on_sunday_changes_no_answer_and_monday_promotes(rollout, champion, unguarded, honest):
+    """The watermark and the rates are off: what is left is the gate."""
+    assert answers_like(rollout, champion[1])
+    assert offer(rollout, 2, unguarded, BEATS_A_CONSTANT) is VerdictStatus.FAIL
+    assert answers_like(rollout, champion[1])
+    assert offer(rollout, 3, honest, BEATS_A_CONSTANT) is VerdictStatus.PASS
+    assert answers_like(rollout, honest[1])
+
+
+def test_fault_guard_off_sundays_model_answers(rollout, champion, unguarded):
+    offer(rollout, 2, unguarded, [])
+    assert answers_like(rollout, unguarded[1])
+    assert not answers_like(rollout, champion[1])
 
 
 # --- without them -----------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert airflow.runs_by_key(example.FEATURES).keys() == {DAY_3}
     end(airflow, example.FEATURES, yesterday)
     watcher.until(lambda: state_of(airflow, scheduled, "wait_data") == "deferred")
+    assert airflow.run(example.TRAIN, scheduled)["note"].startswith("cron: the schedule, due "), "why it started"
 
     # A day whose past is missing is refused in words; once the past is there, the cleared run converges.
     late = features(airflow, DAY_2)
@@ -88,6 +89,7 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert_materialized(airflow, late)
 
     first = demo.train(watcher, stack, YESTERDAY)
+    assert airflow.run(example.TRAIN, first.run_id)["note"].startswith("hand: ")
     demo.deploy(watcher, stack, first.version)
     assert_serves(stack, server, first.version)
 
@@ -126,7 +128,7 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
         crashed = stack.status()[name]
         assert crashed is not None
         os.kill(crashed.pid, signal.SIGKILL)
-    rollback = airflow.trigger(example.RUNBOOK, {"action": "rollback", "reason": "drill"})["dag_run_id"]
+    rollback = airflow.trigger(example.ROLLBACK, {"reason": "drill"})["dag_run_id"]
     wait_for_retry(airflow, rollback)
     assert_words_of_a_dead_server(airflow, rollback)
     with pytest.raises(TransientError, match="serving has ended"):
@@ -134,7 +136,7 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert stack.up(), "only the model server and who watches it must be started again"
     # What it served before is in its config file; but the rollback may be as quick.
     watcher.until(lambda: server.stable() in (first.version, second.version))
-    watcher.finish(example.RUNBOOK, rollback)
+    watcher.finish(example.ROLLBACK, rollback)
     assert_serves(stack, server, first.version)
     assert golden_difference(stack, server, second.version, f"versions/{second.version}") < 1e-5
 
@@ -220,7 +222,7 @@ def test_a_training_from_its_form_is_halted_in_the_middle_and_resumed(
     assert "the train DAG / one plain script: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["land", "features", "deploy", "runbook", "sources", "history"])
+@pytest.mark.parametrize("name", ["land", "features", "deploy", "runbook", "rollback", "exclude", "sources", "history"])
 def test_every_form_can_be_sent_as_it_opens(stack: Stack, watcher: Watcher, page: Page, name: str) -> None:
     dag_id = f"{example.MODEL}.{name}"
     run = send_form(stack, watcher, page, dag_id)
@@ -314,7 +316,7 @@ def log_of(airflow: AirflowApi, run_id: str, task_id: str) -> str:
 def wait_for_retry(airflow: AirflowApi, run_id: str, seconds: float = 180) -> None:
     """Wait until a task failed and will be tried again. The watcher would rightly complain of the dead server."""
     deadline = time.monotonic() + seconds
-    while all(task["state"] != "up_for_retry" for task in airflow.tasks(example.RUNBOOK, run_id)):
+    while all(task["state"] != "up_for_retry" for task in airflow.tasks(example.ROLLBACK, run_id)):
         assert time.monotonic() < deadline
         time.sleep(0.5)
 
@@ -361,7 +363,7 @@ def assert_ends_with_headline_where_fix(error: TaskFailedError, task: str, word:
 
 
 def assert_words_of_a_dead_server(airflow: AirflowApi, run_id: str) -> None:
-    log = "\n".join(airflow.log(example.RUNBOOK, run_id, "rollback", 1))
+    log = "\n".join(airflow.log(example.ROLLBACK, run_id, "rollback", 1))
     assert "where:" in log
     assert "fix:" in log
 
@@ -377,7 +379,7 @@ def assert_somebody_was_told(watcher: Watcher, stack: Stack) -> None:
     failed, missed = told()["task_failed"], told()["deadline_missed"]
     assert f"task {example.FEATURES}.compute_features, run " in failed["detail"]
     assert DAY_1 in failed["text"] + failed["detail"]
-    assert missed["headline"] == f"{example.RUNBOOK} is not done 1s after it was queued."
+    assert missed["headline"] == f"{example.ROLLBACK} is not done 1s after it was queued."
     assert missed["headline"] in missed["text"], "its template was rendered"
     assert "run manual__" in missed["detail"]
 

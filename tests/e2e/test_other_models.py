@@ -34,7 +34,7 @@ from tests.shop import REASONS, guide_commands
 pytestmark = pytest.mark.e2e
 
 AMOUNT, CLASSES = SHOPS
-DAGS = ("history", "features", "train", "deploy", "runbook")
+DAGS = ("history", "features", "train", "deploy", "rollback")
 BEFORE = "2024-01-25"
 FIRST_TIME, SECOND_TIME = ({"as_of": f"2024-01-{day}T00:00:00Z"} for day in (26, 27))
 
@@ -173,8 +173,8 @@ def comes_and_goes_back(live: Live, shop: str) -> None:
     live.woken(f"{shop}.deploy", 2)
     assert live.serves(shop) == (2, (1,))
     assert live.answer(shop, 2) != live.answers[shop]
-    live.start(f"{shop}.runbook", {"action": "rollback", "reason": "it is worse"})
-    live.finish(f"{shop}.runbook")
+    live.start(f"{shop}.rollback", {"reason": "it is worse"})
+    live.finish(f"{shop}.rollback")
     assert live.serves(shop)[0] == 1
     assert live.answer(shop, 1) == live.answers[shop]
     assert "repeats: PASS" in live.command("rejudge", shop, "1")

@@ -63,6 +63,36 @@ if __name__ == "__main__":
         states = {ti.task_id: str(ti.state) for ti in made.get_task_instances()}
         found[name] = {"state": str(made.state), "tasks": states, "xcoms": xcoms}
 
+    def notes():
+        # What the scheduler says of a run that it starts, and of those that have ended here.
+        from airflow.models.serialized_dag import SerializedDagModel
+        from airflow.utils.types import DagRunTriggeredByType, DagRunType
+
+        told = {}
+        with create_session() as session:
+            dag = SerializedDagModel.get("m.train", session=session).dag
+            for one in session.scalars(select(DagRun).where(DagRun.run_id.like("manual__%"))):
+                if one.dag_id == "m.train":
+                    one.dag = dag
+                    one.notify_dagrun_state_changed(msg="success")
+                    told[one.run_id] = one.note
+            made = {"scheduled": {}, "backfill": {"backfill_id": None}, "manual": {"conf": {"reason": "labels came"}}}
+            for number, (kind, more) in enumerate(made.items()):
+                at = datetime(2026, 2, 1 + number, tzinfo=UTC)
+                one = dag.create_dagrun(
+                    run_id=f"a_{kind}_run", run_type=DagRunType(kind), logical_date=at, run_after=at,
+                    data_interval=(at, at), triggered_by=DagRunTriggeredByType.TEST, state="running",
+                    triggering_user_name="ann" if kind == "manual" else None, session=session, **more,
+                )
+                one.dag = dag
+                one.notify_dagrun_state_changed(msg="started")
+                told[kind] = one.note
+                one.note = told[kind] if kind == "scheduled" else "mine"
+                one.set_state("success")
+                one.notify_dagrun_state_changed(msg="success")
+                told[kind + " after"] = one.note
+        return told
+
     run("first", "retrain")
     with create_session() as session:
         started = session.scalars(select(DagRun).where(DagRun.dag_id == "m.train")).all()
@@ -80,7 +110,12 @@ if __name__ == "__main__":
             at = datetime.now(UTC) + timedelta(seconds=second)
             session.add(AssetEvent(asset_id=bell.id, extra={}, timestamp=at))
     run("storm", "retrain")
-    run("special", "train", window="10d", exclude="2026-01-20", model_params={"hidden": 8}, reason="a bad day")
+    asked = {"exclude": "2026-01-20", "slices": "carrier=AA", "weight": "km", "model_params": {"hidden": 8}}
+    run("special", "train", window="10d", reason="a bad day", **asked)
+    run("brought", "train", only_say=True, data="lake/orders/2026-01-20")
+    run("both", "train", reason="why", data="lake/orders/2026-01-20", window="10d")
+    run("query", "train", reason="why", data="SELECT * FROM 'lake/*.parquet'")
+    found["notes"] = notes()
     Path(sys.argv[1]).write_text(json.dumps(found, default=str))
 """
 
@@ -150,12 +185,24 @@ def test_a_dry_run_says_what_it_would_take_and_asks_for_nothing(runs, ledger):
 def test_what_is_other_than_usual_needs_a_reason_and_is_written_down(runs, ledger):
     assert runs["unreasoned"]["tasks"]["admit"] == "failed"
     assert runs["special"]["tasks"]["admit"] == "success"
-    special = {"window": "10d", "exclude": "2026-01-20", "model_params": {"hidden": 8}}
+    special = {
+        "window": "10d", "exclude": "2026-01-20", "slices": "carrier=AA", "weight": "km", "model_params": {"hidden": 8},
+    }  # fmt: skip
     told = runs["special"]["xcoms"]
+    assert json.loads(json.dumps(told["admit.without_slices"])) in ({"carrier": ["AA"]}, '{"carrier": ["AA"]}')
+    assert (told["admit.weight"].strip('"'), told["admit.data"].strip('"')) == ("km", "")
     assert json.loads(json.dumps(told["admit.special"])) in (special, json.dumps(special))
     [request] = [one for one in requests(ledger, "m") if one.reason == "emergency"]
     assert (request.special, request.detail) == (special, "a bad day")
     assert request.state in ("started", "done")
+
+
+def test_rows_that_are_brought_along_are_counted_and_ask_for_nothing_else(runs):
+    assert runs["brought"]["xcoms"]["admit.held"].strip('"') == (
+        f"Dry run: it would train on {ROWS} rows of lake/orders/2026-01-20. Nothing was trained."
+    )
+    assert runs["both"]["tasks"]["admit"] == "failed"
+    assert runs["query"]["tasks"]["admit"] == "failed"
 
 
 def test_twelve_events_in_a_minute_wait_together(runs, ledger):
@@ -163,6 +210,19 @@ def test_twelve_events_in_a_minute_wait_together(runs, ledger):
     events = [one for one in requests(ledger, "m") if one.reason == "asset"]
     assert len(events) == 12
     assert {one.state for one in events} == {"waiting"}, "a special training answers none of them"
+
+
+def test_every_run_that_trains_notes_why(runs):
+    notes = runs["notes"]
+    assert notes["scheduled"] == notes["scheduled after"] == "cron: the schedule, due 2026-02-01T00:00:00+00:00"
+    assert notes["backfill"] == "backfill: Airflow's backfill None, for 2026-02-02T00:00:00+00:00"
+    assert notes["manual"] == "hand by ann: labels came"
+    assert notes["manual after"] == "mine", "what a person wrote stays"
+    ended = [note for name, note in notes.items() if name.startswith("manual__")]
+    assert None not in ended, notes
+    assert any(note.startswith("emergency: a bad day") for note in ended)
+    assert any(note.startswith("Dry run: ") for note in ended)
+    assert any(note.startswith(f"new_rows: {3 * ROWS} new rows") for note in ended)
 
 
 def test_what_serves_is_too_old_whoever_should_have_trained(runs):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,11 +19,15 @@ from airflow_mlops.engine.data import profiles
 from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.data.parquet import parquet_files
 from airflow_mlops.engine.data.partitions import batch_hash
+from airflow_mlops.engine.features.computing.files import revision_of, write_day
+from airflow_mlops.engine.features.governance.consumers import read_by
+from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.halts import halt
-from airflow_mlops.engine.retraining import drift
+from airflow_mlops.engine.retraining import drift, feature_days
 from airflow_mlops.engine.retraining.decide import Policy
 from airflow_mlops.engine.retraining.drift import psi
 from airflow_mlops.engine.retraining.looking import admit, look_and_decide, served_age
+from airflow_mlops.engine.retraining.registered import Registered, record_registered
 from airflow_mlops.engine.retraining.requests import ask, request_of, requests, settle, start
 from airflow_mlops.engine.retraining.triggers import Trigger, look
 from airflow_mlops.engine.retraining.why import why
@@ -116,6 +123,40 @@ def test_each_profile_is_read_once_and_no_row_ever(world: World, monkeypatch: py
     assert found(world, drift_psi=0.2) == before
 
 
+def compute(world: World, first: int, last: int, *, shift: float = 0.0) -> dict[str, str]:
+    """Write days of a feature view that a version reads one column of; return key → revision."""
+    for day in range(first, last):
+        rng = np.random.default_rng(1000 + day)
+        times = [at(day) + timedelta(hours=12)] * ROWS
+        columns = {"at": times, "carrier": ["AA"] * ROWS, "mean_km": rng.normal(shift, 1.0, ROWS)}
+        columns["unread"] = rng.normal(5.0 * shift, 1.0, ROWS)
+        write_day(world.home, "carriers", at(day).date().isoformat(), pa.table(columns))
+    keys = [at(day).date().isoformat() for day in range(first, last)]
+    return {key: revision_of(feature_file(world.home, "carriers", key)) for key in keys}
+
+
+def test_drift_is_that_of_computed_features_too(world: World, monkeypatch: pytest.MonkeyPatch):
+    """The feed has not moved, and what is computed of it has: each day's rows are read once, when it is new."""
+    manifest = world.home / "snapshots" / "snapshot1" / "manifest.json"
+    pins = {"carriers": compute(world, 0, TRAINED)}
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "feature_files": pins}))
+    read = read_by(world.ledger, "m", 1).model_copy(update={"features": ("carriers:mean_km", "gone:mean")})
+    world.ledger.record("model_features", "m", read.model_dump(mode="json"), key="1")
+    world.seal_days(TRAINED + 1, TRAINED + 8)
+    compute(world, TRAINED, TRAINED + 8)
+    quiet = found(world, drift_psi=0.2)
+    assert not quiet.fires
+    assert "PSI of 3 columns" in quiet.detail, "what the version does not read does not count"
+    compute(world, TRAINED, TRAINED + 8, shift=1.0)
+    trigger = found(world, drift_psi=0.2)
+    assert trigger.fires
+    assert trigger.detail.startswith("PSI of 3 columns, bound 0.2: features.carriers.mean_km ")
+    monkeypatch.setattr(feature_days, "profile_files", lambda *args, **kwargs: pytest.fail("rows were read again"))
+    assert found(world, drift_psi=0.2) == trigger
+    exclude(world.ledger, "orders", at(TRAINED), at(TRAINED + 8), "a bad feed", "ann")
+    assert not found(world, drift_psi=0.2).fires
+
+
 def test_the_index_is_that_of_the_books():
     assert psi([50, 50], [50, 50]) == 0
     assert psi([500, 500], [250, 750]) == pytest.approx(0.2746, abs=0.002)
@@ -132,14 +173,16 @@ def predict(world: World, day: int, *, good: bool, version: int = 1) -> None:
     """Seal predictions of a day, as batch prediction does."""
     key = at(day).date().isoformat()
     rows = world.store.read([world.store.get("outcomes", key)], ["id", "late"]).to_pylist()
+    answers = [(0.9 if row["late"] == good else 0.1) + n / 1e6 for n, row in enumerate(rows)]
+    seal_predictions(world, day, {"id": [row["id"] for row in rows], "probability": answers}, version=version)
+
+
+def seal_predictions(world: World, day: int, columns: dict[str, Any], *, version: int) -> None:
+    key = at(day).date().isoformat()
     folder = world.home / "predicted" / key
     folder.mkdir(parents=True)
-    table = {
-        "at": [at(day) + timedelta(hours=12)] * len(rows),
-        "id": [row["id"] for row in rows],
-        "probability": [(0.9 if row["late"] == good else 0.1) + n / 1e6 for n, row in enumerate(rows)],
-    }
-    pq.write_table(pa.table(table), folder / "rows.parquet")
+    times = [at(day) + timedelta(hours=12)] * len(columns["id"])
+    pq.write_table(pa.table({"at": times, **columns}), folder / "rows.parquet")
     hashed = batch_hash(parquet_files(folder))
     sealed = world.store.seal("m.predictions", key, folder, event_time="at", batch_hash=hashed, suite_hash=None)
     told = {"revision": sealed.revision, "model": "m", "version": str(version)}
@@ -165,6 +208,37 @@ def test_decay_is_that_of_what_was_predicted_in_time(world: World):
     assert found(world, decay=decay) == badly, "its labels have not matured"
     world.serve(2)
     assert "was not written down" in found(world, decay=decay).detail
+
+
+def test_decay_of_classes_is_that_of_all_their_probabilities(world: World):
+    """The carrier is predicted of each order; one that the model never saw is counted apart."""
+    classes = ["AA", "DL"]  # UA has come since
+    manifest = world.home / "snapshots" / "snapshot1" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "problem": "multiclass", "classes": classes}))
+    asked = {"decay": ("accuracy", 0.1), "label": "carrier", "problem": "multiclass"}
+    made = Registered(
+        model="m", version=2, spec_hash="s", snapshot="snapshot1", run="m.train run2", metrics={"accuracy": 0.9}
+    )
+    record_registered(world.ledger, made)
+    world.serve(2)
+    world.seal_days(TRAINED + 1, TRAINED + 9)
+    others = 0
+    for day, right in ((TRAINED, 1.0), *((TRAINED + n, 0.5) for n in range(1, 8))):
+        key = at(day).date().isoformat()
+        rows = world.store.read([world.store.get("outcomes", key)], ["id", "carrier"]).to_pylist()
+        others += sum(row["carrier"] == "UA" for row in rows)
+        hit = [n < right * len(rows) for n in range(len(rows))]
+        said = [
+            [0.8, 0.2] if (row["carrier"] == "AA") == good else [0.2, 0.8] for row, good in zip(rows, hit, strict=True)
+        ]
+        answers = pa.array(said, pa.list_(pa.float32()))
+        seal_predictions(world, day, {"id": [row["id"] for row in rows], "probabilities": answers}, version=2)
+    decayed = found(world, **asked)
+    assert decayed.fires
+    assert 0.2 < decayed.value < 0.45, decayed.detail
+    assert f"{others} more are of classes that it never saw" in decayed.detail
+    manifest.unlink()
+    assert found(world, **asked) == decayed, "each partition is held against its labels once"
 
 
 def test_before_the_first_training_nothing_asks(tmp_path: Path):

@@ -382,3 +382,28 @@ def test_a_ledger_that_does_not_answer_is_not_one_without_exclusions(flights):
     with pytest.raises(TransientError):
         snapshot_of(flights, ledger=Ledger("postgresql+psycopg2://nobody@127.0.0.1:1/none"))
     assert sorted(flights.glob("snapshots/*")) == before
+
+
+def test_slices_that_one_training_leaves_out_are_in_none_of_its_splits_and_it_can_be_rebuilt(flights):
+    usual = snapshot_of(flights)
+    without = {"carrier": ["AA", "UA"], "origin": ["JFK"]}
+    made = snapshot_of(flights, without_slices=without, max_join_drop=1.0)
+    assert made.id != usual.id
+    assert made.without_slices == {"carrier": ("AA", "UA"), "origin": ("JFK",)}
+    rows = pa.concat_tables([read_split(made, name) for name in made.splits])
+    assert not {"AA", "UA"} & set(rows["carrier"].to_pylist())
+    assert "JFK" not in set(rows["origin"].to_pylist())
+    kept = sum(split.rows for split in made.splits.values()) + made.unlabelled_rows
+    assert kept + made.excluded_rows == sum(split.rows for split in usual.splits.values()) + usual.unlabelled_rows
+    shutil.rmtree(made.uri)
+    again = rebuild_snapshot(
+        Location(REPO, flights), made, store=PartitionStore.under(flights), source_dataset="departures",
+        label_dataset="arrivals",
+    )  # fmt: skip
+    assert again == made
+    with pytest.raises(ConfigError, match="There is no row with carrier=AX"):
+        snapshot_of(flights, without_slices={"carrier": ["AX"]})
+    with pytest.raises(ConfigError, match=r"has no column 'carier'\. Did you mean 'carrier'"):
+        snapshot_of(flights, without_slices={"carier": ["AA"]})
+    with pytest.raises(ConfigError, match="has no column 'importance'"):
+        snapshot_of(flights, weight="importance")

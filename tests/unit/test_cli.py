@@ -114,6 +114,9 @@ def test_announce_records_the_person(days: Path, capsys: pytest.CaptureFixture[s
 
 def test_exclude_list_and_lift(days: Path, capsys: pytest.CaptureFixture[str]) -> None:
     window = ["--from", "2013-01-02", "--to", "2013-01-03T12:00:00+00:00", "--reason", "clocks were wrong"]
+    everything = ("--from", "2000-01-01", "--to", "2100-01-01", "--reason", "all of it")
+    assert run(days, "exclude", "departures", *everything) == 1
+    assert "Nothing of 'departures' would be left to train on" in capsys.readouterr().err
     assert run(days, "exclude", "departures", *window) == 0
     made, then = capsys.readouterr().out.splitlines()
     assert "clear the task `compute_features` of 2013-01-02 to 2013-01-03, oldest first" in then

@@ -15,6 +15,7 @@ from airflow_mlops.cli import main
 from airflow_mlops.engine.halts import halt, halted, halts, resume
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, TransientError
+from airflow_mlops.operators.admit import AdmitTrainingOperator
 from airflow_mlops.operators.feast import FeastCheckParityOperator, FeastGetTrainingDataOperator
 from airflow_mlops.operators.mlflow import (
     MLflowFetchApprovedModelOperator,
@@ -22,7 +23,7 @@ from airflow_mlops.operators.mlflow import (
     MLflowRegisterModelOperator,
 )
 from airflow_mlops.operators.mlflow_elsewhere import MLflowRegisterSavedModelOperator
-from airflow_mlops.operators.retraining import AdmitTrainingOperator
+from airflow_mlops.operators.roll_through import TFServingRollThroughOperator
 from airflow_mlops.operators.runbook import HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from airflow_mlops.operators.tensorflow_adopt import TensorFlowAdoptModelOperator
@@ -43,6 +44,7 @@ STOPPED = [
     MLflowJudgeModelOperator,
     MLflowRegisterModelOperator,
     MLflowRegisterSavedModelOperator,
+    TFServingRollThroughOperator,
     TFServingLoadVersionOperator,
     TFServingPromoteVersionOperator,
     TFServingPublishModelOperator,

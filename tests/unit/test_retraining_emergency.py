@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.engine.retraining.emergency import check_parameters, estimate, parse_excluded
+from airflow_mlops.engine.retraining.emergency import (
+    check_data,
+    check_parameters,
+    estimate,
+    parse_excluded,
+    parse_slices,
+    rows_of,
+)
 from airflow_mlops.exceptions import ConfigError, DataError
 from tests.retraining_fixtures import START, World, at
 from tests.unit.test_retraining_config import pipeline
@@ -40,6 +47,31 @@ def test_what_is_no_window_is_refused(text: str, says: str | None):
         return
     with pytest.raises(ConfigError, match=says):
         parse_excluded(text, "orders", "ann", "why")
+
+
+def test_slices_are_columns_and_values():
+    assert parse_slices(" carrier=AA, carrier = UA ,origin=JFK,") == {"carrier": ["AA", "UA"], "origin": ["JFK"]}
+    assert parse_slices("note=a=b") == {"note": ["a=b"]}
+    assert parse_slices("") == {}
+    for text in ("AA", "=AA", "carrier="):
+        with pytest.raises(ConfigError, match="is not readable"):
+            parse_slices(text)
+    with pytest.raises(ConfigError, match="names a slice twice"):
+        parse_slices("carrier=AA, carrier=AA")
+
+
+def test_rows_that_are_brought_along(tmp_path: Path):
+    world = World(tmp_path, Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    world.seal(0, rows=10)
+    assert rows_of(tmp_path / "lake" / "orders" / "2026-01-05") == 10
+    with pytest.raises(DataError):
+        rows_of(tmp_path / "none")
+    check_data("lake/mine.parquet", {"slices": "carrier=AA", "window": ""})
+    with pytest.raises(ConfigError, match="something else is asked of the sealed ones") as refused:
+        check_data("lake/mine.parquet", {"window": "20d", "as_of": "2026-01-05T00:00:00+00:00"})
+    assert refused.value.hint.startswith("Leave out window and as_of")
+    with pytest.raises(ConfigError, match="runs no query"):
+        check_data("select * from x", {})
 
 
 def test_parameters_keep_their_types():

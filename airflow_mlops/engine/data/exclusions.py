@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 from airflow_mlops.contracts import Exclusion, content_hash
 from airflow_mlops.engine.data.announcements import require
@@ -64,6 +64,55 @@ def lift(ledger: Ledger, exclusion_id: str, reason: str, who: str) -> Exclusion:
     if not lifted or lifted[0].id < made[0].id:
         ledger.record(LIFTED, exclusion.dataset, {"reason": reason, "who": who}, key=exclusion_id)
     return exclusion
+
+
+def window_of_days(first: date, last: date) -> tuple[datetime, datetime]:
+    """Return begin and end, in UTC, of a window that is named by its first and last day.
+
+    :raises ConfigError: when it ends before it begins.
+    """
+    if last < first:
+        raise ConfigError(
+            "The window ends before it begins.", detail=f"{first} to {last}", hint="Name the earlier day first."
+        )
+    start, end = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (first, last))
+    return start, end + timedelta(days=1)
+
+
+def excluded_as(ledger: Ledger, dataset: str, start: datetime, end: datetime) -> Exclusion:
+    """Return the exclusion in force of just this window.
+
+    :raises ConfigError: when there is none, naming those that there are.
+    """
+    present = exclusions(ledger, dataset)
+    found = [one for one in present if (one.start, one.end) == (start, end)]
+    if not found:
+        windows = [f"{one.start:%Y-%m-%d %H:%M} to {one.end:%Y-%m-%d %H:%M} UTC" for one in present]
+        raise ConfigError(
+            f"Nothing of {dataset!r} is excluded from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC.",
+            detail=f"excluded: {', '.join(windows) or 'nothing'}",
+            hint="An exclusion is lifted whole: name its first and its last day.",
+        )
+    return found[0]
+
+
+def check_something_left(  # noqa: PLR0917
+    ledger: Ledger, dataset: str, start: datetime, end: datetime, keys: Iterable[str], partitioning: Partitioning
+) -> None:
+    """Refuse a window that, with those excluded already, leaves nothing of all that is sealed.
+
+    :param keys: Keys of the sealed partitions; of none nothing is refused.
+    :raises ConfigError: when it would.
+    """
+    asked = Exclusion(id="", dataset=dataset, start=start, end=end, reason="asked", who="asked")
+    sealed, gone = set(keys), excluded_keys([*exclusions(ledger, dataset), asked], partitioning)
+    if sealed and sealed <= gone:
+        raise ConfigError(
+            f"Nothing of {dataset!r} would be left to train on.",
+            detail=f"from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, beside what is excluded already, are all "
+            f"{len(sealed)} sealed partitions",
+            hint="Exclude less. To stop training, halt the model.",
+        )
 
 
 def exclusions(ledger: Ledger, dataset: str) -> list[Exclusion]:

@@ -14,6 +14,7 @@ from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.features.governance.consumers import data_cut
 from airflow_mlops.engine.ledger import Ledger, as_json
 from airflow_mlops.engine.serving.deployments import ask_for, check_pin, deployment
+from airflow_mlops.engine.serving.flapping import flapping
 from airflow_mlops.exceptions import GateError
 
 FACT = "verdict"
@@ -71,12 +72,14 @@ class Choice:
 def choose_version(ledger: Ledger, model: str, server: str, asked: int | None = None) -> Choice:
     """Decide which version to deploy on a server: the one that was asked for, or the newest that passed its gates.
 
-    Unasked, nothing replaces what is pinned; a version that a rollback took out stays out; and a version that was
-    trained on older data than the one that serves does not replace it, whatever its number. How far the data of a
-    version goes is the ``label_cut`` of its snapshot; a version of which it is not known is not taken for older.
+    Unasked, nothing replaces what is pinned, and nothing new comes while what serves was rolled back too often; a
+    version that a rollback took out stays out; and a version that was trained on older data than the one that serves
+    does not replace it, whatever its number. How far the data of a version goes is the ``label_cut`` of its snapshot;
+    a version of which it is not known is not taken for older.
 
     :param asked: The number that somebody asked for: deployed though its data is older, or it was rolled back.
-    :raises GateError: when what is asked for, or any version, has not passed; or when it is asked for against a pin.
+    :raises GateError: when what is asked for, or any version, has not passed; when it is asked for against a pin; or
+        when what serves was rolled back too often: nobody has decided that yet, so somebody must be told.
     """
     state = deployment(ledger, server, model)[0]
     verdicts = last_verdicts(ledger, model)
@@ -97,6 +100,13 @@ def choose_version(ledger: Ledger, model: str, server: str, asked: int | None = 
     fresh = [number for number in new if not older[number]]
     by_number = f"Trigger {model}.deploy with its number to deploy it"
     if fresh:
+        if why := flapping(ledger, server, model, datetime.now(UTC)):
+            raise GateError(
+                f"No version of {model!r} is deployed by itself now: a person must decide.",
+                detail=why,
+                hint=f"Go back further by {model}.rollback; or go on: trigger {model}.roll_through, or {model}.deploy "
+                "with a number.",
+            )
         return Choice(_newest(ledger, model, fresh))
     if new:
         return Choice(None, f"{older[max(new)]}. {by_number} all the same")

@@ -1,11 +1,13 @@
 """Drift: the last week of data against what the serving version was trained on, column by column, from profiles.
 
+Columns are those of the feeds, and the computed features that the version reads.
 The profile of each partition is read once for each version that serves, and counted into the bins of that version's
 training split. The counts are in the ledger, and add up: what a week looks like is the sum of its days.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,17 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.contracts import ColumnProfile, Profile
+from airflow_mlops.contracts import ColumnProfile, Profile, Snapshot, Split
 from airflow_mlops.engine.data import storage
+from airflow_mlops.engine.data.exclusions import left_out
 from airflow_mlops.engine.data.partitions import PartitionStore, parse_profile
 from airflow_mlops.engine.data.profiles import histogram, merge, near_unique, quantiles
 from airflow_mlops.engine.data.snapshots import find_snapshot
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.retraining.feature_days import PREFIX, FeatureDays
 from airflow_mlops.engine.retraining.fresh import Fresh
 from airflow_mlops.exceptions import DataError
+from airflow_mlops.partitioning import Partitioning
 
 if TYPE_CHECKING:
     from airflow_mlops.engine.retraining.triggers import Watch
+
+_log = logging.getLogger(__name__)
 
 REFERENCE, COUNTED = "drift_reference", "drift_counted"
 WEEK = timedelta(days=7)
@@ -66,6 +73,7 @@ class Trained:
 
     :param snapshot: Id of the snapshot.
     :param made_of: Dataset → key → revision of what the snapshot was made of.
+    :param features: What the version reads: ``view:feature``.
     """
 
     ledger: Ledger
@@ -74,10 +82,17 @@ class Trained:
     watch: Watch
     snapshot: str
     made_of: Mapping[str, Mapping[str, str]]
+    features: Sequence[str] = ()
+
+    @property
+    def days(self) -> FeatureDays:
+        """The days of the features that it reads."""
+        return FeatureDays(self.home, self.features)
 
 
 def measure_drift(trained: Trained, fresh: Fresh, bound: float) -> Drift:
-    """Hold the last week of sealed data that a version has not seen against its training split.
+    """Hold the last week of sealed data, and of computed features, that a version has not seen against its training
+    split.
 
     A feed without such a week, as one that has ended, says nothing, nor does what a person excluded. A column that
     moved as much within the training split itself, such as the month, is not counted.
@@ -90,8 +105,9 @@ def measure_drift(trained: Trained, fresh: Fresh, bound: float) -> Drift:
     missing = ", ".join(sorted(set(weeks) - set(unseen)))
     if not unseen:
         return Drift({}, None, f"{missing}: not a week of data yet that the model has not seen")
-    reference = _reference(trained)
-    counts = _counts(trained, reference, unseen)
+    reference, last_seen = _reference(trained)
+    views = {name: _last_week_of_view(trained, name, key) for name, key in last_seen.items()}
+    counts = _counts(trained, reference, {**unseen, **{name: keys for name, keys in views.items() if keys}})
     found = {
         column: psi(bins["counts"], counts[column])
         for column, bins in reference.items()
@@ -163,22 +179,34 @@ def _last_week(trained: Trained, fresh: Fresh, dataset: str) -> dict[str, str] |
     """Return key → revision of the last week of a dataset after what was seen; None when it is not a whole one yet."""
     seen = max(trained.made_of.get(dataset, {}), default="")
     sealed = {key: one["revision"] for key, one in fresh.after(dataset, seen).items()}
+    return _of_last_week(sealed, trained.store.partitioning(dataset))
+
+
+def _last_week_of_view(trained: Trained, view: str, seen: str) -> dict[str, str] | None:
+    """Return the same of a feature view, but for days of the source that a person excluded."""
+    cut = trained.days.partitioning(view)
+    skip = left_out(trained.ledger, trained.watch.source, cut)
+    computed = {key: mark for key, mark in trained.days.after(view, seen).items() if key not in skip}
+    return _of_last_week(computed, cut)
+
+
+def _of_last_week(sealed: Mapping[str, str], cut: Partitioning) -> dict[str, str] | None:
     if not sealed:
         return None
-    cut = trained.store.partitioning(dataset)
     since = cut.interval(max(sealed))[1] - WEEK
     if cut.interval(min(sealed))[0] > since:
         return None
     return {key: revision for key, revision in sealed.items() if cut.interval(key)[1] > since}
 
 
-def _reference(trained: Trained) -> dict[str, Bins]:
-    """Return the bins of a training split, made once from the profiles of its partitions."""
+def _reference(trained: Trained) -> tuple[dict[str, Bins], dict[str, str]]:
+    """Return the bins of a training split, and feature view → last day that it has seen; made once, from profiles."""
     ledger, store, watch, snapshot = trained.ledger, trained.store, trained.watch, trained.snapshot
     known = ledger.facts(REFERENCE, watch.model, key=snapshot, limit=1)
     if known:
-        return dict(known[0].payload["columns"])
-    train = find_snapshot(trained.home, snapshot).splits["train"]
+        return dict(known[0].payload["columns"]), dict(known[0].payload.get("views", {}))
+    made = find_snapshot(trained.home, snapshot)
+    train = made.splits["train"]
     columns: dict[str, Bins] = {}
     for dataset in watch.inputs:
         cut = store.partitioning(dataset)
@@ -187,9 +215,7 @@ def _reference(trained: Trained) -> dict[str, Bins]:
             for key, revision in sorted(trained.made_of.get(dataset, {}).items())
             if cut.interval(key)[1] > train.start and cut.interval(key)[0] < train.end
         }
-        profiles = list(_profiles(store, dataset, keys).values())
-        middle = (len(profiles) + 1) // 2
-        halves = [merge(part) for part in (profiles[:middle], profiles[middle:]) if part]
+        halves = _halves(list(_profiles(store, dataset, keys).values()))
         if halves:
             columns |= bins_of(halves, dataset, skip=[watch.label, watch.entity])
     if not columns:
@@ -198,8 +224,36 @@ def _reference(trained: Trained) -> dict[str, Bins]:
             detail=f"{', '.join(watch.inputs)} from {train.start:%Y-%m-%d} to {train.end:%Y-%m-%d}",
             hint="Seal these partitions again: each gets its profile when it is checked.",
         )
-    ledger.record(REFERENCE, watch.model, {"columns": columns}, key=snapshot)
-    return columns
+    of_views, views = _reference_of_views(trained.days, made, train)
+    columns |= of_views
+    ledger.record(REFERENCE, watch.model, {"columns": columns, "views": views}, key=snapshot)
+    return columns, views
+
+
+def _reference_of_views(days: FeatureDays, snapshot: Snapshot, train: Split) -> tuple[dict[str, Bins], dict[str, str]]:
+    """Return the bins of the features that are stored, and view → last day that the snapshot has seen."""
+    columns: dict[str, Bins] = {}
+    views: dict[str, str] = {}
+    for view, read in days.columns.items():
+        pins = snapshot.feature_files.get(view.removeprefix(PREFIX), {})
+        cut = days.partitioning(view)
+        keys = [key for key in sorted(pins) if cut.interval(key)[1] > train.start and cut.interval(key)[0] < train.end]
+        try:
+            halves = _halves(days.pinned(snapshot, view, keys))
+        except DataError as error:
+            _log.warning("The drift of %s is not looked at: %s %s", view, error.headline, error.detail)
+            continue
+        if halves:
+            others = {name for half in halves for name in half.columns} - read
+            columns |= bins_of(halves, view, skip=sorted(others))
+            views[view] = max(pins)
+    return columns, views
+
+
+def _halves(profiles: Sequence[Profile]) -> list[Profile]:
+    """Return the first and the second half of some days, together."""
+    middle = (len(profiles) + 1) // 2
+    return [merge(part) for part in (profiles[:middle], profiles[middle:]) if part]
 
 
 def _counts(
@@ -215,8 +269,13 @@ def _counts(
             if fact.payload["snapshot"] == snapshot:
                 known[fact.key, fact.payload["revision"]] = fact.payload["counts"]
         new = {key: revision for key, revision in keys.items() if (key, revision) not in known}
-        for key, profile in _profiles(trained.store, dataset, new).items():
-            counts = {name: counted(profile.columns.get(name.partition(".")[2]), bins) for name, bins in mine.items()}
+        of_view = dataset in trained.days.columns
+        made = trained.days.profiles(dataset, new) if of_view else _profiles(trained.store, dataset, new)
+        for key, profile in made.items():
+            counts = {
+                name: counted(profile.columns.get(name.removeprefix(f"{dataset}.")), bins)
+                for name, bins in mine.items()
+            }
             told = {"snapshot": snapshot, "revision": new[key], "counts": counts}
             ledger.record(COUNTED, subject, told, key=key)
             known[key, new[key]] = counts

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
 
 from airflow_mlops.contracts import Exclusion, content_hash
 from airflow_mlops.durations import parse_duration
+from airflow_mlops.engine.data import storage
 from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
+from airflow_mlops.engine.data.parquet import parquet_files, readable
 from airflow_mlops.engine.data.partitions import FACT as PARTITION
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.ledger import Ledger
@@ -17,6 +21,9 @@ from airflow_mlops.engine.retraining.registered import Registered, registered
 from airflow_mlops.engine.retraining.triggers import basis_of
 from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.moments import parse_day
+
+if TYPE_CHECKING:
+    from airflow_mlops.engine.data.storage import AnyPath
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,54 @@ def parse_excluded(text: str, dataset: str, who: str, reason: str) -> list[Exclu
         identity = content_hash([dataset, start.isoformat(), end.isoformat(), "this training"])[:12]
         found.append(Exclusion(id=identity, dataset=dataset, start=start, end=end, reason=reason, who=who))
     return found
+
+
+def parse_slices(text: str) -> dict[str, list[str]]:
+    """Return column → values that ``carrier=AA, carrier=UA, origin=JFK`` stands for.
+
+    :raises ConfigError: when one is no column and value, or is named twice.
+    """
+    found: dict[str, list[str]] = {}
+    for named in filter(None, (part.strip() for part in text.split(","))):
+        column, equals, value = (part.strip() for part in named.partition("="))
+        if not (column and equals and value) or value in found.get(column, ()):
+            raise ConfigError(
+                f"slices={text!r} {'names a slice twice' if value in found.get(column, ()) else 'is not readable'}.",
+                detail=named,
+                hint="Write columns and values, such as carrier=AA, carrier=UA, origin=JFK.",
+            )
+        found.setdefault(column, []).append(value)
+    return found
+
+
+def check_data(data: str, asked: Mapping[str, str]) -> None:
+    """Refuse rows that are brought along, where something else is asked of the sealed ones.
+
+    :param asked: Field of the form → what it says.
+    :raises ConfigError: then; or when it is a query: a form runs none.
+    """
+    if data.split(None, 1)[0].upper() in ("SELECT", "FROM", "WITH"):
+        raise ConfigError(
+            "A form runs no query.",
+            detail=f"data={data!r}",
+            hint="Name a Parquet file, or a folder of them. A relative path starts at the home folder.",
+        )
+    if said := [name for name in ("window", "exclude", "as_of") if asked.get(name)]:
+        raise ConfigError(
+            "These rows are brought along, and something else is asked of the sealed ones.",
+            detail=f"data={data!r}, {', '.join(f'{name}={asked[name]!r}' for name in said)}",
+            hint=f"Leave out {' and '.join(said)}: bring along just the rows to train on.",
+        )
+
+
+def rows_of(data: AnyPath) -> int:
+    """Return how many rows a Parquet file, or a folder of them, has, without reading them.
+
+    :raises DataError: when they cannot be read.
+    """
+    files = [data] if str(data).endswith(".parquet") else parquet_files(data)
+    with readable(data), storage.on_disk(files) as here:
+        return sum(pq.ParquetFile(file).metadata.num_rows for file in here)
 
 
 def check_parameters(usual: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def _triggers(sight: _Sight, serving: int) -> Iterator[Trigger]:
         yield _drift(sight, serving, watch.drift_psi)
     if watch.decay is not None:
         metric, bound = watch.decay
-        worse, detail = measure_decay(sight.ledger, sight.store, watch, serving, metric)
+        worse, detail = measure_decay(sight.ledger, sight.store, sight.home, watch, serving, metric)
         yield Trigger("decay", worse is not None and worse > bound, worse, bound, detail)
 
 
@@ -193,7 +193,7 @@ def _drift(sight: _Sight, serving: int, bound: float) -> Trigger:
     basis, model = sight.basis, sight.watch.model
     read = basis.features if serving == basis.version else read_by(sight.ledger, model, serving) or basis.features
     made_of = basis.partitions if read.snapshot == basis.snapshot else _made_of(sight.ledger, read)
-    trained = Trained(sight.ledger, sight.store, sight.home, sight.watch, read.snapshot, made_of)
+    trained = Trained(sight.ledger, sight.store, sight.home, sight.watch, read.snapshot, made_of, read.features)
     try:
         found = measure_drift(trained, sight.fresh, bound)
     except DataError as error:

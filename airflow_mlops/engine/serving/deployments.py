@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from airflow_mlops.contracts import Deployment, Pin
 from airflow_mlops.engine.ledger import Ledger, Pointer
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, did_you_mean
-from airflow_mlops.moments import is_day, parse_day_or_moment, to_come
+from airflow_mlops.moments import to_come
 
 FACT = "deployment"
 PIN_TOLD = "pin_told"
@@ -105,40 +105,6 @@ def lasting(history: Iterable[Moved]) -> Iterator[Moved]:
             undone -= 1
         else:
             yield move
-
-
-def served_at(ledger: Ledger, server: str, model: str, moment: datetime) -> int:
-    """Return the version that answered callers at a moment.
-
-    :raises DataError: when none did.
-    """
-    for move in lasting(moves(ledger, server, model)):
-        if move.at <= moment and move.state.stable is not None:
-            return move.state.stable
-    raise DataError(
-        f"No version of {model!r} served on {server!r} at {moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC.",
-        detail="the ledger has no deployment from before",
-        hint=f"`airflow-mlops deployments {model}` lists what served when.",
-    )
-
-
-def version_to_go_back_to(ledger: Ledger, server: str, model: str, number: int | None, served_on: str) -> int | None:
-    """Return the version that a rollback is asked to go back to; None for the last one that served well.
-
-    :param served_on: A moment with its zone, or a day: what served at its end.
-    :raises ConfigError: when it is neither, or a number is given too.
-    :raises DataError: when nothing served then.
-    """
-    if not served_on:
-        return number
-    if number is not None:
-        raise ConfigError(
-            "A rollback goes back to a number or to what served at a moment, not both.",
-            detail=f"version {number}, and what served on {served_on}",
-            hint="Leave one of them out.",
-        )
-    moment = parse_day_or_moment(served_on, "served_on")
-    return served_at(ledger, server, model, moment + timedelta(days=1) if is_day(served_on) else moment)
 
 
 def pin(  # noqa: PLR0917

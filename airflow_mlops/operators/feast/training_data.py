@@ -81,6 +81,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
     :param max_join_drop: Share of the usual joins that may be missing, in all and in each slice.
     :param exclude: Windows of ``source_dataset`` that only this snapshot leaves out: records
         :class:`~airflow_mlops.contracts.Exclusion` as dicts.
+    :param without_slices: Column → values, as text, of rows that only this snapshot leaves out.
     :param feast_conn_id: Airflow connection of type ``feast``.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
     """
@@ -110,7 +111,9 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         "slices",
         "min_joined",
         "max_join_drop",
+        "weight",
         "exclude",
+        "without_slices",
         "feast_conn_id",
         "ledger_conn_id",
     )
@@ -147,6 +150,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         weight: str = "",
         group: str = "",
         exclude: Sequence[Mapping[str, Any]] = (),
+        without_slices: Mapping[str, Sequence[str]] | None = None,
         feast_conn_id: str = FeastHook.default_conn_name,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
@@ -179,6 +183,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
         self.min_joined = min_joined
         self.max_join_drop = max_join_drop
         self.exclude = exclude
+        self.without_slices = without_slices
         self.feast_conn_id = feast_conn_id
         self.ledger_conn_id = ledger_conn_id
 
@@ -207,6 +212,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             keys=self.keys,
             **self._learned(),
             split_rule=_split_rule(self.split, self.split_column),
+            without_slices=self.without_slices or {},
             ledger=LedgerHook(self.ledger_conn_id).get_conn(),
         )
 
@@ -253,6 +259,7 @@ class FeastGetTrainingDataOperator(MlopsOperator):
             min_joined=self.min_joined,
             max_join_drop=self.max_join_drop,
             without=[Exclusion.model_validate(one) for one in self.exclude],
+            without_slices=self.without_slices or {},
             report=partial(publish_report, self, context),
         )
 

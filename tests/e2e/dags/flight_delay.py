@@ -51,7 +51,7 @@ flight_delay = ModelPipeline(
     retrain=Retrain(cron="0 0 * * *"),
     owner="flights@example.com",
     notify=[FileNotifier(f"{os.environ['AIRFLOW__MLOPS__HOME']}/told.jsonl")],
-    deadlines={"runbook": "1s"},
+    deadlines={"rollback": "1s"},
 )
 dags = flight_delay.dags()
 for dag in dags.values():

@@ -32,6 +32,7 @@ from airflow_mlops.engine.features.project.schema import describe
 from airflow_mlops.engine.features.project.store import open_store
 from airflow_mlops.engine.features.training.recipe import Recipe
 from airflow_mlops.engine.features.training.rows import Asked, with_features
+from airflow_mlops.engine.features.training.slices import LeftOut
 from airflow_mlops.engine.features.training.training_data import with_shares
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 from airflow_mlops.problems import as_label
@@ -79,6 +80,7 @@ def build_snapshot_of_rows(
     weight: str = "",
     group: str = "",
     split_rule: SplitRule = BY_TIME,
+    without_slices: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ledger: Ledger | None = None,
 ) -> Snapshot:
     """Put features beside rows of one's own, as they were known at each row's time, and freeze the training set.
@@ -95,13 +97,14 @@ def build_snapshot_of_rows(
     :param heads: Further labels: column → problem type, empty likewise; null in a row where it is not known.
     :param weight: Column of what a row counts.
     :param group: Column of the rows that are ranked against each other.
+    :param without_slices: Column → values, as text, of rows that are left out.
     :param ledger: Where the snapshot is written down; None when there is no ledger.
     :raises ConfigError: when a column is missing or of another type, or the service is unknown.
     :raises DataError: when an entity is there twice, or a split cannot be learned from.
     """
     feast = open_store(location)
     repo = describe(feast)
-    rows = _of_known_time(rows, event_time)
+    rows, excluded = _without(_of_known_time(rows, event_time), without_slices)
     begin, end = _span(rows, event_time)
     recipe = Recipe(
         source=OWN, entity=entity, event_time=event_time, keys=tuple(keys), service=service, labels=OWN, label=label,
@@ -143,7 +146,8 @@ def build_snapshot_of_rows(
             as_of=end,
             label_cut=end,
             unlabelled_rows=rows.num_rows - labelled.num_rows,
-            excluded_rows=0,
+            excluded_rows=excluded,
+            without_slices={name: tuple(values) for name, values in without_slices.items()},
             split_rule=recipe.split_rule,
         )
     if ledger is not None:
@@ -169,6 +173,20 @@ def _of_known_time(rows: pa.Table, event_time: str) -> pa.Table:
     if nulls := rows[event_time].null_count:
         raise DataError(f"{event_time!r} is null in {nulls} of {rows.num_rows} entities.", hint="Leave them out.")
     return rows.set_column(rows.schema.get_field_index(event_time), event_time, rows[event_time].cast(TIME, safe=False))
+
+
+def _without(rows: pa.Table, slices: Mapping[str, Sequence[str]]) -> tuple[pa.Table, int]:
+    """Return the rows of no such slice, and how many are left out."""
+    if missing := [name for name in slices if name not in rows.schema.names]:
+        raise ConfigError(
+            f"The entities have no column {missing[0]!r}.{did_you_mean(missing[0], rows.schema.names)}",
+            detail=f"rows are to be left out by {', '.join(slices)}",
+            hint=f"Their columns: {', '.join(rows.schema.names)}.",
+        )
+    left_out = LeftOut(slices)
+    rest = left_out.rest(rows)
+    left_out.check_met("the rows that were brought along")
+    return rest, rows.num_rows - rest.num_rows
 
 
 def _span(rows: pa.Table, event_time: str) -> tuple[datetime, datetime]:

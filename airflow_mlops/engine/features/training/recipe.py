@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -43,6 +43,8 @@ class Recipe:
     group: str = ""
     without: tuple[Exclusion, ...] = ()
     """Windows of the source whose rows only this training set leaves out; features computed from them stay."""
+    without_slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Column of the source → values, as text, of the rows that only this training set leaves out."""
 
     @property
     def span(self) -> Span:

@@ -26,6 +26,7 @@ from airflow_mlops.engine.features.offline.reading import reading_files
 from airflow_mlops.engine.features.project.schema import FeatureRepo, ServiceSchema
 from airflow_mlops.engine.features.project.store import feast_errors
 from airflow_mlops.engine.features.training.recipe import Recipe
+from airflow_mlops.engine.features.training.slices import LeftOut
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
 from airflow_mlops.partitioning import Partitioning
 from airflow_mlops.problems import as_label
@@ -86,7 +87,8 @@ def read_chunks(
             detail=f"dataset {recipe.source!r}",
             hint="Name a column of times.",
         )
-    _check_columns(sources, recipe.slices, "slices")
+    _check_columns(sources, [*recipe.slices, *recipe.without_slices], "slices")
+    left_out = LeftOut(recipe.without_slices)
     known_at = [recipe.known_at] if recipe.known_at else []
     _check_columns(
         labels, [recipe.entity, recipe.label, *recipe.heads, *known_at], "entity, label, heads and when they are known"
@@ -95,8 +97,9 @@ def read_chunks(
     known = _labels(store, labels, recipe, chunk_rows)
     pa.default_memory_pool().release_unused()
     for days in _chunks(sources, chunk_rows):
-        present = _of_window(store.read(days, list(dict.fromkeys([*asked.columns, *recipe.slices]))), recipe)
-        entities = without(present, recipe.event_time, recipe.left_out)
+        columns = list(dict.fromkeys([*asked.columns, *recipe.slices, *recipe.without_slices]))
+        present = _of_window(store.read(days, columns), recipe)
+        entities = left_out.rest(without(present, recipe.event_time, recipe.left_out))
         theirs = known.filter(pc.is_in(known[recipe.entity], value_set=entities[recipe.entity].combine_chunks()))
         labelled = entities.select(asked.columns).join(theirs, recipe.entity, join_type="inner")
         joined = pc.is_in(entities[recipe.entity], value_set=theirs[recipe.entity].combine_chunks())
@@ -114,6 +117,7 @@ def read_chunks(
         )
         del table, present, entities, theirs, labelled
         pa.default_memory_pool().release_unused()
+    left_out.check_met(f"{recipe.source!r}, {recipe.window}")
 
 
 def count_unread(store: PartitionStore, recipe: Recipe, partitions: Sequence[Partition]) -> int:

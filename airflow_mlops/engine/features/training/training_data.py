@@ -73,6 +73,7 @@ def build_training_snapshot(
     min_joined: float | None = None,
     max_join_drop: float = MAX_JOIN_DROP,
     without: Sequence[Exclusion] = (),
+    without_slices: Mapping[str, Sequence[str]] = MappingProxyType({}),
     report: Callable[[ValidationResult], None] | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Snapshot:
@@ -116,6 +117,7 @@ def build_training_snapshot(
     :param min_joined, max_join_drop: See :meth:`~airflow_mlops.engine.features.training.joins.Joins.check`.
     :param without: Windows of ``source_dataset`` whose rows only this snapshot leaves out. What features were computed
         from them stays: that takes an exclusion for all.
+    :param without_slices: Column of ``source_dataset`` → values, as text, of rows that only this snapshot leaves out.
     :param report: Called with what that check said, before it refuses anything.
     :param chunk_rows: Rows that are read and joined at a time, whole days at least. Memory depends on it, the snapshot
         does not.
@@ -161,6 +163,7 @@ def build_training_snapshot(
         weight=weight,
         group=group,
         without=tuple(without),
+        without_slices=without_slices,
     )
     rules = (applied(ledger, repo.project) if ledger is not None else None) or repo
     check_training_use(repo, service, model, begin, label_cut, rules=rules.rules)
@@ -279,6 +282,7 @@ def rebuild_snapshot(
         validation=validation.end - validation.start,
         test=test.end - test.start,
         excluded=excluded,
+        without_slices=snapshot.without_slices,
     )
     sources, labels = _pinned(store, snapshot, recipe)
     fetch_views(home, snapshot.feature_files)
@@ -355,6 +359,7 @@ def _contents(repo: FeatureRepo, recipe: Recipe, written: _Written) -> dict[str,
         "label_known_at": recipe.known_at,
         "unlabelled_rows": written.unlabelled,
         "excluded_rows": written.excluded,
+        "without_slices": {name: tuple(values) for name, values in recipe.without_slices.items()},
         "split_rule": recipe.split_rule,
     }
 
