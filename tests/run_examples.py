@@ -39,6 +39,12 @@ run("features")
 run("deploy")
 run("predict")
 run("again", snapshot=trained["snapshot"]["id"])
+run(
+    "own",
+    snapshot=trained["snapshot"]["id"],
+    data=trained["snapshot"]["uri"],
+    saved_model=trained["train"]["saved_model"],
+)
 run("retrain", cooldown="1s")
 run("train", seed=1)
 run("deploy")

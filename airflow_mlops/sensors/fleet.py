@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
@@ -13,13 +13,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_mlops.triggers.fleet import TrainedModelServesTrigger
-
-
-class ServingVersion(TypedDict):
-    """The version that a training made, and that serves."""
-
-    model: str
-    version: int
 
 
 class TrainedModelServesSensor(MlopsSensor):
@@ -48,7 +41,7 @@ class TrainedModelServesSensor(MlopsSensor):
         self.tf_serving_conn_id = tf_serving_conn_id
         self.ledger_conn_id = ledger_conn_id
 
-    def look(self, context: Context) -> ServingVersion | None:
+    def look(self, context: Context) -> dict[str, Any] | None:
         """Look once, at the run too."""
         from airflow_mlops.engine.retraining.served import serving_version
         from airflow_mlops.operators.retraining import run_state
@@ -56,7 +49,7 @@ class TrainedModelServesSensor(MlopsSensor):
         run = self._run()
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         version = serving_version(ledger, self.tf_serving_conn_id, self.model, run, run_state(context, run))
-        return None if version is None else ServingVersion(model=self.model, version=version)
+        return None if version is None else {"model": self.model, "version": version}
 
     def trigger(self, deadline: float) -> TrainedModelServesTrigger:
         """Go on looking in the triggerer."""
@@ -70,10 +63,6 @@ class TrainedModelServesSensor(MlopsSensor):
             poll_interval=self.poke_interval,
             deadline=deadline,
         )
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> ServingVersion:
-        """Turn the trigger's version into what the task returns."""
-        return ServingVersion(model=self.model, version=super().execute_complete(context, event))
 
     def describe(self) -> str:
         """Say what is waited for."""

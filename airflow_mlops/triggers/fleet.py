@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.triggers.base import PollTrigger
@@ -48,10 +48,11 @@ class TrainedModelServesTrigger(PollTrigger):
         """Look the connection up."""
         await self._hook.prefetch()
 
-    def poll(self) -> int | None:
+    def poll(self) -> dict[str, Any] | None:
         """Look once. The state of the run is known to a worker only: it looked before."""
         from airflow_mlops.engine.retraining.served import serving_version
 
         if self._ledger is None:
             self._ledger = self._hook.get_conn()
-        return serving_version(self._ledger, self._server, self._model, self._run, None)
+        version = serving_version(self._ledger, self._server, self._model, self._run, None)
+        return None if version is None else {"model": self._model, "version": version}

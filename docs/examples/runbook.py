@@ -1,7 +1,8 @@
-"""What a person does with a model that serves: keep it, stop it, go back."""
+"""What a person does with a model that serves: keep it, leave days out, stop it, go back."""
 
 from airflow.sdk import DAG
 
+from airflow_mlops.operators.exclusions import ExcludeWindowOperator, LiftExclusionOperator
 from airflow_mlops.operators.runbook import HaltModelOperator, RemindOfPinOperator, ResumeModelOperator
 from airflow_mlops.operators.tf_serving import (
     TFServingPinVersionOperator,
@@ -17,4 +18,7 @@ with DAG("example_runbook", schedule=None, params={"reason": "an example"}) as d
     halt = HaltModelOperator(task_id="halt", **why)
     resume = ResumeModelOperator(task_id="resume", **why)
     back = TFServingRollbackOperator(task_id="back", **why)
-    pin >> remind >> unpin >> halt >> resume >> back
+    days = {"dataset": "orders", "first": "2024-01-05", "last": "2024-01-06", "confirm": "shop", **why}
+    exclude = ExcludeWindowOperator(task_id="exclude", **days)
+    lift = LiftExclusionOperator(task_id="lift", **days)
+    pin >> remind >> unpin >> exclude >> lift >> halt >> resume >> back

@@ -23,7 +23,10 @@ from tests.shop import connections, write_shop
 from tests.training_fixtures import mlflow_server
 
 EXAMPLES = ROOT / "docs" / "examples"
-PARSED_ONLY = {"elsewhere_trained": "needs a cluster: tests/kubernetes and test_remote_training.py run its tasks"}
+PARSED_ONLY = {
+    "forward": "starts a DAG of a whole pipeline: tests/unit/test_runbook.py runs its task",
+    "elsewhere_trained": "needs a cluster: tests/kubernetes and test_remote_training.py run its tasks",
+}
 
 
 @pytest.fixture(scope="module")
