@@ -160,7 +160,7 @@ def _say(found: Survey, bounds: Bounds) -> None:
         print(f"… and {len(found.columns) - _SHOWN} more: see the README of the project")
     usual = {
         "binary": f"{found.label_rate:.1%} are true",
-        "multiclass": f"{len(found.classes)} classes; {found.label_rate:.1%} are {found.classes[:1]}",
+        "multiclass": f"{len(found.classes)} classes; {found.label_rate:.1%} are {''.join(found.classes[:1])!r}",
         "regression": f"{found.label_rate:.4g} on average",
     }[found.problem.name]
     print(f"\nlabel {found.label}: {found.problem.name}, {usual}, {found.of(found.label).missing:.1%} not known")

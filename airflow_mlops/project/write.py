@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "files"
+_LOSSES = {
+    "binary": "binary_crossentropy",
+    "multiclass": "sparse_categorical_crossentropy",
+    "regression": "mse",
+}
 _CUTS = {"hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month"}
 
 
@@ -94,6 +99,7 @@ def _said(plan: Plan) -> dict[str, Any]:
         "asked": " ".join(f"{name}={_example(survey, name)}" for name in [survey.key, *survey.inputs]),
         "partitioning": feed.partitioning,
         "zone": feed.partitioning.timezone,
+        "loss": _LOSSES[survey.problem.name],
         "cut": _CUTS[feed.partitioning.every],
         **_of_tests(plan),
     }

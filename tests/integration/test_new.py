@@ -1,0 +1,164 @@
+"""`airflow-mlops new`: from a table that nobody described to a served prediction, as the README that it writes says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops import cli
+from airflow_mlops.commands.history import load_pipeline
+from airflow_mlops.engine.data.snapshots import load_snapshot
+from airflow_mlops.engine.features.governance.consumers import record_model
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.serving.model_store import publish
+from tests.integration.test_first_pipeline import TaskInstance
+from tests.integration.test_s3_partitions import client, connection, endpoint  # noqa: F401  fixtures
+from tests.new_projects import OPTIONS, check_project, commands, importable, into_database, write_orders
+from tests.serving_fixtures import put_into_service, rollout_of, running_server
+from tests.shop import connections
+from tests.training_fixtures import make_spec
+from tests.warm_trainer import train
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def new(*arguments: str) -> Path:
+    """Run the command, and return the project's folder."""
+    assert cli.main(["new", *arguments]) == 0
+    project = Path(arguments[0]).resolve()
+    check_project(project)
+    return project
+
+
+def run_to_a_prediction(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Do what the project's README says, and return what the answer was."""
+    name, home, ledger = project.name, project / ".mlops", Ledger(f"sqlite:///{project}/ledger.db")
+    monkeypatch.chdir(project)
+    for variable, value in connections(project, ledger.url).items():
+        monkeypatch.setenv(variable, value)
+    place = ["--home", str(home), "--ledger", ledger.url]
+    with importable(project):
+        for command in commands(project, "history", "features"):
+            assert cli.main([*command, *place]) == 0, capsys.readouterr().err
+        assert "0 refused" in capsys.readouterr().out
+        _, pipeline = load_pipeline(f"dags/{name}.py:{name}")
+        task = pipeline.dags()[f"{name}_train"].get_task("snapshot")
+        [trigger] = [one for one in commands(project, "stack") if "--conf" in one]
+        task.as_of, task.window, task.exclude = json.loads(trigger[-1])["as_of"], pipeline.train.window, ""
+        snapshot = load_snapshot(home, task.execute({"ti": TaskInstance()})["id"])
+        record_model(ledger, name, 1, snapshot)
+        code = {"code_path": str(project / "dags"), "entrypoint": pipeline.train.entrypoint}
+        spec = make_spec(snapshot, model=name, epochs=3, batch_size=pipeline.train.batch_size, **code)
+        trained = train(spec, home / "trainings" / spec.hash[:16])
+        with running_server(project / "server") as server, rollout_of(server, name, ledger) as rollout:
+            monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", server.connection())
+            publish(Path(trained.saved_model), rollout.base, 1)
+            put_into_service(rollout, 1)
+            [ask] = commands(project, "ask")
+            assert cli.main([*ask, *place]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_one_file_becomes_a_project_that_serves_a_prediction(here, monkeypatch, capsys):
+    write_orders(here)
+    project = new("shop_returns", "--from", "orders.csv", *OPTIONS, "--label", "returned")
+    said = capsys.readouterr().out
+    assert "The rows are copied to landing/orders, cut daily, because no path says its day." in said
+    answer = run_to_a_prediction(project, monkeypatch, capsys)
+    assert re.search(r"^probability: 0\.\d+  \(version 1 of shop_returns\)", answer, re.MULTILINE)
+    assert '_30d": NaN' not in answer, "the customer is known online"
+
+
+@pytest.fixture
+def bucket(here, client, connection) -> str:  # noqa: F811
+    """A folder of a bucket with a file of orders a day."""
+    write_orders(here, days=30)
+    for file in (here / "shop" / "lake").rglob("*.csv"):
+        client.upload_file(str(file), "lake", f"shop/orders/{file.parent.name}/{file.name}")
+    return f"s3://{connection}@lake/shop/orders"
+
+
+@pytest.fixture
+def table(here, monkeypatch) -> str:
+    """A table of a database."""
+    into_database(write_orders(here, days=30), here / "shop.db")
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP_DB", json.dumps({"conn_type": "sqlite", "host": str(here / "shop.db")}))
+    return "sqlite://shop_db/orders"
+
+
+def test_a_bucket_is_taken_where_it_is(bucket, capsys):
+    project = new("return_reasons", "--from", bucket, *OPTIONS, "--label", "reason")
+    said = capsys.readouterr().out
+    assert "30 days from 2024-01-01 to 2024-01-30" in said
+    assert "The rows are taken where they lie." in said
+    assert "multiclass, 7 classes" in said
+    assert f'"{bucket}"' in (project / "dags" / "return_reasons.py").read_text()
+
+
+def test_a_table_is_extracted(table, capsys):
+    project = new("refunds", "--from", table, *OPTIONS, "--label", "refund")
+    assert "regression" in capsys.readouterr().out
+    with importable(project):
+        model = importlib.import_module("refunds_model")
+    assert 40 < model.MEAN < 80
+    assert 10 < model.SPREAD < 60
+
+
+@pytest.mark.slow
+def test_classes_from_a_bucket_are_served(bucket, monkeypatch, capsys):
+    project = new("return_reasons", "--from", bucket, *OPTIONS, "--label", "reason")
+    answer = run_to_a_prediction(project, monkeypatch, capsys)
+    assert re.search(r"^class: '?\w+'?  \(version 1 of return_reasons\)", answer, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_numbers_from_a_table_are_served(table, monkeypatch, capsys):
+    project = new("refunds", "--from", table, *OPTIONS, "--label", "refund")
+    answer = run_to_a_prediction(project, monkeypatch, capsys)
+    assert re.search(r"^prediction: \d+\.\d+  \(version 1 of refunds\)", answer, re.MULTILINE)
+
+
+# --- what a first table looks like ------------------------------------------------------------------------
+
+
+def test_columns_that_python_cannot_hold_have_other_names_in_the_project(here, capsys):
+    text = write_orders(here, days=30).read_text()
+    Path("odd.csv").write_text(text.replace("customer", "Customer ID", 1).replace("returned", "class", 1))
+    project = new("odd_orders", "--from", "odd.csv", *OPTIONS, "--label", "class")
+    assert "'Customer ID' is called 'Customer_ID'" in capsys.readouterr().out
+    assert "Customer_ID_history" in (project / "feature_repo" / "definitions.py").read_text()
+
+
+def test_a_table_with_odd_names_is_asked_by_a_query(table, here, capsys):
+    with closing(sqlite3.connect(here / "shop.db")) as database:
+        database.execute('ALTER TABLE orders RENAME COLUMN customer TO "Customer ID"')
+    project = new("odd_orders", "--from", table, *OPTIONS, "--label", "returned")
+    assert '"Customer ID" AS Customer_ID' in (project / "dags" / "odd_orders.py").read_text()
+
+
+def test_files_with_a_day_missing_are_copied(here, capsys):
+    write_orders(here, days=30)
+    (here / "shop/lake/orders/dt=2024-01-09/orders.csv").unlink()
+    new("gaps", "--from", "shop/lake/orders", *OPTIONS, "--label", "returned")
+    assert "because 1 partitions are missing between the first and the last" in capsys.readouterr().out
+
+
+def test_on_a_terminal_it_asks_for_what_it_cannot_see(here, monkeypatch, capsys):
+    write_orders(here, days=30)
+    answers = iter(["ordered", "ordered_at", "returned"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: next(answers))
+    new("asked", "--from", "orders.csv")
+    said = capsys.readouterr().out
+    assert "'ordered' is none of them. Did you mean 'ordered_at'?" in said
+    assert "What names a row? order_id" in said
