@@ -99,6 +99,7 @@ def _said(plan: Plan) -> dict[str, Any]:
         "asked": " ".join(f"{name}={_example(survey, name)}" for name in [survey.key, *survey.inputs]),
         "partitioning": feed.partitioning,
         "zone": feed.partitioning.timezone,
+        "booster": f"HistGradientBoosting{'Regressor' if survey.problem.name == 'regression' else 'Classifier'}",
         "loss": _LOSSES[survey.problem.name],
         "cut": _CUTS[feed.partitioning.every],
         **_of_tests(plan),
