@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import re
 import shlex
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from tests.shop import write_shop
+import pytest
+
+from airflow_mlops import cli
+from airflow_mlops.commands.history import load_pipeline
+from airflow_mlops.contracts import Snapshot
+from airflow_mlops.engine.data.snapshots import load_snapshot
+from airflow_mlops.engine.features.governance.consumers import record_model
+from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.serving.model_store import publish
+from airflow_mlops.engine.serving.rollout import Rollout
+from tests.serving_fixtures import put_into_service, rollout_of, running_server
+from tests.shop import connections, write_shop
+from tests.training_fixtures import make_spec
+from tests.warm_trainer import train
 
 RUFF = Path(sys.executable).with_name("ruff")
 OPTIONS = ["--time", "ordered_at", "--entity", "order_id"]
@@ -80,3 +94,47 @@ def check_project(project: Path) -> ModuleType:
         for test in run:
             test()
         return importlib.import_module(f"{project.name}_data")
+
+
+class TaskInstance:
+    """As much of a running task as the operators look at."""
+
+    def xcom_push(self, key: str, value: object) -> None:
+        """Take the link that the task pushes."""
+
+
+def run_to_a_prediction(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    then: Callable[[list[str], Rollout, Path], None] = lambda *_: None,
+) -> Snapshot:
+    """Do what the project's README says up to a prediction, and return what was trained on.
+
+    :param then: Called while it serves, with the options of where all is, the rollout and the model that was trained.
+    """
+    name, home, ledger = project.name, project / ".mlops", Ledger(f"sqlite:///{project}/ledger.db")
+    monkeypatch.chdir(project)
+    for variable, value in connections(project, ledger.url).items():
+        monkeypatch.setenv(variable, value)
+    place = ["--home", str(home), "--ledger", ledger.url]
+    with importable(project):
+        for command in commands(project, "history", "features"):
+            assert cli.main([*command, *place]) == 0
+        _, pipeline = load_pipeline(f"dags/{name}.py:{name}")
+        task = pipeline.dags()[f"{name}_train"].get_task("snapshot")
+        [trigger] = [one for one in commands(project, "stack") if "--conf" in one]
+        task.as_of, task.window, task.exclude = json.loads(trigger[-1])["as_of"], pipeline.train.window, ""
+        snapshot = load_snapshot(home, task.execute({"ti": TaskInstance()})["id"])
+        record_model(ledger, name, 1, snapshot)
+        entry = {"fit": pipeline.train.fit} if pipeline.train.fit else {"entrypoint": pipeline.train.entrypoint}
+        code = {"code_path": str(project / "dags"), "entrypoint": "", **entry}
+        spec = make_spec(snapshot, model=name, epochs=3, batch_size=pipeline.train.batch_size, **code)
+        trained = train(spec, home / "trainings" / spec.hash[:16])
+        with running_server(project / "server") as server, rollout_of(server, name, ledger) as rollout:
+            monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", server.connection())
+            publish(Path(trained.saved_model), rollout.base, 1)
+            put_into_service(rollout, 1)
+            [ask] = commands(project, "ask")
+            assert cli.main([*ask, *place]) == 0
+            then(place, rollout, Path(trained.saved_model))
+    return snapshot

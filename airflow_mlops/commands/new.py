@@ -65,8 +65,8 @@ def _new(options: argparse.Namespace) -> None:
     from airflow_mlops.project.write import check_free, write
 
     folder = Path(options.name)
-    check_name(options.name)
     check_free(folder)
+    check_name(options.name)
     with open_source(options.source, options.timezone, options.reader) as source:
         print(source.said)
         time = options.time or _chosen("time", "When did a row happen?", source.times)

@@ -12,18 +12,8 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops import cli
-from airflow_mlops.commands.history import load_pipeline
-from airflow_mlops.engine.data.snapshots import load_snapshot
-from airflow_mlops.engine.features.governance.consumers import record_model
-from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.engine.serving.model_store import publish
-from tests.integration.test_first_pipeline import TaskInstance
 from tests.integration.test_s3_partitions import client, connection, endpoint  # noqa: F401  fixtures
-from tests.new_projects import OPTIONS, check_project, commands, importable, into_database, write_orders
-from tests.serving_fixtures import put_into_service, rollout_of, running_server
-from tests.shop import connections
-from tests.training_fixtures import make_spec
-from tests.warm_trainer import train
+from tests.new_projects import OPTIONS, check_project, importable, into_database, run_to_a_prediction, write_orders
 
 
 @pytest.fixture
@@ -38,45 +28,6 @@ def new(*arguments: str) -> Path:
     project = Path(arguments[0]).resolve()
     check_project(project)
     return project
-
-
-def run_to_a_prediction(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """Do what the project's README says, and return what the answer was."""
-    name, home, ledger = project.name, project / ".mlops", Ledger(f"sqlite:///{project}/ledger.db")
-    monkeypatch.chdir(project)
-    for variable, value in connections(project, ledger.url).items():
-        monkeypatch.setenv(variable, value)
-    place = ["--home", str(home), "--ledger", ledger.url]
-    with importable(project):
-        for command in commands(project, "history", "features"):
-            assert cli.main([*command, *place]) == 0, capsys.readouterr().err
-        assert "0 refused" in capsys.readouterr().out
-        _, pipeline = load_pipeline(f"dags/{name}.py:{name}")
-        task = pipeline.dags()[f"{name}_train"].get_task("snapshot")
-        [trigger] = [one for one in commands(project, "stack") if "--conf" in one]
-        task.as_of, task.window, task.exclude = json.loads(trigger[-1])["as_of"], pipeline.train.window, ""
-        snapshot = load_snapshot(home, task.execute({"ti": TaskInstance()})["id"])
-        record_model(ledger, name, 1, snapshot)
-        code = {"code_path": str(project / "dags"), "entrypoint": pipeline.train.entrypoint}
-        spec = make_spec(snapshot, model=name, epochs=3, batch_size=pipeline.train.batch_size, **code)
-        trained = train(spec, home / "trainings" / spec.hash[:16])
-        with running_server(project / "server") as server, rollout_of(server, name, ledger) as rollout:
-            monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", server.connection())
-            publish(Path(trained.saved_model), rollout.base, 1)
-            put_into_service(rollout, 1)
-            [ask] = commands(project, "ask")
-            assert cli.main([*ask, *place]) == 0, capsys.readouterr().err
-    return capsys.readouterr().out
-
-
-def test_one_file_becomes_a_project_that_serves_a_prediction(here, monkeypatch, capsys):
-    write_orders(here)
-    project = new("shop_returns", "--from", "orders.csv", *OPTIONS, "--label", "returned")
-    said = capsys.readouterr().out
-    assert "The rows are copied to landing/orders, cut daily, because no path says its day." in said
-    answer = run_to_a_prediction(project, monkeypatch, capsys)
-    assert re.search(r"^probability: 0\.\d+  \(version 1 of shop_returns\)", answer, re.MULTILINE)
-    assert '_30d": NaN' not in answer, "the customer is known online"
 
 
 @pytest.fixture
@@ -117,14 +68,16 @@ def test_a_table_is_extracted(table, capsys):
 @pytest.mark.slow
 def test_classes_from_a_bucket_are_served(bucket, monkeypatch, capsys):
     project = new("return_reasons", "--from", bucket, *OPTIONS, "--label", "reason")
-    answer = run_to_a_prediction(project, monkeypatch, capsys)
+    run_to_a_prediction(project, monkeypatch)
+    answer = capsys.readouterr().out
     assert re.search(r"^class: '?\w+'?  \(version 1 of return_reasons\)", answer, re.MULTILINE)
 
 
 @pytest.mark.slow
-def test_numbers_from_a_table_are_served(table, monkeypatch, capsys):
-    project = new("refunds", "--from", table, *OPTIONS, "--label", "refund")
-    answer = run_to_a_prediction(project, monkeypatch, capsys)
+def test_numbers_from_a_table_are_served_by_trees(table, monkeypatch, capsys):
+    project = new("refunds", "--from", table, *OPTIONS, "--label", "refund", "--model", "boosted")
+    run_to_a_prediction(project, monkeypatch)
+    answer = capsys.readouterr().out
     assert re.search(r"^prediction: \d+\.\d+  \(version 1 of refunds\)", answer, re.MULTILINE)
 
 
