@@ -10,7 +10,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -107,10 +107,13 @@ def run_to_a_prediction(
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
     then: Callable[[list[str], Rollout, Path], None] = lambda *_: None,
+    *,
+    ask: Sequence[str] = (),
 ) -> Snapshot:
     """Do what the project's README says up to a prediction, and return what was trained on.
 
     :param then: Called while it serves, with the options of where all is, the rollout and the model that was trained.
+    :param ask: The command that asks for it; default is that of the README.
     """
     name, home, ledger = project.name, project / ".mlops", Ledger(f"sqlite:///{project}/ledger.db")
     monkeypatch.chdir(project)
@@ -134,7 +137,6 @@ def run_to_a_prediction(
             monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", server.connection())
             publish(Path(trained.saved_model), rollout.base, 1)
             put_into_service(rollout, 1)
-            [ask] = commands(project, "ask")
-            assert cli.main([*ask, *place]) == 0
+            assert cli.main([*(ask or commands(project, "ask")[0]), *place]) == 0
             then(place, rollout, Path(trained.saved_model))
     return snapshot

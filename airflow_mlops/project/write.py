@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -13,7 +14,11 @@ from airflow_mlops.project.plan import Plan, used
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from airflow_mlops.engine.survey.columns import Survey
+
 _TEMPLATES = Path(__file__).parent / "files"
+_SHARED = 0.05
+"""Share of all rows that must have a value for it to name nobody."""
 _LOSSES = {
     "binary": "binary_crossentropy",
     "multiclass": "sparse_categorical_crossentropy",
@@ -96,7 +101,9 @@ def _said(plan: Plan) -> dict[str, Any]:
         "contract": [(name, _contract_type(name, kinds[name], plan)) for name in used(survey)],
         "left_out": [one for one in survey.columns if not one.use],
         "doubtful": [one for one in survey.columns if one.use == "input" and one.why],
-        "asked": " ".join(f"{name}={_example(survey, name)}" for name in [survey.key, *survey.inputs]),
+        "asked": shlex.join(f"{name}={_example(survey, name)}" for name in [survey.key, *survey.inputs]),
+        "query": feed.query.replace("\\", "\\\\").replace('"""', '\\"\\"\\"'),
+        "known_on_a_date": kinds.get(survey.known_at, "").startswith("date"),
         "partitioning": feed.partitioning,
         "zone": feed.partitioning.timezone,
         "booster": f"HistGradientBoosting{'Regressor' if survey.problem.name == 'regression' else 'Classifier'}",
@@ -127,19 +134,16 @@ def _contract_type(name: str, kind: str, plan: Plan) -> str:
     return "double" if name in plan.survey.inputs and number else kind
 
 
-def _example(survey: Any, name: str) -> str:
-    """Return a value to ask with: of a number the usual one, of a text one that many rows share."""
+def _example(survey: Survey, name: str) -> str:
+    """Return a value to ask with: of numbers the middle, else the most frequent, if nobody is named by it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     column = survey.rows[name].drop_null()
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         return f"{float(pc.approximate_median(column.cast(pa.float64())).as_py()):.4g}"
-    value = str(pc.mode(column)[0]["mode"].as_py()) if not pa.types.is_string(column.type) else _most_frequent(column)
-    return value.lower() if pa.types.is_boolean(column.type) else json.dumps(value) if " " in value else value
-
-
-def _most_frequent(column: Any) -> str:
-    import pyarrow.compute as pc
-
-    return str(max(pc.value_counts(column).to_pylist(), key=lambda one: one["counts"])["values"])
+    counts = pc.value_counts(column).to_pylist()
+    most = max(counts, key=lambda one: one["counts"])
+    if name == survey.key and most["counts"] < _SHARED * len(column):
+        return "0" if pa.types.is_integer(column.type) else "ID"
+    return str(most["values"]).lower() if pa.types.is_boolean(column.type) else str(most["values"])

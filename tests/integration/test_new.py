@@ -14,6 +14,7 @@ import pytest
 from airflow_mlops import cli
 from tests.integration.test_s3_partitions import client, connection, endpoint  # noqa: F401  fixtures
 from tests.new_projects import OPTIONS, check_project, importable, into_database, run_to_a_prediction, write_orders
+from tests.table_fixtures import PASSWORD, Postgres
 
 
 @pytest.fixture
@@ -65,6 +66,26 @@ def test_a_table_is_extracted(table, capsys):
     assert 10 < model.SPREAD < 60
 
 
+def test_a_table_of_postgresql_is_extracted_by_weeks_when_it_has_few_rows(here, monkeypatch, capsys):
+    shop = Postgres()
+    address = {
+        "conn_type": "postgres", "host": shop.host, "login": shop.schema, "password": PASSWORD, "schema": "postgres",
+    }  # fmt: skip
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP_DB", json.dumps(address))
+    shop.run(
+        "CREATE TABLE orders AS SELECT n AS id, timestamptz '2024-01-01 00:00+00' + n * interval '9 hours' AS at, "
+        "n % 11 AS shop_id, (n * 7919 % 100)::numeric(8, 2) AS price, n * 104729 % 3 = 0 AS sold, "
+        "interval '1 day' AS span FROM generate_series(0, 500) n"
+    )
+    project = new("sales", "--from", "postgres://shop_db/orders", "--time", "at", "--entity", "id", "--label", "sold")
+    said = capsys.readouterr().out
+    assert "501 rows from 2024-01-01 to 2024-07-06" in said
+    assert "The rows are extracted weekly." in said
+    assert 'Partitioning("weekly", "UTC")' in (project / "dags" / "sales.py").read_text()
+    assert "ValueType.INT64" in (project / "feature_repo" / "definitions.py").read_text()
+    assert PASSWORD not in said
+
+
 @pytest.mark.slow
 def test_classes_from_a_bucket_are_served(bucket, monkeypatch, capsys):
     project = new("return_reasons", "--from", bucket, *OPTIONS, "--label", "reason")
@@ -97,6 +118,14 @@ def test_a_table_with_odd_names_is_asked_by_a_query(table, here, capsys):
         database.execute('ALTER TABLE orders RENAME COLUMN customer TO "Customer ID"')
     project = new("odd_orders", "--from", table, *OPTIONS, "--label", "returned")
     assert '"Customer ID" AS Customer_ID' in (project / "dags" / "odd_orders.py").read_text()
+
+
+def test_days_in_place_of_times(here, capsys):
+    text = write_orders(here, days=30).read_text()
+    Path("dates.csv").write_text(re.sub(r"T[\d:.]+\+00:00", "", text))
+    project = new("by_days", "--from", "dates.csv", *OPTIONS, "--label", "returned")
+    assert "It is known from decided_at on: 7 days later at the latest." in capsys.readouterr().out
+    assert "A date is known when it is over." in (project / "feature_repo" / "by_days_features.py").read_text()
 
 
 def test_files_with_a_day_missing_are_copied(here, capsys):

@@ -69,7 +69,7 @@ def test_the_first_tutorial_ends_with_a_model_that_was_rolled_back(project, monk
         assert cli.main([*ask, *place]) == 0, capsys.readouterr().err
         assert "(version 1 of shop_returns)" in capsys.readouterr().out
 
-    run_to_a_prediction(project, monkeypatch, go_back)
+    run_to_a_prediction(project, monkeypatch, go_back, ask=typed("tutorial.md", "ask")[0])
 
 
 @pytest.mark.slow

@@ -26,6 +26,9 @@ _REPEATS = 3
 _NEARLY_ALL = 0.99
 _ENOUGH = 20
 _SUSPICIOUS = 0.9
+_DAY = 86_400
+_LOOKED_AT = 20_000
+"""Rows on which it is measured how well a column tells the label, at most."""
 _IS_CODE = re.compile(r"(?i)(^|_|\b)(id|code|number|no|nr|key|zip)$|Id$")
 
 
@@ -172,7 +175,7 @@ class _Found:
 
     def __init__(self, rows: pa.Table, uses: dict[str, str], label: str, problem: Problem) -> None:
         self.rows, self.uses, self.label, self.problem = rows, uses, label, problem
-        self.known = rows.filter(pc.is_valid(rows[label]))
+        self.known = rows.filter(pc.is_valid(rows[label])).slice(0, _LOOKED_AT)
         self.truths = self.known[label].to_numpy()
         self.key = ""
 
@@ -335,7 +338,7 @@ def _known_at(rows: pa.Table, time: str, label: str) -> str:
     known = rows.filter(pc.is_valid(rows[label]))
     found: dict[str, float] = {}
     for name in times(rows.schema):
-        if name == time or not pa.types.is_timestamp(rows[name].type):
+        if name == time:
             continue
         waited = _waited(known, time, name)
         there = len(waited) / max(1, len(known))
@@ -349,7 +352,8 @@ def _waited(rows: pa.Table, time: str, until: str) -> np.ndarray:
     """Return the seconds from one column's times to another's, where both are there."""
     both = rows.filter(pc.and_(pc.is_valid(rows[time]), pc.is_valid(rows[until])))
     begin, end = (both[name].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() for name in (time, until))
-    return np.asarray((end - begin) / 1e6)
+    over = _DAY if pa.types.is_date(rows[until].type) else 0  # what is known on a date is known when it is over
+    return np.asarray((end - begin) / 1e6 + over)
 
 
 def _matures_after(rows: pa.Table, time: str, label: str, known_at: str) -> timedelta:
@@ -357,7 +361,7 @@ def _matures_after(rows: pa.Table, time: str, label: str, known_at: str) -> time
     if not known_at:
         return timedelta(days=7)
     waited = _waited(rows.filter(pc.is_valid(rows[label])), time, known_at)
-    return timedelta(days=max(1, math.ceil(float(np.quantile(waited, 0.995)) / 86_400)))
+    return timedelta(days=max(1, math.ceil(float(np.quantile(waited, 0.995)) / _DAY)))
 
 
 def _usual(label: pa.ChunkedArray) -> tuple[tuple[str, ...], float]:

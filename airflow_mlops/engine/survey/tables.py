@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.engine.data.fitting import TIME, common, fit
 from airflow_mlops.engine.data.tables.database import Database, driver_of
+from airflow_mlops.engine.data.tables.postgres import NUMERIC
 from airflow_mlops.engine.data.tables.query import Selection, as_utc, named, quoted
 from airflow_mlops.engine.data.tables.reading import opened
 from airflow_mlops.exceptions import DataError
@@ -48,7 +49,12 @@ class Table:
         first, last = self.span(time)
         within = (max(first, last - _BACK), last + timedelta(microseconds=1))
         where = f"{self._database.name}:{self._table}"
-        _, rows = opened(self._connection, selection, within, where, zone=self._zone).rows(within, {})
+        table = opened(self._connection, selection, within, where, zone=self._zone)
+        # A numeric of any number of digits is a float here; what Arrow has no match for, nobody can learn from.
+        numerics = {one.name: pa.float64() for one in table.columns if one.type is None and one.oid == NUMERIC}
+        columns = [one for one in table.columns if one.type is not None or one.name in numerics]
+        table = table._replace(names=[one.name for one in columns] or table.names, columns=columns)
+        _, rows = table.rows(within, numerics)
         batches = [_with_times(batch) for batch in islice(rows, _BATCHES)]
         schema = common({f"{where}, {n}": batch.schema for n, batch in enumerate(batches)})
         return [fit(batch, schema, zone=self._zone, where=where) for batch in batches]
