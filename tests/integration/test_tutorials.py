@@ -37,7 +37,7 @@ def typed(page: str, *verbs: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
     """The project of the first tutorial."""
     monkeypatch.chdir(tmp_path)
     [made] = blocks("tutorial.md")
