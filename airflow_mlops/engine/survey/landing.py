@@ -54,7 +54,8 @@ def split(
         connection.execute(f"COPY (FROM landing) TO '{target}' (FORMAT parquet, PARTITION_BY ({_DAY}), APPEND)")
     keys = sorted(one.name.removeprefix(f"{_DAY}=") for one in folder.iterdir())
     assert schema is not None  # there was a row
-    for key in partitioning.keys(*(partitioning.interval(one)[0] for one in (keys[0], keys[-1])), without=keys):
+    begin, end = (partitioning.interval(one)[0] for one in (keys[0], keys[-1]))
+    for key in partitioning.keys(begin, end, without=keys):
         (folder / f"{_DAY}={key}").mkdir()
         pq.write_table(schema.empty_table(), folder / f"{_DAY}={key}" / "empty.parquet")
     return left_out

@@ -70,8 +70,8 @@ def placement(paths: Sequence[str], timezone: str = "UTC") -> Placement | None:
 
 
 def _key(parts: Sequence[str], partitioning: Partitioning) -> str:
-    year, month, *day = map(int, parts)
-    noon = datetime(year, month, *(day or [1]), 12, tzinfo=UTC)
+    year, month, day = (int(part) for part in (*parts, "1")[:3])
+    noon = datetime(year, month, day, 12, tzinfo=UTC)
     return noon.strftime(partitioning.key_format)
 
 
