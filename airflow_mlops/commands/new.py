@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_mlops.commands.place import who
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _new(options: argparse.Namespace) -> None:
         shutil.rmtree(made, ignore_errors=True)
         try:
             feed, found, why = source.feed(found, made)
-            plan = decide(options.name, options.source, feed, found, source.bounds, model=options.model)
+            plan = decide(options.name, options.source, feed, found, source.bounds, model=options.model, owner=who())
             write(plan, made)
             made.rename(folder)
         finally:

@@ -72,6 +72,7 @@ class Plan:
     """All that the files of a project say.
 
     :param survey: What was seen, in the names that the project has.
+    :param owner: Who answers for it.
     :param history: Days that the computed features look back.
     :param end: Last day of data that ended long ago.
     """
@@ -90,6 +91,7 @@ class Plan:
     batch_size: int
     fewest_rows: int
     model: str
+    owner: str
     expected: tuple[Expected, ...]
     label_mean: float = 0.0
     label_spread: float = 1.0
@@ -125,7 +127,7 @@ class Plan:
         return f"{name}_before" if name in self.survey.rows.column_names else name
 
 
-def decide(name: str, source: str, feed: Feed, survey: Survey, bounds: Bounds, *, model: str) -> Plan:
+def decide(name: str, source: str, feed: Feed, survey: Survey, bounds: Bounds, *, model: str, owner: str) -> Plan:
     """Return the plan of a project.
 
     :param source: Where the rows come from, in words.
@@ -164,6 +166,7 @@ def decide(name: str, source: str, feed: Feed, survey: Survey, bounds: Bounds, *
         batch_size=min(1024, max(16, 2 ** (in_window // _BATCHES).bit_length())),
         fewest_rows=max(20, round(in_window / 10)),
         model=model,
+        owner=owner,
         expected=tuple(_expected(survey)),
         label_mean=mean,
         label_spread=spread,

@@ -236,7 +236,11 @@ def _no_column(name: str, names: list[str]) -> ConfigError:
     return ConfigError(
         f"There is no column {name!r}.{did_you_mean(name, names)}",
         detail=f"--time {name}; columns: {', '.join(names[:40])}",
-        hint="Name the column that says when a row happened.",
+        hint=(
+            f'Say what is between its columns: --reader \'{{"delim": "{mark}"}}\'.'
+            if len(names) == 1 and (mark := next((one for one in ";|\t" if one in names[0]), ""))
+            else "Name the column that says when a row happened."
+        ),
     )
 
 

@@ -96,6 +96,7 @@ def _said(plan: Plan) -> dict[str, Any]:
         "survey": survey,
         "feed": feed,
         "name": plan.name,
+        "owner": plan.owner,
         "problem": survey.problem.name,
         "key_is_text": kinds[survey.key] == "string",
         "contract": [(name, _contract_type(name, kinds[name], plan)) for name in used(survey)],

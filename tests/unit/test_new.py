@@ -106,6 +106,14 @@ def test_the_hint_for_a_time_that_is_a_text_works(here, capsys):
     assert "from 2024-01-01 to 2024-01-28" in capsys.readouterr().out
 
 
+def test_a_csv_with_semicolons(here, capsys):
+    write()
+    Path("visits.csv").write_text(Path("visits.csv").read_text().replace(",", ";"))
+    said = refused(capsys, "--from", "visits.csv", *OPTIONS)
+    reader = said.split("--reader '")[1].split("'")[0]
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS, "--reader", reader]) == 0
+
+
 def test_one_class_only(here, capsys):
     write(bought=True)
     assert "one value only" in refused(capsys, "--from", "visits.csv", *OPTIONS)
