@@ -118,6 +118,7 @@ def test_what_no_model_can_take_is_left_out_with_the_reason():
             shipped=[BEGIN + timedelta(days=i % 9) for i in range(n)],
             gift=[None if i % 9 == 0 else i % 2 == 0 for i in range(n)],
             tags=[["a"]] * n,
+            score=[f"0.{i:03}456789012345678" for i in range(n)],
         ),
         key="customer",
     )
@@ -128,6 +129,7 @@ def test_what_no_model_can_take_is_left_out_with_the_reason():
         "shipped": "a time",
         "gift": "true, false or missing: a model takes no missing truth values",
         "tags": "of type list<item: string>",
+        "score": """numbers of more digits than a float keeps: --reader '{"types": {"score": "DOUBLE"}}'""",
     }
 
 

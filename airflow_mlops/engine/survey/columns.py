@@ -248,6 +248,8 @@ class _Found:
             return "true, false or missing: a model takes no missing truth values"
         if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind):
             return ""
+        if _is_text(kind) and _is_decimal(self.rows[one.name]):
+            return f"""numbers of more digits than a float keeps: --reader '{{"types": {{"{one.name}": "DOUBLE"}}}}'"""
         if one.distinct > NEARLY_UNIQUE * rows and rows > _ENOUGH:
             return "nearly unique"
         if _is_text(kind) and one.distinct > FEW_VALUES:
@@ -391,6 +393,13 @@ def _is_copy(column: pa.ChunkedArray, label: pa.ChunkedArray) -> bool:
         return False
     pairs = pa.table({"one": column, "other": label}).group_by(["one", "other"]).aggregate([])
     return bool(pairs.num_rows == _distinct(label))
+
+
+def _is_decimal(column: pa.ChunkedArray) -> bool:
+    """Return whether texts are numbers with a point: what has so many digits was left a text."""
+    there = column.drop_null()
+    numbers = pc.match_substring_regex(there.slice(0, _LOOKED_AT), r"^-?\d*\.\d+([eE][+-]?\d+)?$")
+    return bool(len(there) and pc.all(numbers).as_py())
 
 
 def _distinct(column: pa.ChunkedArray) -> int:
