@@ -91,6 +91,12 @@ def _new(options: argparse.Namespace) -> None:
             plan = decide(options.name, options.source, feed, found, source.bounds, model=options.model, owner=who())
             write(plan, made)
             made.rename(folder)
+        except OSError as error:
+            raise ConfigError(
+                "The project cannot be written.",
+                detail=f"{folder.absolute()}: {error.strerror or error}",
+                hint="Call it where you may write, with room for what is copied.",
+            ) from None
         finally:
             shutil.rmtree(made, ignore_errors=True)
     print(f"\nThe rows are {why}.")
@@ -130,8 +136,11 @@ def _chosen(option: str, question: str, possible: Sequence[str]) -> str:
 
 
 def _answer(question: str, possible: Sequence[str]) -> str:
-    while (answer := input(question).strip()) not in possible:
-        print(f"{answer!r} is none of them.{did_you_mean(answer, possible)}")
+    try:
+        while (answer := input(question).strip()) not in possible:
+            print(f"{answer!r} is none of them.{did_you_mean(answer, possible)}")
+    except EOFError:
+        raise KeyboardInterrupt from None
     return answer
 
 

@@ -148,8 +148,8 @@ class _OfFiles(Source):
 
     @cached_property
     def _dataset(self) -> str:
-        name = self._uri.rstrip("/").rsplit("/", 1)[-1] if "/" in self._uri.rstrip("/") else self._uri
-        return safe_name(name.partition(".")[0] or self._files.folder.name)
+        name = self._uri.rstrip("/").rsplit("/", 1)[-1] if "://" in self._uri else Path(self._uri).resolve().name
+        return safe_name(name.partition(".")[0])
 
 
 class _OfTable(Source):

@@ -64,7 +64,7 @@ def write(plan: Plan, folder: Path) -> None:
     """Write the files of a project below a folder."""
     for path, text in files(plan).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text)
+        (folder / path).write_text(text, encoding="utf-8")
 
 
 def _environment() -> Environment:
@@ -79,12 +79,18 @@ def _environment() -> Environment:
         autoescape=False,
     )
     made.filters["py"] = _python
+    made.filters["line"] = _line
     return made
 
 
 def _python(value: Any) -> str:
     """Return a value as it is written in Python, texts in double quotes."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _line(value: str) -> str:
+    """Return a text that cannot end the comment or the cell that it stands in: headers of files are anybody's."""
+    return " ".join(value.split()).replace("`", "'").replace("|", "/")
 
 
 def _said(plan: Plan) -> dict[str, Any]:

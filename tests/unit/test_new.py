@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from airflow_mlops import cli
@@ -104,6 +105,27 @@ def test_the_hint_for_a_time_that_is_a_text_works(here, capsys):
     reader = said.split("--reader '")[1].split("'")[0]
     assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS, "--reader", reader]) == 0
     assert "from 2024-01-01 to 2024-01-28" in capsys.readouterr().out
+
+
+def test_a_header_cannot_become_code(here, capsys):
+    write()
+    rows = pd.read_csv("visits.csv", parse_dates=["at"]).assign(**{"x`\nimport os  # |": "the same"})
+    rows.to_parquet("visits.parquet")
+    assert cli.main(["new", "buyers", "--from", "visits.parquet", *OPTIONS]) == 0
+    for file in Path("buyers").rglob("*.py"):
+        assert "\nimport os  # |" not in file.read_text()
+    assert "# - x' import os # /: the same in every row" in Path("buyers/dags/buyers_data.py").read_text()
+
+
+def test_a_folder_that_cannot_be_written(here, capsys, monkeypatch):
+    write()
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert "The project cannot be written." in refused(capsys, "--from", "visits.csv", *OPTIONS)
+
+
+def test_the_folder_that_one_is_in(here, capsys):
+    write()
+    assert cli.main(["new", "buyers", "--from", ".", *OPTIONS]) == 0
 
 
 def test_a_csv_with_semicolons(here, capsys):

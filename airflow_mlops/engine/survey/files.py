@@ -120,23 +120,30 @@ def open_files(place: AnyPath, *, zone: str, options: Mapping[str, Any] | None =
     :param options: Of the reader, for CSV and JSON.
     :raises DataError: when there are none, or they cannot be reached.
     """
-    with ExitStack() as stack, storage.reaching(place):
+    with ExitStack() as stack:
+        folder, entries, marked = _found(place)
+        reader = stack.enter_context(Reader(options, zone=zone))
+        copies = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="survey-")))
+        yield Files(folder, entries, reader, copies, zone=zone, marked=marked)
+
+
+def _found(place: AnyPath) -> tuple[AnyPath, list[Entry], bool]:
+    """Return the folder, its files of rows, and whether each folder of them has a marker."""
+    with storage.reaching(place):
         if storage.is_folder(place):
             folder, every = place, found(place, "**/*")[1]
         else:
             folder, every = place.parent, [one for one in storage.entries(place.parent) if one.path.name == place.name]
         entries = [one for one in every if format_of(str(one.path.name)) and one.bytes]
-        if not every and not storage.is_folder(place):
+        if not every and folder is not place:
             raise FileNotFoundError(place)
-        if not entries:
-            raise DataError(
-                "There are no rows there.",
-                detail=f"{place}: {len(every)} files, none of which is .parquet, .csv, .tsv, .json, .jsonl or .orc "
-                "with a byte in it",
-                hint="Name the folder that the data lands in, or one file of it.",
-            )
-        folders = {str(one.path.parent) for one in entries}
-        marked = {str(one.path.parent) for one in every if one.path.name == "_SUCCESS"}
-        reader = stack.enter_context(Reader(options, zone=zone))
-        copies = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="survey-")))
-        yield Files(folder, entries, reader, copies, zone=zone, marked=folders <= marked)
+    if not entries:
+        raise DataError(
+            "There are no rows there.",
+            detail=f"{place}: {len(every)} files, none of which is .parquet, .csv, .tsv, .json, .jsonl or .orc "
+            "with a byte in it",
+            hint="Name the folder that the data lands in, or one file of it.",
+        )
+    folders = {str(one.path.parent) for one in entries}
+    marked = {str(one.path.parent) for one in every if one.path.name == "_SUCCESS"}
+    return folder, entries, folders <= marked
