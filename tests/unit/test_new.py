@@ -110,8 +110,11 @@ def test_the_hint_for_a_time_that_is_a_text_works(here, capsys):
 def test_a_header_cannot_become_code(here, capsys):
     write()
     rows = pd.read_csv("visits.csv", parse_dates=["at"]).assign(**{"x`\nimport os  # |": "the same"})
-    rows.to_parquet("visits.parquet")
-    assert cli.main(["new", "buyers", "--from", "visits.parquet", *OPTIONS]) == 0
+    Path("visits").mkdir()
+    for day, some in rows.groupby(rows["at"].dt.date):
+        some.to_parquet(f"visits/{day}.parquet")
+    assert cli.main(["new", "buyers", "--from", "visits", *OPTIONS]) == 0
+    assert "The rows are taken where they lie." in capsys.readouterr().out
     for file in Path("buyers").rglob("*.py"):
         assert "\nimport os  # |" not in file.read_text()
     assert "# - x' import os # /: the same in every row" in Path("buyers/dags/buyers_data.py").read_text()
