@@ -60,7 +60,8 @@ def add_new(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _new(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.survey.columns import entities, labels, survey
+    from airflow_mlops.engine.survey.columns import survey
+    from airflow_mlops.engine.survey.subjects import entities, labels
     from airflow_mlops.project.plan import check_name, decide
     from airflow_mlops.project.sources import open_source
     from airflow_mlops.project.write import check_free, write

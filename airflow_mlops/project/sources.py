@@ -82,13 +82,13 @@ class _OfFiles(Source):
 
     @property
     def times(self) -> list[str]:
-        from airflow_mlops.engine.survey.columns import times
+        from airflow_mlops.engine.survey.times import times
 
         return times(self._files.schema)
 
     def rows(self, time: str) -> pa.Table:
         from airflow_mlops.engine.data.leaks import Sample
-        from airflow_mlops.engine.survey.columns import check_time
+        from airflow_mlops.engine.survey.times import check_time
 
         if time not in self._files.schema.names:
             raise _no_column(time, self._files.schema.names)

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mlops.engine.survey.columns import MOST_INPUTS, Survey, entities, survey
+from airflow_mlops.engine.survey.columns import MOST_INPUTS, Survey, survey
 from airflow_mlops.engine.survey.landing import cut_for, split
 from airflow_mlops.engine.survey.placement import placement
+from airflow_mlops.engine.survey.subjects import entities
 from airflow_mlops.exceptions import DataError, MlopsError
 from airflow_mlops.layout import Layout
 from airflow_mlops.partitioning import Partitioning

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.engine.data.arrow import is_list
+from airflow_mlops.engine.survey.subjects import FEW_VALUES, check_entity, labelled, usual_label
+from airflow_mlops.engine.survey.times import check_time, known_at_of, matures_after
+from airflow_mlops.engine.survey.values import LOOKED_AT, distinct, is_decimal, is_text
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
-from airflow_mlops.problems import PROBLEMS, Problem, as_label, problem_named
+from airflow_mlops.problems import Problem
 
 MOST_INPUTS = 40
 """Columns that a first model takes as they are, at most."""
-FEW_VALUES = 50
-"""Different texts that a model learns one by one, at most."""
 NEARLY_UNIQUE = 0.9
 _REPEATS = 3
 """Rows that a value of a key has on average, at least: of fewer there is no history."""
-_NEARLY_ALL = 0.99
 _ENOUGH = 20
 _SUSPICIOUS = 0.9
-_DAY = 86_400
-_LOOKED_AT = 20_000
-"""Rows on which it is measured how well a column tells the label, at most."""
 _IS_CODE = re.compile(r"(?i)(^|_|\b)(id|code|number|no|nr|key|zip)$|Id$")
 
 
@@ -81,30 +76,6 @@ class Survey:
         return next(one for one in self.columns if one.name == name)
 
 
-# --- what a person may be asked ---------------------------------------------------------------------------
-
-
-def times(schema: pa.Schema) -> list[str]:
-    """Return the columns that can say when a row happened."""
-    return [one.name for one in schema if pa.types.is_timestamp(one.type) or pa.types.is_date(one.type)]
-
-
-def entities(rows: pa.Table) -> list[str]:
-    """Return the columns that can name a row: no value is missing, and none is there twice."""
-    named = [one.name for one in rows.schema if _is_text(one.type) or pa.types.is_integer(one.type)]
-    return [one for one in named if not rows[one].null_count and pc.count_distinct(rows[one]).as_py() == len(rows)]
-
-
-def labels(rows: pa.Table, taken: Sequence[str]) -> list[str]:
-    """Return the columns that can be predicted, those first that look like it."""
-    possible = [
-        one.name
-        for one in rows.schema
-        if one.name not in taken and (pa.types.is_boolean(one.type) or 2 <= _distinct(rows[one.name]) <= FEW_VALUES)
-    ]
-    return sorted(possible, key=lambda name: (not pa.types.is_boolean(rows[name].type), rows.column_names.index(name)))
-
-
 # --- what is decided --------------------------------------------------------------------------------------
 
 
@@ -141,9 +112,9 @@ def survey(
             hint="Name three different columns.",
         )
     check_time(rows, time)
-    _check_entity(rows, entity)
-    rows, of_type = _labelled(rows, label, problem)
-    known_at = known_at or _known_at(rows, time, label)
+    check_entity(rows, entity)
+    rows, of_type = labelled(rows, label, problem)
+    known_at = known_at or known_at_of(rows, time, label)
     if known_at and not (pa.types.is_timestamp(rows[known_at].type) or pa.types.is_date(rows[known_at].type)):
         raise ConfigError(
             f"The column {known_at!r} does not say when the label is known: it is no time.",
@@ -153,7 +124,7 @@ def survey(
     uses = {entity: "entity", time: "time", label: "label", **({known_at: "known at"} if known_at else {})}
     found = _Found(rows, uses, label, of_type)
     columns = found.columns(key)
-    classes, rate = _usual(rows[label].drop_null())
+    classes, rate = usual_label(rows[label].drop_null())
     return Survey(
         rows=rows,
         columns=tuple(columns),
@@ -162,7 +133,7 @@ def survey(
         label=label,
         problem=of_type,
         known_at=known_at,
-        matures_after=_matures_after(rows, time, label, known_at),
+        matures_after=matures_after(rows, time, label, known_at),
         key=found.key,
         inputs=tuple(one.name for one in columns if one.use == "input"),
         classes=classes,
@@ -175,7 +146,7 @@ class _Found:
 
     def __init__(self, rows: pa.Table, uses: dict[str, str], label: str, problem: Problem) -> None:
         self.rows, self.uses, self.label, self.problem = rows, uses, label, problem
-        self.known = rows.filter(pc.is_valid(rows[label])).slice(0, _LOOKED_AT)
+        self.known = rows.filter(pc.is_valid(rows[label])).slice(0, LOOKED_AT)
         self.truths = self.known[label].to_numpy()
         self.key = ""
 
@@ -218,7 +189,7 @@ class _Found:
 
     def _seen(self, name: str) -> Column:
         column = self.rows[name]
-        return Column(name, column.type, column.null_count / max(1, len(column)), _distinct(column))
+        return Column(name, column.type, column.null_count / max(1, len(column)), distinct(column))
 
     def _excluded(self, one: Column, telling: float) -> str:
         """Say why a column must be no input; nothing where it may be one."""
@@ -248,130 +219,13 @@ class _Found:
             return "true, false or missing: a model takes no missing truth values"
         if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind):
             return ""
-        if _is_text(kind) and _is_decimal(self.rows[one.name]):
+        if is_text(kind) and is_decimal(self.rows[one.name]):
             return f"""numbers of more digits than a float keeps: --reader '{{"types": {{"{one.name}": "DOUBLE"}}}}'"""
         if one.distinct > NEARLY_UNIQUE * rows and rows > _ENOUGH:
             return "nearly unique"
-        if _is_text(kind) and one.distinct > FEW_VALUES:
+        if is_text(kind) and one.distinct > FEW_VALUES:
             return f"a text of {one.distinct:,} values"
         return ""
-
-
-def check_time(rows: pa.Table, time: str) -> None:
-    """Refuse a column that does not say when a row happened.
-
-    :raises ConfigError: when it is of another type.
-    :raises DataError: when it has no value.
-    """
-    kind = rows[time].type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        if rows[time].null_count == len(rows):
-            raise DataError(f"The time {time!r} is missing in every row.", hint="Name another column: --time.")
-        return
-    sample = rows[time].drop_null()
-    like = re.sub(r"[A-Za-z]", "a", re.sub(r"[0-9]", "9", str(sample[0].as_py())[:30])) if len(sample) else ""
-    raise ConfigError(
-        f"The time {time!r} is {'a text' if _is_text(kind) else str(kind)}, and no time.",
-        detail=f"it looks like {like!r}" if like else "it has no value",
-        hint="Nobody can say which of 01/02 is the month. Write times as ISO 8601 does, 2024-01-15 10:00:00; or, of "
-        f'CSV, say their format: --reader \'{{"timestampformat": "%d/%m/%Y %H:%M", "types": '
-        f'{{"{time}": "TIMESTAMP"}}}}\'',
-    )
-
-
-def _check_entity(rows: pa.Table, entity: str) -> None:
-    column = rows[entity]
-    if column.null_count:
-        raise DataError(
-            f"The entity {entity!r} is missing in {column.null_count} of {len(rows)} rows.",
-            hint="Name a column that every row has a value of, its own: --entity.",
-        )
-    if repeated := len(column) - _distinct(column):
-        possible = entities(rows)
-        raise DataError(
-            f"The entity {entity!r} does not name a row: {repeated} of {len(rows)} rows repeat one.",
-            detail=f"columns that do: {', '.join(possible) or 'none'}",
-            hint="Name the column that is different in every row: --entity. What rows share, such as a customer, is "
-            "--key.",
-        )
-
-
-def _labelled(rows: pa.Table, label: str, problem: str) -> tuple[pa.Table, Problem]:
-    """Return the rows with the label as its problem type has it, and the type."""
-    column = rows[label]
-    if column.null_count == len(column):
-        raise DataError(f"The label {label!r} is missing in every row.", hint="Name another column: --label.")
-    if pa.types.is_temporal(column.type):
-        raise ConfigError(
-            f"The label {label!r} is a time, of which nothing can be learned.",
-            hint="Name a column of true and false, of classes, or of numbers: --label.",
-        )
-    if _distinct(column) == 1:
-        raise DataError(
-            f"The label {label!r} has one value only: there is nothing to tell apart.",
-            detail=f"{len(column) - column.null_count} rows",
-            hint="Name another label; or look where the rows of the other class went.",
-        )
-    if not problem and _is_text(column.type) and _distinct(column) > FEW_VALUES:
-        raise DataError(
-            f"The label {label!r} is a text of {_distinct(column):,} values: are they classes?",
-            hint="Name another label; or say that they are: --problem multiclass.",
-        )
-    if not problem and pa.types.is_integer(column.type) and not PROBLEMS["binary"].claims(column):
-        raise ConfigError(
-            f"The label {label!r} is of whole numbers: are they classes, or amounts?",
-            detail=f"{_distinct(column)} different values",
-            hint="Say it: --problem multiclass, or --problem regression.",
-        )
-    if problem:
-        problem_named(problem)
-        if problem == "ranking":
-            raise ConfigError(
-                "A project for a ranking cannot be written from one table yet.",
-                hint="Begin with --problem regression, and see docs/models.md for Label(problem='ranking').",
-            )
-    rows = as_label(rows, label, "the rows that were looked at", problem)
-    of_type = problem_named(problem) if problem else next(o for o in PROBLEMS.values() if o.claims(column))
-    return rows, of_type
-
-
-def _known_at(rows: pa.Table, time: str, label: str) -> str:
-    """Return the column that looks like when the label is known; empty where none does."""
-    known = rows.filter(pc.is_valid(rows[label]))
-    found: dict[str, float] = {}
-    for name in times(rows.schema):
-        if name == time:
-            continue
-        waited = _waited(known, time, name)
-        there = len(waited) / max(1, len(known))
-        if there >= _NEARLY_ALL and (waited >= 0).mean() >= _NEARLY_ALL and (waited > 0).any():
-            found[name] = float(np.median(waited))
-    # The last of them, of several: nobody can know before that.
-    return max(found, key=lambda name: found[name], default="")
-
-
-def _waited(rows: pa.Table, time: str, until: str) -> np.ndarray:
-    """Return the seconds from one column's times to another's, where both are there."""
-    both = rows.filter(pc.and_(pc.is_valid(rows[time]), pc.is_valid(rows[until])))
-    begin, end = (both[name].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() for name in (time, until))
-    over = _DAY if pa.types.is_date(rows[until].type) else 0  # what is known on a date is known when it is over
-    return np.asarray((end - begin) / 1e6 + over)
-
-
-def _matures_after(rows: pa.Table, time: str, label: str, known_at: str) -> timedelta:
-    """Return in how many days nearly all labels are known; seven where nothing says it."""
-    if not known_at:
-        return timedelta(days=7)
-    waited = _waited(rows.filter(pc.is_valid(rows[label])), time, known_at)
-    return timedelta(days=max(1, math.ceil(float(np.quantile(waited, 0.995)) / _DAY)))
-
-
-def _usual(label: pa.ChunkedArray) -> tuple[tuple[str, ...], float]:
-    """Return the classes, the most frequent first, and what is usual of the label."""
-    if pa.types.is_string(label.type):
-        counted = sorted(pc.value_counts(label).to_pylist(), key=lambda one: (-one["counts"], one["values"]))
-        return tuple(one["values"] for one in counted), counted[0]["counts"] / len(label)
-    return (), float(pc.mean(label.cast(pa.float64())).as_py())
 
 
 def _best_key(able: Sequence[Column], rows: pa.Table) -> str:
@@ -381,7 +235,7 @@ def _best_key(able: Sequence[Column], rows: pa.Table) -> str:
         for one in able:
             code = pa.types.is_integer(one.type) and _IS_CODE.search(one.name)
             there = len(rows) * (1 - one.missing)
-            if (_is_text(one.type) or code) and one.missing < 0.5 and 2 <= one.distinct <= there / _REPEATS:
+            if (is_text(one.type) or code) and one.missing < 0.5 and 2 <= one.distinct <= there / _REPEATS:
                 yield one
 
     return max(repeated(), key=lambda one: one.distinct, default=Column("", pa.null(), 0, 0)).name
@@ -389,25 +243,7 @@ def _best_key(able: Sequence[Column], rows: pa.Table) -> str:
 
 def _is_copy(column: pa.ChunkedArray, label: pa.ChunkedArray) -> bool:
     """Return whether a column has the label's values, by whatever names."""
-    if column.null_count or _distinct(column) != _distinct(label) or _distinct(label) > 1000:
+    if column.null_count or distinct(column) != distinct(label) or distinct(label) > 1000:
         return False
     pairs = pa.table({"one": column, "other": label}).group_by(["one", "other"]).aggregate([])
-    return bool(pairs.num_rows == _distinct(label))
-
-
-def _is_decimal(column: pa.ChunkedArray) -> bool:
-    """Return whether texts are numbers with a point: what has so many digits was left a text."""
-    there = column.drop_null()
-    numbers = pc.match_substring_regex(there.slice(0, _LOOKED_AT), r"^-?\d*\.\d+([eE][+-]?\d+)?$")
-    return bool(len(there) and pc.all(numbers).as_py())
-
-
-def _distinct(column: pa.ChunkedArray) -> int:
-    try:
-        return int(pc.count_distinct(column).as_py())
-    except pa.ArrowNotImplementedError:  # lists and structs
-        return len(column)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return bool(pairs.num_rows == distinct(label))
