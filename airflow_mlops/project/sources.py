@@ -94,12 +94,17 @@ class _OfFiles(Source):
             raise _no_column(time, self._files.schema.names)
         sample, counted, bounds = Sample(SAMPLE), 0, []
         for batch in self._files.batches():
-            check_time(batch, time)
+            if time not in self.times:
+                check_time(batch, time)
             counted += batch.num_rows
             bounds += _bounds(batch[time], self.zone)
             sample.add(batch)
         if sample.rows is None or not bounds:
-            raise DataError("There are no rows.", detail=self._uri, hint="Name data that has some: --from.")
+            raise DataError(
+                f"No row has a time in {time!r}." if counted else "There are no rows.",
+                detail=self._uri,
+                hint="Name another column, --time, or data that has some, --from.",
+            )
         looked = sum(one.bytes for one in self._files.looked_at)
         every = sum(one.bytes for one in self._files.entries)
         self.bounds = Bounds(min(bounds), max(bounds), round(counted * every / looked))
@@ -135,8 +140,8 @@ class _OfFiles(Source):
         placed = self._files.placement
         if placed is None:
             return "no path says its day"
-        if placed.missing:
-            return f"{len(placed.missing)} partitions are missing between the first and the last"
+        if lost := placed.missing:
+            return f"{lost[0]}{f' and {len(lost) - 1} more' if lost[1:] else ''} did not land"
         if unsafe := [name for name in used(survey) if names[name] != name]:
             return f"Feast or Python cannot hold {', '.join(map(repr, unsafe))}"
         for key, batches in self._files.first_and_last():

@@ -132,7 +132,7 @@ def test_files_with_a_day_missing_are_copied(here, capsys):
     write_orders(here, days=30)
     (here / "shop/lake/orders/dt=2024-01-09/orders.csv").unlink()
     new("gaps", "--from", "shop/lake/orders", *OPTIONS, "--label", "returned")
-    assert "because 1 partitions are missing between the first and the last" in capsys.readouterr().out
+    assert "because 2024-01-09 did not land." in capsys.readouterr().out
 
 
 def test_on_a_terminal_it_asks_for_what_it_cannot_see(here, monkeypatch, capsys):

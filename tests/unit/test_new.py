@@ -74,7 +74,7 @@ def test_an_empty_folder(here, capsys):
     Path("visits/readme.pdf").write_text("nothing")
     said = refused(capsys, "--from", "visits", *OPTIONS)
     assert "There are no rows there." in said
-    assert "1 files, none of which is .parquet" in said
+    assert "and none of them .parquet" in said
 
 
 def test_nothing_of_that_name(here, capsys):
@@ -137,6 +137,17 @@ def test_a_csv_with_semicolons(here, capsys):
     said = refused(capsys, "--from", "visits.csv", *OPTIONS)
     reader = said.split("--reader '")[1].split("'")[0]
     assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS, "--reader", reader]) == 0
+
+
+def test_a_time_that_no_row_has(here, capsys):
+    write(at=lambda n: "")
+    assert "fix:" in refused(capsys, "--from", "visits.csv", *OPTIONS)
+
+
+def test_times_that_some_rows_lack(here, capsys):
+    write(at=lambda n: "" if n < 30 else (datetime(2024, 1, 1) + timedelta(hours=2.4 * n)).isoformat())  # noqa: DTZ001
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS]) == 0
+    assert "30 rows without a time are left out" in capsys.readouterr().out
 
 
 def test_one_class_only(here, capsys):

@@ -140,7 +140,7 @@ def _found(place: AnyPath) -> tuple[AnyPath, list[Entry], bool]:
     if not entries:
         raise DataError(
             "There are no rows there.",
-            detail=f"{place}: {len(every)} files, none of which is .parquet, .csv, .tsv, .json, .jsonl or .orc "
+            detail=f"{place}: {len(every) or 'no'} files, and none of them .parquet, .csv, .tsv, .json, .jsonl or .orc "
             "with a byte in it",
             hint="Name the folder that the data lands in, or one file of it.",
         )

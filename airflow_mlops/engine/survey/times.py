@@ -30,7 +30,7 @@ def check_time(rows: pa.Table, time: str) -> None:
     """
     kind = rows[time].type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        if rows[time].null_count == len(rows):
+        if len(rows) and rows[time].null_count == len(rows):
             raise DataError(f"The time {time!r} is missing in every row.", hint="Name another column: --time.")
         return
     sample = rows[time].drop_null()
