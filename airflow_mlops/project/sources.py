@@ -65,9 +65,9 @@ class Source(ABC):
 
 
 class _OfFiles(Source):
-    def __init__(self, files: Files, uri: str, zone: str, reader: Mapping[str, Any]) -> None:
+    def __init__(self, files: Files, uri: str, zone: str) -> None:
         super().__init__(zone)
-        self._files, self._uri, self._reader = files, uri, reader
+        self._files, self._uri = files, uri
 
     @property
     def said(self) -> str:
@@ -105,6 +105,10 @@ class _OfFiles(Source):
                 detail=self._uri,
                 hint="Name another column, --time, or data that has some, --from.",
             )
+        if self._files.are_csv and (floats := self._floats(sample.rows)):
+            # CSV of pandas has them with 17 digits, each of which a float needs to be the same again.
+            self._files = self._files.reading(floats)
+            return self.rows(time)
         looked = sum(one.bytes for one in self._files.looked_at)
         every = sum(one.bytes for one in self._files.entries)
         self.bounds = Bounds(min(bounds), max(bounds), round(counted * every / looked))
@@ -123,7 +127,7 @@ class _OfFiles(Source):
                 uri=self._uri if "://" in self._uri else str(Path(self._uri).resolve()),
                 layout=placed.layout,
                 marked=self._files.marked,
-                reader=self._reader,
+                reader=self._files.options,
             )
             return here, survey, "taken where they lie"
         cut = cut_for(self.bounds.rows, self.bounds.first, self.bounds.last, self.zone)
@@ -150,6 +154,13 @@ class _OfFiles(Source):
                 if any(not begin <= moment < end for moment in _bounds(batch[survey.time], self.zone)):
                     return f"{survey.time!r} is not always of the day that the path says"
         return ""
+
+    def _floats(self, rows: pa.Table) -> list[str]:
+        """Return the columns of texts that are numbers with a point, and that nobody gave a type."""
+        from airflow_mlops.engine.survey.values import is_decimal, is_text
+
+        free = [one for one in rows.schema if one.name not in self._files.options.get("types", {})]
+        return [one.name for one in free if is_text(one.type) and is_decimal(rows[one.name])]
 
     @cached_property
     def _dataset(self) -> str:
@@ -234,7 +245,7 @@ def open_source(uri: str, zone: str, reader: Mapping[str, Any]) -> Iterator[Sour
     from airflow_mlops.operators.base import path_of
 
     with open_files(path_of(uri), zone=zone, options=reader) as files:
-        yield _OfFiles(files, uri, zone, reader)
+        yield _OfFiles(files, uri, zone)
 
 
 def _no_column(name: str, names: list[str]) -> ConfigError:

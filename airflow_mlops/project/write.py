@@ -85,6 +85,10 @@ def _environment() -> Environment:
 
 def _python(value: Any) -> str:
     """Return a value as it is written in Python, texts in double quotes."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_python(name)}: {_python(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_python, value)) + "]"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import re
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from airflow_mlops import cli
@@ -100,6 +103,22 @@ def test_numbers_from_a_table_are_served_by_trees(table, monkeypatch, capsys):
     run_to_a_prediction(project, monkeypatch)
     answer = capsys.readouterr().out
     assert re.search(r"^prediction: \d+\.\d+  \(version 1 of refunds\)", answer, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_few_rows_are_served_by_weeks_of_their_zone(here, monkeypatch, capsys):
+    rng = random.Random(4)
+    begin = datetime(2023, 1, 1, tzinfo=UTC)
+    rows = [
+        {"id": n, "at": begin + timedelta(hours=11.3 * n), "shop": rng.randrange(12), "price": rng.uniform(0, 9)}
+        for n in range(800)
+    ]
+    pd.DataFrame([row | {"sold": rng.random() < row["price"] / 9} for row in rows]).to_csv("visits.csv", index=False)
+    options = ["--time", "at", "--entity", "id", "--label", "sold", "--key", "shop", "--timezone", "Europe/Berlin"]
+    project = new("sales", "--from", "visits.csv", *options)
+    assert "cut weekly" in capsys.readouterr().out
+    run_to_a_prediction(project, monkeypatch)
+    assert "(version 1 of sales)" in capsys.readouterr().out
 
 
 # --- what a first table looks like ------------------------------------------------------------------------

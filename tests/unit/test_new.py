@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -129,6 +130,22 @@ def test_a_folder_that_cannot_be_written(here, capsys, monkeypatch):
 def test_the_folder_that_one_is_in(here, capsys):
     write()
     assert cli.main(["new", "buyers", "--from", ".", *OPTIONS]) == 0
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_floats_of_many_digits_are_floats(here, capsys, in_place):
+    write(pages=lambda n: repr((n + 1) / 7) if n else "1e-05")
+    rows = pd.read_csv("visits.csv", dtype=str)
+    if in_place:
+        Path("visits").mkdir()
+        for day, some in rows.groupby(rows["at"].str[:10]):
+            some.to_csv(f"visits/{day}.csv", index=False)
+    source = "visits" if in_place else "visits.csv"
+    assert cli.main(["new", "buyers", "--from", source, *OPTIONS]) == 0
+    assert re.search(r"^pages +double .*input$", capsys.readouterr().out, re.MULTILINE)
+    said = 'reader={"types": {"pages": "DOUBLE"}},' in Path("buyers/dags/buyers.py").read_text()
+    assert said == in_place
+    assert cli.main(["explain", "buyers/dags/buyers.py:buyers"]) == 0
 
 
 def test_a_csv_with_semicolons(here, capsys):

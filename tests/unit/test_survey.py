@@ -130,7 +130,7 @@ def test_what_no_model_can_take_is_left_out_with_the_reason():
         "shipped": "a time",
         "gift": "true, false or missing: a model takes no missing truth values",
         "tags": "of type list<item: string>",
-        "score": """numbers of more digits than a float keeps: --reader '{"types": {"score": "DOUBLE"}}'""",
+        "score": "numbers that are texts",
     }
 
 

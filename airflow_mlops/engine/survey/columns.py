@@ -220,7 +220,7 @@ class _Found:
         if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind):
             return ""
         if is_text(kind) and is_decimal(self.rows[one.name]):
-            return f"""numbers of more digits than a float keeps: --reader '{{"types": {{"{one.name}": "DOUBLE"}}}}'"""
+            return "numbers that are texts"
         if one.distinct > NEARLY_UNIQUE * rows and rows > _ENOUGH:
             return "nearly unique"
         if is_text(kind) and one.distinct > FEW_VALUES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -30,14 +30,37 @@ class Files:
 
     :param folder: Where they lie.
     :param entries: Those that hold rows.
+    :param options: Of the reader, for CSV and JSON.
     :param marked: Whether each folder of them has a marker ``_SUCCESS``.
     """
 
     def __init__(
-        self, folder: AnyPath, entries: list[Entry], reader: Reader, copies: Path, *, zone: str, marked: bool
+        self,
+        folder: AnyPath,
+        entries: list[Entry],
+        open_reader: Callable[[Mapping[str, Any]], Reader],
+        options: Mapping[str, Any],
+        copies: Path,
+        *,
+        zone: str,
+        marked: bool,
     ) -> None:
-        self.folder, self.entries, self.marked = folder, entries, marked
-        self._reader, self._copies, self._zone = reader, copies, zone
+        self.folder, self.entries, self.marked, self.options = folder, entries, marked, options
+        self._open_reader, self._copies, self._zone = open_reader, copies, zone
+        self._reader = open_reader(options)
+
+    def reading(self, floats: Sequence[str]) -> Files:
+        """Return the same files, of which some columns are read as floats."""
+        types = {**self.options.get("types", {}), **dict.fromkeys(floats, "DOUBLE")}
+        options = {**self.options, "types": types}
+        return Files(
+            self.folder, self.entries, self._open_reader, options, self._copies, zone=self._zone, marked=self.marked
+        )
+
+    @property
+    def are_csv(self) -> bool:
+        """Whether all of them are CSV."""
+        return all(format_of(str(one.path.name)) == "csv" for one in self.entries)
 
     @cached_property
     def placement(self) -> Placement | None:
@@ -122,9 +145,12 @@ def open_files(place: AnyPath, *, zone: str, options: Mapping[str, Any] | None =
     """
     with ExitStack() as stack:
         folder, entries, marked = _found(place)
-        reader = stack.enter_context(Reader(options, zone=zone))
         copies = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="survey-")))
-        yield Files(folder, entries, reader, copies, zone=zone, marked=marked)
+
+        def open_reader(options: Mapping[str, Any]) -> Reader:
+            return stack.enter_context(Reader(options, zone=zone))
+
+        yield Files(folder, entries, open_reader, options or {}, copies, zone=zone, marked=marked)
 
 
 def _found(place: AnyPath) -> tuple[AnyPath, list[Entry], bool]:

@@ -23,7 +23,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_decimal(column: pa.ChunkedArray) -> bool:
-    """Return whether texts are numbers with a point: what has so many digits was left a text."""
+    """Return whether texts are numbers, some with a point: a code such as 007 is none."""
     there = column.drop_null()
-    numbers = pc.match_substring_regex(there.slice(0, LOOKED_AT), r"^-?\d*\.\d+([eE][+-]?\d+)?$")
-    return bool(len(there) and pc.all(numbers).as_py())
+    numbers = pc.match_substring_regex(there, r"^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$")
+    return bool(pc.all(numbers).as_py() and pc.any(pc.match_substring(there, ".")).as_py())
