@@ -70,6 +70,14 @@ def test_a_small_file_becomes_a_project(here, capsys):
     assert cli.main(["explain", "buyers/dags/buyers.py:buyers"]) == 0
 
 
+def test_trees_in_place_of_a_network(here, capsys):
+    write()
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS, "--model", "boosted"]) == 0
+    assert 'fit="buyers_model:fit"' in Path("buyers/dags/buyers.py").read_text()
+    assert "HistGradientBoostingClassifier(" in Path("buyers/dags/buyers_model.py").read_text()
+    assert cli.main(["explain", "buyers/dags/buyers.py:buyers"]) == 0
+
+
 def test_an_empty_folder(here, capsys):
     Path("visits").mkdir()
     Path("visits/readme.pdf").write_text("nothing")
