@@ -133,8 +133,10 @@ def decide(name: str, source: str, feed: Feed, survey: Survey, bounds: Bounds, *
     :param source: Where the rows come from, in words.
     :raises DataError: when there is too little to learn from.
     """
-    zone = ZoneInfo(feed.partitioning.timezone)
-    start, last = bounds.first.astimezone(zone).date(), bounds.last.astimezone(zone).date()
+    zone, now = ZoneInfo(feed.partitioning.timezone), datetime.now(UTC)
+    # The partition of now is not complete yet.
+    known = min(bounds.last, feed.partitioning.floor(now) - timedelta(microseconds=1))
+    start, last = bounds.first.astimezone(zone).date(), known.astimezone(zone).date()
     matured = (last - start).days + 1 - survey.matures_after.days
     if matured < _SHORTEST:
         raise DataError(
@@ -150,7 +152,7 @@ def decide(name: str, source: str, feed: Feed, survey: Survey, bounds: Bounds, *
     in_window = bounds.rows * window // max(1, (last - start).days + 1)
     label = survey.rows[survey.label].drop_null()
     mean, spread = _mean_and_spread(label) if survey.problem.name == "regression" else (0.0, 1.0)
-    ended = datetime.now(UTC) - bounds.last > _OLD
+    ended = now - bounds.last > _OLD
     return Plan(
         name=name,
         source=source,

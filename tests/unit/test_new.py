@@ -6,7 +6,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -68,6 +68,18 @@ def test_a_small_file_becomes_a_project(here, capsys):
     ]  # fmt: skip
     assert "Nothing says when a label became known" in Path("buyers/feature_repo/buyers_features.py").read_text()
     assert cli.main(["explain", "buyers/dags/buyers.py:buyers"]) == 0
+
+
+def test_the_day_that_has_not_ended_is_not_loaded(here, capsys):
+    begin = datetime.now(UTC) - timedelta(days=30)
+    write(days=31, at=lambda n: (begin + timedelta(hours=2.4 * n)).isoformat())
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS]) == 0
+    readme = Path("buyers/README.md").read_text()
+    [to] = re.findall(r"--to (\S+)", readme)
+    [as_of] = re.findall(r'"as_of": "(.+?)"', readme)
+    assert date.fromisoformat(to) + timedelta(days=1) == datetime.fromisoformat(as_of).date()
+    assert datetime.fromisoformat(as_of) <= datetime.now(UTC)
+    assert "end=date" not in Path("buyers/dags/buyers.py").read_text()
 
 
 def test_trees_in_place_of_a_network(here, capsys):
