@@ -19,6 +19,7 @@ from airflow_mlops.commands.features import add_features
 from airflow_mlops.commands.golden import add_golden
 from airflow_mlops.commands.halts import add_halts
 from airflow_mlops.commands.history import add_history
+from airflow_mlops.commands.new import add_new
 from airflow_mlops.commands.pipeline import add_pipeline
 from airflow_mlops.commands.rerun import add_rerun
 from airflow_mlops.commands.sources import add_sources
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run the embedded model server (flags of tensorflow_model_server; --help lists them)",
         add_help=False,
     )
+    add_new(commands)
     add_demo(commands)
     add_stack(commands)
     add_sources(commands)

@@ -109,7 +109,8 @@ class Feed:
         return None if self.end is None else self.partitioning.after(self.end)
 
 
-_DATABASES = frozenset({"postgres", "postgresql", "mysql", "mariadb", "mssql", "oracle", "sqlite", "snowflake"})
+DATABASES = frozenset({"postgres", "postgresql", "mysql", "mariadb", "mssql", "oracle", "sqlite", "snowflake"})
+"""What addresses of databases begin with."""
 
 
 @part
@@ -150,7 +151,7 @@ class Partitions(Feed):
 
     def __post_init__(self) -> None:
         scheme, there, _ = self.uri.partition("://")
-        if there and scheme.partition("+")[0] in _DATABASES:
+        if there and scheme.partition("+")[0] in DATABASES:
             raise ConfigError(
                 "Partitions(...) are files, and this is a database.",
                 detail=f"the URL begins with {scheme}://",

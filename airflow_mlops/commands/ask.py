@@ -84,7 +84,8 @@ def _ask(options: argparse.Namespace) -> None:
         print(curl(url, {name: values.tolist()[0] for name, values in sent.items()}))
         print()
     for name, values in answer.items():
-        print(f"{name}: {values[0]}  (version {version} of {options.model})")
+        said = values[0].decode() if isinstance(values[0], bytes) else values[0]
+        print(f"{name}: {said}  (version {version} of {options.model})")
 
 
 def _service(ledger: Ledger, model: str, version: int) -> str:

@@ -160,6 +160,16 @@ def test_only_cats_today():
         assert guard in {o.expectation for o in blocking(outcomes)}
 
 
+def test_the_newest_days_may_lack_what_is_known_later():
+    history = [weather_profile(n) for n in range(28)]
+    table, key = weather(30)
+    unknown = profile_table(
+        with_column(table, "code", pa.nulls(table.num_rows, pa.string())), dataset="weather", key=key, revision="r"
+    )
+    assert "nulls_as_usual" in {o.expectation for o in blocking(run_checks(unknown, history))}
+    assert not blocking(run_checks(unknown, history, late=["code"]))
+
+
 def test_nulls_and_infinities(flights):
     empty = with_column(flights, "dest", pa.nulls(flights.num_rows, pa.string()))
     assert "nulls_as_usual" in {o.expectation for o in blocking(of(found(empty), "dest"))}

@@ -110,6 +110,7 @@ def check_partition(
         event_time=event_time,
         interval=store.partitioning(dataset).interval(key),
         written_at=max(storage.modified(file) for file in files),
+        late=[label, known_at, *heads] if known_at else [],
     )
     if not all(one.success for one in said):
         said = name_readers(said, uses())

@@ -120,9 +120,16 @@ def check_near_unique(profile: Profile, declared: Sequence[str]) -> Iterator[Exp
             )
 
 
-def check_nulls(profile: Profile, usual_days: Sequence[Profile]) -> Iterator[ExpectationOutcome]:
-    """Compare the share of nulls and NaN in each column with the usual one; only more of them is bad."""
+def check_nulls(
+    profile: Profile, usual_days: Sequence[Profile], late: Sequence[str] = ()
+) -> Iterator[ExpectationOutcome]:
+    """Compare the share of nulls and NaN in each column with the usual one; only more of them is bad.
+
+    :param late: Columns that are filled in later: that the newest days lack them is no news.
+    """
     for name, column in profile.columns.items():
+        if name in late:
+            continue
         days = [day.columns[name] for day in usual_days if name in day.columns and day.columns[name].count]
         history = [Share(null_rate(day) * day.count, day.count) for day in days]
         shift = rate_shift(Share(null_rate(column) * column.count, column.count), history)

@@ -39,6 +39,7 @@ def run_checks(
     event_time: str | None = None,
     interval: tuple[datetime, datetime] | None = None,
     written_at: datetime | None = None,
+    late: Sequence[str] = (),
 ) -> list[ExpectationOutcome]:
     """Hold a day against the valid days before it, against rules across its columns, and against its contract.
 
@@ -51,6 +52,8 @@ def run_checks(
     :param files: The Parquet files, or a table, that the invariants are evaluated on.
     :param event_time: Column of the event times; its age is checked when ``interval`` is given too.
     :param written_at: When the newest file was written, by the clock of its storage.
+    :param late: Columns that are known later than their rows, such as a label: neither their nulls nor what the few
+        first values are like is held against earlier days.
     """
     if not profile.rows:
         note = "there are no rows, as may be of this feed: there is nothing to compare"
@@ -70,12 +73,12 @@ def run_checks(
     names = [label] if label and problem and PROBLEMS[problem].label_type == "string" else []
     return [
         *outcomes,
-        *_history(profile, references, slices, label, problem),
+        *_history(profile, references, slices, label, problem, late=late),
         *check_numbers(
-            profile, _without([*volatile, *names], usual_numbers(comparable(profile, references))), contract
+            profile, _without([*volatile, *names, *late], usual_numbers(comparable(profile, references))), contract
         ),
         *check_likeness(profile, references, label),
-        *check_categories(profile, references, slices, skip={*identifiers, *unique, *volatile}),
+        *check_categories(profile, references, slices, skip={*identifiers, *unique, *volatile, *late}),
     ]
 
 
@@ -104,7 +107,13 @@ def as_result(
 
 
 def _history(
-    profile: Profile, references: Sequence[Profile], slices: Sequence[str], label: str | None, problem: str
+    profile: Profile,
+    references: Sequence[Profile],
+    slices: Sequence[str],
+    label: str | None,
+    problem: str,
+    *,
+    late: Sequence[str],
 ) -> Iterator[ExpectationOutcome]:
     """Compare with the same weekdays what follows the week, and with all days what does not."""
     days = comparable(profile, references)
@@ -119,7 +128,7 @@ def _history(
         yield from check_labels(
             profile, references, label, [name for name in slices if name in profile.slices], problem
         )
-    yield from check_nulls(profile, references)
+    yield from check_nulls(profile, references, late)
     yield from check_infinities(profile, references)
     yield from check_offsets(profile, references)
     yield check_repeated(profile, references)

@@ -40,7 +40,7 @@ _TYPES: Mapping[int, pa.DataType] = {
 }
 """OID → Arrow type. Text are also names, JSON, XML, network addresses and UUIDs."""
 
-_BYTES, _NUMERIC = 17, 1700
+_BYTES, NUMERIC = 17, 1700
 _DIGITS = 38
 _COPY_SINCE = 90_000
 """The server version that Redshift says is 80002: it speaks the protocol, and has no COPY to a client."""
@@ -95,7 +95,7 @@ def described(connection: Any, bound: Bound) -> list[Described]:
         cursor.execute(bound.text, bound.parameters)
         columns = list(cursor.description)
         found = [_described(column) for column in columns]
-        strange = [one.oid for one in found if one.type is None and one.oid != _NUMERIC]
+        strange = [one.oid for one in found if one.type is None and one.oid != NUMERIC]
         if strange and connection.info.server_version >= _COPY_SINCE:
             cursor.execute("SELECT oid, typtype = 'e' OR typcategory = 'S' FROM pg_type WHERE oid = ANY(%s)", [strange])
             texts = {int(oid) for oid, is_text in cursor.fetchall() if is_text}
@@ -116,7 +116,7 @@ def schema_of(
     for name, known, oid in columns:
         wish, kind = declared.get(name), known
         number = wish is not None and (pa.types.is_decimal(wish) or pa.types.is_floating(wish))
-        if kind is None and wish is not None and (pa.types.is_string(wish) or (oid == _NUMERIC and number)):
+        if kind is None and wish is not None and (pa.types.is_string(wish) or (oid == NUMERIC and number)):
             kind = wish
         if kind is None:
             wrong.append((name, oid))
@@ -266,7 +266,7 @@ def _decoded(batch: pa.RecordBatch, schema: pa.Schema, in_hex: list[str]) -> pa.
 
 def _described(column: Any) -> Described:
     oid, precision, scale = column.type_code, column.precision, column.scale
-    if oid == _NUMERIC and precision is not None and scale is not None and 0 <= scale <= precision <= _DIGITS:
+    if oid == NUMERIC and precision is not None and scale is not None and 0 <= scale <= precision <= _DIGITS:
         return Described(column.name, pa.decimal128(precision, scale), oid)
     return Described(column.name, _TYPES.get(oid), oid)
 

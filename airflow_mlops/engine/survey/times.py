@@ -1,0 +1,75 @@
+"""When a row happened, and when its label is known."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.engine.survey.values import is_text
+from airflow_mlops.exceptions import ConfigError, DataError
+
+_NEARLY_ALL = 0.99
+_DAY = 86_400
+
+
+def times(schema: pa.Schema) -> list[str]:
+    """Return the columns that can say when a row happened."""
+    return [one.name for one in schema if pa.types.is_timestamp(one.type) or pa.types.is_date(one.type)]
+
+
+def check_time(rows: pa.Table, time: str) -> None:
+    """Refuse a column that does not say when a row happened.
+
+    :raises ConfigError: when it is of another type.
+    :raises DataError: when it has no value.
+    """
+    kind = rows[time].type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        if len(rows) and rows[time].null_count == len(rows):
+            raise DataError(f"The time {time!r} is missing in every row.", hint="Name another column: --time.")
+        return
+    sample = rows[time].drop_null()
+    like = re.sub(r"[A-Za-z]", "a", re.sub(r"[0-9]", "9", str(sample[0].as_py())[:30])) if len(sample) else ""
+    raise ConfigError(
+        f"The time {time!r} is {'a text' if is_text(kind) else str(kind)}, and no time.",
+        detail=f"it looks like {like!r}" if like else "it has no value",
+        hint="Nobody can say which of 01/02 is the month. Write times as ISO 8601 does, 2024-01-15 10:00:00; or, of "
+        f'CSV, say their format: --reader \'{{"timestampformat": "%d/%m/%Y %H:%M", "types": '
+        f'{{"{time}": "TIMESTAMP"}}}}\'',
+    )
+
+
+def known_at_of(rows: pa.Table, time: str, label: str) -> str:
+    """Return the column that looks like when the label is known; empty where none does."""
+    known = rows.filter(pc.is_valid(rows[label]))
+    found: dict[str, float] = {}
+    for name in times(rows.schema):
+        if name == time:
+            continue
+        waited = _waited(known, time, name)
+        there = len(waited) / max(1, len(known))
+        if there >= _NEARLY_ALL and (waited >= 0).mean() >= _NEARLY_ALL and (waited > 0).any():
+            found[name] = float(np.median(waited))
+    # The last of them, of several: nobody can know before that.
+    return max(found, key=lambda name: found[name], default="")
+
+
+def _waited(rows: pa.Table, time: str, until: str) -> np.ndarray:
+    """Return the seconds from one column's times to another's, where both are there."""
+    both = rows.filter(pc.and_(pc.is_valid(rows[time]), pc.is_valid(rows[until])))
+    begin, end = (both[name].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() for name in (time, until))
+    over = _DAY if pa.types.is_date(rows[until].type) else 0  # what is known on a date is known when it is over
+    return np.asarray((end - begin) / 1e6 + over)
+
+
+def matures_after(rows: pa.Table, time: str, label: str, known_at: str) -> timedelta:
+    """Return in how many days nearly all labels are known; seven where nothing says it."""
+    if not known_at:
+        return timedelta(days=7)
+    waited = _waited(rows.filter(pc.is_valid(rows[label])), time, known_at)
+    return timedelta(days=max(1, math.ceil(float(np.quantile(waited, 0.995)) / _DAY)))

@@ -1,0 +1,165 @@
+"""`airflow-mlops new`: from a table that nobody described to a served prediction, as the README that it writes says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import re
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from airflow_mlops import cli
+from tests.integration.test_s3_partitions import client, connection, endpoint  # noqa: F401  fixtures
+from tests.new_projects import OPTIONS, check_project, importable, into_database, run_to_a_prediction, write_orders
+from tests.table_fixtures import PASSWORD, Postgres
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def new(*arguments: str) -> Path:
+    """Run the command, and return the project's folder."""
+    assert cli.main(["new", *arguments]) == 0
+    project = Path(arguments[0]).resolve()
+    check_project(project)
+    return project
+
+
+@pytest.fixture
+def bucket(here, client, connection) -> str:  # noqa: F811
+    """A folder of a bucket with a file of orders a day."""
+    write_orders(here, days=30)
+    for file in (here / "shop" / "lake").rglob("*.csv"):
+        client.upload_file(str(file), "lake", f"shop/orders/{file.parent.name}/{file.name}")
+    return f"s3://{connection}@lake/shop/orders"
+
+
+@pytest.fixture
+def table(here, monkeypatch) -> str:
+    """A table of a database."""
+    into_database(write_orders(here, days=30), here / "shop.db")
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP_DB", json.dumps({"conn_type": "sqlite", "host": str(here / "shop.db")}))
+    return "sqlite://shop_db/orders"
+
+
+def test_a_bucket_is_taken_where_it_is(bucket, capsys):
+    project = new("return_reasons", "--from", bucket, *OPTIONS, "--label", "reason")
+    said = capsys.readouterr().out
+    assert "30 days from 2024-01-01 to 2024-01-30" in said
+    assert "The rows are taken where they lie." in said
+    assert "multiclass, 7 classes" in said
+    assert f'"{bucket}"' in (project / "dags" / "return_reasons.py").read_text()
+
+
+def test_a_table_is_extracted(table, capsys):
+    project = new("refunds", "--from", table, *OPTIONS, "--label", "refund")
+    assert "regression" in capsys.readouterr().out
+    with importable(project):
+        model = importlib.import_module("refunds_model")
+    assert 40 < model.MEAN < 80
+    assert 10 < model.SPREAD < 60
+
+
+def test_a_table_of_postgresql_is_extracted_by_weeks_when_it_has_few_rows(here, monkeypatch, capsys):
+    shop = Postgres()
+    address = {
+        "conn_type": "postgres", "host": shop.host, "login": shop.schema, "password": PASSWORD, "schema": "postgres",
+    }  # fmt: skip
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP_DB", json.dumps(address))
+    shop.run(
+        "CREATE TABLE orders AS SELECT n AS id, timestamptz '2024-01-01 00:00+00' + n * interval '9 hours' AS at, "
+        "n % 11 AS shop_id, (n * 7919 % 100)::numeric(8, 2) AS price, n * 104729 % 3 = 0 AS sold, "
+        "interval '1 day' AS span FROM generate_series(0, 500) n"
+    )
+    project = new("sales", "--from", "postgres://shop_db/orders", "--time", "at", "--entity", "id", "--label", "sold")
+    said = capsys.readouterr().out
+    assert "501 rows from 2024-01-01 to 2024-07-06" in said
+    assert "The rows are extracted weekly." in said
+    assert 'Partitioning("weekly", "UTC")' in (project / "dags" / "sales.py").read_text()
+    assert "ValueType.INT64" in (project / "feature_repo" / "definitions.py").read_text()
+    assert PASSWORD not in said
+
+
+@pytest.mark.slow
+def test_classes_from_a_bucket_are_served(bucket, monkeypatch, capsys):
+    project = new("return_reasons", "--from", bucket, *OPTIONS, "--label", "reason")
+    run_to_a_prediction(project, monkeypatch)
+    answer = capsys.readouterr().out
+    assert re.search(r"^class: [a-z]+  \(version 1 of return_reasons\)", answer, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_numbers_from_a_table_are_served_by_trees(table, monkeypatch, capsys):
+    project = new("refunds", "--from", table, *OPTIONS, "--label", "refund", "--model", "boosted")
+    run_to_a_prediction(project, monkeypatch)
+    answer = capsys.readouterr().out
+    assert re.search(r"^prediction: \d+\.\d+  \(version 1 of refunds\)", answer, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_few_rows_are_served_by_weeks_of_their_zone(here, monkeypatch, capsys):
+    rng = random.Random(4)
+    begin = datetime(2023, 1, 1, tzinfo=UTC)
+    rows = [
+        {"id": n, "at": begin + timedelta(hours=11.3 * n), "shop": rng.randrange(12), "price": rng.uniform(0, 9)}
+        for n in range(800)
+    ]
+    pd.DataFrame([row | {"sold": rng.random() < row["price"] / 9} for row in rows]).to_csv("visits.csv", index=False)
+    options = ["--time", "at", "--entity", "id", "--label", "sold", "--key", "shop", "--timezone", "Europe/Berlin"]
+    project = new("sales", "--from", "visits.csv", *options)
+    assert "cut weekly" in capsys.readouterr().out
+    run_to_a_prediction(project, monkeypatch)
+    assert "(version 1 of sales)" in capsys.readouterr().out
+
+
+# --- what a first table looks like ------------------------------------------------------------------------
+
+
+def test_columns_that_python_cannot_hold_have_other_names_in_the_project(here, capsys):
+    text = write_orders(here, days=30).read_text()
+    Path("odd.csv").write_text(text.replace("customer", "Customer ID", 1).replace("returned", "class", 1))
+    project = new("odd_orders", "--from", "odd.csv", *OPTIONS, "--label", "class")
+    assert "'Customer ID' is called 'Customer_ID'" in capsys.readouterr().out
+    assert "Customer_ID_history" in (project / "feature_repo" / "definitions.py").read_text()
+
+
+def test_a_table_with_odd_names_is_asked_by_a_query(table, here, capsys):
+    with closing(sqlite3.connect(here / "shop.db")) as database:
+        database.execute('ALTER TABLE orders RENAME COLUMN customer TO "Customer ID"')
+    project = new("odd_orders", "--from", table, *OPTIONS, "--label", "returned")
+    assert '"Customer ID" AS Customer_ID' in (project / "dags" / "odd_orders.py").read_text()
+
+
+def test_days_in_place_of_times(here, capsys):
+    text = write_orders(here, days=30).read_text()
+    Path("dates.csv").write_text(re.sub(r"T[\d:.]+\+00:00", "", text))
+    project = new("by_days", "--from", "dates.csv", *OPTIONS, "--label", "returned")
+    assert "It is known from decided_at on: 7 days later at the latest." in capsys.readouterr().out
+    assert "A date is known when it is over." in (project / "feature_repo" / "by_days_features.py").read_text()
+
+
+def test_files_with_a_day_missing_are_copied(here, capsys):
+    write_orders(here, days=30)
+    (here / "shop/lake/orders/dt=2024-01-09/orders.csv").unlink()
+    new("gaps", "--from", "shop/lake/orders", *OPTIONS, "--label", "returned")
+    assert "because 2024-01-09 did not land." in capsys.readouterr().out
+
+
+def test_on_a_terminal_it_asks_for_what_it_cannot_see(here, monkeypatch, capsys):
+    write_orders(here, days=30)
+    answers = iter(["ordered", "ordered_at", "returned"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: next(answers))
+    new("asked", "--from", "orders.csv")
+    said = capsys.readouterr().out
+    assert "'ordered' is none of them. Did you mean 'ordered_at'?" in said
+    assert "What names a row? order_id" in said
