@@ -50,7 +50,7 @@ def changes(location, ledger) -> list[str]:
 
 
 def test_where_nothing_changes_no_version_is_read(location, ledger, monkeypatch):
-    """Each run of the features of each model applies: reading all versions that there ever were would cost ever more."""
+    """Each run of any features applies: reading all versions that there ever were would cost ever more."""
     apply_repo(location, ledger)
     monkeypatch.setattr(plans, "model_versions", lambda *_: pytest.fail("all versions of all models were read"))
     assert plan(location, ledger).changes == ()
