@@ -94,7 +94,9 @@ def running(folder: Path, models: list[str]) -> Iterator[Stack]:
     from airflow_mlops.engine.ledger import Ledger
     from tests.e2e.small_stack import small_stack
 
-    with small_stack(folder, lambda _: {"CORE__PARALLELISM": str(SLOTS)}) as stack:
+    # On a busy machine a task may be silent for longer than the stack has patience.
+    settings = {"CORE__PARALLELISM": str(SLOTS), "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300"}
+    with small_stack(folder, lambda _: settings) as stack:
         filled(Ledger(stack.database.url("mlops_ledger")), models)
         for model in models:
             for feed in ("orders", "outcomes"):
@@ -112,7 +114,7 @@ def until_trained(stack: Stack, database: Engine, count: int) -> int:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         with database.connect() as connection:
-            states: dict[str, int] = dict(connection.execute(text(DONE)).tuples().all())
+            states = {row[0]: int(row[1]) for row in connection.execute(text(DONE))}
         if states.get("success", 0) + states.get("failed", 0) >= count:
             return states.get("success", 0)
         stack.check()
@@ -177,9 +179,10 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[20, 41, 82], help="numbers of models, rising")
     given = parser.parse_args()
     figures, counts = Figures(small=given.small), [2] if given.small else given.models
-    found = [measure(count) for count in counts]
-    for one in found:
-        show(one)
+    found = []
+    for count in counts:
+        found.append(measure(count))
+        show(found[-1])
     few, many = found[0], found[-1]
     print(f"\nnot part of it: {', '.join(sorted(operator.__name__ for operator in STAND_INS))} beside the ledger")
     for what in ("scheduler", "api-server", "postgres", "tasks"):
