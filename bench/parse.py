@@ -155,7 +155,7 @@ def main() -> None:
         gc.freeze()  # and so it does before it forks
         ratio, words = compare(plain("empty", 1), rounds)
         figures.hold("parsing as the DAG processor does, ours / EmptyOperators", ratio, at_most=1.5, note=words)
-        count, rounds = (SMALL_FLEET, 1) if small else (FLEET_SIZE, 5)
+        count, rounds = (SMALL_FLEET, 1) if small else (FLEET_SIZE, 3)
         fleet = Path(folder) / "fleet.py"
         fleet.write_text(FLEET.format(count=count))
         sys.path.append(str(OURS.parent))
