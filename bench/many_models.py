@@ -134,11 +134,12 @@ class Figure:
 
 
 def show(one: Figure) -> None:
-    slot, start = one.waits.T
+    scheduled, queued = one.waits.T
     tasks = len(one.waits)
     print(f"\n{one.models} models: {tasks} tasks in {one.wall:.0f} s, {tasks / one.wall * 60:.0f} a minute")
-    for what, values in (("for a slot and to start", slot), ("to start, once it has a slot", start)):
-        print(f"  a task waits {what}: median {np.median(values):.1f} s, 95 % {np.percentile(values, 95):.1f} s")
+    for what, values in (("scheduled", scheduled), ("handed to the executor", queued)):
+        median, most = np.percentile(values, [50, 95])
+        print(f"  a task waits since it was {what}: median {median:.1f} s, 95 % {most:.1f} s")
     print(f"  a file of {OF_A_TEAM} models is parsed in {one.parse:.2f} s, at most")
     for name, value in one.did.cpu.items():
         print(f"  CPU of {name}: {value:.1f} s, {value / one.wall * 100:.0f} % of a core, {value / tasks:.3f} a task")
