@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from airflow_mlops.contracts import Halt
 from airflow_mlops.engine.data.announcements import require
 from airflow_mlops.engine.data.lateness import require_model
-from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.ledger import Ledger, Pointer
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.moments import to_come
 
@@ -59,15 +59,17 @@ def resume(ledger: Ledger, model: str, who: str, reason: str) -> Halt | None:
 
 def halted(ledger: Ledger, model: str) -> Halt | None:
     """Return the halt of a model; None when it was resumed, has run out, or never was."""
-    pointer = ledger.pointer(_name(model))
-    made = Halt.model_validate(pointer.value) if pointer is not None and pointer.value else None
-    return made if made is not None and (made.until is None or datetime.now(UTC) < made.until) else None
+    return _holds(ledger.pointer(_name(model)))
 
 
 def halts(ledger: Ledger) -> list[Halt]:
     """Return all halts that hold, by model."""
-    models = [name.removeprefix(_name("")) for name in ledger.pointers(_name(""))]
-    return [made for model in models if (made := halted(ledger, model)) is not None]
+    return [made for pointer in ledger.pointers(_name("")).values() if (made := _holds(pointer)) is not None]
+
+
+def _holds(pointer: Pointer | None) -> Halt | None:
+    made = Halt.model_validate(pointer.value) if pointer is not None and pointer.value else None
+    return made if made is not None and (made.until is None or datetime.now(UTC) < made.until) else None
 
 
 def _point(ledger: Ledger, model: str, value: dict[str, object]) -> None:

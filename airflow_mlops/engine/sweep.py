@@ -28,7 +28,7 @@ from airflow_mlops.engine.data.snapshots import MANIFEST
 from airflow_mlops.engine.features.governance import consumers
 from airflow_mlops.engine.home_files import Lying, drop, here, lying
 from airflow_mlops.engine.locks import locked
-from airflow_mlops.engine.serving.deployments import deployments, kept_versions
+from airflow_mlops.engine.serving.deployments import deployments, kept_versions, roles_of
 from airflow_mlops.engine.serving.model_store import LOCK_FILE
 from airflow_mlops.exceptions import ConfigError
 
@@ -174,8 +174,11 @@ class _Kept:
             if (fact.subject, version) not in judged and fact.payload["status"] == VerdictStatus.PASS:
                 passed[fact.subject].add(version)
             judged.add((fact.subject, version))
-        models = {model for model, _ in trained} | {state.model for state in deployments(ledger)}
-        versions = {model: kept_versions(ledger, model) for model in models}
+        deployed = defaultdict(list)
+        for state in deployments(ledger):
+            deployed[state.model].append(state)
+        models = {model for model, _ in trained} | deployed.keys()
+        versions = {model: roles_of(deployed.get(model, ())) for model in models}
         for model, numbers in passed.items():
             versions[model].setdefault(max(numbers), "passed its gates last")
             newest = max(numbers, key=lambda number: (cuts.get((model, number), ""), number))

@@ -8,6 +8,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -258,6 +259,7 @@ def version_or_alias(version: int | str) -> str:
     return str(whole_version(text)) if text.isdecimal() else text
 
 
+@cache
 def doc_of(cls: type) -> str:
     """Return what a class does, as a task's page shows it: what its docstring begins with, in Markdown."""
     text = (cls.__doc__ or "").partition("\n\n")[0].replace("``", "`").replace("\n   ", "\n")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
 
     from airflow_mlops.pipeline import ModelPipeline
+    from airflow_mlops.retraining import Rollup
 
 _PERIODS = {
     "daily": (StartOfDayMapper, DayWindow),
@@ -39,14 +40,17 @@ _PERIODS = {
 }
 
 
-def rollup_dag(pipeline: ModelPipeline) -> list[DAG]:
-    """Return the DAG that Airflow runs when a period's partitions are there; none where it cannot count them.
+def counts(cut: Partitioning) -> bool:
+    """Return whether Airflow can count such partitions.
 
-    Airflow takes a day for 24 hours, so the hours of a zone are left to `<model>.retrain`.
+    It takes a day for 24 hours, so the hours of a zone are left to `<model>.retrain`.
     """
-    rollup, cut = pipeline.retrain.rollup, pipeline.source.partitioning
-    if rollup is None or (cut.every == "hourly" and cut.timezone != "UTC"):
-        return []
+    return cut.every != "hourly" or cut.timezone == "UTC"
+
+
+def rollup_dag(pipeline: ModelPipeline, rollup: Rollup) -> DAG:
+    """Return the DAG that Airflow runs when a period's partitions are there."""
+    cut = pipeline.source.partitioning
     start_of, window = _PERIODS[rollup.every]
     # With a deadline, fewer than all are enough only after it: Airflow's own policy would not wait for that.
     at_once = None if rollup.deadline else rollup.minimum
@@ -65,4 +69,4 @@ def rollup_dag(pipeline: ModelPipeline) -> list[DAG]:
         start_date=pipeline.source.starts_at,
     ) as dag:
         decide_and_start(pipeline)
-    return [dag]
+    return dag

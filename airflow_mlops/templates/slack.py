@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 from airflow_mlops.durations import parse_duration
@@ -17,6 +18,7 @@ _MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
 
 
+@cache
 def slack(cron: str) -> timedelta:
     """Return the shortest time from a UTC midnight, where a training cuts its knowledge, to the schedule's next run.
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
+from random import uniform
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -14,7 +15,7 @@ from airflow_mlops.exceptions import MlopsError
 
 
 class PollTrigger(BaseTrigger):
-    """Call :meth:`poll` every ``poll_interval`` seconds and emit exactly one terminal event.
+    """Call :meth:`poll` at once, then every ``poll_interval`` seconds, and emit exactly one terminal event.
 
     The event is ``{"status": "success", "result": ...}``, ``{"status": "timeout", "seen": ...}`` or
     ``{"status": "error", "headline": ..., "detail": ..., "hint": ..., "retryable": ...}``.
@@ -56,6 +57,7 @@ class PollTrigger(BaseTrigger):
     async def _outcome(self) -> dict[str, Any]:
         try:
             await self.prepare()
+            pause = uniform(0, self.poll_interval)  # those that began together, at midnight, do not go on together
             while True:
                 result = await asyncio.to_thread(self.poll)
                 if result is not None:
@@ -63,7 +65,8 @@ class PollTrigger(BaseTrigger):
                 remaining = self.deadline - time.time()
                 if remaining <= 0:
                     return {"status": "timeout", "seen": self.seen}
-                await asyncio.sleep(min(self.poll_interval, remaining))
+                await asyncio.sleep(min(pause, remaining))
+                pause = self.poll_interval
         except MlopsError as error:
             return {
                 "status": "error",

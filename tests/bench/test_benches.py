@@ -12,6 +12,7 @@ import pytest
 
 BENCH = Path(__file__).parent.parent.parent / "bench"
 ON_A_STACK = {"train_dag", "gpu_queue"}  # tests/e2e runs them, on the stacks that it has anyway
+WITH_A_STACK = {"many_models"}  # of its own, which takes half a minute
 ON_FLIGHTS = {"online_read", "point_in_time", "training_memory"}
 
 FIGURE = re.compile(r"^.+: -?\d+\.\d\d  \(bound: at (least|most) \S+(, MISSED)?\)", re.MULTILINE)
@@ -23,7 +24,13 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("flights")
 
 
-@pytest.mark.parametrize("name", sorted({file.stem for file in BENCH.glob("[a-z]*.py")} - ON_A_STACK))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in WITH_A_STACK else [])
+        for name in sorted({file.stem for file in BENCH.glob("[a-z]*.py")} - ON_A_STACK)
+    ],
+)
 def test_small_setting(name: str, homes: Path) -> None:
     command = [sys.executable, str(BENCH / f"{name}.py"), "--small"]
     if name in ON_FLIGHTS:

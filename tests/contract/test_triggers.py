@@ -82,6 +82,21 @@ async def test_polling_leaves_the_event_loop_free():
     assert max(lags) < 0.15, "a 0.2 s poll blocked the loop"
 
 
+async def test_those_that_begin_together_do_not_go_on_together(monkeypatch):
+    """A thousand looks in one moment hold the loop up."""
+    pauses = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    triggers = [SlowTrigger(poll_interval=60, deadline=time.time() + 3600, looks=3) for _ in range(3)]
+    await asyncio.gather(*map(events, triggers))
+    first = [pause for pause in pauses if pause != 60]
+    assert len(set(first)) == len(triggers) == pauses.count(60)
+    assert all(0 <= pause < 60 for pause in first)
+
+
 async def test_gives_up_at_the_wall_clock_deadline():
     started = time.time()
     assert await events(SlowTrigger(poll_interval=60, deadline=time.time() + 0.5, looks=99)) == [

@@ -24,7 +24,7 @@ pipeline = ModelPipeline(
     train=Trainer("code:build", window="20d", validation="2d", test="2d"),
     retrain=Retrain(rollup=Rollup(), cooldown="1d"),
 )
-[rollup] = rollup_dag(pipeline)
+rollup = rollup_dag(pipeline, pipeline.retrain.rollup)
 
 with DAG("fresh", schedule=PartitionedAtRuntime(), start_date=datetime(2026, 1, 1, tzinfo=UTC)) as fresh:
 

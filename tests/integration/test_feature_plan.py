@@ -11,6 +11,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops.engine.features.governance import apply
+from airflow_mlops.engine.features.governance import plan as plans
 from airflow_mlops.engine.features.governance.apply import apply_planned, apply_repo, ensure_applied, last_applied
 from airflow_mlops.engine.features.governance.plan import plan
 from airflow_mlops.engine.features.materialization.watermarks import Watermark, pointer_name, watermarks
@@ -46,6 +47,13 @@ def changes(location, ledger) -> list[str]:
 
 
 # --- the plan -----------------------------------------------------------------------------------------------
+
+
+def test_where_nothing_changes_no_version_is_read(location, ledger, monkeypatch):
+    """Each run of any features applies: reading all versions that there ever were would cost ever more."""
+    apply_repo(location, ledger)
+    monkeypatch.setattr(plans, "model_versions", lambda *_: pytest.fail("all versions of all models were read"))
+    assert plan(location, ledger).changes == ()
 
 
 def test_a_plan_touches_nothing(location, ledger):

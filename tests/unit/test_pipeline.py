@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
+from airflow.sdk.definitions.context import _AIRFLOW_PARSING_CONTEXT_DAG_ID
 
 from airflow_mlops import (
     BatchPredict,
@@ -184,6 +185,20 @@ def test_a_table_is_a_feed_as_files_are():
     assert [feed.dataset for feed in made.feeds] == ["orders", "returned"]
     features = FeatureService("m_v1", transform="code:compute", suite="suites:snapshot", sources=[table(table="x")])
     assert [feed.dataset for feed in pipeline(features=features).feeds] == ["departures", "arrivals", "x"]
+
+
+def test_the_process_of_a_task_builds_the_dag_of_that_task(monkeypatch):
+    """Of a fleet in one file, each task would build the DAGs of all models else."""
+    one, other = pipeline(), pipeline(model="n")
+    assert {"m_features", "m_train", "m_deploy"} <= set(one.dags())
+    monkeypatch.setenv(_AIRFLOW_PARSING_CONTEXT_DAG_ID, "m.train")
+    dags = one.dags()
+    assert list(dags) == ["m_train"]
+    assert "judge" in dags["m_train"].task_ids
+    assert dags["m_features"].dag_id == "m.features", "a DAG file may name another one"
+    with pytest.raises(KeyError, match="m_fetures"):
+        dags["m_fetures"]
+    assert list(other.dags()) == []
 
 
 def test_batch_prediction_is_off_unless_it_is_asked_for():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
 from airflow_mlops import BatchPredict, Label, Retrain
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.retraining import shortest_interval
+from airflow_mlops.retraining import fires, shortest_interval
+from airflow_mlops.templates.retrain import looks
 from tests.unit.test_pipeline import pipeline, source
 
 
@@ -72,3 +75,15 @@ def test_a_mistake_is_explained(build, says):
 def test_the_shortest_interval_of_a_schedule():
     assert shortest_interval("@weekly") == timedelta(days=7)
     assert shortest_interval("0 4,20 * * *") == timedelta(hours=8)
+
+
+def test_many_models_are_not_looked_at_in_the_same_minute():
+    hour = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(seconds=1)
+    looked = Counter()
+    for number in range(82):
+        runs = fires(looks(f"m{number}"), hour)
+        times = [next(runs) for _ in range(5)]
+        assert {after - before for before, after in pairwise(times)} == {timedelta(minutes=15)}
+        looked.update(moment.minute for moment in times[:4])
+    assert set(looked) == set(range(60))
+    assert max(looked.values()) < 15

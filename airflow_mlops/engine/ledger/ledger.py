@@ -109,9 +109,8 @@ class Ledger:
         :raises ConfigError: when the name cannot be one.
         """
         check_names(name=name)
-        query = select(PointerRow.value, PointerRow.revision).where(PointerRow.name == name)
         with self.transaction() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_POINTER, {"name": name}).first()
         return None if row is None else Pointer(value=row.value, revision=row.revision)
 
     def pointers(self, prefix: str) -> dict[str, Pointer]:
@@ -206,6 +205,9 @@ class Ledger:
             raise
         except DBAPIError as error:
             raise database.explained(error, self.url) from None
+
+
+_POINTER = select(PointerRow.value, PointerRow.revision).where(PointerRow.name == bindparam("name"))
 
 
 @cache

@@ -63,8 +63,12 @@ def require_deployed(ledger: Ledger, server: str, model: str) -> None:
 
 def deployments(ledger: Ledger, model: str | None = None) -> list[Deployment]:
     """Return the desired state of a model, or of all, on every server, in order of the servers' names."""
-    states = [Deployment.model_validate(pointer.value) for pointer in ledger.pointers("deployment:").values()]
-    return [state for state in states if model is None or state.model == model]
+    pointers = ledger.pointers("deployment:")
+    return [
+        Deployment.model_validate(pointer.value)
+        for pointer in pointers.values()
+        if model is None or pointer.value["model"] == model
+    ]
 
 
 def kept_versions(ledger: Ledger, model: str) -> dict[int, str]:
@@ -72,8 +76,13 @@ def kept_versions(ledger: Ledger, model: str) -> dict[int, str]:
 
     That is: what serves or is loaded, what is pinned, and the last good versions that can be gone back to.
     """
+    return roles_of(deployments(ledger, model))
+
+
+def roles_of(states: Iterable[Deployment]) -> dict[int, str]:
+    """Return version → what it is for on one of the servers, of the states of one model."""
     kept: dict[int, str] = {}
-    for state in deployments(ledger, model):
+    for state in states:
         roles: dict[int, str] = dict.fromkeys(state.good, "can be gone back to")
         roles |= dict.fromkeys(state.loaded, "is loaded")
         roles |= {} if state.pin is None else {state.pin.version: "is pinned"}

@@ -97,8 +97,10 @@ def plan(location: Location, ledger: Ledger) -> Plan:
 def compare(before: FeatureRepo | None, after: FeatureRepo, ledger: Ledger) -> Plan:
     """Return the plan from what was applied last to what would be."""
     old = before or FeatureRepo(project=after.project, hash="", views={}, services={})
-    versions = model_versions(ledger, after.project)
-    changes = tuple(_with_hits(change, old, versions) for change in _changes(old, after))
+    found = tuple(_changes(old, after))
+    # Not read where nothing changed, as in nearly every run: they are all versions there ever were of all models.
+    versions = model_versions(ledger, after.project) if found else []
+    changes = tuple(_with_hits(change, old, versions) for change in found)
     return Plan(
         project=after.project,
         before=before.hash if before else None,
