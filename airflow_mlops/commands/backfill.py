@@ -89,7 +89,8 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.backfill.plan import find
-    from airflow_mlops.engine.backfill.run import approve, begin, eta, execute, in_shares, probe
+    from airflow_mlops.engine.backfill.run import approve, begin, eta, execute, probe
+    from airflow_mlops.engine.backfill.shares import in_shares
     from airflow_mlops.engine.backfill.verify import verify
 
     site = _site(options)

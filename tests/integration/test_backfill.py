@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from airflow_mlops import cli
-from airflow_mlops.engine.backfill.run import begin, execute, in_shares, probe
+from airflow_mlops.engine.backfill.run import begin, execute, probe
+from airflow_mlops.engine.backfill.shares import in_shares
 from airflow_mlops.engine.backfill.verify import verify
 from airflow_mlops.engine.data.files import sha256
 from tests import rides
@@ -153,7 +154,7 @@ def test_the_generated_dag(world, tmp_path):
     assert (tmp_path / "found.json").exists(), ran.stdout[-4000:] + ran.stderr[-4000:]
     first, again = json.loads((tmp_path / "found.json").read_text())
     assert first == {
-        **{name: ["success"] for name in ("plan", "price", "begin", "probe", "verify")},
+        **{name: ["success"] for name in ("plan", "price", "begin", "probe", "seal_rest", "compute_rest", "verify")},
         "approve": ["skipped"],
         "seal": ["success"] * 2,
         "compute": ["success"] * 2,

@@ -10,8 +10,7 @@ from zoneinfo import ZoneInfo
 from airflow_mlops.engine.backfill.plan import WORK, Estimate, Order, Plan, Seen, Step, keep
 from airflow_mlops.engine.backfill.survey import Site, survey
 from airflow_mlops.engine.data.lateness import SNAPSHOT, VERDICT
-from airflow_mlops.engine.history.load import FEATURES
-from airflow_mlops.engine.history.pace import pace
+from airflow_mlops.engine.history.pace import FEATURES, pace
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.deployments import kept_versions
 from airflow_mlops.exceptions import ConfigError

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from airflow_mlops.contracts import Record, content_hash
-from airflow_mlops.engine.history.load import FEATURES
+from airflow_mlops.engine.history.pace import FEATURES
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError, did_you_mean
 

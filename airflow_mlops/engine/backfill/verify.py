@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from airflow_mlops.engine.backfill.plan import WORK, Plan, Step, few
-from airflow_mlops.engine.backfill.run import end, outcomes
+from airflow_mlops.engine.backfill.run import finish, outcomes
 from airflow_mlops.engine.backfill.survey import Site, survey
-from airflow_mlops.engine.history.load import FEATURES
+from airflow_mlops.engine.history.pace import FEATURES
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError
 
@@ -86,7 +86,7 @@ def verify(site: Site, plan: Plan) -> Verified:
             for seen in plan.seen
         ]
     site.ledger.record(FACT, plan.id, {"as_planned": found.as_planned, "lines": found.lines()})
-    end(site.ledger, plan)
+    finish(site, plan)
     return found
 
 
