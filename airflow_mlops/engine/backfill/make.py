@@ -67,7 +67,7 @@ def plan_backfill(
         steps=tuple(steps),
         estimates=_estimates(site, [step for step in steps if step.state in WORK]),
         hourly_price=hourly_price,
-        seen=_seen(site.ledger, steps),
+        seen=who_saw(site.ledger, steps),
         approve_above=approve_above,
     )
     keep(site.ledger, plan)
@@ -124,7 +124,7 @@ def _estimates(site: Site, work: Sequence[Step]) -> dict[str, Estimate]:
     return found
 
 
-def _seen(ledger: Ledger, steps: Sequence[Step]) -> tuple[Seen, ...]:
+def who_saw(ledger: Ledger, steps: Sequence[Step]) -> tuple[Seen, ...]:
     """Return the models that saw a revision which is replaced: by what their snapshots were made of."""
     replaced: dict[str, dict[str, str]] = {}
     for step in steps:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from airflow_mlops.engine.backfill.plan import Plan, Step, spell
+from airflow_mlops.engine.backfill.plan import Plan, Step, find, spell
 from airflow_mlops.engine.backfill.survey import Site, look_again
 from airflow_mlops.engine.history.ahead import Ahead
 from airflow_mlops.engine.history.load import Loaded, load_ahead, load_partitions
@@ -132,6 +132,12 @@ def state_of(ledger: Ledger, plan: Plan) -> str:
     if pointer is not None and pointer.value["plan"] == plan.id:
         return str(pointer.value["state"])
     return _ENDED if outcomes(ledger, plan) else "planned"
+
+
+def running(ledger: Ledger, model: str) -> Plan | None:
+    """Return the plan that runs; None when there is none."""
+    pointer = ledger.pointer(f"backfill:{model}")
+    return find(ledger, pointer.value["plan"]) if pointer and pointer.value["state"] == _RUNNING else None
 
 
 def check_unchanged(site: Site, plan: Plan, steps: Sequence[Step]) -> None:
