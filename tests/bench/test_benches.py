@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parent.parent.parent / "bench"
-ON_A_STACK = {"train_dag", "gpu_queue"}  # tests/e2e runs them, on the stacks that it has anyway
+ON_A_STACK = {"train_dag", "gpu_queue", "backfill_dag"}  # tests/e2e runs them, on the stacks that it has anyway
 ON_FLIGHTS = {"online_read", "point_in_time", "training_memory"}
 
 FIGURE = re.compile(r"^.+: -?\d+\.\d\d  \(bound: at (least|most) \S+(, MISSED)?\)", re.MULTILINE)

@@ -27,12 +27,13 @@ HERE = Path(__file__).parent
 
 @contextmanager
 def small_stack(
-    folder: Path, settings: Callable[[Postgres], Mapping[str, str]], feature_repo: str = "none"
+    folder: Path, settings: Callable[[Postgres], Mapping[str, str]], feature_repo: str = "none", *more: str
 ) -> Iterator[Stack]:
     """Yield a stack that runs, with the DAGs of ``gpus_dag.py`` and their data.
 
     :param settings: More of Airflow's settings, ``SECTION__OPTION``.
     :param feature_repo: Name of the folder of a Feast repository, if there is one.
+    :param more: Components beside the least that Airflow needs.
     """
     (folder / "dags").mkdir()
     for name in ("gpus_dag.py", "gpus_code.py"):
@@ -40,12 +41,12 @@ def small_stack(
     airflow = environment._airflow
 
     def with_more(layout: Any, ports: Any, database: Postgres, dags: Any) -> dict[str, str]:
-        more = {f"AIRFLOW__{name}": value for name, value in settings(database).items()}
-        return airflow(layout, ports, database, dags) | more
+        given = {f"AIRFLOW__{name}": value for name, value in settings(database).items()}
+        return airflow(layout, ports, database, dags) | given
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(environment, "_airflow", with_more)
-        patch.setattr(stack_module, "COMPONENTS", ("postgres", "api-server", "scheduler", "dag-processor"))
+        patch.setattr(stack_module, "COMPONENTS", ("postgres", "api-server", "scheduler", "dag-processor", *more))
         stack = Stack(folder / "home", Ports.free(), dags=folder / "dags", feature_repo=folder / feature_repo)
         try:
             stack.up()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from airflow_mlops.engine.backfill.plan import Plan, Step, find, spell
 from airflow_mlops.engine.backfill.survey import Site, look_again
+from airflow_mlops.engine.data.validation import load_suite
 from airflow_mlops.engine.history.ahead import Ahead
 from airflow_mlops.engine.history.load import Loaded, load_ahead, load_partitions
 from airflow_mlops.engine.history.pace import FEATURES
@@ -249,6 +250,7 @@ def probe(site: Site, plan: Plan) -> str:
 
     Features are probed when nothing is to be sealed before them.
     """
+    load_suite(site.pipeline.features.suite, site.code_path)  # what is wrong with a name is said before the work
     left = remaining(site.ledger, plan)
     sealing = [step for step in left if step.dataset != FEATURES]
     some = {step.dataset: step for step in reversed(sealing or left)}

@@ -184,8 +184,8 @@ def load_partitions(
     The other parameters and errors are those of :func:`load_history`.
     """
     load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, took=took, ahead=ahead)
-    load_suite(pipeline.features.suite, code_path)
-    load.seal(sealing)
+    if sealing:
+        load.seal(sealing)
     if computing:
         load.compute(computing)
     return load.loaded
