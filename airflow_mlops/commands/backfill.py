@@ -51,6 +51,9 @@ def add_backfill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     run.add_argument("pipeline", metavar="PIPELINE", help="DAG file and name, such as dags/churn.py:churn")
     run.add_argument("plan", metavar="PLAN", help="its name, as `plan` prints it")
     run.add_argument("--approve", metavar="HASH", help="you saw the plan with this hash, and answer for it")
+    run.add_argument(
+        "--retrain", action="store_true", help="ask for a training of each model that saw what is replaced"
+    )
     add_workers(run)
     run.set_defaults(run=_run)
 
@@ -109,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
     for steps in in_shares(plan, _A_SHARE):
         execute(site, plan, steps, workers=options.workers)
         print(eta(site.ledger, plan))
-    found = verify(site, plan)
+    found = verify(site, plan, retrain=options.retrain)
     print(*found.lines(), f"{time.monotonic() - began:.0f} s", sep="\n")
     found.check()
 

@@ -334,14 +334,26 @@ class RunBackfillOperator(_OfPlanOperator):
 
 
 class VerifyBackfillOperator(_OfPlanOperator):
-    """Hold what there is now against the plan; it fails when something is not as planned, and lists it."""
+    """Hold what there is now against the plan; it fails when something is not as planned, and lists it.
+
+    :param retrain: ``true`` or ``false``: whether a training of each model is asked for that saw what was replaced.
+    """
+
+    template_fields = (*_OfPlanOperator.template_fields, "retrain")
+
+    def __init__(self, *, retrain: str = "false", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.retrain = retrain
 
     def perform(self, context: Context) -> VerifiedBackfill:
         """Look at every partition again."""
         from airflow_mlops.engine.backfill.verify import verify
 
+        retrain = str(self.retrain).lower()
+        if retrain not in _YES:
+            raise ConfigError(f"retrain={self.retrain!r} is not said clearly.", hint="It is true or false.")
         site = self.site()
-        found = verify(site, self.found(site))
+        found = verify(site, self.found(site), retrain=retrain == "true")
         for line in found.lines():
             self.log.info("%s", line)
         found.check()

@@ -4,7 +4,7 @@
 versions saw what it replaces. Above a limit `approve` asks a person; no answer in time is a no. `begin` refuses what
 changed since. One that is refused stops no other, and is listed at the end; once it is corrected, trigger the DAG anew:
 what is done is not done twice. Several tasks work at once, and what they only made ready in `seal` and `compute`, the
-`…_rest` take in order. Nothing is trained, and no alias moves.
+`…_rest` take in order. Nothing is trained unless you ask for it, and no alias moves.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
                 title="In order",
                 description="A partition that is refused stops those after it. All is then one task.",
             ),
+            "retrain": Param(
+                False,
+                type="boolean",
+                title="Train anew",
+                description="At the end, ask for a training of each model that saw what was replaced.",
+            ),
         },
     ) as dag:
         conns = {"feast_conn_id": pipeline.features.conn_id, "ledger_conn_id": pipeline.ledger_conn_id}
@@ -96,7 +102,9 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
                 RunBackfillOperator.partial(task_id=name, work=name, **at_once, **work).expand(share=begin.output),
                 RunBackfillOperator(task_id=f"{name}_rest", work=name, **work),
             ]
-        verify = VerifyBackfillOperator(task_id="verify", trigger_rule=TriggerRule.NONE_FAILED, **of_plan)
+        verify = VerifyBackfillOperator(
+            task_id="verify", retrain="{{ params.retrain }}", trigger_rule=TriggerRule.NONE_FAILED, **of_plan
+        )
         plan >> choose >> [approve, begin]
         approve >> begin
         chain(begin, probe, *rounds, verify)

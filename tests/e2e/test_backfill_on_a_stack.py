@@ -40,6 +40,15 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 BACKFILL, FEATURES = f"{MODEL}.backfill", f"{MODEL}.features"
 DAYS = 30
+IN_A_HURRY = """
+from dataclasses import replace
+from datetime import timedelta
+from ride_pipeline import ride_delay
+
+found = replace(ride_delay, model="hurry").dags()
+found["hurry_backfill"].get_task("approve").response_timeout = timedelta(seconds=5)
+globals().update(found)
+"""
 
 
 class Rides:
@@ -100,7 +109,8 @@ def on_a_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rides]:
         end = f"{FIRST + timedelta(days=DAYS - 1):%Y, %-m, %-d}"
         (stack.dags / "ride_pipeline.py").write_text(DAG.replace(f"{LAST:%Y, %-m, %-d}", end))
         watcher = Watcher(airflow, stack, timeout=300)
-        watcher.ready([BACKFILL])
+        (stack.dags / "hurry.py").write_text(IN_A_HURRY)
+        watcher.ready([BACKFILL, "hurry.backfill"])
         watching = threading.Thread(target=watch, args=(stack,))
         watching.start()
         stack.check = lambda: None  # type: ignore[method-assign]  # as of a stack that is watched
@@ -116,6 +126,15 @@ def test_a_no_by_rest(on_a_stack: Rides) -> None:
     on_a_stack.answer(run, "Reject")
     on_a_stack.watcher.until(lambda: on_a_stack.airflow.run(BACKFILL, run)["state"] == "failed")
     assert on_a_stack.states(run)["begin"] == {"upstream_failed"}
+    assert not on_a_stack.store.keys("rides")
+
+
+def test_no_answer_in_time_is_a_no(on_a_stack: Rides) -> None:
+    run = on_a_stack.airflow.trigger("hurry.backfill")["dag_run_id"]
+    on_a_stack.watcher.until(lambda: on_a_stack.airflow.run("hurry.backfill", run)["state"] == "failed")
+    states = {task["task_id"]: task["state"] for task in on_a_stack.airflow.tasks("hurry.backfill", run)}
+    assert (states["approve"], states["begin"]) == ("failed", "upstream_failed")
+    assert "nobody answered in time" in "\n".join(on_a_stack.airflow.log("hurry.backfill", run, "approve", 1))
     assert not on_a_stack.store.keys("rides")
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.data.shared import fetch
 from airflow_mlops.engine.features.computing.code import code_identity, import_folders
 from airflow_mlops.engine.features.computing.compute import Draft, compute_rows
 from airflow_mlops.engine.history.ahead import Ahead, Answer, as_of_now
 from airflow_mlops.engine.history.pace import FEATURES
-from airflow_mlops.engine.history.sealing import prepare
+from airflow_mlops.engine.history.sealing import Prepared, prepare
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError
 
@@ -42,6 +44,8 @@ def prepared(job: tuple[Feed, str], *, ahead: Ahead | None, **how: Any) -> Answe
     """Return a partition of a feed staged and validated: what was kept of it, or just now."""
     feed, key = job
     if ahead is not None and (kept := ahead.take(feed.dataset, key)) is not None:
+        if isinstance(kept.said, Prepared) and "://" not in kept.said.landed:
+            fetch(Path(kept.said.landed))  # another machine staged it
         return kept
     try:
         return Answer(prepare(feed, key, **how))
