@@ -125,7 +125,11 @@ def replaced(site, world):
     return plan, before
 
 
-def test_the_way_back(world):
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def test_the_way_back(world, monkeypatch):
     site = site_of(world)
     plan, before = replaced(site, world)
     with pytest.raises(DataError, match="cannot be undone while one of"):
@@ -134,8 +138,13 @@ def test_the_way_back(world):
     assert contents(world) != before
     with pytest.raises(GateError, match="the hash is that of another plan"):
         undo(site, plan, plan.hash[:-1], "ann")
-    done = undo(site, plan, plan.hash, "ann")
-    assert (done.back, done.left) == ([f"ends {key_of(1)}"], [])
+    after = site.store.current("ends", key_of(1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("airflow_mlops.engine.backfill.undo.mark_late", killed)
+        undo(site, plan, plan.hash, "ann")
+    undo(site, plan, plan.hash, "ann")
+    late = site.ledger.facts("late_arrival", "ends", key=key_of(1))[0].payload
+    assert (late["old"], late["new"]) == (after, site.store.current("ends", key_of(1))), "who saw it is marked"
     now = contents(world)
     assert {name: now[name] for name in before} == before, "the same bytes count as before, of partitions and features"
     added = {name for name in now if name not in before}

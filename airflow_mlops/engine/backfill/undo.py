@@ -6,7 +6,7 @@ Fact ``backfill_undone`` (subject: the plan's id).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.engine.backfill.plan import Plan, Step, few
 from airflow_mlops.engine.backfill.run import running
@@ -65,14 +65,18 @@ def undo(site: Site, plan: Plan, shown: str, who: str) -> Undone:
             detail=f"plan {busy.id}",
             hint=f"Wait until it has ended, or end it: `airflow-mlops backfill cancel {busy.id}`.",
         )
-    replaced = [(step, now) for step in plan.work if step.revision and (now := _current(site, step))]
-    ours = [(step, now) for step, now in replaced if _replaced(site, step) == step.revision]
-    before = [site.store.get(step.dataset, step.key, step.revision) for step, _ in ours]  # all are there, or none moves
-    done = Undone(left=[step.name for step, now in replaced if (step, now) not in ours])
+    sealed = [step for step in plan.work if step.revision and step.dataset != FEATURES]
+    replaced = [step for step in sealed if site.store.current(step.dataset, step.key) != step.revision]
+    ours = [step for step in replaced if _latest(site, step)["replaces"] == step.revision]
+    before = [site.store.get(step.dataset, step.key, step.revision) for step in ours]  # all are there, or none moves
+    done = Undone([step.name for step in ours], [step.name for step in replaced if step not in ours])
     site.ledger.record(UNDONE, plan.id, {"who": who.strip()})
-    for (step, now), old in zip(ours, before, strict=True):
-        _go_back(site, step, now, old)
-        done.back.append(step.name)
+    for step, old in zip(ours, before, strict=True):
+        _go_back(site, step, old)
+    for step in sealed:
+        now = _latest(site, step)
+        if now["revision"] == step.revision and now["replaces"]:
+            mark_late(site.ledger, step.dataset, step.key, now["replaces"], step.revision)
     done.loaded = load_partitions(
         site.pipeline,
         [],
@@ -86,19 +90,13 @@ def undo(site: Site, plan: Plan, shown: str, who: str) -> Undone:
     return done
 
 
-def _current(site: Site, step: Step) -> str | None:
-    """Return the revision that counts; None when it is the one of before, or it is of features."""
-    now = None if step.dataset == FEATURES else site.store.current(step.dataset, step.key)
-    return None if now == step.revision else now
-
-
-def _replaced(site: Site, step: Step) -> str | None:
-    """Return the revision that the one replaced which counts."""
+def _latest(site: Site, step: Step) -> dict[str, Any]:
+    """Return what the ledger has of the revision that counts, and of the one that it replaced."""
     [latest] = site.ledger.facts(PARTITION, step.dataset, key=step.key, limit=1)
-    return str(latest.payload["replaces"])
+    return latest.payload
 
 
-def _go_back(site: Site, step: Step, now: str, old: Partition) -> None:
+def _go_back(site: Site, step: Step, old: Partition) -> None:
     folder = site.store.folder(step.dataset, step.key) / old.revision
     site.store.seal(
         step.dataset,
@@ -109,4 +107,3 @@ def _go_back(site: Site, step: Step, now: str, old: Partition) -> None:
         suite_hash=old.suite_hash,
         may_be_empty=site.feed(step.dataset).may_be_empty,
     )
-    mark_late(site.ledger, step.dataset, step.key, now, old.revision)

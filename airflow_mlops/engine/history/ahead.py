@@ -94,8 +94,9 @@ class Ahead:
     def forget(self, dataset: str, key: str) -> None:
         """Keep it no more: it was taken, or refused."""
         file = self._file(dataset, key)
-        discard(file)
-        file.unlink(missing_ok=True)
+        if file.exists():  # whoever takes it fetches it
+            discard(file)
+            file.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove all that any plan of the model kept: there is one at a time."""
