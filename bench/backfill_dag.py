@@ -9,7 +9,7 @@ All is a ratio within one run: on a machine with other work all of it takes long
 
 Run: python bench/backfill_dag.py            (about five minutes on two cores)
 
-Its small setting is part of the end-to-end test of backfills, which has such a stack already: ``against_the_engine``.
+There is no small setting: what a task costs to start is more than what little data takes.
 """
 
 from __future__ import annotations

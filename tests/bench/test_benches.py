@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parent.parent.parent / "bench"
-ON_A_STACK = {"train_dag", "gpu_queue", "backfill_dag"}  # tests/e2e runs them, on the stacks that it has anyway
+ON_A_STACK = {"train_dag", "gpu_queue"}  # tests/e2e runs them, on the stacks that it has anyway
+BY_HAND = {"backfill_dag"}  # minutes, on a stack of its own
 ON_FLIGHTS = {"online_read", "point_in_time", "training_memory"}
 
 FIGURE = re.compile(r"^.+: -?\d+\.\d\d  \(bound: at (least|most) \S+(, MISSED)?\)", re.MULTILINE)
@@ -23,7 +24,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("flights")
 
 
-@pytest.mark.parametrize("name", sorted({file.stem for file in BENCH.glob("[a-z]*.py")} - ON_A_STACK))
+@pytest.mark.parametrize("name", sorted({file.stem for file in BENCH.glob("[a-z]*.py")} - ON_A_STACK - BY_HAND))
 def test_small_setting(name: str, homes: Path) -> None:
     command = [sys.executable, str(BENCH / f"{name}.py"), "--small"]
     if name in ON_FLIGHTS:
