@@ -98,6 +98,13 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "backfill",
                         "default": "default_pool",
                     },
+                    "backfill_tasks": {
+                        "description": "How many tasks of one backfill work at once, as far as its pool has slots.",
+                        "version_added": "0.1.0",
+                        "type": "integer",
+                        "example": "4",
+                        "default": "2",
+                    },
                     "backfill_approve_above": {
                         "description": "A backfill that works on more partitions than this must be approved by a "
                         "person. So must one that replaces what a version saw that is in use.",

@@ -101,7 +101,7 @@ def migrate() -> None:
 
 POOLS = (
     ("feast", "1", "One apply to Feast's registry at a time"),
-    ("backfill", "1", "Backfills, of all models"),
+    ("backfill", "2", "Backfills, of all models"),
     ("gpu", "1", "A slot for each GPU"),
 )
 

@@ -1,5 +1,5 @@
 # ruff: noqa: T201  a command talks on standard output
-"""``airflow-mlops backfill``: plan work on the past, execute it, see how far it is, end it."""
+"""``airflow-mlops backfill``: plan work on the past, execute it, see how far it is, end it, undo it."""
 
 from __future__ import annotations
 
@@ -51,12 +51,23 @@ def add_backfill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     run.add_argument("pipeline", metavar="PIPELINE", help="DAG file and name, such as dags/churn.py:churn")
     run.add_argument("plan", metavar="PLAN", help="its name, as `plan` prints it")
     run.add_argument("--approve", metavar="HASH", help="you saw the plan with this hash, and answer for it")
+    run.add_argument(
+        "--retrain", action="store_true", help="ask for a training of each model that saw what is replaced"
+    )
     add_workers(run)
     run.set_defaults(run=_run)
 
     status = verbs.add_parser("status", parents=[place], help="say how far a plan is")
     status.add_argument("plan", metavar="PLAN", nargs="?", help="its name (default: list the latest plans)")
     status.set_defaults(run=_status)
+
+    back = verbs.add_parser(
+        "undo", parents=[place, repo], help="let count again what a plan replaced, and compute its features anew"
+    )
+    back.add_argument("pipeline", metavar="PIPELINE", help="DAG file and name, such as dags/churn.py:churn")
+    back.add_argument("plan", metavar="PLAN", help="its name")
+    back.add_argument("--approve", metavar="HASH", required=True, help="you saw what the plan with this hash did")
+    back.set_defaults(run=_undo)
 
     end = verbs.add_parser("cancel", parents=[place], help="end a plan that runs, or died; what is done stays")
     end.add_argument("plan", metavar="PLAN")
@@ -81,24 +92,19 @@ def _plan(options: argparse.Namespace) -> None:
     print(*plan.lines(), sep="\n")
     if options.list:
         for step in plan.steps:
-            print(f"{step.name}  {step.state}  {step.revision or '-'}")
+            print(f"{step.name}  {step.state}  {step.revision or '-'}  {plan.price_of(step)}".rstrip())
     if plan.work:
         approve = f" --approve {plan.hash}" if plan.approval else ""
         print(f"\nTo execute it: airflow-mlops backfill run {options.pipeline} {plan.id}{approve}")
 
 
 def _run(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.backfill.plan import find
-    from airflow_mlops.engine.backfill.run import approve, begin, eta, execute, in_shares, probe
+    from airflow_mlops.engine.backfill.run import approve, begin, eta, execute, probe
+    from airflow_mlops.engine.backfill.shares import in_shares
     from airflow_mlops.engine.backfill.verify import verify
 
-    site = _site(options)
-    plan, began = find(site.ledger, options.plan), time.monotonic()
-    if plan.model != site.pipeline.model:
-        raise ConfigError(
-            f"Plan {plan.id} is of {plan.model!r}, and {options.pipeline} is {site.pipeline.model!r}.",
-            hint="Name the pipeline that it was made with.",
-        )
+    site, began = _site(options), time.monotonic()
+    plan = _plan_of(site, options)
     if options.approve:
         approve(site.ledger, plan, options.approve, who())
     begin(site, plan)
@@ -106,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
     for steps in in_shares(plan, _A_SHARE):
         execute(site, plan, steps, workers=options.workers)
         print(eta(site.ledger, plan))
-    found = verify(site, plan)
+    found = verify(site, plan, retrain=options.retrain)
     print(*found.lines(), f"{time.monotonic() - began:.0f} s", sep="\n")
     found.check()
 
@@ -136,6 +142,14 @@ def _status(options: argparse.Namespace) -> None:
     print(*told(ledger, plan), sep="\n")
 
 
+def _undo(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.backfill.undo import undo
+
+    site = _site(options)
+    plan = _plan_of(site, options)
+    print(*undo(site, plan, options.approve, who()).lines(), sep="\n")
+
+
 def _cancel(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.backfill.plan import find
     from airflow_mlops.engine.backfill.run import cancel
@@ -154,6 +168,18 @@ def _line(ledger: Ledger, plan: Plan) -> str:
         f"{plan.id}  {plan.at:%Y-%m-%d %H:%M} UTC  {plan.model}  {plan.first} to {plan.last}  by {plan.who}  "
         f"{state_of(ledger, plan)}, {len(plan.work) - left} of {len(plan.work)} done"
     )
+
+
+def _plan_of(site: Site, options: argparse.Namespace) -> Plan:
+    from airflow_mlops.engine.backfill.plan import find
+
+    plan = find(site.ledger, options.plan)
+    if plan.model != site.pipeline.model:
+        raise ConfigError(
+            f"Plan {plan.id} is of {plan.model!r}, and {options.pipeline} is {site.pipeline.model!r}.",
+            hint="Name the pipeline that it was made with.",
+        )
+    return plan
 
 
 def _site(options: argparse.Namespace) -> Site:

@@ -17,6 +17,7 @@ from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day
 from airflow_mlops.operators.base import MlopsOperator, beneath, doc_of, failing_clearly, require, said
 from airflow_mlops.operators.history import LoadedHistory, told
+from airflow_mlops.operators.retraining import run_of, run_state
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _ORDERS = ("oldest", "newest")
 _YES = ("true", "false")
+_ACTIVE = ("queued", "running")
 
 
 class PlannedBackfill(TypedDict):
@@ -64,6 +66,11 @@ def approve_above() -> int:
 def price_per_hour() -> float:
     """Return what an hour of one process costs: option ``[mlops] price_per_hour``; 0: it is not priced."""
     return conf.getfloat("mlops", "price_per_hour", fallback=0.0)
+
+
+def tasks_at_once() -> int:
+    """Return how many tasks of one backfill work at once: option ``[mlops] backfill_tasks``."""
+    return conf.getint("mlops", "backfill_tasks", fallback=2)
 
 
 class BackfillOperator(MlopsOperator):
@@ -268,14 +275,15 @@ class BeginBackfillOperator(_OfPlanOperator):
 
     def perform(self, context: Context) -> list[Share]:
         """Check, begin, and cut."""
-        from airflow_mlops.engine.backfill.run import begin, shares
+        from airflow_mlops.engine.backfill.run import begin
+        from airflow_mlops.engine.backfill.shares import shares
 
         if not str(self.partitions).isdecimal() or int(self.partitions) < 1:
             raise ConfigError(f"{self.partitions!r} is not a number of partitions.", hint="It is 1 or more.")
         site = self.site()
         plan = self.found(site)
-        begin(site, plan)
-        of = shares(plan, int(self.partitions))
+        begin(site, plan, run=run_of(context), ended=lambda other: run_state(context, other) not in _ACTIVE)
+        of = shares(plan, int(self.partitions), tasks_at_once())
         return [Share(share=share, of=of) for share in range(of)]
 
 
@@ -295,41 +303,57 @@ class ProbeBackfillOperator(_OfPlanOperator):
 class RunBackfillOperator(_OfPlanOperator):
     """Seal a share of the partitions of a plan, or compute a share of its features. What is done is not done twice.
 
-    :param share: From :class:`BeginBackfillOperator`.
+    While shares before it are not done, only what needs nothing of them is done, and kept: a last task without a share
+    goes on from there. So all is checked against what came before it, however many tasks work at once.
+
+    :param share: From :class:`BeginBackfillOperator`; None: what all of them only worked out ahead.
     :param work: ``seal`` or ``compute``.
-    :param workers: Processes at work.
     """
 
     template_fields = (*_OfPlanOperator.template_fields, "share", "work")
 
-    def __init__(self, *, share: Mapping[str, Any], work: str, workers: int = 1, **kwargs: Any) -> None:
+    def __init__(self, *, work: str, share: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.share = share
         self.work = work
-        self.workers = workers
 
     def perform(self, context: Context) -> LoadedHistory:
         """Work, and say what was refused and how much is left."""
-        from airflow_mlops.engine.backfill.run import eta, execute, steps_of
+        from airflow_mlops.engine.backfill.run import eta
+        from airflow_mlops.engine.backfill.shares import work_on, work_on_rest
 
         site = self.site()
         plan = self.found(site)
         work = cast("Literal['seal', 'compute']", self.work)
-        steps = steps_of(plan, work, int(self.share["share"]), int(self.share["of"]))
-        loaded = execute(site, plan, steps, workers=self.workers)
+        if self.share is None:
+            loaded = work_on_rest(site, plan, work)
+        else:
+            loaded = work_on(site, plan, work, int(self.share["share"]), int(self.share["of"]))
         self.log.info("%s. %s.", loaded, eta(site.ledger, plan))
         return told(self, loaded)
 
 
 class VerifyBackfillOperator(_OfPlanOperator):
-    """Hold what there is now against the plan; it fails when something is not as planned, and lists it."""
+    """Hold what there is now against the plan; it fails when something is not as planned, and lists it.
+
+    :param retrain: ``true`` or ``false``: whether a training of each model is asked for that saw what was replaced.
+    """
+
+    template_fields = (*_OfPlanOperator.template_fields, "retrain")
+
+    def __init__(self, *, retrain: str = "false", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.retrain = retrain
 
     def perform(self, context: Context) -> VerifiedBackfill:
         """Look at every partition again."""
         from airflow_mlops.engine.backfill.verify import verify
 
+        retrain = str(self.retrain).lower()
+        if retrain not in _YES:
+            raise ConfigError(f"retrain={self.retrain!r} is not said clearly.", hint="It is true or false.")
         site = self.site()
-        found = verify(site, self.found(site))
+        found = verify(site, self.found(site), retrain=retrain == "true")
         for line in found.lines():
             self.log.info("%s", line)
         found.check()

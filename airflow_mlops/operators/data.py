@@ -274,6 +274,8 @@ class CheckPartitionOperator(MlopsOperator):
             enforce(result)
         if result.failed:
             self.log.warning("%s %s passes with warnings:\n%s", dataset, key, explain(result))
+        if self.model and getattr(context.get("dag_run"), "run_type", "") == "backfill":
+            self._admit(context, ledger, store.current(dataset, key), dataset, key)
         self.log.info("%s checks against %s days hold.", len(result.outcomes), checked.references)
         return CheckedPartition(
             dataset=dataset,
@@ -282,6 +284,24 @@ class CheckPartitionOperator(MlopsOperator):
             checks=len(result.outcomes),
             references=checked.references,
             failed=[outcome.model_dump(mode="json") for outcome in result.failed],
+        )
+
+    def _admit(self, context: Context, ledger: Ledger, sealed: str | None, dataset: str, key: str) -> None:
+        """Let a run of Airflow's own backfill go on, if a plan might."""
+        from airflow_mlops.engine.backfill.elsewhere import admit
+        from airflow_mlops.operators.backfill import approve_above
+
+        ti: Any = context["ti"]
+        admit(
+            ledger,
+            self.model,
+            dataset,
+            key,
+            run=f"{ti.dag_id} {ti.run_id}",
+            sealed=sealed,
+            landed=_validated(self.validation)["batch_hash"][:16],
+            queued=ti.get_dr_count(ti.dag_id, states=["queued"]),
+            approve_above=approve_above(),
         )
 
     def _uses(self, ledger: Ledger, dataset: str) -> dict[str, list[str]]:

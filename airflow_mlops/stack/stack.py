@@ -209,7 +209,7 @@ class Stack:
         self._wait_until_healthy(deadline)
         with AirflowApi(self.airflow_url) as airflow:
             airflow.ensure_pool(FEAST_POOL, 1, "One apply to Feast's registry at a time")
-            airflow.ensure_pool(BACKFILL_POOL, 1, "Backfills, of all models")
+            airflow.ensure_pool(BACKFILL_POOL, 2, "Backfills, of all models")
             airflow.ensure_pool(GPU_QUEUE, max(1, len(find_gpus().devices)), "A slot for each GPU")
         if "watch" in missing:
             self._spawn("watch")

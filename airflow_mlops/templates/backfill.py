@@ -3,7 +3,8 @@
 `plan` says of each partition whether it is there, missing or changed, what the work costs, and which models and served
 versions saw what it replaces. Above a limit `approve` asks a person; no answer in time is a no. `begin` refuses what
 changed since. One that is refused stops no other, and is listed at the end; once it is corrected, trigger the DAG anew:
-what is done is not done twice. Nothing is trained, and no alias moves.
+what is done is not done twice. Several tasks work at once, and what they only made ready in `seal` and `compute`, the
+`…_rest` take in order. Nothing is trained unless you ask for it, and no alias moves.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Param, TriggerRule, conf
+from airflow.sdk import Param, TriggerRule, chain, conf
 
 from airflow_mlops.operators.backfill import (
     ApproveBackfillOperator,
@@ -20,6 +21,7 @@ from airflow_mlops.operators.backfill import (
     ProbeBackfillOperator,
     RunBackfillOperator,
     VerifyBackfillOperator,
+    tasks_at_once,
 )
 from airflow_mlops.operators.runbook import ChooseOperator
 from airflow_mlops.templates.base import pipeline_dag, result, span_form
@@ -48,6 +50,12 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
                 type="boolean",
                 title="In order",
                 description="A partition that is refused stops those after it. All is then one task.",
+            ),
+            "retrain": Param(
+                False,
+                type="boolean",
+                title="Train anew",
+                description="At the end, ask for a training of each model that saw what was replaced.",
             ),
         },
     ) as dag:
@@ -85,11 +93,19 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
         pool = conf.get("mlops", "backfill_pool", fallback="default_pool")
         work: dict[str, Any] = {"pool": pool, "execution_timeout": timedelta(hours=12), **of_plan}
         probe = ProbeBackfillOperator(task_id="probe", **work)
-        # In order: what comes later is compared with what came before. Without a share to map over, all are skipped.
-        share: dict[str, Any] = {"max_active_tis_per_dagrun": 1, "trigger_rule": TriggerRule.NONE_FAILED, **work}
-        seal = RunBackfillOperator.partial(task_id="seal", work="seal", **share).expand(share=begin.output)
-        compute = RunBackfillOperator.partial(task_id="compute", work="compute", **share).expand(share=begin.output)
-        verify = VerifyBackfillOperator(task_id="verify", trigger_rule=TriggerRule.NONE_FAILED, **of_plan)
+        at_once = {"max_active_tis_per_dagrun": tasks_at_once()}
+        # Without a share to map over, a task is skipped, and stops none.
+        work["trigger_rule"] = TriggerRule.NONE_FAILED
+        rounds = []
+        for name in ("seal", "compute"):
+            rounds += [
+                RunBackfillOperator.partial(task_id=name, work=name, **at_once, **work).expand(share=begin.output),
+                RunBackfillOperator(task_id=f"{name}_rest", work=name, **work),
+            ]
+        verify = VerifyBackfillOperator(
+            task_id="verify", retrain="{{ params.retrain }}", trigger_rule=TriggerRule.NONE_FAILED, **of_plan
+        )
         plan >> choose >> [approve, begin]
-        approve >> begin >> probe >> seal >> compute >> verify
+        approve >> begin
+        chain(begin, probe, *rounds, verify)
     return dag

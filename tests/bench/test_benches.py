@@ -13,6 +13,7 @@ import pytest
 BENCH = Path(__file__).parent.parent.parent / "bench"
 ON_A_STACK = {"train_dag", "gpu_queue"}  # tests/e2e runs them, on the stacks that it has anyway
 WITH_A_STACK = {"many_models"}  # of its own, which takes half a minute
+BY_HAND = {"backfill_dag"}  # minutes, on a stack of its own
 ON_FLIGHTS = {"online_read", "point_in_time", "training_memory"}
 
 FIGURE = re.compile(r"^.+: -?\d+\.\d\d  \(bound: at (least|most) \S+(, MISSED)?\)", re.MULTILINE)
@@ -28,7 +29,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "name",
     [
         pytest.param(name, marks=[pytest.mark.slow] if name in WITH_A_STACK else [])
-        for name in sorted({file.stem for file in BENCH.glob("[a-z]*.py")} - ON_A_STACK)
+        for name in sorted({file.stem for file in BENCH.glob("[a-z]*.py")} - ON_A_STACK - BY_HAND)
     ],
 )
 def test_small_setting(name: str, homes: Path) -> None:

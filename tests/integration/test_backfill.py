@@ -10,9 +10,11 @@ import sys
 import pytest
 
 from airflow_mlops import cli
-from airflow_mlops.engine.backfill.run import begin, execute, in_shares, probe
+from airflow_mlops.engine.backfill.run import begin, execute, probe
+from airflow_mlops.engine.backfill.shares import in_shares
 from airflow_mlops.engine.backfill.verify import verify
 from airflow_mlops.engine.data.files import sha256
+from airflow_mlops.engine.retraining.requests import requests
 from tests import rides
 from tests.airflow_home import airflow_home
 from tests.backfill_fixtures import DAYS, LAST, SUITE, copied, land_other, landed, plan_of, site_of
@@ -91,8 +93,13 @@ def test_late_data_repairs_what_read_it_and_nothing_else(landed, tmp_path):
     assert (seen.model, seen.partitions) == (MODEL, (f"ends {key_of(2)}",))
     begin(site, repair)
     execute(site, repair, repair.work)
-    found = verify(site, repair)
+    found = verify(site, repair, retrain=True)
     assert found.as_planned, found.lines()
+    [request] = requests(site.ledger, MODEL)
+    assert (request.reason, request.state, request.asked_by) == ("backfill", "waiting", "ann")
+    assert f"request {request.id}: see airflow-mlops why {MODEL}" in found.retrain[0]
+    verify(site, repair, retrain=True)
+    assert [one.id for one in requests(site.ledger, MODEL)] == [request.id], "once"
     assert found.computed == [key_of(n) for n in (2, 3, 4)]
     now = {file: file.stat().st_mtime_ns for file in (world.home / "features").glob("*/*.parquet")}
     assert {file.stem for file in now if now[file] != written[file]} == {key_of(n) for n in (2, 3, 4)}
@@ -153,7 +160,7 @@ def test_the_generated_dag(world, tmp_path):
     assert (tmp_path / "found.json").exists(), ran.stdout[-4000:] + ran.stderr[-4000:]
     first, again = json.loads((tmp_path / "found.json").read_text())
     assert first == {
-        **{name: ["success"] for name in ("plan", "price", "begin", "probe", "verify")},
+        **{name: ["success"] for name in ("plan", "price", "begin", "probe", "seal_rest", "compute_rest", "verify")},
         "approve": ["skipped"],
         "seal": ["success"] * 2,
         "compute": ["success"] * 2,

@@ -28,8 +28,8 @@ from airflow_mlops.engine.backfill.run import (
     probe,
     remaining,
     state_of,
-    steps_of,
 )
+from airflow_mlops.engine.backfill.shares import shares, steps_of
 from airflow_mlops.engine.backfill.verify import verify
 from airflow_mlops.engine.data.exclusions import exclude
 from airflow_mlops.engine.history.load import load_partitions
@@ -114,10 +114,13 @@ def test_newest_first_and_in_order(world):
     plan = plan_of(site_of(world), order="newest", ordered=True)
     assert [step.key for step in steps_of(plan, "compute")] == [key_of(n) for n in reversed(range(DAYS))]
     assert steps_of(plan, "seal")[0].key == key_of(DAYS - 1)
-    assert run.shares(plan, 2) == 1
-    assert run.shares(plan_of(site_of(world)), 5) == 3
-    shares = [steps_of(plan, "seal", share, 3) for share in range(3)]
-    assert [step for some in shares for step in some] == steps_of(plan, "seal")
+    assert shares(plan, 2) == 1
+    every = plan_of(site_of(world))
+    assert (shares(every, 5), shares(every, 100), shares(every, 100, at_once=2)) == (3, 1, 1), (
+        "12: too few for two tasks"
+    )
+    cut = [steps_of(plan, "seal", share, 3) for share in range(3)]
+    assert [step for some in cut for step in some] == steps_of(plan, "seal")
 
 
 def test_a_weekly_feed_beside_daily_ones(world):
@@ -233,6 +236,23 @@ def test_what_changed_since_is_planned_anew(world):
     world.edit("ride_units.py", "/ 60", "/ 3600")
     with pytest.raises(DataError, match="code of the features changed"):
         begin(site, plan)
+
+
+def test_what_a_run_that_has_ended_left_behind_does_not_run_any_more(world):
+    """Somebody marked the run as failed in the UI: the next one need not be told."""
+    site, ended = site_of(world), []
+    plan, other = plan_of(site, 0, 2), plan_of(site, 3, 4)
+    begin(site, plan, run="m.backfill manual__1", ended=ended.__contains__)
+    with pytest.raises(DataError, match=r"is running(.|\n)*run m.backfill manual__1"):
+        begin(site, other, run="m.backfill manual__2", ended=ended.__contains__)
+    ended.append("m.backfill manual__1")
+    begin(site, other, run="m.backfill manual__2", ended=ended.__contains__)
+    with pytest.raises(DataError, match=f"is not running(.|\n)*what ran last: {other.id}"):
+        execute(site, plan, steps_of(plan, "seal"))
+    begin(site, other)
+    ended.append("")
+    with pytest.raises(DataError, match="is running"):  # by a command, of which Airflow knows nothing
+        begin(site, plan, run="m.backfill manual__3", ended=ended.__contains__)
 
 
 def test_one_at_a_time_and_cancelled_in_the_middle(world, monkeypatch):

@@ -187,7 +187,7 @@ def test_no_secret_is_written_down() -> None:
 def test_databases_and_pools_are_those_of_the_laptop() -> None:
     source = (DOCKER / "prepare.py").read_text()
     assert f"DATABASES = {DATABASES!r}".replace("'", '"') in source
-    assert re.findall(r'\("(\w+)", "1", "', source) == [FEAST_POOL, BACKFILL_POOL, GPU_QUEUE]
+    assert re.findall(r'\("(\w+)", "[12]", "', source) == [FEAST_POOL, BACKFILL_POOL, GPU_QUEUE]
 
 
 def test_settings_of_the_example_are_those_of_the_compose() -> None:

@@ -10,8 +10,7 @@ from zoneinfo import ZoneInfo
 from airflow_mlops.engine.backfill.plan import WORK, Estimate, Order, Plan, Seen, Step, keep
 from airflow_mlops.engine.backfill.survey import Site, survey
 from airflow_mlops.engine.data.lateness import SNAPSHOT, VERDICT
-from airflow_mlops.engine.history.load import FEATURES
-from airflow_mlops.engine.history.pace import pace
+from airflow_mlops.engine.history.pace import FEATURES, pace
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.serving.deployments import kept_versions
 from airflow_mlops.exceptions import ConfigError
@@ -68,7 +67,7 @@ def plan_backfill(
         steps=tuple(steps),
         estimates=_estimates(site, [step for step in steps if step.state in WORK]),
         hourly_price=hourly_price,
-        seen=_seen(site.ledger, steps),
+        seen=who_saw(site.ledger, steps),
         approve_above=approve_above,
     )
     keep(site.ledger, plan)
@@ -125,7 +124,7 @@ def _estimates(site: Site, work: Sequence[Step]) -> dict[str, Estimate]:
     return found
 
 
-def _seen(ledger: Ledger, steps: Sequence[Step]) -> tuple[Seen, ...]:
+def who_saw(ledger: Ledger, steps: Sequence[Step]) -> tuple[Seen, ...]:
     """Return the models that saw a revision which is replaced: by what their snapshots were made of."""
     replaced: dict[str, dict[str, str]] = {}
     for step in steps:

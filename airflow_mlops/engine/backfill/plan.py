@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from airflow_mlops.contracts import Record, content_hash
-from airflow_mlops.engine.history.load import FEATURES
+from airflow_mlops.engine.history.pace import FEATURES
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError, did_you_mean
 
@@ -22,7 +22,7 @@ State = Literal["present", "missing", "changed", "unknown", "absent", "excluded"
 WORK = frozenset({"missing", "changed", "unknown"})
 Order = Literal["newest", "oldest"]
 _ID, _NAMED = 12, 6
-_SHORT = 2
+_SHORT, _FEW, _CENT = 2, 3, 0.01
 
 
 class Step(NamedTuple):
@@ -132,12 +132,19 @@ class Plan(Record):
         why = []
         if len(self.work) > self.approve_above:
             why.append(f"{len(self.work)} partitions are more than {self.approve_above}")
-        why += [
-            f"version {version} of {seen.model}, which {role}, saw what is replaced"
-            for seen in self.seen
-            for version, role in seen.serving.items()
+        return "; ".join([*why, *in_use(self.seen)])
+
+    def price_of(self, step: Step) -> str:
+        """Return what one partition takes, in words; empty where nothing is to be done."""
+        if step.state not in WORK:
+            return ""
+        known = self.estimates[step.dataset]
+        each = [
+            None if one is None else one / known.partitions for one in (known.minutes, known.at_least, known.at_most)
         ]
-        return "; ".join(why)
+        rows = "" if step.rows is None else f"{step.rows:,} rows, "
+        size = "" if step.dataset == FEATURES else f"{rows}{step.bytes:,} bytes; "
+        return size + took(*each) + self._money(*each)
 
     def lines(self) -> list[str]:
         """Say it in words."""
@@ -150,13 +157,16 @@ class Plan(Record):
         for dataset, one in self.estimates.items():
             rows = "rows unknown" if one.rows is None else f"about {one.rows:,} rows"
             size = "" if dataset == FEATURES else f", {rows}, {one.bytes:,} bytes"
-            lines.append(f"price of {dataset}: {one.partitions} partitions{size}; {_took(one)}")
+            lines.append(
+                f"price of {dataset}: {one.partitions} partitions{size}; {took(one.minutes, one.at_least, one.at_most)}"
+            )
         lines.append(f"price in all: {self._price()}")
         for seen in self.seen:
             serves = "".join(f"; version {version} {role}" for version, role in seen.serving.items())
+            versions = ", ".join(map(str, seen.versions)) or "none"
             lines.append(
-                f"{seen.model} saw what is replaced: {few(seen.partitions)}; in {len(seen.snapshots)} snapshots, of "
-                f"which versions were made: {', '.join(map(str, seen.versions)) or 'none'}{serves}"
+                f"{seen.model} saw what is replaced: {few(seen.partitions)}; in {len(seen.snapshots)} snapshots "
+                f"({few(seen.snapshots)}), of which versions were made: {versions}{serves}"
             )
         if not self.seen:
             lines.append("No model saw what is replaced.")
@@ -166,9 +176,14 @@ class Plan(Record):
         if self.minutes is None:
             return "unknown; the probe says how long it takes"
         words = "{} of one process ({} to {})".format(*map(spell, self.minutes))
-        if not self.hourly_price:
-            return words
-        return words + "; {:.2f} ({:.2f} to {:.2f})".format(*(self.hourly_price * each / 60 for each in self.minutes))
+        return words + self._money(*self.minutes)
+
+    def _money(self, *minutes: float | None) -> str:
+        costs = [self.hourly_price * one / 60 for one in minutes if one is not None]
+        if not self.hourly_price or not costs:
+            return ""
+        likely, *interval = (f"{one:.2f}" if one >= _CENT else f"{one:.4f}" for one in costs)
+        return f"; {likely} ({' to '.join(interval)})"
 
 
 def in_words(steps: Sequence[Step]) -> str:
@@ -183,7 +198,19 @@ def in_words(steps: Sequence[Step]) -> str:
 
 def spell(minutes: float) -> str:
     """Return minutes in words."""
-    return f"{60 * minutes:.0f} seconds" if minutes < _SHORT else f"{minutes:.0f} minutes"
+    if minutes >= _SHORT:
+        return f"{minutes:.0f} minutes"
+    seconds = 60 * minutes
+    return f"{seconds:.1f} seconds" if seconds < _FEW else f"{seconds:.0f} seconds"
+
+
+def in_use(seen: Sequence[Seen]) -> list[str]:
+    """Say which versions that are in use saw what is replaced."""
+    return [
+        f"version {version} of {one.model}, which {role}, saw what is replaced"
+        for one in seen
+        for version, role in one.serving.items()
+    ]
 
 
 def keep(ledger: Ledger, plan: Plan) -> None:
@@ -214,7 +241,8 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
 
 
-def _took(one: Estimate) -> str:
-    if one.minutes is None or one.at_least is None or one.at_most is None:
+def took(minutes: float | None, at_least: float | None, at_most: float | None) -> str:
+    """Return minutes of one process with their interval, in words."""
+    if minutes is None or at_least is None or at_most is None:
         return "time unknown: none was ever loaded"
-    return f"{spell(one.minutes)} ({spell(one.at_least)} to {spell(one.at_most)})"
+    return f"{spell(minutes)} ({spell(at_least)} to {spell(at_most)})"

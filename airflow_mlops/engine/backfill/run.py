@@ -1,25 +1,26 @@
-"""Execute a plan: approved, unchanged since, one at a time a model, in shares, and resumed after any kill.
+"""Execute a plan: approved, unchanged since, one at a time a model, and resumed after any kill.
 
 Facts: ``backfill_approval``, ``backfill_step`` (key: dataset and partition) and ``backfill_cancelled``; the subject of
 each is the plan's id.
-Pointer ``backfill:<model>``: the plan that runs, or that ran last.
+Pointer ``backfill:<model>``: the plan that runs, or that ran last, and the run of Airflow that does it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from airflow_mlops.engine.backfill.plan import Plan, Step, spell
+from airflow_mlops.engine.backfill.plan import Plan, Step, find, spell
 from airflow_mlops.engine.backfill.survey import Site, look_again
-from airflow_mlops.engine.history.load import FEATURES, Loaded, load_partitions
+from airflow_mlops.engine.data.validation import load_suite
+from airflow_mlops.engine.history.ahead import Ahead
+from airflow_mlops.engine.history.load import Loaded, load_ahead, load_partitions
+from airflow_mlops.engine.history.pace import FEATURES
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError, GateError
 
 APPROVAL, STEP, CANCELLED = "backfill_approval", "backfill_step", "backfill_cancelled"
-Work = Literal["seal", "compute"]
 _RUNNING, _ENDED = "running", "ended"
 _NAMED = 10
 
@@ -61,9 +62,11 @@ def approved_by(ledger: Ledger, plan: Plan) -> str:
     return str(answers[0]["who"]) if answers and answers[0]["approved"] else ""
 
 
-def begin(site: Site, plan: Plan) -> None:
+def begin(site: Site, plan: Plan, *, run: str = "", ended: Callable[[str], bool] = lambda _: False) -> None:
     """Let a plan run, or go on; the first of several at a time wins.
 
+    :param run: The run of Airflow that executes it.
+    :param ended: Whether such a run has ended: the plan that one left behind is not running any more.
     :raises GateError: when it needs an approval that nobody gave.
     :raises DataError: when another runs, it was cancelled, or partitions or code changed since it was made.
     :raises TransientError: when the ledger or a storage does not answer.
@@ -73,16 +76,20 @@ def begin(site: Site, plan: Plan) -> None:
     check_unchanged(site, plan, remaining(site.ledger, plan))
 
     def take(value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and value["plan"] != plan.id and value["state"] == _RUNNING:
+        other = value is not None and value["plan"] != plan.id and value["state"] == _RUNNING and value
+        if other and not (other.get("run") and ended(other["run"])):
             raise DataError(
                 f"Another backfill of {plan.model!r} is running.",
-                detail=f"plan {value['plan']}",
+                detail=f"plan {other['plan']}" + (f", run {other['run']}" if other.get("run") else ""),
                 hint="Wait until it has ended. Where it died, go on with it or end it: `airflow-mlops backfill run "
-                f"PIPELINE {value['plan']}`, `airflow-mlops backfill cancel {value['plan']}`.",
+                f"PIPELINE {other['plan']}`, `airflow-mlops backfill cancel {other['plan']}`.",
             )
-        return {"plan": plan.id, "state": _RUNNING}
+        return {"plan": plan.id, "state": _RUNNING, "run": run}
 
+    before = site.ledger.pointer(_pointer(plan))
     site.ledger.move(_pointer(plan), take)
+    if before is not None and before.value["plan"] != plan.id:
+        _ahead(site, plan).clear()  # what an earlier plan left
 
 
 def cancel(ledger: Ledger, plan: Plan, who: str) -> None:
@@ -110,6 +117,14 @@ def end(ledger: Ledger, plan: Plan) -> None:
     )
 
 
+def finish(site: Site, plan: Plan) -> None:
+    """End a plan that is done, and remove what it worked out ahead and did not need."""
+    pointer = site.ledger.pointer(_pointer(plan))
+    if pointer is not None and pointer.value["plan"] == plan.id:
+        end(site.ledger, plan)
+        _ahead(site, plan).clear()
+
+
 def state_of(ledger: Ledger, plan: Plan) -> str:
     """Return ``planned``, ``running``, ``ended`` or ``cancelled``."""
     if ledger.facts(CANCELLED, plan.id, limit=1):
@@ -118,6 +133,12 @@ def state_of(ledger: Ledger, plan: Plan) -> str:
     if pointer is not None and pointer.value["plan"] == plan.id:
         return str(pointer.value["state"])
     return _ENDED if outcomes(ledger, plan) else "planned"
+
+
+def running(ledger: Ledger, model: str) -> Plan | None:
+    """Return the plan that runs; None when there is none."""
+    pointer = ledger.pointer(f"backfill:{model}")
+    return find(ledger, pointer.value["plan"]) if pointer and pointer.value["state"] == _RUNNING else None
 
 
 def check_unchanged(site: Site, plan: Plan, steps: Sequence[Step]) -> None:
@@ -147,23 +168,6 @@ def check_unchanged(site: Site, plan: Plan, steps: Sequence[Step]) -> None:
 # --- execute ----------------------------------------------------------------------------------------------
 
 
-def shares(plan: Plan, partitions: int) -> int:
-    """Return into how many shares a plan is cut, so that none has more than so many partitions, or features."""
-    most = max(len(steps_of(plan, work)) for work in ("seal", "compute"))
-    return min(most, 1) if plan.ordered else math.ceil(most / partitions)
-
-
-def steps_of(plan: Plan, work: Work, share: int = 0, of: int = 1) -> list[Step]:
-    """Return a share of what is to be sealed, or computed, in the plan's order.
-
-    :param share: Which, from 0.
-    :param of: How many shares there are.
-    """
-    steps = [step for step in plan.work if (step.dataset == FEATURES) == (work == "compute")]
-    size = math.ceil(len(steps) / of) if of else 0
-    return steps[share * size : (share + 1) * size]
-
-
 def remaining(ledger: Ledger, plan: Plan) -> list[Step]:
     """Return what is not done yet, in the plan's order; what was refused is tried again."""
     done = {name for name, one in outcomes(ledger, plan).items() if not one.refused}
@@ -179,7 +183,8 @@ def outcomes(ledger: Ledger, plan: Plan) -> dict[str, Done]:
 
 
 def execute(site: Site, plan: Plan, steps: Sequence[Step], *, workers: int = 1) -> Loaded:
-    """Work on some steps of a plan that runs, as a history does; what is done already is left alone.
+    """Work on some steps of a plan that runs, as a history does; what is done already is left alone, and what was
+    worked out ahead is taken.
 
     Each partition passes what it would pass day by day. Its new revision is staged, validated and checked before one
     swap makes it count; the one before stays, until retention removes it.
@@ -190,11 +195,7 @@ def execute(site: Site, plan: Plan, steps: Sequence[Step], *, workers: int = 1) 
         was refused.
     :raises TransientError: when the ledger or a storage does not answer.
     """
-    _check_approved(site.ledger, plan)
-    _check_running(site.ledger, plan)
-    done = {name for name, one in outcomes(site.ledger, plan).items() if not one.refused}
-    left = [step for step in steps if step.name not in done]
-    check_unchanged(site, plan, left)
+    left = _to_do(site, plan, steps)
 
     def took(dataset: str, key: str, why: str, seconds: float) -> None:
         site.ledger.record(STEP, plan.id, {"seconds": seconds, "refused": why}, key=f"{dataset} {key}")
@@ -206,19 +207,42 @@ def execute(site: Site, plan: Plan, steps: Sequence[Step], *, workers: int = 1) 
             )
         _check_running(site.ledger, plan)
 
-    return load_partitions(
-        site.pipeline,
-        [(site.feed(step.dataset), step.key) for step in left if step.dataset != FEATURES],
-        [step.key for step in left if step.dataset == FEATURES],
-        location=site.location,
-        store=site.store,
-        ledger=site.ledger,
-        code_path=site.code_path,
-        locate=site.locate,
-        databases=site.databases,
-        workers=workers,
-        took=took,
-    )
+    return load_partitions(*_job(site, left), **_place(site), workers=workers, took=took, ahead=_ahead(site, plan))
+
+
+def work_ahead(site: Site, plan: Plan, steps: Sequence[Step]) -> int:
+    """Do of some steps what needs nothing of those before them, and keep it until their turn; return of how many.
+
+    Staged, validated, profiled; features computed. Nothing that counts is changed. The errors are those of
+    :func:`execute`.
+    """
+    job = _job(site, _to_do(site, plan, steps))
+    return load_ahead(*job, **_place(site), ahead=_ahead(site, plan), going=lambda: _check_running(site.ledger, plan))
+
+
+def _to_do(site: Site, plan: Plan, steps: Sequence[Step]) -> list[Step]:
+    """Return which of some steps are to be done, if the plan may go on."""
+    _check_approved(site.ledger, plan)
+    _check_running(site.ledger, plan)
+    done = {name for name, one in outcomes(site.ledger, plan).items() if not one.refused}
+    left = [step for step in steps if step.name not in done]
+    check_unchanged(site, plan, left)
+    return left
+
+
+def _job(site: Site, steps: Sequence[Step]) -> tuple[Any, ...]:
+    """Return the pipeline, what of it is to be sealed, and the partitions whose features are to be computed."""
+    sealing = [(site.feed(step.dataset), step.key) for step in steps if step.dataset != FEATURES]
+    return site.pipeline, sealing, [step.key for step in steps if step.dataset == FEATURES]
+
+
+def _place(site: Site) -> dict[str, Any]:
+    names = ("location", "store", "ledger", "code_path", "locate", "databases")
+    return {name: getattr(site, name) for name in names}
+
+
+def _ahead(site: Site, plan: Plan) -> Ahead:
+    return Ahead(site.location.home, plan.model, plan.id)
 
 
 def probe(site: Site, plan: Plan) -> str:
@@ -226,6 +250,7 @@ def probe(site: Site, plan: Plan) -> str:
 
     Features are probed when nothing is to be sealed before them.
     """
+    load_suite(site.pipeline.features.suite, site.code_path)  # what is wrong with a name is said before the work
     left = remaining(site.ledger, plan)
     sealing = [step for step in left if step.dataset != FEATURES]
     some = {step.dataset: step for step in reversed(sealing or left)}
@@ -255,15 +280,6 @@ def eta(ledger: Ledger, plan: Plan) -> str:
     return f"{len(left)} of {len(plan.work)} left: about {spell(total)} of one process{beside}"
 
 
-def in_shares(plan: Plan, partitions: int) -> Iterator[list[Step]]:
-    """Yield the steps of a plan, share by share: all partitions, and then the features."""
-    of = shares(plan, partitions)
-    works: tuple[Work, ...] = ("seal", "compute")
-    for work in works:
-        for share in range(of):
-            yield steps_of(plan, work, share, of)
-
-
 _AGAIN = "Plan again, and have the new plan approved: what was approved is not what there is now. What is done stays."
 
 
@@ -284,7 +300,7 @@ def _check_approved(ledger: Ledger, plan: Plan) -> None:
 def _check_running(ledger: Ledger, plan: Plan) -> None:
     _check_not_cancelled(ledger, plan)
     pointer = ledger.pointer(_pointer(plan))
-    if pointer is None or pointer.value != {"plan": plan.id, "state": _RUNNING}:
+    if pointer is None or (pointer.value["plan"], pointer.value["state"]) != (plan.id, _RUNNING):
         raise DataError(
             f"Backfill {plan.id} of {plan.model!r} is not running.",
             detail=f"what ran last: {pointer.value['plan'] if pointer else 'nothing'}",

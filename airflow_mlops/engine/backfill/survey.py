@@ -21,7 +21,8 @@ from airflow_mlops.engine.features.computing.code import code_identity, import_f
 from airflow_mlops.engine.features.computing.provenance import ByFile, compare, other_code, read_inputs, revisions
 from airflow_mlops.engine.features.governance.apply import last_applied
 from airflow_mlops.engine.features.project.schema import feature_file
-from airflow_mlops.engine.history.load import FEATURES, no_database, partitions_under
+from airflow_mlops.engine.history.load import no_database, partitions_under
+from airflow_mlops.engine.history.pace import FEATURES
 from airflow_mlops.engine.history.sealing import Databases, Locate, landed_files, same_bytes
 from airflow_mlops.engine.history.tables import states_of
 from airflow_mlops.feeds import SQLSource

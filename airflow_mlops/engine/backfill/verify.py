@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from airflow_mlops.engine.backfill.plan import WORK, Plan, Step, few
-from airflow_mlops.engine.backfill.run import end, outcomes
+from airflow_mlops.engine.backfill.plan import WORK, Plan, Seen, Step, few
+from airflow_mlops.engine.backfill.run import finish, outcomes
 from airflow_mlops.engine.backfill.survey import Site, survey
-from airflow_mlops.engine.history.load import FEATURES
+from airflow_mlops.engine.history.pace import FEATURES
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.engine.retraining.requests import ask
 from airflow_mlops.exceptions import DataError
 
 FACT = "backfill_verified"
@@ -66,9 +67,10 @@ class Verified:
             )
 
 
-def verify(site: Site, plan: Plan) -> Verified:
+def verify(site: Site, plan: Plan, *, retrain: bool = False) -> Verified:
     """Hold what there is now against a plan, write it down, and let the next backfill begin.
 
+    :param retrain: Whether a training of each model is asked for that saw what was replaced, if all is as planned.
     :raises DataError: when what has landed cannot be read.
     :raises TransientError: when the ledger, a storage or a database does not answer.
     """
@@ -80,13 +82,9 @@ def verify(site: Site, plan: Plan) -> Verified:
         refused = done[step.name].refused if step.name in done else "nobody worked on it"
         _compare(step, after, refused, found)
     if found.changed:
-        found.retrain = [
-            f"{seen.model} saw {len(seen.partitions)} partitions that were replaced, in versions "
-            f"{', '.join(map(str, seen.versions)) or 'none'}. To train it anew: airflow dags trigger {seen.model}.train"
-            for seen in plan.seen
-        ]
+        found.retrain = [_retrain(site.ledger, plan, seen, retrain and found.as_planned) for seen in plan.seen]
     site.ledger.record(FACT, plan.id, {"as_planned": found.as_planned, "lines": found.lines()})
-    end(site.ledger, plan)
+    finish(site, plan)
     return found
 
 
@@ -105,6 +103,17 @@ def _compare(step: Step, after: Step, refused: str, found: Verified) -> None:
         found.changed.append(f"{step.name}: {_revisions(step, after)}")
     else:
         found.left.append(f"{step.name} is {after.state}: {refused or 'it was worked on, and is as it was'}")
+
+
+def _retrain(ledger: Ledger, plan: Plan, seen: Seen, asked: bool) -> str:
+    """Say that a model saw what was replaced, and how it is trained anew; ask for it, if that is wanted."""
+    saw = f"saw {len(seen.partitions)} partitions that were replaced"
+    how = f"To train it anew: airflow dags trigger {seen.model}.train"
+    if asked:
+        detail = f"it {saw} by backfill {plan.id}"
+        request = ask(ledger, seen.model, "backfill", detail, key=f"backfill:{plan.id}", who=plan.who)
+        how = f"A training is asked for, request {request.id}: see airflow-mlops why {seen.model}"
+    return f"{seen.model} {saw}, in versions {', '.join(map(str, seen.versions)) or 'none'}. {how}"
 
 
 def _revisions(before: Step, after: Step) -> str:

@@ -17,6 +17,7 @@ before it counts. Below any other folder both do nothing.
 ``features/<view>/``             file by file
 ``evaluations/<model hash>/``    file by file; of models that were not trained here
 ``reports/``                     file by file
+``backfills/<model>/``           file by file             what a backfill worked out ahead of its turn
 ===============================  ==========================  ================================================
 
 A folder is uploaded with that file last, and without it is not there. All else below a home folder is of one machine:
@@ -62,6 +63,7 @@ _KINDS = {
     "features": _Kind(2, None),
     "evaluations": _Kind(2, None),
     "reports": _Kind(1, None),
+    "backfills": _Kind(2, None),
 }
 
 _shares: dict[Path, Mirror] = {}

@@ -7,24 +7,24 @@ goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_mlops.durations import parse_duration
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.data.validation import load_suite
-from airflow_mlops.engine.features.computing.code import code_identity, import_folders
-from airflow_mlops.engine.features.computing.compute import Draft, NotYetError, compute_rows, write_rows
+from airflow_mlops.engine.features.computing.compute import Draft, NotYetError, write_rows
 from airflow_mlops.engine.features.computing.provenance import read_inputs, stale_days
 from airflow_mlops.engine.features.governance.apply import ensure_applied
 from airflow_mlops.engine.features.project.schema import feature_file
-from airflow_mlops.engine.history.pace import record_pace
-from airflow_mlops.engine.history.sealing import Databases, Locate, Prepared, located, prepare, settle, within
+from airflow_mlops.engine.history.ahead import Ahead, Answer
+from airflow_mlops.engine.history.answers import code_of, computed, keep, prepared
+from airflow_mlops.engine.history.pace import FEATURES, record_pace
+from airflow_mlops.engine.history.sealing import Databases, Locate, Prepared, located, settle, within
 from airflow_mlops.engine.history.tables import unchanged
 from airflow_mlops.engine.history.workers import at_once
 from airflow_mlops.engine.ledger import Ledger
@@ -34,22 +34,17 @@ from airflow_mlops.feeds import SQLSource
 if TYPE_CHECKING:
     from datetime import date
 
-    from airflow_mlops.engine.data.storage import AnyPath
     from airflow_mlops.engine.data.tables.database import Database
     from airflow_mlops.engine.features.project.location import Location
     from airflow_mlops.engine.features.project.schema import FeatureRepo
     from airflow_mlops.feeds import Feed
     from airflow_mlops.pipeline import ModelPipeline
 
-FEATURES = "features"
-"""What stands for the dataset where features of a partition are meant."""
-
 Took = Callable[[str, str, str, float], None]
 """Told of each partition that was worked on, or was there already: its dataset or ``features``, its key, why it was
 refused (empty: it was not), and the seconds of work. What it raises ends the load."""
 
 _NAMED = 10
-_Done = TypeVar("_Done")
 
 
 class Refused(NamedTuple):
@@ -80,13 +75,14 @@ def in_groups(refused: Sequence[Refused]) -> list[str]:
 @dataclass
 class Loaded:
     """What a call did: partitions sealed and features computed, those that were there already, those before the first
-    partition of a feed, and those refused.
+    partition of a feed, those worked out ahead of their turn, and those refused.
     """
 
     sealed: int = 0
     computed: int = 0
     there: int = 0
     early: int = 0
+    ahead: int = 0
     refused: list[Refused] = field(default_factory=list)
 
     @property
@@ -96,6 +92,7 @@ class Loaded:
 
     def __str__(self) -> str:
         early = f"{self.early} lie before a feed begins, " if self.early else ""
+        early += f"{self.ahead} made ready for their turn, " if self.ahead else ""
         return (
             f"{self.sealed} partitions sealed, features of {self.computed} computed, {self.there} were there, {early}"
             f"{len(self.refused)} refused"
@@ -175,21 +172,49 @@ def load_partitions(
     databases: Databases = no_database,
     workers: int = 1,
     took: Took = lambda *_: None,
+    ahead: Ahead | None = None,
 ) -> Loaded:
     """Seal just these partitions, and then compute the features of those, in the order given.
 
     :param sealing: Feeds of the pipeline, each with the key of a partition.
     :param computing: Keys of the source.
     :param took: Told of each; what it raises ends the load.
+    :param ahead: What was worked out before by :func:`load_ahead`.
 
     The other parameters and errors are those of :func:`load_history`.
     """
-    load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, took=took)
-    load_suite(pipeline.features.suite, code_path)
-    load.seal(sealing)
+    load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, took=took, ahead=ahead)
+    if sealing:
+        load.seal(sealing)
     if computing:
         load.compute(computing)
     return load.loaded
+
+
+def load_ahead(
+    pipeline: ModelPipeline,
+    sealing: Sequence[tuple[Feed, str]],
+    computing: Sequence[str],
+    *,
+    location: Location,
+    store: PartitionStore,
+    ledger: Ledger,
+    code_path: str,
+    locate: Locate,
+    databases: Databases = no_database,
+    ahead: Ahead,
+    going: Callable[[], None] = lambda: None,
+) -> int:
+    """Work out and keep all of :func:`load_partitions` that needs no partition before; return of how many.
+
+    What is kept already is left alone. One that would be refused is not kept: that is said when its turn comes.
+
+    :param going: Called after each; what it raises ends the work.
+
+    The other parameters and errors are those of :func:`load_partitions`.
+    """
+    load = _Load(pipeline, location, store, ledger, code_path, locate, databases, 1)
+    return sum(load.work_ahead(ahead, sealing, computing, going))
 
 
 def compute_history(
@@ -252,25 +277,50 @@ class _Load:
         say: Callable[[str], None] = lambda _: None,
         again: bool = False,
         took: Took = lambda *_: None,
+        ahead: Ahead | None = None,
     ) -> None:
         self.pipeline, self.location, self.store, self.ledger = pipeline, location, store, ledger
         self.code_path, self.locate, self.databases = code_path, locate, databases
-        self.workers, self.say, self.again, self.took = workers, say, again, took
+        self.workers, self.say, self.again, self.took, self.ahead = workers, say, again, took, ahead
         self.loaded = Loaded()
         self.seconds: dict[str, list[float]] = {}
 
     def seal(self, landed: Sequence[tuple[Feed, str]]) -> None:
         """Seal partitions of feeds, one after the other."""
         jobs = self._without_unchanged(landed)
-        work = partial(
-            _prepare, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate,
-            databases=self.databases, pipeline=self.pipeline, again=self.again,
-        )  # fmt: skip
-        with closing(at_once(work, jobs, self.workers)) as outcomes:
-            for n, ((feed, key), (prepared, seconds)) in enumerate(outcomes, 1):
-                self._take(feed.dataset, key, prepared, partial(self._settle, feed, key), seconds)
+        with closing(at_once(self._preparing(), jobs, self.workers)) as outcomes:
+            for n, ((feed, key), (answer, seconds)) in enumerate(outcomes, 1):
+                self._take(feed.dataset, key, answer, partial(self._settle, feed, key), seconds)
                 self.say(f"sealed {n} of {len(jobs)} partitions, up to {key}")
         self._record_pace()
+
+    def work_ahead(
+        self, ahead: Ahead, sealing: Sequence[tuple[Feed, str]], computing: Sequence[str], going: Callable[[], None]
+    ) -> Iterator[bool]:
+        """Keep what can be worked out of partitions before their turn; yield of each whether there is something."""
+        if sealing:
+            prepare = self._preparing()
+            for feed, key in self._without_unchanged(sealing):
+                yield keep(ahead, feed.dataset, key, prepare, (feed, key))
+                going()
+        if computing:
+            repo = ensure_applied(self.location, self.ledger)
+            compute = self._computing(repo)
+            for key in self._uncomputed(computing, repo):
+                yield keep(ahead, FEATURES, key, compute, key)
+                going()
+
+    def _preparing(self) -> Callable[[tuple[Feed, str]], Answer]:
+        return partial(
+            prepared, home=self.location.home, root=self.store.root, code_path=self.code_path, locate=self.locate,
+            databases=self.databases, pipeline=self.pipeline, again=self.again, ahead=self.ahead,
+        )  # fmt: skip
+
+    def _computing(self, repo: FeatureRepo) -> Callable[[str], Answer]:
+        return partial(
+            computed, pipeline=self.pipeline, location=self.location, root=self.store.root, ledger_url=self.ledger.url,
+            code_path=self.code_path, repo=repo, ahead=self.ahead,
+        )  # fmt: skip
 
     def _without_unchanged(self, jobs: Sequence[tuple[Feed, str]]) -> list[tuple[Feed, str]]:
         """Return the jobs without those of tables that say that nothing changed; all where they are read again."""
@@ -295,13 +345,9 @@ class _Load:
         self.loaded.there += len(keys) - len(wanted)
         for key in {*keys} - {*wanted}:
             self.took(FEATURES, key, "", 0.0)
-        work = partial(
-            _compute, pipeline=self.pipeline, location=self.location, root=self.store.root, ledger_url=self.ledger.url,
-            code_path=self.code_path, repo=repo,
-        )  # fmt: skip
-        with closing(at_once(work, wanted, self.workers)) as outcomes:
-            for n, (key, (draft, seconds)) in enumerate(outcomes, 1):
-                self._take(FEATURES, key, draft, partial(self._write, repo), seconds)
+        with closing(at_once(self._computing(repo), wanted, self.workers)) as outcomes:
+            for n, (key, (answer, seconds)) in enumerate(outcomes, 1):
+                self._take(FEATURES, key, answer, partial(self._write, repo), seconds)
                 self.say(f"computed the features of {n} of {len(wanted)} partitions, up to {key}")
         self._record_pace()
 
@@ -310,9 +356,7 @@ class _Load:
             return []
         interval, home = self.pipeline.source.partitioning.interval, self.location.home
         span = interval(min(keys))[0], interval(max(keys))[1]
-        code = code_identity(
-            self.pipeline.features.transform, import_folders(self.code_path, self.location), self.pipeline.late
-        )
+        code = code_of(self.pipeline, self.code_path, self.location)
         every = repo.service(self.pipeline.features.name).views
         fetch_views(home, every)
         views = [view for view in every if feature_file(home, view, "*").parent.is_dir()]  # others are not ours
@@ -350,21 +394,22 @@ class _Load:
         )
         self.loaded.computed += 1
 
-    def _take(
-        self, dataset: str, key: str, answer: _Done | DataError, take: Callable[[_Done], None], seconds: float
-    ) -> None:
+    def _take(self, dataset: str, key: str, answer: Answer, take: Callable[[Any], None], seconds: float) -> None:
         """Do with an answer what is to be done; write down what is wrong with one partition, and go on."""
         began, why, before = time.monotonic(), "", self.loaded.worked
         try:
-            if isinstance(answer, DataError):
-                raise answer
-            take(answer)
+            if isinstance(answer.said, DataError):
+                raise answer.said
+            take(answer.said)
         except NotYetError:
             self.loaded.early += 1
         except DataError as error:
             why = f"{error.headline} {error.detail}".strip()
             self.loaded.refused.append(Refused(dataset, key, why, error.hint))
-        seconds += time.monotonic() - began
+        finally:
+            if self.ahead is not None:
+                self.ahead.forget(dataset, key)  # refused too: it may be corrected
+        seconds += answer.seconds + time.monotonic() - began
         if self.loaded.worked > before:  # what was there already says nothing of the next
             self.seconds.setdefault(dataset, []).append(seconds)
         self.took(dataset, key, why, seconds)
@@ -373,40 +418,3 @@ class _Load:
         for dataset, seconds in self.seconds.items():
             record_pace(self.ledger, self.pipeline.model if dataset == FEATURES else dataset, seconds)
         self.seconds = {}
-
-
-def _prepare(job: tuple[Feed, str], **how: Any) -> Prepared | DataError | None:
-    try:
-        return prepare(*job, **how)
-    except DataError as error:
-        return error
-
-
-def _compute(
-    key: str, *, pipeline: ModelPipeline, location: Location, root: AnyPath, ledger_url: str, code_path: str, repo: Any
-) -> Draft | DataError:
-    ledger, features = _ledger(ledger_url), pipeline.features
-    try:
-        return compute_rows(
-            key,
-            store=PartitionStore(root, ledger),
-            ledger=ledger,
-            repo=repo,
-            transform=features.transform,
-            code_paths=import_folders(code_path, location),
-            datasets=[feed.dataset for feed in pipeline.feeds],
-            history=parse_duration(features.history),
-            start={feed.dataset: feed.start for feed in pipeline.feeds},
-            partitioning=pipeline.source.partitioning,
-            late=pipeline.late,
-            ahead=pipeline.ahead,
-            suites=features.view_suites,
-        )
-    except DataError as error:
-        return error
-
-
-@cache
-def _ledger(url: str) -> Ledger:
-    """One for each worker: connecting takes longer than sealing."""
-    return Ledger(url)

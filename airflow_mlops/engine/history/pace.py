@@ -12,6 +12,9 @@ from typing import NamedTuple
 from airflow_mlops.engine.ledger import Ledger
 
 FACT = "load_pace"
+FEATURES = "features"
+"""What stands for the dataset where features of a partition are meant."""
+
 _LOADS = 50
 _TENTHS = 10
 
