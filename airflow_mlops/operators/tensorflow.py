@@ -19,7 +19,7 @@ from airflow_mlops.resources import gpu_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.contracts import Snapshot
+    from airflow_mlops.contracts import Snapshot, TrainingProgress
     from airflow_mlops.engine.training.launch import TrainingProcess
 
 
@@ -40,22 +40,40 @@ class TensorFlowTrainOperator(TrainingOperator):
     The same spec (snapshot, code, seed, parameters, versions of TensorFlow and the like) that was trained before is not
     trained again, and one that was ended goes on from its last checkpoint. Its run in MLflow begins with it and has
     every epoch as it ends, also of a training that fails; while MLflow is away it goes on without.
+
+    :param retries_without_progress: How many of its ``retries`` in a row may get no further than any try before. None:
+        all of them.
     """
 
     operator_extra_links = (MLflowRunLink(),)
 
     _training: TrainingProcess | None = None
 
+    def __init__(self, *, retries_without_progress: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.retries_without_progress = retries_without_progress
+
     def perform(self, context: Context) -> Training:
         """Train and return what came out."""
         from airflow_mlops.engine.training.environment import environment
         from airflow_mlops.engine.training.launch import TrainingProcess
+        from airflow_mlops.engine.training.watch import read_progress
+        from airflow_mlops.engine.training.workdir import Workdir
         from airflow_mlops.operators.training_progress import ShownProgress, live_run
+        from airflow_mlops.operators.training_tries import Tries
 
         spec = self.spec(environment())
         self.mind_known(context, spec)
         workdir = self.home_path / "trainings" / spec.hash[:16]
+        tries, before = Tries(context, spec.hash, self.retries_without_progress), read_progress(Workdir(workdir))
+        tries.begin(before.examples if before else 0)
         live = live_run(context, self, self.mlflow_conn_id, spec)
+        shown = ShownProgress(context, self.model, live, self.ledger_conn_id)
+
+        def follow(progress: TrainingProgress) -> None:
+            tries.reached(progress.examples)
+            shown.follow(progress)
+
         self._training = TrainingProcess(
             spec,
             workdir,
@@ -63,7 +81,7 @@ class TensorFlowTrainOperator(TrainingOperator):
             gpu=gpu_of(self),
             task=f"{self.dag_id}.{self.task_id}",
             patience=self.stall_timeout,
-            follow=ShownProgress(context, self.model, live, self.ledger_conn_id).follow,
+            follow=follow,
             price=conf.getfloat("mlops", "price_per_hour", fallback=0.0),
             max_cost=positive(self.max_cost, "max_cost"),
             checkpoint_every=self.checkpoint_every,
@@ -71,10 +89,10 @@ class TensorFlowTrainOperator(TrainingOperator):
         )
         try:
             result = self._training.run(self.timeout)
-        except TransientError:
+        except TransientError as error:
             if live is not None:
                 live.end("KILLED")
-            raise
+            raise tries.last_words(error) from error
         except TrainingError as error:
             if live is not None:
                 live.fail(error)

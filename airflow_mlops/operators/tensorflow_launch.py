@@ -18,6 +18,7 @@ from airflow_mlops.links.mlflow import MLflowRunLink
 from airflow_mlops.operators.base import MlopsOperator, default_home, open_home, positive, require
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from airflow_mlops.operators.training_spec import Training, TrainingOperator, trained
+from airflow_mlops.operators.training_tries import MOST_RETRIES, Tries
 from airflow_mlops.resources import GPU, Resources
 
 if TYPE_CHECKING:
@@ -149,15 +150,16 @@ class TensorFlowCollectTrainingOperator(MlopsOperator):
         raise error
 
 
-class RetryUnlessUserError(RetryPolicy):
-    """Tries a job again, unless it says in the home that the user's code failed: that would again.
+class RetryWhileItGetsFurther(RetryPolicy):
+    """Tries a job again as long as it gets further, and never one that says in the home that the user's code failed.
 
     :param task_id: Of the task that prepared the job.
     :param home: Home of the job; None: the configured one.
+    :param retries: How many in a row may get no further than any try before.
     """
 
-    def __init__(self, task_id: str, home: str | None) -> None:
-        self.task_id, self.home = task_id, home
+    def __init__(self, task_id: str, home: str | None, retries: int) -> None:
+        self.task_id, self.home, self.retries = task_id, home, retries
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
@@ -166,8 +168,15 @@ class RetryUnlessUserError(RetryPolicy):
         from airflow_mlops.engine.training.jobs import Job
 
         found = None if context is None else context["ti"].xcom_pull(task_ids=self.task_id, key="job")
-        error = Job(open_home(self.home), str(found)).error() if found else None
-        return RetryDecision.default() if error is None or error.retryable else RetryDecision.fail(error.headline)
+        if context is None or not found:
+            return RetryDecision.default()
+        job = Job(open_home(self.home), str(found))
+        error, progress = job.error(), job.progress()
+        if error is not None and not error.retryable:
+            return RetryDecision.fail(error.headline)
+        tries = Tries(context, job.id, self.retries)
+        tries.count(progress.examples if progress else 0)
+        return RetryDecision.fail(tries.words) if tries.over else RetryDecision.default()
 
 
 def training_tasks(
@@ -197,9 +206,11 @@ def training_tasks(
     where, given = launcher_of(launcher), resources or gpu or Resources()
     if not isinstance(where, RemoteLauncher):
         train = {"execution_timeout": timedelta(seconds=timeout) + timedelta(minutes=5), **given.as_arguments()}
-        return TensorFlowTrainOperator(
+        task = TensorFlowTrainOperator(
             task_id=task_id, model=model, timeout=timeout, max_active_tis_per_dag=1, **{**train, **arguments}
         )
+        task.retries_without_progress = _more_retries(task)
+        return task
     return _remote(task_id, where, given, {"model": model, "timeout": timeout, **arguments})
 
 
@@ -237,9 +248,9 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
             task_id="run",
             **launcher.arguments(job),
             execution_timeout=timeout + launcher.latest,
-            retry_policy=RetryUnlessUserError(prepare.task_id, prepare.home),
             **{**where, **again},
         )
+        run.retry_policy = RetryWhileItGetsFurther(prepare.task_id, prepare.home, _more_retries(run))
         collect = TensorFlowCollectTrainingOperator(
             task_id="collect",
             model=prepare.model,
@@ -253,6 +264,14 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
         )
         prepare >> run >> collect
     return collect
+
+
+def _more_retries(task: BaseOperator) -> int:
+    """Let Airflow try a training again as often as it takes, if at all. Returns the retries that were wanted."""
+    wanted = task.retries or 0
+    if wanted:
+        task.retries = max(wanted, MOST_RETRIES)
+    return wanted
 
 
 def _configured(launcher: RemoteLauncher) -> RemoteLauncher:

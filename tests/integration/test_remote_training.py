@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,13 +21,14 @@ from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import GPU
+from airflow_mlops.contracts import TrainingProgress
 from airflow_mlops.engine.data import shared
 from airflow_mlops.engine.training.jobs import Job
 from airflow_mlops.engine.training.remote import open_bucket
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from airflow_mlops.operators import base
 from airflow_mlops.operators.tensorflow_launch import (
-    RetryUnlessUserError,
+    RetryWhileItGetsFurther,
     TensorFlowCollectTrainingOperator,
     TensorFlowPrepareTrainingOperator,
 )
@@ -67,7 +70,7 @@ def head(numbers):
 class TaskInstance:
     """The little of a task instance that the operators use."""
 
-    dag_id, run_id = "m.train", "manual__1"
+    dag_id, run_id, max_tries = "m.train", "manual__1", 100
 
     def __init__(self, **pulled: Any) -> None:
         self.pushed: dict[str, Any] = {}
@@ -208,11 +211,30 @@ def test_an_error_of_the_user_fails_once_and_in_words(worker, client):  # noqa: 
     assert "scripts/train.py ended with status 7." in said.splitlines()[-3:][0]
     with pytest.raises(AirflowFailException, match="ended with status 7"):
         worker.collect(prepared)
-    policy = RetryUnlessUserError("train.prepare", None)
+    policy = RetryWhileItGetsFurther("train.prepare", None, retries=2)
     context: Any = {"ti": TaskInstance(job=prepared["job"])}
     assert policy.evaluate(RuntimeError("pod failed"), 1, 2, context).action is RetryAction.FAIL
     worker.prepare(**mine)  # whoever clears it all has mended something
     assert policy.evaluate(RuntimeError("pod failed"), 1, 2, context).action is RetryAction.DEFAULT
+
+
+def test_a_job_is_tried_again_as_long_as_it_gets_further(worker, client):  # noqa: F811
+    prepared = worker.prepare()
+    job = Job(base.open_home(), prepared["job"])
+    policy = RetryWhileItGetsFurther("train.prepare", None, retries=1)
+    kept: dict[str, Any] = {}
+    store = SimpleNamespace(get=kept.get, set=kept.__setitem__)
+    context: Any = {"ti": TaskInstance(job=prepared["job"]), "task_state_store": store}
+
+    def preempted(examples: int) -> RetryAction:
+        told = dict.fromkeys(("epoch", "epochs", "step", "examples_left", "examples_per_second"), 1)
+        told |= dict.fromkeys(("seconds_left", "oldest_event_time", "newest_event_time"), None)
+        told |= {"at": datetime.now(UTC), "spec_hash": "", "metrics": {}, "history": {}, "times": ()}
+        job.say_progress(TrainingProgress(examples=examples, **told))
+        return policy.evaluate(RuntimeError("pod evicted"), 1, 100, context).action
+
+    assert {preempted(examples) for examples in range(10, 60, 10)} == {RetryAction.DEFAULT}
+    assert preempted(50) is RetryAction.FAIL
 
 
 def test_what_a_job_cannot_do_is_said(worker, client, tmp_path):  # noqa: F811
