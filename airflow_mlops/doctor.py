@@ -8,6 +8,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,8 @@ HOSTS = Path("run") / "hosts"
 """Below the home folder: a file for each machine that was started with this folder as its home."""
 
 _LITTLE_SPACE = 0.05
+_VISIBILITY_TIMEOUT = 86_400
+"""Of a broker where nobody has said, in seconds: the Celery provider's default."""
 
 
 @dataclass(frozen=True)
@@ -275,10 +278,16 @@ def pools(place: Installation) -> Iterator[Finding]:
     for pool, where in used.items():
         if pool not in there:
             yield Finding(WRONG, f"there is no pool {pool!r}: {where} never starts", f"airflow pools set {pool} 1 ''")
-        elif there[pool] == 0:
-            yield Finding(WRONG, f"pool {pool!r} has no slot: {where} never starts", f"airflow pools set {pool} 1 ''")
+            continue
+        slots = there[pool]
+        asked = {f"{dag}.{task['task_id']}": _slots(task) for dag, task in place.tasks if task["pool"] == pool}
+        large = max(asked, key=lambda name: asked[name])
+        most = asked[large]
+        if 0 <= slots < most:
+            words = f"pool {pool!r} has {slots} slots, and {large} takes {most}: it never starts"
+            yield Finding(WRONG, words, f"airflow pools set {pool} {most} ''")
         else:
-            yield Finding(OK, f"pool {pool!r} has {there[pool]} slots")
+            yield Finding(OK, f"pool {pool!r} has {slots} slots")
     if not used:
         yield Finding(UNKNOWN, "no pipeline is parsed yet, so none waits for a pool")
 
@@ -298,6 +307,22 @@ def queues(place: Installation) -> Iterator[Finding]:
                 f"no worker listens on queue {queue!r}: {where} never starts",
                 f"Start one: airflow celery worker --queues={queue}",
             )
+    yield from _handed_out_twice(place)
+
+
+def _handed_out_twice(place: Installation) -> Iterator[Finding]:
+    """Find the task that may take longer than the broker waits before it gives it to another worker as well."""
+    waits = int(float(place._conf("celery_broker_transport_options", "visibility_timeout") or _VISIBILITY_TIMEOUT))
+    lasting = {f"{dag}.{task['task_id']}": _seconds(task) for dag, task in place.tasks}
+    if not lasting or not place._conf("celery", "broker_url").startswith(("redis", "sentinel", "sqs")):
+        return
+    longest = max(lasting, key=lambda name: lasting[name])
+    if lasting[longest] >= waits:
+        yield Finding(
+            WRONG,
+            f"{longest} may take {lasting[longest]} s, and after {waits} s the broker hands it to another worker too",
+            f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT={2 * lasting[longest]}, everywhere",
+        )
 
 
 CHECKS: Mapping[str, Callable[[Installation], Iterator[Finding]]] = {
@@ -318,7 +343,7 @@ def examine(place: Installation) -> Iterator[tuple[str, Finding]]:
     """Yield what each check finds, with its name. None of them can keep the others from being asked."""
     told: dict[str, str] = {}
     for name, check in CHECKS.items():
-        for finding in _safely(check, place):
+        for finding in dict.fromkeys(_safely(check, place)):  # what keeps two questions from being asked, once
             before = told.setdefault(finding.cause, name) if finding.cause else name
             yield name, finding if before == name else Finding(UNKNOWN, f"see {before}, above")
 
@@ -352,6 +377,16 @@ def _workers(place: Installation) -> dict[str, list[str]]:
 def _by(tasks: list[tuple[str, dict[str, Any]]], key: str) -> dict[str, str]:
     """Return one task, by name, of each pool or queue."""
     return {task[key]: f"{dag}.{task['task_id']}" for dag, task in tasks}
+
+
+def _slots(task: Mapping[str, Any]) -> int:
+    return int(task.get("pool_slots") or 1)
+
+
+def _seconds(task: Mapping[str, Any]) -> int:
+    """Return how long a task may take; 0: nobody said."""
+    most = task.get("execution_timeout") or {}
+    return int(timedelta(**{unit: most.get(unit, 0) for unit in ("days", "seconds")}).total_seconds())
 
 
 def _me() -> str:
