@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.exceptions import ConfigError, MlopsError
+from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
 
 if TYPE_CHECKING:
     from airflow_mlops.stack.airflow_api import AirflowApi
@@ -91,7 +91,8 @@ class Installation:
         """Celery's application, which knows no task but can ask workers."""
         from celery import Celery
 
-        return Celery(broker=self._conf("celery", "broker_url"))
+        once = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
+        return Celery(broker=self._conf("celery", "broker_url"), broker_transport_options=once)
 
     @cached_property
     def tasks(self) -> list[tuple[str, dict[str, Any]]]:
@@ -370,7 +371,16 @@ def _told(error: MlopsError) -> Finding:
 
 def _workers(place: Installation) -> dict[str, list[str]]:
     """Return the queues of each Celery worker that answers."""
-    answers = place.celery.control.inspect(timeout=3).active_queues() or {}
+    from kombu.exceptions import OperationalError
+
+    try:
+        answers = place.celery.control.inspect(timeout=3).active_queues() or {}
+    except OperationalError as error:
+        raise TransientError(
+            "Celery's broker does not answer.",
+            detail=str(error),
+            hint="See whether it runs, and option [celery] broker_url: it must be the same everywhere.",
+        ) from None
     return {worker: [queue["name"] for queue in queues] for worker, queues in answers.items()}
 
 

@@ -129,6 +129,18 @@ def test_a_queue_that_nobody_works_on(home: Path) -> None:
     assert "--queues=gpu" in gpu.hint
 
 
+def test_a_broker_that_does_not_answer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CELERY__BROKER_URL", "redis://:secret@127.0.0.1:9/0")
+    monkeypatch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name] for name in ("shared home", "queues")})
+    mine = place(home)
+    del mine.__dict__["celery"]
+    found = dict(examine(mine))
+    assert found["shared home"].state == WRONG
+    assert found["shared home"].words.startswith("Celery's broker does not answer.")
+    assert "secret" not in found["shared home"].words
+    assert (found["queues"].state, found["queues"].words) == (UNKNOWN, "see shared home, above")
+
+
 def test_a_pool_that_is_not_there_or_has_no_slot(home: Path) -> None:
     tasks = [task(), task(pool="feast"), task(pool="gpu")]
     found = doctor.pools(place(home, tasks=tasks, pools={"default_pool": 128, "feast": 0}))
