@@ -65,7 +65,8 @@ def place(
 
 
 def task(**words: str) -> tuple[str, dict[str, Any]]:
-    return "m.train", {"task_id": "train", "pool": "default_pool", "queue": "default", **words}
+    usual = {"operator_name": "TensorFlowTrainOperator", "pool": "default_pool", "queue": "default"}
+    return "m.train", {"task_id": "train", **usual, **words}
 
 
 def test_each_thing_is_asked_whatever_the_others_say(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +114,15 @@ def test_a_worker_with_a_home_of_its_own(home: Path) -> None:
     assert "worker b was started with another home" in b.words
     [nobody] = doctor.shared(place(home))
     assert nobody.state == UNKNOWN
+
+
+def test_where_nobody_uses_feast_its_connection_is_not_missed(home: Path) -> None:
+    def feast(*tasks: Any) -> doctor.Finding:
+        return list(doctor.connections(place(home, tasks=tasks)))[-1]
+
+    assert feast(task()).state == OK
+    assert feast(task(), task(operator_name="FeastApplyOperator")).state == WRONG
+    assert "There is no Airflow connection 'feast_default'" in feast(task(operator_name="FeastApplyOperator")).words
 
 
 def test_what_keeps_two_questions_from_being_asked_is_said_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
