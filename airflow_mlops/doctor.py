@@ -96,8 +96,8 @@ class Installation:
 
     @cached_property
     def tasks(self) -> list[tuple[str, dict[str, Any]]]:
-        """DAG and task of all pipelines that Airflow has parsed."""
-        return [(dag, task) for dag in self.airflow.dag_ids(tag="mlops") for task in self.airflow.dag_tasks(dag)]
+        """DAG and task of all that Airflow has parsed."""
+        return [(dag, task) for dag in sorted(self.airflow.dag_ids()) for task in self.airflow.dag_tasks(dag)]
 
     def _login_said_here(self) -> tuple[str, str] | None:
         import json
@@ -290,7 +290,7 @@ def airflow(place: Installation) -> Iterator[Finding]:
 
 
 def pools(place: Installation) -> Iterator[Finding]:
-    """Look whether each pool that a pipeline's task waits for is there."""
+    """Look whether each pool that a task waits for is there, and has slots enough."""
     there = place.airflow.pools()
     used = _by(place.tasks, "pool")
     for pool, where in used.items():
@@ -307,11 +307,11 @@ def pools(place: Installation) -> Iterator[Finding]:
         else:
             yield Finding(OK, f"pool {pool!r} has {slots} slots")
     if not used:
-        yield Finding(UNKNOWN, "no pipeline is parsed yet, so none waits for a pool")
+        yield Finding(UNKNOWN, "no DAG is parsed yet, so no task waits for a pool")
 
 
 def queues(place: Installation) -> Iterator[Finding]:
-    """Look whether somebody works on each queue that a pipeline's task goes to."""
+    """Look whether somebody works on each queue that a task goes to."""
     if not place.executor.startswith("Celery"):
         yield Finding(OK, f"{place.executor} has no queues")
         return

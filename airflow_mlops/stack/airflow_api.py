@@ -41,9 +41,9 @@ class AirflowApi:
 
     # --- DAGs ---------------------------------------------------------------------------------------------
 
-    def dag_ids(self, tag: str | None = None) -> set[str]:
-        """Return the ids of the DAGs that were parsed; of those with a tag."""
-        return {dag["dag_id"] for dag in self._all("/dags", "dags", **({"tags": tag} if tag else {}))}
+    def dag_ids(self) -> set[str]:
+        """Return the ids of the DAGs that were parsed."""
+        return {dag["dag_id"] for dag in self._all("/dags", "dags")}
 
     def dag_tasks(self, dag_id: str) -> list[dict[str, Any]]:
         """Return the tasks of a DAG as it is written now."""

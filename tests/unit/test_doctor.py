@@ -157,6 +157,17 @@ def test_a_pool_that_is_not_there_or_has_no_slot(home: Path) -> None:
     assert [finding.state for finding in found] == [OK, WRONG, WRONG]
 
 
+def test_a_dag_of_ones_own_is_looked_at_too(home: Path) -> None:
+    mine = Installation(str(home))
+    told = {"dag_ids": lambda: {"churn"}, "dag_tasks": lambda _: [task(pool="gpu")[1]], "pools": lambda: {"default": 9}}
+    mine.__dict__["airflow"] = SimpleNamespace(**told)
+    [found] = doctor.pools(mine)
+    assert (found.words, found.hint) == (
+        "there is no pool 'gpu': churn.train never starts",
+        "airflow pools set gpu 1 ''",
+    )
+
+
 def test_a_pool_that_is_too_small_for_a_task(home: Path) -> None:
     tasks = [task(pool="gpu"), ("big.train", {"task_id": "train", "pool": "gpu", "queue": "gpu", "pool_slots": 2.0})]
     [found] = doctor.pools(place(home, tasks=tasks, pools={"gpu": 1}))
