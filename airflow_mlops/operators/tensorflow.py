@@ -40,18 +40,11 @@ class TensorFlowTrainOperator(TrainingOperator):
     The same spec (snapshot, code, seed, parameters, versions of TensorFlow and the like) that was trained before is not
     trained again, and one that was ended goes on from its last checkpoint. Its run in MLflow begins with it and has
     every epoch as it ends, also of a training that fails; while MLflow is away it goes on without.
-
-    :param retries_without_progress: How many of its ``retries`` in a row may get no further than any try before. None:
-        all of them.
     """
 
     operator_extra_links = (MLflowRunLink(),)
 
     _training: TrainingProcess | None = None
-
-    def __init__(self, *, retries_without_progress: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.retries_without_progress = retries_without_progress
 
     def perform(self, context: Context) -> Training:
         """Train and return what came out."""
@@ -60,18 +53,21 @@ class TensorFlowTrainOperator(TrainingOperator):
         from airflow_mlops.engine.training.watch import read_progress
         from airflow_mlops.engine.training.workdir import Workdir
         from airflow_mlops.operators.training_progress import ShownProgress, live_run
-        from airflow_mlops.operators.training_tries import Tries
+        from airflow_mlops.operators.training_tries import RetryWhileItGetsFurther
 
         spec = self.spec(environment())
         self.mind_known(context, spec)
         workdir = self.home_path / "trainings" / spec.hash[:16]
-        tries, before = Tries(context, spec.hash, self.retries_without_progress), read_progress(Workdir(workdir))
-        tries.begin(before.examples if before else 0)
+        tries = None
+        if isinstance(self.retry_policy, RetryWhileItGetsFurther):
+            before = read_progress(Workdir(workdir))
+            tries = self.retry_policy.begin(context, before.examples if before else 0)
         live = live_run(context, self, self.mlflow_conn_id, spec)
         shown = ShownProgress(context, self.model, live, self.ledger_conn_id)
 
         def follow(progress: TrainingProgress) -> None:
-            tries.reached(progress.examples)
+            if tries is not None:
+                tries.reached(progress.examples)
             shown.follow(progress)
 
         self._training = TrainingProcess(
@@ -89,10 +85,10 @@ class TensorFlowTrainOperator(TrainingOperator):
         )
         try:
             result = self._training.run(self.timeout)
-        except TransientError as error:
+        except TransientError:
             if live is not None:
                 live.end("KILLED")
-            raise tries.last_words(error) from error
+            raise
         except TrainingError as error:
             if live is not None:
                 live.fail(error)

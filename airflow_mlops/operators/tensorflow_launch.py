@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, cast
 
-from airflow.sdk import BaseOperator, RetryPolicy, TaskGroup, TriggerRule, conf
+from airflow.sdk import BaseOperator, TaskGroup, TriggerRule, conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
 
 from airflow_mlops.exceptions import ConfigError, TransientError
@@ -18,11 +18,13 @@ from airflow_mlops.links.mlflow import MLflowRunLink
 from airflow_mlops.operators.base import MlopsOperator, default_home, open_home, positive, require
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from airflow_mlops.operators.training_spec import Training, TrainingOperator, trained
-from airflow_mlops.operators.training_tries import MOST_RETRIES, Tries
+from airflow_mlops.operators.training_tries import RetryWhileItGetsFurther, more_retries
 from airflow_mlops.resources import GPU, Resources
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_mlops.engine.training.jobs import Job
 
 
 class PreparedTraining(TypedDict):
@@ -150,8 +152,8 @@ class TensorFlowCollectTrainingOperator(MlopsOperator):
         raise error
 
 
-class RetryWhileItGetsFurther(RetryPolicy):
-    """Tries a job again as long as it gets further, and never one that says in the home that the user's code failed.
+class RetryJobWhileItGetsFurther(RetryWhileItGetsFurther):
+    """The same of a job elsewhere; never one that says in the home that the user's code failed: that would again.
 
     :param task_id: Of the task that prepared the job.
     :param home: Home of the job; None: the configured one.
@@ -159,24 +161,30 @@ class RetryWhileItGetsFurther(RetryPolicy):
     """
 
     def __init__(self, task_id: str, home: str | None, retries: int) -> None:
-        self.task_id, self.home, self.retries = task_id, home, retries
+        super().__init__(retries)
+        self.task_id, self.home = task_id, home
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
         """Look into the home, and decide."""
-        from airflow_mlops.engine.training.jobs import Job
-
-        found = None if context is None else context["ti"].xcom_pull(task_ids=self.task_id, key="job")
-        if context is None or not found:
-            return RetryDecision.default()
-        job = Job(open_home(self.home), str(found))
-        error, progress = job.error(), job.progress()
+        job = None if context is None else self._job(context)
+        error = None if job is None else job.error()
         if error is not None and not error.retryable:
             return RetryDecision.fail(error.headline)
-        tries = Tries(context, job.id, self.retries)
-        tries.count(progress.examples if progress else 0)
-        return RetryDecision.fail(tries.words) if tries.over else RetryDecision.default()
+        return super().evaluate(exception, try_number, max_tries, context)
+
+    def reached(self, context: Context) -> int:
+        """Return how many examples the job has done."""
+        job = self._job(context)
+        progress = None if job is None else job.progress()
+        return 0 if progress is None else progress.examples
+
+    def _job(self, context: Context) -> Job | None:
+        from airflow_mlops.engine.training.jobs import Job
+
+        found = context["ti"].xcom_pull(task_ids=self.task_id, key="job")
+        return Job(open_home(self.home), str(found)) if found else None
 
 
 def training_tasks(
@@ -209,7 +217,8 @@ def training_tasks(
         task = TensorFlowTrainOperator(
             task_id=task_id, model=model, timeout=timeout, max_active_tis_per_dag=1, **{**train, **arguments}
         )
-        task.retries_without_progress = _more_retries(task)
+        if task.retry_policy is None:
+            task.retry_policy = RetryWhileItGetsFurther(more_retries(task))
         return task
     return _remote(task_id, where, given, {"model": model, "timeout": timeout, **arguments})
 
@@ -250,7 +259,7 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
             execution_timeout=timeout + launcher.latest,
             **{**where, **again},
         )
-        run.retry_policy = RetryWhileItGetsFurther(prepare.task_id, prepare.home, _more_retries(run))
+        run.retry_policy = RetryJobWhileItGetsFurther(prepare.task_id, prepare.home, more_retries(run))
         collect = TensorFlowCollectTrainingOperator(
             task_id="collect",
             model=prepare.model,
@@ -264,14 +273,6 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
         )
         prepare >> run >> collect
     return collect
-
-
-def _more_retries(task: BaseOperator) -> int:
-    """Let Airflow try a training again as often as it takes, if at all. Returns the retries that were wanted."""
-    wanted = task.retries or 0
-    if wanted:
-        task.retries = max(wanted, MOST_RETRIES)
-    return wanted
 
 
 def _configured(launcher: RemoteLauncher) -> RemoteLauncher:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow_mlops.exceptions import TrainingError, TransientError
+from airflow.sdk import RetryPolicy
+from airflow.sdk.definitions.retry_policy import RetryDecision
+
+from airflow_mlops.exceptions import TrainingError
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperator, Context
 
 MOST_RETRIES = 100
 """What Airflow is told of a training: it takes a try away for every worker that is lost, however far that was."""
@@ -23,71 +26,90 @@ class Tries:
     """Counts a training's tries in a row since one got further than any before, that one too.
 
     :param context: Of the task. Once that is cleared, it is counted anew.
-    :param training: Which training it is; another one is counted anew.
-    :param retries: How many may follow in a row; None: it is not counted.
     """
 
-    def __init__(self, context: Context, training: str, retries: int | None) -> None:
-        self._store = context.get("task_state_store") if retries is not None else None
-        self._of = f"{training}:{context['ti'].max_tries}" if self._store is not None else ""  # clearing changes it
-        self._retries = retries or 0
-        self._furthest, self._tries, self._written = 0, 0, 0.0
-
-    @property
-    def over(self) -> bool:
-        """Whether none may follow."""
-        return self._store is not None and self._tries > self._retries
-
-    @property
-    def words(self) -> str:
+    def __init__(self, context: Context) -> None:
+        self._store, ti = context["task_state_store"], context["ti"]
+        self._of, self._number = ti.max_tries, ti.try_number  # the first changes when a task is cleared
+        self.furthest = 0
+        """Examples that any of them had done."""
+        self.row = 0
         """How many there were."""
-        return f"{self._tries} tries in a row got no further than {self._furthest:,} examples"
+        self._written = 0.0
 
-    def count(self, examples: int) -> None:
-        """Count one more.
+    def count(self, examples: int = 0) -> None:
+        """Count this one, once.
 
         :param examples: How many are known to be done, by any.
         """
-        if self._store is None:
-            return
-        known = cast("dict[str, Any]", self._store.get(_KEY) or {})
+        known = cast("dict[str, int]", self._store.get(_KEY) or {})
         if known.get("of") != self._of:
-            known = {"furthest": 0, "tries": 0}
-        self._furthest, self._tries = max(known["furthest"], examples), known["tries"] + 1
-        if examples > known["furthest"]:
-            self._tries = 1
+            known = {"furthest": 0, "row": 0, "number": 0}
+        self.furthest = max(known["furthest"], examples)
+        self.row = 1 if examples > known["furthest"] else known["row"] + (known["number"] != self._number)
         self._write()
         self._written = 0.0
 
-    def begin(self, examples: int) -> None:
-        """Count one that begins: whose worker is lost says nothing any more.
-
-        :raises TrainingError: when there were enough of them.
-        """
-        self.count(examples)
-        if self._store is not None and self._tries > self._retries + 1:
-            raise TrainingError(
-                f"Its worker was lost {self._tries - 1} times in a row, and it got no further.",
-                detail=f"the furthest that any try came was {self._furthest:,} examples",
-                hint="See what became of the workers: a training that takes its worker along mostly lacks memory. "
-                "Then clear the task.",
-            )
-
     def reached(self, examples: int) -> None:
         """Take how far it is."""
-        if self._store is None or examples <= self._furthest:
+        if examples <= self.furthest:
             return
-        before, self._furthest, self._tries = self._tries, examples, 1
+        before, self.furthest, self.row = self.row, examples, 1
         if before > 1 or time.monotonic() - self._written >= _EVERY:
             self._write()
 
-    def last_words(self, error: TransientError) -> TransientError | TrainingError:
-        """Return an error as it is to end this try: one that is not tried again when there were enough of them."""
-        if not self.over:
-            return error
-        return TrainingError(error.headline, detail=f"{error.detail}; {self.words}", hint=error.hint)
-
     def _write(self) -> None:
-        assert self._store is not None
-        self._store.set(_KEY, {"of": self._of, "furthest": self._furthest, "tries": self._tries})
+        told = {"of": self._of, "number": self._number, "furthest": self.furthest, "row": self.row}
+        self._store.set(_KEY, cast("Any", told))
         self._written = time.monotonic()
+
+
+class RetryWhileItGetsFurther(RetryPolicy):
+    """Tries a training again as long as it gets further than any try before.
+
+    :param retries: How many in a row may not.
+    """
+
+    def __init__(self, retries: int) -> None:
+        self.retries = retries
+
+    def begin(self, context: Context, examples: int) -> Tries:
+        """Count a try that begins: one whose worker is lost says nothing any more.
+
+        :param examples: How many are known to be done, by tries before.
+        :raises TrainingError: when there were enough of them.
+        """
+        tries = Tries(context)
+        tries.count(examples)
+        if tries.row > self.retries + 1:
+            raise TrainingError(
+                f"Its worker was lost {tries.row - 1} times in a row, and it got no further.",
+                detail=f"the furthest that any try came was {tries.furthest:,} examples",
+                hint="See what became of the workers: a training that takes its worker along mostly lacks memory. "
+                "Then clear the task.",
+            )
+        return tries
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        """Count, and decide."""
+        if context is None:
+            return RetryDecision.default()
+        tries = Tries(context)
+        tries.count(self.reached(context))
+        if tries.row <= self.retries:
+            return RetryDecision.default()
+        return RetryDecision.fail(f"{tries.row} tries in a row got no further than {tries.furthest:,} examples")
+
+    def reached(self, context: Context) -> int:
+        """Return how many examples are done, as far as that was not told while it trained."""
+        return 0
+
+
+def more_retries(task: BaseOperator) -> int:
+    """Let Airflow try a training again as often as it takes, if at all. Returns the retries that were wanted."""
+    wanted = task.retries or 0
+    if wanted:
+        task.retries = max(wanted, MOST_RETRIES)
+    return wanted

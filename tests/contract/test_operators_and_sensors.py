@@ -84,7 +84,6 @@ NOT_TEMPLATED = {
         "in_flight",
         "gpu",
         "checkpoint_every",
-        "retries_without_progress",
         "tensorboard",
         "skip_known",
     ),

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,12 +27,13 @@ from airflow_mlops.engine.training.remote import open_bucket
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from airflow_mlops.operators import base
 from airflow_mlops.operators.tensorflow_launch import (
-    RetryWhileItGetsFurther,
+    RetryJobWhileItGetsFurther,
     TensorFlowCollectTrainingOperator,
     TensorFlowPrepareTrainingOperator,
 )
 from tests.integration.test_s3_partitions import client, connection, endpoint, keys  # noqa: F401  fixtures
 from tests.training_fixtures import make_snapshot
+from tests.unit.test_training_tries import Store
 
 HOME = "s3://aws_default@lake/mlops"
 IMAGE = "train:1"
@@ -72,7 +72,8 @@ class TaskInstance:
 
     dag_id, run_id, max_tries = "m.train", "manual__1", 100
 
-    def __init__(self, **pulled: Any) -> None:
+    def __init__(self, try_number: int = 1, **pulled: Any) -> None:
+        self.try_number = try_number
         self.pushed: dict[str, Any] = {}
         self.pulled = pulled
 
@@ -211,8 +212,8 @@ def test_an_error_of_the_user_fails_once_and_in_words(worker, client):  # noqa: 
     assert "scripts/train.py ended with status 7." in said.splitlines()[-3:][0]
     with pytest.raises(AirflowFailException, match="ended with status 7"):
         worker.collect(prepared)
-    policy = RetryWhileItGetsFurther("train.prepare", None, retries=2)
-    context: Any = {"ti": TaskInstance(job=prepared["job"])}
+    policy = RetryJobWhileItGetsFurther("train.prepare", None, retries=2)
+    context: Any = {"ti": TaskInstance(job=prepared["job"]), "task_state_store": Store()}
     assert policy.evaluate(RuntimeError("pod failed"), 1, 2, context).action is RetryAction.FAIL
     worker.prepare(**mine)  # whoever clears it all has mended something
     assert policy.evaluate(RuntimeError("pod failed"), 1, 2, context).action is RetryAction.DEFAULT
@@ -221,16 +222,15 @@ def test_an_error_of_the_user_fails_once_and_in_words(worker, client):  # noqa: 
 def test_a_job_is_tried_again_as_long_as_it_gets_further(worker, client):  # noqa: F811
     prepared = worker.prepare()
     job = Job(base.open_home(), prepared["job"])
-    policy = RetryWhileItGetsFurther("train.prepare", None, retries=1)
-    kept: dict[str, Any] = {}
-    store = SimpleNamespace(get=kept.get, set=kept.__setitem__)
-    context: Any = {"ti": TaskInstance(job=prepared["job"]), "task_state_store": store}
+    policy = RetryJobWhileItGetsFurther("train.prepare", None, retries=1)
+    context: Any = {"ti": TaskInstance(job=prepared["job"]), "task_state_store": Store()}
 
     def preempted(examples: int) -> RetryAction:
         told = dict.fromkeys(("epoch", "epochs", "step", "examples_left", "examples_per_second"), 1)
         told |= dict.fromkeys(("seconds_left", "oldest_event_time", "newest_event_time"), None)
         told |= {"at": datetime.now(UTC), "spec_hash": "", "metrics": {}, "history": {}, "times": ()}
         job.say_progress(TrainingProgress(examples=examples, **told))
+        context["ti"].try_number += 1
         return policy.evaluate(RuntimeError("pod evicted"), 1, 100, context).action
 
     assert {preempted(examples) for examples in range(10, 60, 10)} == {RetryAction.DEFAULT}

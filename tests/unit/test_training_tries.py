@@ -7,14 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, RetryPolicy
+from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryDecision
 
 from airflow_mlops import Kubernetes, Resources
 from airflow_mlops.exceptions import TrainingError, TransientError
 from airflow_mlops.operators.tensorflow_launch import training_tasks
-from airflow_mlops.operators.training_tries import MOST_RETRIES, Tries
-
-LOST = TransientError("The server does not answer.", detail="port 1", hint="Wait.")
+from airflow_mlops.operators.training_tries import MOST_RETRIES, RetryWhileItGetsFurther, Tries
 
 
 class Store(dict[str, Any]):
@@ -26,14 +25,21 @@ class Store(dict[str, Any]):
 class Task:
     """A task of which one try follows another, each with nothing but what the store has."""
 
-    def __init__(self, retries: int | None = 2) -> None:
-        self.store, self.retries, self.max_tries = Store(), retries, MOST_RETRIES
+    def __init__(self, retries: int) -> None:
+        self.policy, self.max_tries, self.number = RetryWhileItGetsFurther(retries), MOST_RETRIES, 0
+        self.store = Store()
 
-    def begin(self, known: int = 0, training: str = "one") -> Tries:
-        context: Any = {"ti": SimpleNamespace(max_tries=self.max_tries), "task_state_store": self.store}
-        tries = Tries(context, training, self.retries)
-        tries.begin(known)
-        return tries
+    @property
+    def context(self) -> Any:
+        ti = SimpleNamespace(max_tries=self.max_tries, try_number=self.number)
+        return {"ti": ti, "task_state_store": self.store}
+
+    def begin(self, known: int = 0) -> Tries:
+        self.number += 1
+        return self.policy.begin(self.context, known)
+
+    def fails(self) -> RetryDecision:
+        return self.policy.evaluate(TransientError("no answer"), self.number, self.max_tries, self.context)
 
 
 def test_a_training_that_gets_further_may_lose_any_number_of_workers():
@@ -59,48 +65,47 @@ def test_one_that_gets_no_further_is_ended_after_its_retries():
     assert "500 examples" in refused.value.detail
 
 
-def test_the_last_try_says_why_it_failed_and_not_how_often():
+def test_one_that_fails_is_tried_again_as_often_as_was_wanted():
     task = Task(retries=2)
-    first = task.begin()
-    first.reached(10)
-    assert first.last_words(LOST) is LOST
-    assert task.begin().last_words(LOST) is LOST
-    last = task.begin()
-    last.reached(10)  # as far as before
-    said = last.last_words(LOST)
-    assert isinstance(said, TrainingError)
-    assert str(said).splitlines()[0] == "The server does not answer."
-    assert "port 1; 3 tries in a row got no further than 10 examples" in said.detail
+    for _ in range(2):
+        task.begin().reached(10)
+        assert task.fails().action is RetryAction.DEFAULT
+    task.begin().reached(10)
+    last = task.fails()
+    assert last.action is RetryAction.FAIL
+    assert last.reason == "3 tries in a row got no further than 10 examples"
+
+
+def test_what_fails_before_it_trains_is_counted_too():
+    """A home that does not answer, say: Airflow alone would try it a hundred times."""
+    task = Task(retries=2)
+    decisions = []
+    for task.number in (1, 2, 3):
+        decisions.append(task.fails().action)
+    assert decisions == [RetryAction.DEFAULT, RetryAction.DEFAULT, RetryAction.FAIL]
 
 
 def test_a_try_that_gets_further_gives_all_retries_back():
-    task = Task(retries=2)
-    for examples in (10, 10, 20, 20, 30, 30):
-        tries = task.begin()
-        tries.reached(examples)
-    assert not tries.over
-    assert task.begin().over
-
-
-@pytest.mark.parametrize("other", ["cleared", "another training"])
-def test_anew(other: str):
     task = Task(retries=1)
-    task.begin().reached(100)
-    assert task.begin().over
-    task.max_tries += other == "cleared"
-    tries = task.begin(training="two" if other == "another training" else "one")
-    assert not tries.over
+    for examples in (10, 20, 30, 30):
+        task.begin().reached(examples)
+        again = task.fails().action
+    assert again is RetryAction.FAIL
+    assert task.number == 4
 
 
-def test_where_airflow_alone_counts_nothing_is_kept():
-    task = Task(retries=None)
-    for _ in range(9):
-        assert task.begin().last_words(LOST) is LOST
-    assert not task.store
+def test_a_cleared_task_begins_anew():
+    task = Task(retries=1)
+    for _ in range(2):
+        task.begin()
+    assert task.fails().action is RetryAction.FAIL
+    task.max_tries += 1 + MOST_RETRIES
+    task.begin()
+    assert task.fails().action is RetryAction.DEFAULT
 
 
 def test_progress_is_not_written_down_at_every_step():
-    task: Any = Task()
+    task: Any = Task(retries=1)
     written: list[Any] = []
     task.store.set = lambda _, value: written.append(value)
     tries = task.begin()
@@ -116,5 +121,11 @@ def test_airflow_is_told_more_retries_than_were_wanted(launcher: Any, retries: i
     with DAG("m", default_args={"retries": retries, "retry_delay": timedelta(seconds=1)}) as dag:
         training_tasks(launcher=launcher, model="m", snapshot="s", entrypoint="a:b", resources=Resources())
     task: Any = dag.get_task("train" if launcher == "local" else "train.run")
-    assert task.retries == airflows
-    assert (task.retries_without_progress if launcher == "local" else task.retry_policy.retries) == retries
+    assert (task.retries, task.retry_policy.retries) == (airflows, retries)
+
+
+def test_a_policy_of_ones_own_stays():
+    mine: RetryPolicy = ExceptionRetryPolicy(rules=[])
+    with DAG("m", default_args={"retries": 2}):
+        task = training_tasks(model="m", snapshot="s", entrypoint="a:b", retry_policy=mine)
+    assert (task.retries, task.retry_policy) == (2, mine)
