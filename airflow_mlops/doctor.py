@@ -8,12 +8,13 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.exceptions import ConfigError, MlopsError
+from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
 
 if TYPE_CHECKING:
     from airflow_mlops.stack.airflow_api import AirflowApi
@@ -24,6 +25,8 @@ HOSTS = Path("run") / "hosts"
 """Below the home folder: a file for each machine that was started with this folder as its home."""
 
 _LITTLE_SPACE = 0.05
+_VISIBILITY_TIMEOUT = 86_400
+"""Of a broker where nobody has said, in seconds: the Celery provider's default."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,13 @@ class Installation:
         """Celery's application, which knows no task but can ask workers."""
         from celery import Celery
 
-        return Celery(broker=self._conf("celery", "broker_url"))
+        once = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
+        return Celery(broker=self._conf("celery", "broker_url"), broker_transport_options=once)
 
     @cached_property
     def tasks(self) -> list[tuple[str, dict[str, Any]]]:
-        """DAG and task of all pipelines that Airflow has parsed."""
-        return [(dag, task) for dag in self.airflow.dag_ids(tag="mlops") for task in self.airflow.dag_tasks(dag)]
+        """DAG and task of all that Airflow has parsed."""
+        return [(dag, task) for dag in sorted(self.airflow.dag_ids()) for task in self.airflow.dag_tasks(dag)]
 
     def _login_said_here(self) -> tuple[str, str] | None:
         import json
@@ -148,13 +152,30 @@ def versions(_: Installation) -> Iterator[Finding]:
     yield Finding(OK, f"airflow-mlops {about['Version']} on Python {python}; {held} packages held against their bounds")
 
 
-def connections(_: Installation) -> Iterator[Finding]:
+def connections(place: Installation) -> Iterator[Finding]:
     """Press the Test button of the connections that pipelines use unless told otherwise."""
     from airflow_mlops.hooks.feast import FeastHook
     from airflow_mlops.hooks.mlflow import MLflowHook
 
     yield from _asked(MLflowHook().check)
-    yield from _asked(FeastHook().check)
+    feast = FeastHook()
+    try:
+        _ = feast.connection  # asked first: a folder of DAGs may do without features
+    except ConfigError as error:
+        if _uses_feast(place):
+            yield _told(error)
+        else:
+            yield Finding(OK, f"there is no {feast.conn_id}, and no DAG of ours uses Feast")
+        return
+    yield from _asked(lambda: feast.check(place.home))
+
+
+def _uses_feast(place: Installation) -> bool:
+    """Return whether a task of ours does, or may: Airflow's own troubles are told further below."""
+    try:
+        return any("Feast" in task["operator_name"] for _, task in place.tasks)
+    except MlopsError:
+        return True
 
 
 def ledger(_: Installation) -> Iterator[Finding]:
@@ -269,22 +290,28 @@ def airflow(place: Installation) -> Iterator[Finding]:
 
 
 def pools(place: Installation) -> Iterator[Finding]:
-    """Look whether each pool that a pipeline's task waits for is there."""
+    """Look whether each pool that a task waits for is there, and has slots enough."""
     there = place.airflow.pools()
     used = _by(place.tasks, "pool")
     for pool, where in used.items():
         if pool not in there:
             yield Finding(WRONG, f"there is no pool {pool!r}: {where} never starts", f"airflow pools set {pool} 1 ''")
-        elif there[pool] == 0:
-            yield Finding(WRONG, f"pool {pool!r} has no slot: {where} never starts", f"airflow pools set {pool} 1 ''")
+            continue
+        slots = there[pool]
+        asked = {f"{dag}.{task['task_id']}": _slots(task) for dag, task in place.tasks if task["pool"] == pool}
+        large = max(asked, key=lambda name: asked[name])
+        most = asked[large]
+        if 0 <= slots < most:
+            words = f"pool {pool!r} has {slots} slots, and {large} takes {most}: it never starts"
+            yield Finding(WRONG, words, f"airflow pools set {pool} {most} ''")
         else:
-            yield Finding(OK, f"pool {pool!r} has {there[pool]} slots")
+            yield Finding(OK, f"pool {pool!r} has {slots} slots")
     if not used:
-        yield Finding(UNKNOWN, "no pipeline is parsed yet, so none waits for a pool")
+        yield Finding(UNKNOWN, "no DAG is parsed yet, so no task waits for a pool")
 
 
 def queues(place: Installation) -> Iterator[Finding]:
-    """Look whether somebody works on each queue that a pipeline's task goes to."""
+    """Look whether somebody works on each queue that a task goes to."""
     if not place.executor.startswith("Celery"):
         yield Finding(OK, f"{place.executor} has no queues")
         return
@@ -298,6 +325,22 @@ def queues(place: Installation) -> Iterator[Finding]:
                 f"no worker listens on queue {queue!r}: {where} never starts",
                 f"Start one: airflow celery worker --queues={queue}",
             )
+    yield from _handed_out_twice(place)
+
+
+def _handed_out_twice(place: Installation) -> Iterator[Finding]:
+    """Find the task that may take longer than the broker waits before it gives it to another worker as well."""
+    waits = int(float(place._conf("celery_broker_transport_options", "visibility_timeout") or _VISIBILITY_TIMEOUT))
+    lasting = {f"{dag}.{task['task_id']}": _seconds(task) for dag, task in place.tasks}
+    if not lasting or not place._conf("celery", "broker_url").startswith(("redis", "sentinel", "sqs")):
+        return
+    longest = max(lasting, key=lambda name: lasting[name])
+    if lasting[longest] >= waits:
+        yield Finding(
+            WRONG,
+            f"{longest} may take {lasting[longest]} s, and after {waits} s the broker hands it to another worker too",
+            f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT={2 * lasting[longest]}, everywhere",
+        )
 
 
 CHECKS: Mapping[str, Callable[[Installation], Iterator[Finding]]] = {
@@ -318,7 +361,7 @@ def examine(place: Installation) -> Iterator[tuple[str, Finding]]:
     """Yield what each check finds, with its name. None of them can keep the others from being asked."""
     told: dict[str, str] = {}
     for name, check in CHECKS.items():
-        for finding in _safely(check, place):
+        for finding in dict.fromkeys(_safely(check, place)):  # what keeps two questions from being asked, once
             before = told.setdefault(finding.cause, name) if finding.cause else name
             yield name, finding if before == name else Finding(UNKNOWN, f"see {before}, above")
 
@@ -345,13 +388,32 @@ def _told(error: MlopsError) -> Finding:
 
 def _workers(place: Installation) -> dict[str, list[str]]:
     """Return the queues of each Celery worker that answers."""
-    answers = place.celery.control.inspect(timeout=3).active_queues() or {}
+    from kombu.exceptions import OperationalError
+
+    try:
+        answers = place.celery.control.inspect(timeout=3).active_queues() or {}
+    except OperationalError as error:
+        raise TransientError(
+            "Celery's broker does not answer.",
+            detail=str(error),
+            hint="See whether it runs, and option [celery] broker_url: it must be the same everywhere.",
+        ) from None
     return {worker: [queue["name"] for queue in queues] for worker, queues in answers.items()}
 
 
 def _by(tasks: list[tuple[str, dict[str, Any]]], key: str) -> dict[str, str]:
     """Return one task, by name, of each pool or queue."""
     return {task[key]: f"{dag}.{task['task_id']}" for dag, task in tasks}
+
+
+def _slots(task: Mapping[str, Any]) -> int:
+    return int(task.get("pool_slots") or 1)
+
+
+def _seconds(task: Mapping[str, Any]) -> int:
+    """Return how long a task may take; 0: nobody said."""
+    most = task.get("execution_timeout") or {}
+    return int(timedelta(**{unit: most.get(unit, 0) for unit in ("days", "seconds")}).total_seconds())
 
 
 def _me() -> str:

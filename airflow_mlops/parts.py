@@ -5,6 +5,7 @@ Nothing here imports Airflow or a machine-learning library.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -213,7 +214,7 @@ class Trainer:
     split_column: str | None = None
     epochs: Annotated[int, Field(gt=0)] = 10
     batch_size: Annotated[int, Field(gt=0)] = 1024
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     timeout: Duration = "2h"
     stall_timeout: Duration = STALL_TIMEOUT
     max_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -248,6 +249,21 @@ class Trainer:
                 f"Trainer(split={self.split!r}, split_column={self.split_column!r}) does not say one clear thing.",
                 hint="Name the column to split by with split='entity', and none with split='time'.",
             )
+        if isinstance(self.resources, GPU) and self.resources.workers > 1 and not self.fit:
+            raise ConfigError(
+                f"Only a fit function trains in {self.resources.workers} processes.",
+                detail=f"entrypoint={self.entrypoint!r}, script={self.script!r}, workers={self.resources.workers}",
+                hint='Write one, fit="code:fit", with a loop under tf.distribute.MultiWorkerMirroredStrategy(); or '
+                "train in one process: GPU(2).",
+            )
+        try:
+            json.dumps(self.params, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                "Trainer(params=...) cannot be written down as JSON.",
+                detail=f"{error}",
+                hint="Give numbers, texts, truth values, lists and dictionaries; your function makes the rest of them.",
+            ) from None
         self._check_times()
 
     def _check_times(self) -> None:

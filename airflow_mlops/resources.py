@@ -26,7 +26,8 @@ class Resources:
     :param pool: Pool that limits how many run at once.
     :param pool_slots: How many slots of the pool one takes.
     :param priority_weight: Which task goes first when slots are scarce.
-    :param retries: How often a task is tried again after an error that may pass.
+    :param retries: How often a task is tried again after an error that may pass; of a training, how often in a row
+        without getting further than before.
     :param executor: Executor, where several are configured.
     :param executor_config: For the executor, such as ``{"pod_override": V1Pod(...)}``.
     """

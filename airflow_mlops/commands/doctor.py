@@ -34,9 +34,10 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _doctor(options: argparse.Namespace) -> None:
+    from airflow_mlops.compose import before_the_start
     from airflow_mlops.doctor import OK, WRONG
 
-    found = _before_the_start(options.compose) if options.compose else _examine(options)
+    found = before_the_start(options.compose) if options.compose else _examine(options)
     wrong = 0
     logging.disable(logging.ERROR)  # what libraries say of what they cannot reach, the findings say shorter
     try:
@@ -78,28 +79,3 @@ def _place(options: argparse.Namespace) -> Installation:
         use_laptop_connections(laptop)
         return Installation(str(laptop), options.airflow_url or stack.airflow_url, login)
     return Installation(options.home, options.airflow_url, login)
-
-
-def _before_the_start(folder: Path) -> Iterator[tuple[str, Finding]]:
-    """Yield what would keep a compose from starting: no settings, ports that are taken."""
-    from airflow_mlops.doctor import OK, WRONG, Finding
-    from airflow_mlops.stack.ports import PUBLISHED, Ports, require_free
-
-    env = folder / ".env"
-    if not env.is_file():
-        example = folder / ".env.example"
-        yield "settings", Finding(WRONG, f"there is no {env}", f"cp {example} {env}")
-        settings = {}
-    else:
-        lines = [line for line in env.read_text().splitlines() if "=" in line and not line.lstrip().startswith("#")]
-        settings = dict(line.strip().split("=", 1) for line in lines)
-        yield "settings", Finding(OK, f"{env} has {len(settings)} settings")
-    try:
-        require_free(Ports.from_environment(settings, default=Ports()), PUBLISHED)
-    except ConfigError as error:
-        yield (
-            "ports",
-            Finding(WRONG, error.detail, f"Stop what uses it, or change {env}: {error.hint.partition(': ')[2]}"),
-        )
-    else:
-        yield "ports", Finding(OK, "all that are published are free")

@@ -103,11 +103,14 @@ class FeastHook(MlopsHook):
 
         return open_store(self.location(home))
 
-    def check(self) -> str:
-        """Read the registry, count what it holds, and ask the online store for a value."""
+    def check(self, home: Path | None = None) -> str:
+        """Read the registry, count what it holds, and ask the online store for a value.
+
+        :param home: Folder for partitions and features; default is option ``[mlops] home``.
+        """
         from airflow_mlops.engine.features.project.store import ping_online
 
-        store = self.get_conn()
+        store = self.get_conn(home)
         views, services = len(store.list_feature_views()), len(store.list_feature_services())
         found = f"Feast project {store.project!r}: {views} feature views, {services} feature services"
         return f"{found}; {ping_online(store)}"

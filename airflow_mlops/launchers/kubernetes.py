@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from datetime import timedelta
@@ -15,6 +16,9 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.launchers.base import RemoteJob, RemoteLauncher
 from airflow_mlops.typed import Duration, part
 
+_NUMBER = r"(\d*\.?\d+)"
+_CPUS = re.compile(rf"{_NUMBER}m?")
+_BYTES = re.compile(rf"{_NUMBER}(k|[MGTPE]|[KMGTPE]i)?")  # m as well, for Kubernetes: 512m is half a byte
 _CONTAINER = "base"
 """Name of the container that the provider's operator runs the command in."""
 
@@ -70,6 +74,13 @@ class Kubernetes(RemoteLauncher):
     on_finish_action: Literal["delete_pod", "delete_succeeded_pod", "keep_pod"] = "delete_pod"
 
     def __post_init__(self) -> None:
+        for what, value, form in ("cpu", self.cpu, _CPUS), ("memory", self.memory, _BYTES):
+            found = None if value is None else form.fullmatch(value)
+            if value is not None and not (found and float(found[1])):
+                raise ConfigError(
+                    f"Kubernetes({what}={value!r}) is no quantity that a pod can ask for.",
+                    hint='CPUs are such as "4" or "500m", memory is such as "16Gi" or "512Mi".',
+                )
         containers = self.pod.get("spec", {}).get("containers", ())
         if any(one.get("name") != _CONTAINER for one in containers[:1]):
             raise ConfigError(

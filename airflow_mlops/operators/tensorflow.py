@@ -19,7 +19,7 @@ from airflow_mlops.resources import gpu_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.contracts import Snapshot
+    from airflow_mlops.contracts import Snapshot, TrainingProgress
     from airflow_mlops.engine.training.launch import TrainingProcess
 
 
@@ -50,12 +50,26 @@ class TensorFlowTrainOperator(TrainingOperator):
         """Train and return what came out."""
         from airflow_mlops.engine.training.environment import environment
         from airflow_mlops.engine.training.launch import TrainingProcess
+        from airflow_mlops.engine.training.watch import read_progress
+        from airflow_mlops.engine.training.workdir import Workdir
         from airflow_mlops.operators.training_progress import ShownProgress, live_run
+        from airflow_mlops.operators.training_tries import RetryWhileItGetsFurther
 
         spec = self.spec(environment())
         self.mind_known(context, spec)
         workdir = self.home_path / "trainings" / spec.hash[:16]
+        tries = None
+        if isinstance(self.retry_policy, RetryWhileItGetsFurther):
+            before = read_progress(Workdir(workdir))
+            tries = self.retry_policy.begin(context, before.examples if before else 0)
         live = live_run(context, self, self.mlflow_conn_id, spec)
+        shown = ShownProgress(context, self.model, live, self.ledger_conn_id)
+
+        def follow(progress: TrainingProgress) -> None:
+            if tries is not None:
+                tries.reached(progress.examples)
+            shown.follow(progress)
+
         self._training = TrainingProcess(
             spec,
             workdir,
@@ -63,7 +77,7 @@ class TensorFlowTrainOperator(TrainingOperator):
             gpu=gpu_of(self),
             task=f"{self.dag_id}.{self.task_id}",
             patience=self.stall_timeout,
-            follow=ShownProgress(context, self.model, live, self.ledger_conn_id).follow,
+            follow=follow,
             price=conf.getfloat("mlops", "price_per_hour", fallback=0.0),
             max_cost=positive(self.max_cost, "max_cost"),
             checkpoint_every=self.checkpoint_every,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, cast
 
-from airflow.sdk import BaseOperator, RetryPolicy, TaskGroup, TriggerRule, conf
+from airflow.sdk import BaseOperator, TaskGroup, TriggerRule, conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
 
 from airflow_mlops.exceptions import ConfigError, TransientError
@@ -18,10 +18,13 @@ from airflow_mlops.links.mlflow import MLflowRunLink
 from airflow_mlops.operators.base import MlopsOperator, default_home, open_home, positive, require
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
 from airflow_mlops.operators.training_spec import Training, TrainingOperator, trained
+from airflow_mlops.operators.training_tries import RetryWhileItGetsFurther, more_retries
 from airflow_mlops.resources import GPU, Resources
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_mlops.engine.training.jobs import Job
 
 
 class PreparedTraining(TypedDict):
@@ -149,25 +152,39 @@ class TensorFlowCollectTrainingOperator(MlopsOperator):
         raise error
 
 
-class RetryUnlessUserError(RetryPolicy):
-    """Tries a job again, unless it says in the home that the user's code failed: that would again.
+class RetryJobWhileItGetsFurther(RetryWhileItGetsFurther):
+    """The same of a job elsewhere; never one that says in the home that the user's code failed: that would again.
 
     :param task_id: Of the task that prepared the job.
     :param home: Home of the job; None: the configured one.
+    :param retries: How many in a row may get no further than any try before.
     """
 
-    def __init__(self, task_id: str, home: str | None) -> None:
+    def __init__(self, task_id: str, home: str | None, retries: int) -> None:
+        super().__init__(retries)
         self.task_id, self.home = task_id, home
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
         """Look into the home, and decide."""
+        job = None if context is None else self._job(context)
+        error = None if job is None else job.error()
+        if error is not None and not error.retryable:
+            return RetryDecision.fail(error.headline)
+        return super().evaluate(exception, try_number, max_tries, context)
+
+    def reached(self, context: Context) -> int:
+        """Return how many examples the job has done."""
+        job = self._job(context)
+        progress = None if job is None else job.progress()
+        return 0 if progress is None else progress.examples
+
+    def _job(self, context: Context) -> Job | None:
         from airflow_mlops.engine.training.jobs import Job
 
-        found = None if context is None else context["ti"].xcom_pull(task_ids=self.task_id, key="job")
-        error = Job(open_home(self.home), str(found)).error() if found else None
-        return RetryDecision.default() if error is None or error.retryable else RetryDecision.fail(error.headline)
+        found = context["ti"].xcom_pull(task_ids=self.task_id, key="job")
+        return Job(open_home(self.home), str(found)) if found else None
 
 
 def training_tasks(
@@ -197,9 +214,12 @@ def training_tasks(
     where, given = launcher_of(launcher), resources or gpu or Resources()
     if not isinstance(where, RemoteLauncher):
         train = {"execution_timeout": timedelta(seconds=timeout) + timedelta(minutes=5), **given.as_arguments()}
-        return TensorFlowTrainOperator(
+        task = TensorFlowTrainOperator(
             task_id=task_id, model=model, timeout=timeout, max_active_tis_per_dag=1, **{**train, **arguments}
         )
+        if task.retry_policy is None:
+            task.retry_policy = RetryWhileItGetsFurther(more_retries(task))
+        return task
     return _remote(task_id, where, given, {"model": model, "timeout": timeout, **arguments})
 
 
@@ -237,9 +257,9 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
             task_id="run",
             **launcher.arguments(job),
             execution_timeout=timeout + launcher.latest,
-            retry_policy=RetryUnlessUserError(prepare.task_id, prepare.home),
             **{**where, **again},
         )
+        run.retry_policy = RetryJobWhileItGetsFurther(prepare.task_id, prepare.home, more_retries(run))
         collect = TensorFlowCollectTrainingOperator(
             task_id="collect",
             model=prepare.model,

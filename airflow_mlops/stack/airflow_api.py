@@ -41,9 +41,9 @@ class AirflowApi:
 
     # --- DAGs ---------------------------------------------------------------------------------------------
 
-    def dag_ids(self, tag: str | None = None) -> set[str]:
-        """Return the ids of the DAGs that were parsed; of those with a tag."""
-        return {dag["dag_id"] for dag in self._all("/dags", "dags", **({"tags": tag} if tag else {}))}
+    def dag_ids(self) -> set[str]:
+        """Return the ids of the DAGs that were parsed."""
+        return {dag["dag_id"] for dag in self._all("/dags", "dags")}
 
     def dag_tasks(self, dag_id: str) -> list[dict[str, Any]]:
         """Return the tasks of a DAG as it is written now."""
@@ -191,7 +191,7 @@ class AirflowApi:
             raise TransientError(
                 "Airflow's API does not answer.",
                 detail=f"{method} {self.url}/api/v2{path}: {error}",
-                hint="See whether the stack runs: airflow-mlops stack status",
+                hint="See whether the API server runs, at this address; a laptop stack: airflow-mlops stack status",
             ) from None
 
     def _log_in(self) -> httpx.Response:
@@ -204,10 +204,13 @@ class AirflowApi:
         if response.is_success:
             return response.json()
         kind = TransientError if response.is_server_error else ConfigError
+        may_not = response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
         raise kind(
             f"Airflow refused a request with {response.status_code}.",
             detail=f"{response.request.method} {response.request.url.path}: {response.text[:500]}",
-            hint="The API server's log says more: logs/api-server.log below the home folder.",
+            hint="Ask as a user who may: airflow-mlops doctor has --user and --password-file."
+            if may_not
+            else "The API server's log says more: logs/api-server.log below the home folder.",
         )
 
 

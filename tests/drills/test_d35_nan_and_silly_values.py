@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from datetime import date
 
 import pytest
 
-from airflow_mlops import Trainer
+from airflow_mlops import GPU, Trainer
 from airflow_mlops.engine.training.finish import LossGuard
 from airflow_mlops.engine.training.script import run_script
 from airflow_mlops.engine.training.workdir import Workdir, finished_training
@@ -44,7 +45,19 @@ def test_fault_guard_on(scripts: Scripts, fault: str):
 
 @pytest.mark.parametrize(
     "silly",
-    [{"epochs": 0}, {"batch_size": 0}, {"window": "14d"}, {"timeout": "0s"}, {"epochs": "ten"}, {"seed": -1}],
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"window": "14d"},
+        {"timeout": "0s"},
+        {"epochs": "ten"},
+        {"seed": -1},
+        {"seed": 2**32},  # NumPy takes none so large
+        {"params": {"since": date(2013, 1, 1)}},
+        {"params": {"rate": float("nan")}},
+        {"resources": GPU(1, workers=2)},
+        {"launcher": "kubernets"},
+    ],
     ids=str,
 )
 def test_fault_guard_on_silly_values_are_refused_at_parse_time(silly: dict[str, object]):

@@ -12,6 +12,8 @@ def fit(data: Any, spec: Any, report: Any) -> Any:
     import keras
 
     folder = Path(spec.snapshot.uri).parent.parent
+    tries = len((folder / "said.txt").read_text().splitlines()) if (folder / "said.txt").exists() else 0
+    report(epoch=tries + 1, loss=1.0)  # further each time
     with (folder / "said.txt").open("a") as said:
         print("begins", os.environ.get("WORKER"), os.getpid(), file=said, flush=True)
         while not (folder / "go").exists():

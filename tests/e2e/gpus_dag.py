@@ -10,6 +10,7 @@ from airflow.sdk import DAG, task
 
 from airflow_mlops import GPU
 from airflow_mlops.operators.tensorflow import TensorFlowTrainOperator
+from airflow_mlops.operators.tensorflow_launch import training_tasks
 
 TRAINING = {
     "model": "small",
@@ -20,7 +21,7 @@ TRAINING = {
     "ledger_conn_id": None,
 }
 
-with DAG("gpus", schedule=None, default_args={"retries": 2, "retry_delay": timedelta(seconds=1)}):
+with DAG("gpus", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(seconds=1)}):
 
     @task
     def worker() -> str:
@@ -29,7 +30,7 @@ with DAG("gpus", schedule=None, default_args={"retries": 2, "retry_delay": timed
 
         return os.environ["WORKER"]
 
-    train = TensorFlowTrainOperator(task_id="train", gpu=GPU(1, or_cpu=True), **TRAINING)
+    train = training_tasks(gpu=GPU(1, or_cpu=True), **TRAINING)
     train >> [worker.override(task_id=f"worker_{number}")() for number in range(4)]
 
 for where, place in {"local": {"executor": "LocalExecutor"}, "queue": {"gpu": GPU(1, or_cpu=True)}}.items():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import GPU
+from airflow_mlops.contracts import TrainingProgress
 from airflow_mlops.engine.data import shared
 from airflow_mlops.engine.training.jobs import Job
 from airflow_mlops.engine.training.remote import open_bucket
 from airflow_mlops.exceptions import ConfigError, DataError, TransientError
 from airflow_mlops.operators import base
 from airflow_mlops.operators.tensorflow_launch import (
-    RetryUnlessUserError,
+    RetryJobWhileItGetsFurther,
     TensorFlowCollectTrainingOperator,
     TensorFlowPrepareTrainingOperator,
 )
 from tests.integration.test_s3_partitions import client, connection, endpoint, keys  # noqa: F401  fixtures
 from tests.training_fixtures import make_snapshot
+from tests.unit.test_training_tries import Store
 
 HOME = "s3://aws_default@lake/mlops"
 IMAGE = "train:1"
@@ -67,9 +70,10 @@ def head(numbers):
 class TaskInstance:
     """The little of a task instance that the operators use."""
 
-    dag_id, run_id = "m.train", "manual__1"
+    dag_id, run_id, max_tries = "m.train", "manual__1", 100
 
-    def __init__(self, **pulled: Any) -> None:
+    def __init__(self, try_number: int = 1, **pulled: Any) -> None:
+        self.try_number = try_number
         self.pushed: dict[str, Any] = {}
         self.pulled = pulled
 
@@ -208,11 +212,29 @@ def test_an_error_of_the_user_fails_once_and_in_words(worker, client):  # noqa: 
     assert "scripts/train.py ended with status 7." in said.splitlines()[-3:][0]
     with pytest.raises(AirflowFailException, match="ended with status 7"):
         worker.collect(prepared)
-    policy = RetryUnlessUserError("train.prepare", None)
-    context: Any = {"ti": TaskInstance(job=prepared["job"])}
+    policy = RetryJobWhileItGetsFurther("train.prepare", None, retries=2)
+    context: Any = {"ti": TaskInstance(job=prepared["job"]), "task_state_store": Store()}
     assert policy.evaluate(RuntimeError("pod failed"), 1, 2, context).action is RetryAction.FAIL
     worker.prepare(**mine)  # whoever clears it all has mended something
     assert policy.evaluate(RuntimeError("pod failed"), 1, 2, context).action is RetryAction.DEFAULT
+
+
+def test_a_job_is_tried_again_as_long_as_it_gets_further(worker, client):  # noqa: F811
+    prepared = worker.prepare()
+    job = Job(base.open_home(), prepared["job"])
+    policy = RetryJobWhileItGetsFurther("train.prepare", None, retries=1)
+    context: Any = {"ti": TaskInstance(job=prepared["job"]), "task_state_store": Store()}
+
+    def preempted(examples: int) -> RetryAction:
+        told = dict.fromkeys(("epoch", "epochs", "step", "examples_left", "examples_per_second"), 1)
+        told |= dict.fromkeys(("seconds_left", "oldest_event_time", "newest_event_time"), None)
+        told |= {"at": datetime.now(UTC), "spec_hash": "", "metrics": {}, "history": {}, "times": ()}
+        job.say_progress(TrainingProgress(examples=examples, **told))
+        context["ti"].try_number += 1
+        return policy.evaluate(RuntimeError("pod evicted"), 1, 100, context).action
+
+    assert {preempted(examples) for examples in range(10, 60, 10)} == {RetryAction.DEFAULT}
+    assert preempted(50) is RetryAction.FAIL
 
 
 def test_what_a_job_cannot_do_is_said(worker, client, tmp_path):  # noqa: F811

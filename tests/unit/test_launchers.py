@@ -59,6 +59,19 @@ def test_a_word_or_a_part_says_where_and_a_wrong_word_is_refused():
         Kubernetes(pod={"spec": {"containers": [{"name": "mine"}]}})
 
 
+@pytest.mark.parametrize(
+    "silly", [{"cpu": "0"}, {"cpu": "four"}, {"memory": "16GB"}, {"memory": "512m"}, {"memory": "0Gi"}], ids=str
+)
+def test_what_no_pod_can_ask_for_is_refused(silly: dict[str, str]):
+    with pytest.raises(ConfigError, match="no quantity that a pod can ask for"):
+        Kubernetes(**silly)
+
+
+@pytest.mark.parametrize("fine", [{"cpu": "500m"}, {"cpu": "0.5"}, {"memory": "1.5Gi"}, {"memory": "512M"}], ids=str)
+def test_quantities_as_kubernetes_has_them(fine: dict[str, str]):
+    assert Kubernetes(**fine)
+
+
 def test_a_pod_as_kubernetes_wants_it():
     launcher = Kubernetes(
         image="train:1",
@@ -123,7 +136,7 @@ def test_elsewhere_it_is_three_tasks_and_none_of_them_is_on_a_gpu_worker():
     assert run.deferrable
     assert run.reattach_on_restart
     assert not run.random_name_suffix
-    assert run.retries == 5
+    assert run.retry_policy.retries == 5
     assert run.execution_timeout > timedelta(hours=2)
     assert collect.trigger_rule == TriggerRule.ALL_DONE_MIN_ONE_SUCCESS
 

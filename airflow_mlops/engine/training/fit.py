@@ -66,16 +66,17 @@ _RETURN = "Return a keras.Model, or the folder of a SavedModel as text or Path."
 log = logging.getLogger(__name__)
 
 
-def fit(spec: TrainingSpec, workdir: Workdir) -> TrainingResult:
+def fit(spec: TrainingSpec, workdir: Workdir, data: TrainingData | None = None) -> TrainingResult:
     """Train ``spec``, export the SavedModel into ``workdir`` and write its result, last.
 
+    :param data: What the model sees, if that was read already.
     :raises TrainingError: when the user's function fails or returns something unusable, or the loss is not a number.
     :raises TransientError: when what the user's code reaches for does not answer.
     """
     _check_environment(spec)
     gpus = _prepare(spec)
     with given(spec, workdir) as sees:
-        data = TrainingData(sees.spec.snapshot)
+        data = data or TrainingData(sees.spec.snapshot)
         log.info("%d rows to train on, %d to validate with", data.train.rows, data.validation.rows)
         made = _run(sees.spec, data, workdir) if spec.fit else _build_and_fit(sees.spec, data, workdir, gpus)
         if isinstance(made.model, Path):

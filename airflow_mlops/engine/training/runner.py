@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from airflow_mlops.contracts import TrainingSpec
@@ -18,6 +19,7 @@ from airflow_mlops.engine.devices.peers import with_peers
 from airflow_mlops.engine.entrypoints import check_named, check_script
 from airflow_mlops.engine.process import die_with_parent
 from airflow_mlops.engine.training import ending
+from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.workdir import Workdir, read_spec, write_text
 from airflow_mlops.exceptions import MlopsError, TransientError
 
@@ -78,9 +80,24 @@ def _fit(spec: TrainingSpec, workdir: Workdir, worker: int) -> None:
 
     command = [sys.executable, "-P", "-m", __spec__.name, str(workdir.path)]
     with with_peers(spec.compute, command, lost):
-        from airflow_mlops.engine.training.fit import fit
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            reading = beside.submit(_read, spec)
+            from airflow_mlops.engine.training.fit import fit
 
-        fit(spec, workdir)
+        fit(spec, workdir, reading.result())
+
+
+def _read(spec: TrainingSpec) -> TrainingData | None:
+    """Read what is trained on: TensorFlow takes seconds to import, and that one core only.
+
+    Returns None where the rows go through a transform first.
+    """
+    if spec.transform:
+        return None
+    data = TrainingData(spec.snapshot)
+    if spec.entrypoint:
+        _ = data.train.columns  # are kept, for the model function
+    return data
 
 
 def _write(workdir: Path, error: MlopsError) -> None:
