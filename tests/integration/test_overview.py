@@ -48,11 +48,11 @@ def test_an_empty_ledger_has_nothing_and_breaks_nothing(url: str):
 def test_a_row_says_what_serves_since_when_and_what_it_knows(ledger: Ledger):
     [row] = rows(ledger, ["shop"])
     [serving] = row.serving
-    assert (serving.server, serving.version, serving.why) == (SERVER, 6, "promote: as planned")
+    assert (serving.server, serving.version, serving.why) == (SERVER, 6, "promote: passed its gates")
     assert serving.since is not None
     assert timedelta(days=1.9) < datetime.now(UTC) - serving.since < timedelta(days=2.1)
     assert (row.verdict.version, row.verdict.status) == (6, "PASS")
-    assert row.training.why == "cron: as planned"
+    assert row.training.why == "cron: every night"
     [source] = row.sources
     assert (source.dataset, source.key, source.degraded) == ("orders", day(1), "")
     assert str(row.online.date()) == day(5)
@@ -108,7 +108,7 @@ def test_versions_have_their_verdict_and_what_they_are_on_a_server(ledger: Ledge
     found = {one.number: one for one in versions(ledger, "shop")}
     assert list(found) == [6, 5, 4, 3, 2, 1]
     assert count(ledger, "shop") == 6
-    assert (found[4].status, found[4].reason) == ("FAIL", "as planned")
+    assert (found[4].status, found[4].reason) == ("FAIL", "0.655 is below 0.68")
     assert found[6].states == (f"serves on {SERVER}",)
     assert found[5].states == (f"rolled back on {SERVER}",)
     assert found[3].states == (f"kept on {SERVER}",)
@@ -141,7 +141,7 @@ def test_two_versions_side_by_side(ledger: Ledger):
     both = compared(ledger, "shop", 4, 6)
     better = {line.name: line.better for line in both.metrics}
     assert better == {"auc": 2, "log_loss": 2, "brier": 2}
-    assert [line.name for line in both.checks] == ["auc >= 0.68", "log_loss <= 0.9 carrier=as planne"]
+    assert [line.name for line in both.checks] == ["auc >= 0.68", "log_loss <= 0.9 country=NO"]
     changed = {line.name: (line.one, line.two) for line in both.changed}
     assert set(changed) == {"knows labels up to", "partitions of orders"}
     assert changed["partitions of orders"][1] == f"only here: {day(19)} to {day(4)}, 16 partitions"
@@ -171,15 +171,24 @@ def test_the_calendar_has_every_partition_and_why_it_is_not_there(ledger: Ledger
     assert cells[day(31)].state == "missing"
     assert (cells[day(20)].state, cells[day(20)].reason) == (
         "blocked",
-        "expect_column_values_to_not_be_null of price: as planned",
+        "expect_column_values_to_not_be_null of price: 12 % of the prices are missing",
     )
     assert {cells[day(n)].state for n in (45, 44, 43)} == {"excluded"}
     assert cells[day(42)].state == "sealed"
-    assert (cells[day(6)].online, cells[day(5)].online) == (True, False)
+    assert (cells[day(6)].features, cells[day(5)].features) == ("online", "")
+    told = calendar(ledger, "orders", None, day(5)[:4], computed={day(5), day(31)})
+    assert {cell.key for cell in told.cells if cell.features == "computed"} == {day(5)}
     assert cells[day(6)].rows == 1006
     ledger.record("retention", "orders", {"revision": f"{6:016x}", "reason": "old", "bytes": 1}, key=day(6))
     again = calendar(ledger, "orders", None, day(6)[:4])
     assert next(cell.state for cell in again.cells if cell.key == day(6)) == "removed"
+
+
+def test_what_is_valid_and_not_sealed_is_on_its_way(ledger: Ledger):
+    outcome = {"expectation": "e", "column": None, "severity": "block", "success": True}
+    ledger.record("validation", "orders", {"outcomes": [outcome], "rows": 1}, key=day(31))
+    found = calendar(ledger, "orders", None, day(31)[:4])
+    assert next(cell.state for cell in found.cells if cell.key == day(31)) == "valid"
 
 
 def test_a_partition_that_was_mended_is_sealed(ledger: Ledger):

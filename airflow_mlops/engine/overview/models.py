@@ -79,6 +79,7 @@ class ModelRow:
     training: Training | None = None
     now: str = ""
     sources: tuple[Source, ...] = ()
+    views: tuple[str, ...] = ()
     online: datetime | None = None
     metric: str = ""
     points: tuple[tuple[int, float], ...] = ()
@@ -137,6 +138,7 @@ def rows(ledger: Ledger, wanted: Sequence[str]) -> list[ModelRow]:
                 training=trainings.get(model),
                 now=str(look.value["why"]) if look is not None else "",
                 sources=tuple(sources[one] for one in read.get("datasets", ()) if one in sources),
+                views=_views(read),
                 online=_oldest(online, read),
                 metric=metric,
                 points=values(points.get(model, ()), metric),
@@ -251,9 +253,12 @@ def _online(ledger: Ledger) -> dict[tuple[str, str], str | None]:
     return {tuple(name.split(":", 2)[1:]): until for name, until in rows}
 
 
+def _views(read: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted({name.partition(":")[0] for name in read.get("features", ()) if ":" in name}))
+
+
 def _oldest(online: Mapping[tuple[str, str], str | None], read: Mapping[str, Any]) -> datetime | None:
     """Return up to when all feature views of a version are online."""
-    views = {name.partition(":")[0] for name in read.get("features", ()) if ":" in name}
-    known = [online.get((read.get("project", ""), view)) for view in views]
+    known = [online.get((read.get("project", ""), view)) for view in _views(read)]
     moments = [datetime.fromisoformat(one) for one in known if one]
     return min(moments) if moments else None

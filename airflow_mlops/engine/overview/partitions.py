@@ -1,11 +1,10 @@
-"""The partitions of a dataset, as a calendar: what is sealed, blocked, missing, excluded, removed, and online."""
+"""The partitions of a dataset, as a calendar: what is valid, sealed, computed, online, missing, excluded, removed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import String, cast, func, or_, select
@@ -18,18 +17,21 @@ from airflow_mlops.partitioning import Every, Partitioning
 
 VALIDATION = "validation"
 _RETENTION = "retention"
+_NOT_WEEKLY: tuple[Every, ...] = ("hourly", "monthly", "daily")
 _AFTER = "z"
 """Comes after whatever follows in a key, in every collation: some pass over punctuation."""
-_WEEK = 7
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A partition. ``state`` is ``sealed``, ``blocked``, ``missing``, ``excluded`` or ``removed``."""
+    """A partition. ``state`` is ``sealed``, ``valid``, ``blocked``, ``missing``, ``excluded`` or ``removed``.
+
+    ``features`` of a sealed one are ``online``, ``computed`` or neither.
+    """
 
     key: str
     state: str
-    online: bool = False
+    features: str = ""
     rows: int | None = None
     revision: str = ""
     sealed: datetime | None = None
@@ -65,13 +67,20 @@ class Calendar:
         return found
 
 
-def calendar(ledger: Ledger, dataset: str, online: datetime | None = None, period: str = "") -> Calendar | None:
+def calendar(
+    ledger: Ledger,
+    dataset: str,
+    online: datetime | None = None,
+    period: str = "",
+    computed: Collection[str] = (),
+) -> Calendar | None:
     """Return the partitions of a dataset in a period; None when none was ever sealed.
 
     Missing are those between the first and the last that are known.
 
     :param online: Up to when the features are online.
     :param period: Beginning of the keys, such as ``2026``; empty: that of the last key.
+    :param computed: Keys of which the features are computed.
     :raises TransientError: when the ledger does not answer.
     """
     with ledger.reading():
@@ -84,20 +93,23 @@ def calendar(ledger: Ledger, dataset: str, online: datetime | None = None, perio
         sealed = _latest(_within(ledger, PARTITION, dataset, period))
         removed = _latest(_within(ledger, _RETENTION, dataset, period))
         bad = {fact.key: (fact, reason) for fact, reason in reversed([*blocked(ledger, dataset, period=period)])}
+        valid = _keys(ledger, VALIDATION, dataset, period)
         excluded = exclusions(ledger, dataset) if ledger.facts(EXCLUDED, dataset, limit=1) else []
         periods = _periods(first, last, length)
-    partitioning = Partitioning(_every([first, *sealed, last]))
+    partitioning = Partitioning(_every({first, *sealed, last}))
     left_out = excluded_keys(excluded, partitioning)
-    known = {*sealed, *bad}
+    known = set(filter(partitioning.is_key, {*sealed, *bad, *valid}))
     cells = []
     for key in sorted({*known, *_between(partitioning, max(first, period), min(last, period + _AFTER), known)}):
         state, reason = _state(key, sealed, removed, bad, left_out)
+        state = "valid" if state == "missing" and key in valid else state
+        is_online = online is not None and partitioning.interval(key)[1] <= online
         made = sealed[key].payload if key in sealed else {}
         cells.append(
             Cell(
                 key=key,
                 state=state,
-                online=state == "sealed" and online is not None and partitioning.interval(key)[1] <= online,
+                features="" if state != "sealed" else "online" if is_online else "computed" if key in computed else "",
                 rows=made.get("rows"),
                 revision=made.get("revision", ""),
                 sealed=sealed[key].at if key in sealed else None,
@@ -159,6 +171,13 @@ def _bounds(ledger: Ledger, dataset: str) -> tuple[str, str] | None:
     return None if first is None else (first, last)
 
 
+def _keys(ledger: Ledger, kind: str, dataset: str, period: str) -> set[str]:
+    query = select(FactRow.key).where(FactRow.kind == kind, FactRow.subject == dataset).distinct()
+    query = query.where(FactRow.key >= period, FactRow.key < period + _AFTER)
+    with ledger.transaction() as connection:
+        return set(connection.execute(query).scalars())
+
+
 def _within(ledger: Ledger, kind: str, dataset: str, period: str, *more: Any, most: int | None = None) -> list[Fact]:
     query = select(FactRow.__table__).where(FactRow.kind == kind, FactRow.subject == dataset, *more)
     if period:
@@ -182,15 +201,10 @@ def _periods(first: str, last: str, length: int) -> tuple[str, ...]:
     return tuple(month for month in months if first[:length] <= month <= last[:length])
 
 
-def _every(keys: Sequence[str]) -> Every:
-    """Return how a dataset is cut, as its keys show: weekly ones are seven days apart."""
-    last = keys[-1]
-    if "T" in last:
-        return "hourly"
-    if len(last) == len("2026-01"):
-        return "monthly"
-    days = sorted({datetime.strptime(key, "%Y-%m-%d").toordinal() for key in keys})  # noqa: DTZ007  a day, no moment
-    return "weekly" if len(days) > 1 and all((b - a) % _WEEK == 0 for a, b in pairwise(days)) else "daily"
+def _every(keys: Collection[str]) -> Every:
+    """Return how a dataset is cut, as its keys show; a single Monday is taken for a day."""
+    cuts: tuple[Every, ...] = ("hourly", "monthly", "weekly", "daily") if len(set(keys)) > 1 else _NOT_WEEKLY
+    return next((cut for cut in cuts if all(map(Partitioning(cut).is_key, keys))), "daily")
 
 
 def _between(partitioning: Partitioning, first: str, last: str, known: set[str]) -> Iterator[str]:
