@@ -154,7 +154,7 @@ def test_every_route_is_closed_to_the_anonymous(server: Server):
     from airflow_mlops.ui.app import PREFIX, create_app
 
     routes = [route for route in create_app().routes if isinstance(route, APIRoute)]
-    assert len(routes) == 17
+    assert len(routes) == 18
     names = {"dataset": "departures", "name": "departures-2013.01.15", "model": "flight_delay"}
     with server.client(None) as anyone:
         for route in routes:
