@@ -126,6 +126,31 @@ def test_a_version_that_was_only_judged_is_there(url: str):
     assert detail(ledger, "own", 3).held == ()
 
 
+def test_versions_that_were_only_judged_lie_between_the_others(ledger: Ledger):
+    story = Story(ledger, "mixed")
+    for number in (1, 3):
+        story.version(number, 10 - number, 0.7)
+    story.told({"server": SERVER, "model": "mixed", "stable": None})
+    for number in (2, 4):
+        verdict = {"model": "mixed", "version": number, "status": "FAIL", "checks": [], "gates": []}
+        ledger.record("verdict", "mixed", verdict)
+    assert [(one.number, one.status) for one in versions(ledger, "mixed")] == [
+        *((4, "FAIL"), (3, "PASS"), (2, "FAIL"), (1, "PASS"))
+    ]
+
+
+def test_pages_of_versions_follow_each_other(url: str):
+    ledger = Ledger(url)
+    story = Story(ledger, "long")
+    for number in range(1, 121):
+        story.version(number, 121 - number, 0.7)
+    story.told({"server": SERVER, "model": "long", "stable": None})
+    pages = [[one.number for one in versions(ledger, "long", page)] for page in (1, 2, 3, 4)]
+    assert [number for page in pages for number in page] == list(range(120, 0, -1))
+    assert [len(page) for page in pages] == [50, 50, 20, 0]
+    assert {one.status for one in versions(ledger, "long", 2)} == {"PASS"}
+
+
 def test_a_version_leads_back_to_its_partitions(ledger: Ledger):
     ledger.record("taint", "shop", {"dataset": "orders", "key": day(12), "old": "a", "new": "b"}, key="s6")
     one = detail(ledger, "shop", 6)

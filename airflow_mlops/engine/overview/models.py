@@ -21,9 +21,9 @@ from airflow_mlops.engine.ledger.newest import last_keys, last_runs, newest, sub
 from airflow_mlops.engine.retraining.registered import FACT as REGISTERED
 from airflow_mlops.engine.serving.deployments import FACT as DEPLOYMENT
 
-POINTS = 20
+POINTS = 12
 """Most values in a sparkline."""
-_MOVES = 10
+_MOVES = 6
 
 
 @dataclass(frozen=True)

@@ -120,15 +120,20 @@ def calendar(
     return Calendar(dataset, partitioning.every, period, periods, tuple(cells))
 
 
-def blocked(ledger: Ledger, dataset: str, *, period: str = "", most: int | None = None) -> Iterator[tuple[Fact, str]]:
+def blocked(ledger: Ledger, dataset: str, *, period: str = "", latest: int | None = None) -> Iterator[tuple[Fact, str]]:
     """Yield the validations of a dataset's partitions that blocked, newest first, with the first reason.
 
     :param period: Beginning of the keys; empty: all.
+    :param latest: Only of so many validations, the last ones; None: of all.
     """
     told = cast(FactRow.payload, String)
     # Only what failed is read at all: of thousands of partitions nearly all validations passed.
     failed = or_(told.like('%"success": false%'), told.like('%"outcomes": []%'))
-    for fact in _within(ledger, VALIDATION, dataset, period, failed, most=most):
+    among = [failed]
+    if latest is not None:
+        last = select(FactRow.id).where(FactRow.kind == VALIDATION, FactRow.subject == dataset)
+        among.append(FactRow.id.in_(last.order_by(FactRow.id.desc()).limit(latest)))
+    for fact in _within(ledger, VALIDATION, dataset, period, *among):
         outcomes = fact.payload["outcomes"]
         bad = [
             one
@@ -178,11 +183,11 @@ def _keys(ledger: Ledger, kind: str, dataset: str, period: str) -> set[str]:
         return set(connection.execute(query).scalars())
 
 
-def _within(ledger: Ledger, kind: str, dataset: str, period: str, *more: Any, most: int | None = None) -> list[Fact]:
+def _within(ledger: Ledger, kind: str, dataset: str, period: str, *more: Any) -> list[Fact]:
     query = select(FactRow.__table__).where(FactRow.kind == kind, FactRow.subject == dataset, *more)
     if period:
         query = query.where(FactRow.key >= period, FactRow.key < period + _AFTER)
-    query = query.order_by(FactRow.id.desc()).limit(most)
+    query = query.order_by(FactRow.id.desc())
     with ledger.transaction() as connection:
         rows = connection.execute(query).mappings().all()
     return [Fact(**{**row, "at": datetime.fromisoformat(row["at"])}) for row in rows]

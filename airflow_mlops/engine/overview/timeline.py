@@ -19,6 +19,8 @@ from airflow_mlops.engine.serving.deployments import FACT as DEPLOYMENT
 
 LANES = ("versions", "deployments", "halts", "data")
 _MOST = 200
+_VALIDATIONS = 1000
+"""So many of a dataset, the last ones, are searched for partitions that were blocked."""
 
 
 @dataclass(frozen=True)
@@ -101,5 +103,5 @@ def _data(ledger: Ledger, dataset: str, most: int) -> Iterator[Event]:
         yield Event(fact.at, "data", "good", who, fact.payload["reason"])
     for fact in ledger.facts(LATE, dataset, limit=most):
         yield Event(fact.at, "data", "neutral", f"{dataset} {fact.key} replaced by late data", "")
-    for fact, reason in blocked(ledger, dataset, most=most):
+    for fact, reason in blocked(ledger, dataset, latest=_VALIDATIONS):
         yield Event(fact.at, "data", "bad", f"{dataset} {fact.key} blocked", reason)

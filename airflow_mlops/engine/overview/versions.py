@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
 from airflow_mlops.contracts import Deployment
 from airflow_mlops.engine.data.lateness import SNAPSHOT, TAINT
@@ -23,7 +23,6 @@ from airflow_mlops.problems import less_is_better
 
 PAGE = 50
 """Versions on one page of the list."""
-_VERDICTS_A_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -103,17 +102,20 @@ def versions(ledger: Ledger, model: str, page: int = 1) -> list[Version]:
     :raises TransientError: when the ledger does not answer.
     """
     with ledger.reading():
-        made = ledger.facts(REGISTERED, model, limit=page * PAGE)[(page - 1) * PAGE :]
-        verdicts = ledger.facts(VERDICT, model, limit=page * PAGE * _VERDICTS_A_VERSION)
+        made = _registered(ledger, model, page)
+        if not made and page > 1:
+            return []
+        numbers = [int(fact.key) for fact in made]
+        # An own DAG may have judged versions that nobody registered with this ledger: they are in between, or beyond.
+        low = min(numbers) if len(made) == PAGE else None
+        verdicts = _verdicts(ledger, model, low, max(numbers) if page > 1 else None)
         states = _states(ledger, model)
     last: dict[int, Fact] = {}
     for fact in verdicts:
         last.setdefault(fact.payload["version"], fact)
-    found = {int(fact.key): _version(fact, last.get(int(fact.key)), states) for fact in made}
-    if page == 1:  # those that an own DAG judged, and nobody registered with this ledger
-        newest = {number: fact for number, fact in last.items() if number > max(found, default=0)}
-        found |= {number: _version(None, fact, states) for number, fact in newest.items()}
-    return sorted(found.values(), key=lambda one: -one.number)[:PAGE]
+    found = {number: _version(None, fact, states) for number, fact in last.items()}
+    found |= {int(fact.key): _version(fact, last.get(int(fact.key)), states) for fact in made}
+    return sorted(found.values(), key=lambda one: -one.number)
 
 
 def count(ledger: Ledger, model: str) -> int:
@@ -131,7 +133,7 @@ def detail(ledger: Ledger, model: str, number: int) -> Detail:
     """
     with ledger.reading():
         registered = ledger.facts(REGISTERED, model, key=str(number), limit=1)
-        verdicts = _verdicts(ledger, model, number)
+        verdicts = _verdicts(ledger, model, number, number)
         if not registered and not verdicts:
             known = [str(one.number) for one in versions(ledger, model)]
             raise DataError(
@@ -247,10 +249,21 @@ def _gates(verdict: Mapping[str, Any]) -> str:
     )
 
 
-def _verdicts(ledger: Ledger, model: str, number: int) -> list[Fact]:
-    """Return the verdicts on a version, newest first."""
+def _registered(ledger: Ledger, model: str, page: int) -> list[Fact]:
+    query = select(FactRow.__table__).where(FactRow.kind == REGISTERED, FactRow.subject == model)
+    return _found(ledger, query.order_by(FactRow.id.desc()).limit(PAGE).offset((page - 1) * PAGE))
+
+
+def _verdicts(ledger: Ledger, model: str, low: int | None, high: int | None) -> list[Fact]:
+    """Return the verdicts on the versions from ``low`` to ``high``, newest first; None: without a bound."""
+    version = FactRow.payload["version"].as_integer()
     query = select(FactRow.__table__).where(FactRow.kind == VERDICT, FactRow.subject == model)
-    query = query.where(FactRow.payload["version"].as_integer() == number).order_by(FactRow.id.desc())
+    query = query if low is None else query.where(version >= low)
+    query = query if high is None else query.where(version <= high)
+    return _found(ledger, query.order_by(FactRow.id.desc()))
+
+
+def _found(ledger: Ledger, query: Select[Any]) -> list[Fact]:
     with ledger.transaction() as connection:
         rows = connection.execute(query).mappings().all()
     return [Fact(**{**row, "at": datetime.fromisoformat(row["at"])}) for row in rows]
