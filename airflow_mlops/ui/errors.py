@@ -6,7 +6,7 @@ from typing import cast
 
 from fastapi import Request, status
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError
@@ -28,8 +28,6 @@ def explain(request: Request, error: Exception) -> Response:
     elif problem.retryable:
         code = status.HTTP_503_SERVICE_UNAVAILABLE
     if "text/html" in request.headers.get("accept", ""):
-        if "/reports/" in request.url.path:
-            return PlainTextResponse(str(problem), code)
         return page(request, "error.html", {"problem": problem}, code)
     return JSONResponse({"headline": problem.headline, "detail": problem.detail, "hint": problem.hint}, code)
 

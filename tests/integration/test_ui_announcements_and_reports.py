@@ -220,9 +220,9 @@ def test_no_other_file_is_shown(server: Server, name: str):
 def test_a_missing_report_is_explained_to_the_person_in_the_browser(server: Server):
     with server.client("admin") as admin:
         answer = admin.get("/mlops/reports/departures.html", headers={"Accept": "text/html,*/*"})
-    assert answer.headers["content-type"].startswith("text/plain")
-    assert answer.text.startswith("There is no report 'departures'.\n  where: ")
-    assert "  fix:   " in answer.text
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "There is no report &#39;departures&#39;." in answer.text
+    assert "Clear the task that wrote it" in answer.text
 
 
 # --- halts ------------------------------------------------------------------------------------------------

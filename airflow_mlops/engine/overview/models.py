@@ -163,9 +163,9 @@ def values(registered: Iterable[Fact], metric: str) -> tuple[tuple[int, float], 
 
 def judged(fact: Fact) -> Judged:
     """Return a verdict, with the first of its reasons to refuse."""
-    refused = [check for check in fact.payload["checks"] if not check["passed"]]
+    refused = [check for check in fact.payload.get("checks", ()) if not check["passed"]]
     reason = refused[0]["reason"] if refused else ""
-    return Judged(fact.payload["version"], fact.payload["status"], fact.at, reason)
+    return Judged(fact.payload["version"], fact.payload.get("status", ""), fact.at, reason)
 
 
 def _deployments(ledger: Ledger) -> dict[str, list[Deployment]]:

@@ -15,6 +15,7 @@ from airflow_mlops.engine.evaluation.approvals import FACT as VERDICT
 from airflow_mlops.engine.features.governance.consumers import KIND as FEATURES
 from airflow_mlops.engine.ledger import Fact, Ledger
 from airflow_mlops.engine.ledger.models import FactRow
+from airflow_mlops.engine.overview.models import judged
 from airflow_mlops.engine.registry.deleting import FACT as DELETED
 from airflow_mlops.engine.retraining.registered import FACT as REGISTERED
 from airflow_mlops.engine.serving.deployments import deployments
@@ -153,7 +154,7 @@ def detail(ledger: Ledger, model: str, number: int) -> Detail:
     return Detail(
         version=_version(registered[0] if registered else None, verdicts[0] if verdicts else None, states),
         verdict=verdict,
-        judged=tuple((fact.at, fact.payload["status"]) for fact in verdicts),
+        judged=tuple((fact.at, judged(fact).status) for fact in verdicts),
         snapshot=snapshot,
         as_of=told.get("as_of", ""),
         cut=datetime.fromisoformat(cut) if cut else None,
@@ -274,12 +275,12 @@ def _version(registered: Fact | None, verdict: Fact | None, states: Mapping[int,
     assert told is not None
     made = registered.payload if registered is not None else {}
     number = int(made["version"]) if made else int(told.payload["version"])
-    refused = [] if verdict is None else [check for check in verdict.payload["checks"] if not check["passed"]]
+    last = None if verdict is None else judged(verdict)
     return Version(
         number=number,
         at=told.at,
-        status="" if verdict is None else verdict.payload["status"],
-        reason=refused[0]["reason"] if refused else "",
+        status="" if last is None else last.status,
+        reason="" if last is None else last.reason,
         states=tuple(states.get(number, ())),
         metrics=made.get("metrics", {}),
         why=made.get("why", ""),
