@@ -132,7 +132,8 @@ def blocked(ledger: Ledger, dataset: str, *, period: str = "", latest: int | Non
     among = [failed]
     if latest is not None:
         last = select(FactRow.id).where(FactRow.kind == VALIDATION, FactRow.subject == dataset)
-        among.append(FactRow.id.in_(last.order_by(FactRow.id.desc()).limit(latest)))
+        ids = last.order_by(FactRow.id.desc()).limit(latest).subquery()
+        among.append(FactRow.id >= select(func.min(ids.c.id)).scalar_subquery())
     for fact in _within(ledger, VALIDATION, dataset, period, *among):
         outcomes = fact.payload["outcomes"]
         bad = [
