@@ -22,12 +22,37 @@ BaseOperator.get_serialized_fields()
 # Python imports its parser of times on first use.
 airflow_mlops.partitioning.DAILY.interval("2013-01-01")
 
+_RUN = "&run_id={RUN_ID}"
+_TABS = (("dag", ""), ("dag_run", _RUN), ("task", ""), ("task_instance", _RUN))
+"""Pages of Airflow that have a tab, and what of their address it is told beside the DAG."""
+
 
 class AirflowMlopsPlugin(AirflowPlugin):
     """Makes the package known under Admin → Plugins, serves ``/mlops`` in the API server, notes why runs train."""
 
     name = "airflow_mlops"
     listeners = [airflow_mlops.listeners]
+    # Addresses are relative: behind a prefix they stay below it.
+    external_views = [
+        {
+            "name": "Models",
+            "href": "mlops/models",
+            "destination": "nav",
+            "url_route": "models",
+            "nav_top_level": True,
+            "icon": "mlops/static/models.svg",
+            "icon_dark_mode": "mlops/static/models-dark.svg",
+        },
+        *(
+            {
+                "name": "Model",
+                "href": f"mlops/tab?dag_id={{DAG_ID}}{more}",
+                "destination": destination,
+                "url_route": f"model-of-{destination.replace('_', '-')}",
+            }
+            for destination, more in _TABS
+        ),
+    ]
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -33,6 +33,7 @@ __all__ = [
     "check_groups",
     "check_label",
     "head_of",
+    "less_is_better",
     "metrics_of",
     "of_head",
     "problem_named",
@@ -79,6 +80,13 @@ def of_head(head: str, metric: str) -> str:
 def head_of(metric: str) -> str:
     """Return the head that a metric is of; empty: of the label itself."""
     return metric.rpartition(".")[0]
+
+
+def less_is_better(metric: str) -> bool | None:
+    """Return whether less of a metric is better; None when the problem types do not know it, or disagree."""
+    own = metric.rpartition(".")[2]  # that of a head is <head>.<metric>
+    known = {one.metrics[own].less_is_better for one in PROBLEMS.values() if own in one.metrics}
+    return known.pop() if len(known) == 1 else None
 
 
 def check_groups(problems: Iterable[str], group: str, where: str) -> None:

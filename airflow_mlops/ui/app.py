@@ -1,4 +1,4 @@
-"""The web application under ``/mlops``: the announcements of upstreams, halts, and reports.
+"""The web application under ``/mlops``: the pages of models, announcements, exclusions, halts, and reports.
 
 Airflow does not guard what a plugin mounts: every route here declares what its caller must be allowed to do.
 """
@@ -9,10 +9,11 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.core_api.security import auth_manager_from_app
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from airflow_mlops.exceptions import MlopsError
-from airflow_mlops.ui import announcements, halts, reports
-from airflow_mlops.ui.errors import explain, explain_body
+from airflow_mlops.ui import announcements, exclusions, halts, pages, reports
+from airflow_mlops.ui.errors import explain, explain_body, explain_refusal
 
 PREFIX = "/mlops"
 
@@ -24,8 +25,11 @@ def create_app() -> FastAPI:
     # Airflow's own dependencies look for the auth manager in the state of the root application.
     app.dependency_overrides[auth_manager_from_app] = get_auth_manager
     app.include_router(announcements.router, prefix="/api/v1")
+    app.include_router(exclusions.router, prefix="/api/v1")
     app.include_router(halts.router, prefix="/api/v1")
+    app.include_router(pages.router)
     app.include_router(reports.router)
     app.add_exception_handler(MlopsError, explain)
     app.add_exception_handler(RequestValidationError, explain_body)
+    app.add_exception_handler(HTTPException, explain_refusal)
     return app

@@ -1,4 +1,4 @@
-"""How an error reaches the caller of a route: headline, detail and hint, as JSON or, in a browser, as text."""
+"""How an error reaches the caller of a route: headline, detail and hint, as JSON or, in a browser, as a page."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from typing import cast
 
 from fastapi import Request, status
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError
+from airflow_mlops.ui.rendering import page
+
+_REFUSED = {
+    status.HTTP_401_UNAUTHORIZED: ("You are not signed in.", "Sign in to Airflow, and load this page again."),
+    status.HTTP_403_FORBIDDEN: ("You may not see this.", "It takes the right to read all DAGs of the model."),
+    status.HTTP_404_NOT_FOUND: ("There is no such page.", "The page Models leads to those that there are."),
+}
 
 
 def explain(request: Request, error: Exception) -> Response:
@@ -20,8 +28,17 @@ def explain(request: Request, error: Exception) -> Response:
     elif problem.retryable:
         code = status.HTTP_503_SERVICE_UNAVAILABLE
     if "text/html" in request.headers.get("accept", ""):
-        return PlainTextResponse(str(problem), code)
+        return page(request, "error.html", {"problem": problem}, code)
     return JSONResponse({"headline": problem.headline, "detail": problem.detail, "hint": problem.hint}, code)
+
+
+def explain_refusal(request: Request, error: Exception) -> Response:
+    """Answer who is not signed in, who may not, and who asks for what is not there; a browser gets a page."""
+    refused = cast(HTTPException, error)
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"detail": refused.detail}, refused.status_code, headers=refused.headers)
+    headline, hint = _REFUSED.get(refused.status_code, (str(refused.detail), ""))
+    return page(request, "error.html", {"problem": ConfigError(headline, hint=hint)}, refused.status_code)
 
 
 def explain_body(request: Request, error: Exception) -> Response:

@@ -24,11 +24,12 @@ from airflow_mlops.engine.evaluation.gates import gates_of, judge
 from airflow_mlops.engine.evaluation.rejudge import _labels
 from airflow_mlops.engine.features.computing.compute import _as_known
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.engine.registry.comparing import _of_problem_types, less_is_better
+from airflow_mlops.engine.registry.comparing import _of_problem_types
 from airflow_mlops.engine.training import data as data_module
 from airflow_mlops.engine.training.data import TrainingData
 from airflow_mlops.engine.training.own_data import OwnColumns, snapshot_of_files
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError
+from airflow_mlops.problems import less_is_better
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 HEADS = {"refund": "", "kind": ""}

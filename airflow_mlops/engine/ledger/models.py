@@ -21,6 +21,7 @@ class FactRow(Base):
     __table_args__ = (
         Index("ix_mlops_fact_lookup", "kind", "subject", "key", "id"),
         Index("ix_mlops_fact_newest", "kind", "id"),
+        Index("ix_mlops_fact_subject_newest", "kind", "subject", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -35,6 +36,7 @@ class PointerRow(Base):
     """A pointer's present value."""
 
     __tablename__ = "mlops_pointer"
+    __table_args__ = (Index("ix_mlops_pointer_prefix", "name", postgresql_ops={"name": "varchar_pattern_ops"}),)
 
     name: Mapped[str] = mapped_column(primary_key=True)
     revision: Mapped[int]
@@ -48,6 +50,7 @@ class TrainingRequestRow(Base):
     __table_args__ = (
         Index("ux_mlops_training_request", "model", "key", unique=True),
         Index("ix_mlops_training_request_state", "model", "state"),
+        Index("ix_mlops_training_request_newest", "model", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

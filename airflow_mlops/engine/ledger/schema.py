@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine, func, inspect, select, text
 
 from airflow_mlops.exceptions import ConfigError
 
-HEAD = "0003"
+HEAD = "0004"
 # Not Alembic's default: the ledger may share a database with Airflow, which has its own.
 VERSION_TABLE = "mlops_alembic_version"
 _ADVISORY_LOCK = int.from_bytes(b"mlops_lg")

@@ -11,7 +11,7 @@ from airflow_mlops.engine.registry.connection import talking_to
 from airflow_mlops.engine.registry.lookup import find_version
 from airflow_mlops.engine.registry.registry import Registry
 from airflow_mlops.exceptions import ConfigError, DataError, did_you_mean
-from airflow_mlops.problems import METRICS, PROBLEMS, head_of, of_head
+from airflow_mlops.problems import METRICS, head_of, less_is_better, of_head
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -62,13 +62,6 @@ def compare(registry: Registry, model: str, wanted: Sequence[str], metrics: Sequ
         best={name: _best(name, values) for name, values in table.items()},
         same_data=len(snapshots) == 1 and None not in snapshots,
     )
-
-
-def less_is_better(metric: str) -> bool | None:
-    """Return whether less of a metric is better; None when the problem types do not know it, or disagree."""
-    own = metric.rpartition(".")[2]  # that of a head is <head>.<metric>
-    known = {one.metrics[own].less_is_better for one in PROBLEMS.values() if own in one.metrics}
-    return known.pop() if len(known) == 1 else None
 
 
 def _of_problem_types(logged: Mapping[int, Mapping[str, float]]) -> list[str]:

@@ -30,7 +30,7 @@ class ModelFeatures(Record):
 
     ``definition`` and ``code`` are those of its snapshot; ``features`` are ``view:feature``, or, when the service
     was gone already at registration, the names of all inputs of the model. ``label_cut`` says how far its data goes,
-    ``pinned`` which partitions of each stored view it was trained on.
+    ``pinned`` which partitions of each stored view it was trained on, ``datasets`` whose partitions.
     """
 
     model: str
@@ -43,6 +43,7 @@ class ModelFeatures(Record):
     snapshot: str
     label_cut: datetime | None = None
     pinned: dict[str, Pinned] = {}
+    datasets: tuple[str, ...] = ()
 
 
 class Consumer(Record):
@@ -117,6 +118,7 @@ def record_model(ledger: Ledger, model: str, version: int, snapshot: Snapshot) -
         snapshot=snapshot.id,
         label_cut=snapshot.label_cut,
         pinned={view: (min(keys), max(keys), len(keys)) for view, keys in snapshot.feature_files.items() if keys},
+        datasets=tuple(snapshot.partitions),
     )
     if read_by(ledger, model, version) is None:
         ledger.record(KIND, model, read.model_dump(mode="json"), key=str(version))

@@ -1,0 +1,107 @@
+"""Who may see and who may act on which model: as Airflow's auth manager says it of the model's DAGs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.common.db.common import SessionDep
+from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
+from fastapi import Depends, HTTPException, status
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+STAGES = (
+    *("train", "deploy", "retrain", "rollup", "features", "sources", "backfill", "runbook"),
+    *("rollback", "exclude", "roll_through", "batch_predict", "history", "rerun"),
+)
+"""What the DAGs of a model are called behind its name."""
+
+
+@dataclass(frozen=True)
+class Dag:
+    """A DAG of a model, as Airflow has it."""
+
+    dag_id: str
+    paused: bool
+    next_run: datetime | None
+    schedule: str
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a user may see. Models without a DAG in this Airflow are for those who may read every DAG."""
+
+    user: BaseUser
+    dags: Mapping[str, Dag]
+    readable: frozenset[str]
+
+    def of(self, model: str) -> dict[str, Dag]:
+        """Return stage → the DAG of a model."""
+        named = {stage: self.dags.get(f"{model}.{stage}") for stage in STAGES}
+        return {stage: dag for stage, dag in named.items() if dag is not None}
+
+    def may_read(self, model: str) -> bool:
+        """Whether the user may read all DAGs of a model."""
+        ids = {dag.dag_id for dag in self.of(model).values()}
+        return ids <= self.readable if ids else self.dags.keys() <= self.readable
+
+    def models(self, recorded: Iterable[str]) -> list[str]:
+        """Return the names of the models that the user may see: those of the ledger, and those with DAGs only."""
+        with_dags = {
+            dag_id.rpartition(".")[0] for dag_id in self.dags if dag_id.rpartition(".")[2] in ("train", "deploy")
+        }
+        return sorted(name for name in {*recorded, *with_dags} if name and self.may_read(name))
+
+    def require(self, model: str) -> None:
+        """Refuse a model whose DAGs the user may not read, whether or not there is one of that name.
+
+        :raises HTTPException: 403.
+        """
+        if not self.may_read(model):
+            raise HTTPException(status.HTTP_403_FORBIDDEN, "Forbidden")
+
+    def may_trigger(self, dag_id: str) -> bool:
+        """Whether the user may start runs of a DAG."""
+        details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+        return get_auth_manager().is_authorized_dag(
+            method="POST", access_entity=DagAccessEntity.RUN, details=details, user=self.user
+        )
+
+    def may_change_assets(self) -> bool:
+        """Whether the user may say things about datasets."""
+        return get_auth_manager().is_authorized_asset(method="POST", user=self.user)
+
+
+def access(user: GetUserDep, session: SessionDep) -> Access:
+    """Return what the caller may see; 401 for one who is not logged in."""
+    from sqlalchemy import select
+
+    columns = (
+        DagModel.dag_id,
+        DagModel.is_paused,
+        DagModel.next_dagrun_create_after,
+        DagModel.timetable_summary,
+    )
+    found = session.execute(select(*columns).where(DagModel.is_stale.is_(False))).all()
+    dags = {row.dag_id: Dag(row.dag_id, row.is_paused, row[2], row[3] or "") for row in found}
+    readable = get_auth_manager().get_authorized_dag_ids(user=user, method="GET", session=session)
+    return Access(user, dags, frozenset(readable))
+
+
+def run_of(session: Session, dag_id: str, run_id: str) -> DagRun | None:
+    """Return a run of a DAG, as Airflow has it."""
+    from sqlalchemy import select
+
+    return session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+
+
+AccessDep = Annotated[Access, Depends(access)]
