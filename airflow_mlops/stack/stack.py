@@ -33,6 +33,9 @@ from airflow_mlops.stack.postgres import Postgres
 from airflow_mlops.stack.processes import ProcessRecord, tail
 from airflow_mlops.stack.state import State
 
+_PATIENCE = 20.0
+"""Seconds that a command waits for another one that changes the stack."""
+
 
 class Stack:
     """The stack of one home folder.
@@ -152,7 +155,7 @@ class Stack:
                 detail=str(self.dags),
                 hint="Start it where `dags/` lies, or pass --dags FOLDER.",
             )
-        with self._alone():
+        with self._alone(_PATIENCE):
             missing = [name for name, record in self.status().items() if record is None]
             if missing and self.status().get("watch"):
                 self._stop(self._state().of(["watch"]), grace=5)  # until all of it runs
@@ -282,7 +285,7 @@ class Stack:
         :param grace: Seconds until what does not stop is killed.
         :returns: Names of the components that ran.
         """
-        with self._alone():
+        with self._alone(_PATIENCE):
             running = [name for name, record in self.status().items() if record is not None]
             database = postgres.find(self.layout.database)
             records = list(self._state().processes)
@@ -315,18 +318,27 @@ class Stack:
         replace(self._itself, processes=self._state().plus(record).processes).write(self.layout.state)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one command at a time change the stack."""
+    def _alone(self, patience: float = 0.0) -> Iterator[None]:
+        """Let one command at a time change the stack.
+
+        :param patience: Seconds to wait for another one: what starts again what died is soon done.
+        """
         self.layout.run.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + patience
         with (self.layout.run / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    "Another command is starting or stopping this stack.",
-                    detail=f"home: {self.layout.home}",
-                    hint="Wait until it is done.",
-                ) from None
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() < deadline:
+                        time.sleep(0.1)
+                        continue
+                    raise ConfigError(
+                        "Another command is starting or stopping this stack.",
+                        detail=f"home: {self.layout.home}",
+                        hint="Wait until it is done.",
+                    ) from None
             yield
 
     # --- words --------------------------------------------------------------------------------------------

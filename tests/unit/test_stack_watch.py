@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -83,6 +84,15 @@ def test_what_cannot_run_is_given_up_and_said(stack: Stack, capsys: pytest.Captu
     assert "two had ended and is started again" in capsys.readouterr().out
     with pytest.raises(TransientError, match="two has ended, though nobody stopped it"):
         stack.check()
+
+
+def test_a_command_waits_for_what_is_soon_done(stack: Stack) -> None:
+    with ThreadPoolExecutor() as pool:
+        with stack._alone():
+            down = pool.submit(stack.down, grace=2)
+            time.sleep(0.3)
+            assert not down.done()
+        assert "one" in down.result(60)
 
 
 def test_nothing_is_started_while_a_command_starts_or_stops_the_stack(stack: Stack) -> None:
