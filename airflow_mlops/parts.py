@@ -189,6 +189,7 @@ class Trainer:
         default they are not compared.
     :param checkpoint_every: How often a model function's training is saved. By default as seldom as that takes a
         fiftieth of the time at most.
+    :param checkpoint_epochs: Likewise, after so many epochs each.
     :param tensorboard: Whether logs for TensorBoard go with the model to MLflow: those of a model function, or what a
         fit function or a script writes to the folder that it is told.
     :param params: Handed to ``entrypoint``; a fit function finds them in ``spec.params``.
@@ -220,6 +221,7 @@ class Trainer:
     max_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     min_rows_share: Annotated[float, Field(gt=0, le=1)] | None = None
     checkpoint_every: Duration | None = None
+    checkpoint_epochs: Annotated[int, Field(ge=1)] | None = None
     tensorboard: bool = False
     params: dict[str, Any] = Field(default_factory=dict)
     golden: Entrypoint | None = None
@@ -269,9 +271,10 @@ class Trainer:
     def _check_times(self) -> None:
         """Refuse spans of time that can never come to pass within the timeout."""
         timeout = parse_duration(self.timeout)
-        if self.checkpoint_every and not self.entrypoint:
+        if (self.checkpoint_every or self.checkpoint_epochs) and not self.entrypoint:
+            given = "checkpoint_every" if self.checkpoint_every else "checkpoint_epochs"
             raise ConfigError(
-                f"Trainer(checkpoint_every={self.checkpoint_every!r}) is for a model function.",
+                f"Trainer({given}={getattr(self, given)!r}) is for a model function.",
                 detail=f"fit={self.fit!r}, script={self.script!r}",
                 hint="A fit function or a script saves when it likes, in its folder of checkpoints: leave it out.",
             )

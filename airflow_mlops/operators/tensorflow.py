@@ -81,6 +81,7 @@ class TensorFlowTrainOperator(TrainingOperator):
             price=conf.getfloat("mlops", "price_per_hour", fallback=0.0),
             max_cost=positive(self.max_cost, "max_cost"),
             checkpoint_every=self.checkpoint_every,
+            checkpoint_epochs=self.checkpoint_epochs,
             tensorboard=self.tensorboard,
         )
         try:

@@ -85,6 +85,7 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
                 else float(self.price_per_hour),
                 max_cost=positive(self.max_cost, "max_cost"),
                 checkpoint_every=self.checkpoint_every,
+                checkpoint_epochs=self.checkpoint_epochs,
                 tensorboard=self.tensorboard,
                 gpu=self.gpu,
             ),

@@ -91,6 +91,7 @@ class TrainingOperator(MlopsOperator):
         None: they are not compared.
     :param checkpoint_every: Seconds between two checkpoints of a model function; None: as seldom as saving takes a
         fiftieth of the time at most.
+    :param checkpoint_epochs: Epochs between two of them; with ``checkpoint_every``, whichever comes first.
     :param tensorboard: Whether logs for TensorBoard go with the model to MLflow. Those of a model function are written;
         a fit function finds a folder for its own in ``report.tensorboard``, a script in its file.
     :param gpu: GPUs that it takes, such as ``GPU(1)``: queue and pool follow from it. By default one on the queue
@@ -166,6 +167,7 @@ class TrainingOperator(MlopsOperator):
         max_cost: float | str | None = None,
         min_rows_share: float | str | None = None,
         checkpoint_every: float | None = None,
+        checkpoint_epochs: int | None = None,
         tensorboard: bool = False,
         gpu: GPU | None = None,
         skip_known: bool = False,
@@ -174,6 +176,10 @@ class TrainingOperator(MlopsOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**(where_of(gpu) if self.takes_gpus else {}), **kwargs})
+        if checkpoint_epochs is not None and checkpoint_epochs < 1:
+            raise ConfigError(
+                f"checkpoint_epochs={checkpoint_epochs} saves nothing.", hint="Give a whole number from 1 on."
+            )
         if any(isinstance(one, int) and one < 1 for one in (epochs, batch_size)):
             raise ConfigError(
                 f"epochs={epochs} and batch_size={batch_size} train nothing.",
@@ -218,6 +224,7 @@ class TrainingOperator(MlopsOperator):
         self.max_cost = max_cost
         self.min_rows_share = min_rows_share
         self.checkpoint_every = checkpoint_every
+        self.checkpoint_epochs = checkpoint_epochs
         self.tensorboard = tensorboard
         self.gpu = gpu
         self.skip_known = skip_known

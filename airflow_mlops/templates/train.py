@@ -291,6 +291,7 @@ def _trainer(pipeline: ModelPipeline) -> dict[str, Any]:
         "max_cost": train.max_cost,
         "min_rows_share": train.min_rows_share,
         "checkpoint_every": parse_duration(train.checkpoint_every).total_seconds() if train.checkpoint_every else None,
+        "checkpoint_epochs": train.checkpoint_epochs,
         "tensorboard": train.tensorboard,
         "mlflow_conn_id": pipeline.mlflow_conn_id,
         "ledger_conn_id": pipeline.ledger_conn_id,

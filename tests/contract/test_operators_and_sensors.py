@@ -89,6 +89,7 @@ NOT_TEMPLATED = {
         "in_flight",
         "gpu",
         "checkpoint_every",
+        "checkpoint_epochs",
         "tensorboard",
         "skip_known",
         "headline",

@@ -162,10 +162,17 @@ def test_a_task_is_refused_in_words_before_anything_starts(home: Path):
 
 def test_the_train_dag_has_what_the_trainer_says():
     train = Trainer(
-        "code:build", window="60d", max_cost=3.0, min_rows_share=0.4, checkpoint_every="2m", tensorboard=True
+        "code:build",
+        window="60d",
+        max_cost=3.0,
+        min_rows_share=0.4,
+        checkpoint_every="2m",
+        checkpoint_epochs=5,
+        tensorboard=True,
     )
     task = pipeline(train=train).dags()["m_train"].get_task("train")
     assert (task.max_cost, task.min_rows_share, task.checkpoint_every, task.tensorboard) == (3.0, 0.4, 120.0, True)
+    assert task.checkpoint_epochs == 5
     task = pipeline().dags()["m_train"].get_task("train")
     assert (task.max_cost, task.min_rows_share, task.checkpoint_every, task.tensorboard) == (None, None, None, False)
 
@@ -177,11 +184,19 @@ def test_it_is_saved_as_often_as_is_asked(tmp_path: Path):
     asked, usual = Checkpoints(tmp_path, "s", every=0.1), Checkpoints(tmp_path, "s")
     for one in (asked, usual):
         one.save(Position(1), {}, {})
-        assert not one.due
+        assert not one.due(Position(1, 1))
     asked._cost = usual._cost = 60.0  # it takes long; who asks for it pays for it
     time.sleep(0.12)
-    assert asked.due
-    assert not usual.due
+    assert asked.due(Position(1, 2))
+    assert not usual.due(Position(1, 2))
+
+
+def test_it_is_saved_after_so_many_epochs(tmp_path: Path):
+    by_epochs, by_both = Checkpoints(tmp_path, "s", epochs=2), Checkpoints(tmp_path, "s", every=0.1, epochs=2)
+    time.sleep(0.12)
+    due = [Position(1, 7), Position(2), Position(2, 1), Position(3), Position(4)]
+    assert [by_epochs.due(position) for position in due] == [False, True, False, False, True]
+    assert by_both.due(Position(1, 7))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +205,8 @@ def test_it_is_saved_as_often_as_is_asked(tmp_path: Path):
         ({"checkpoint_every": "2h"}, "stopped before its first checkpoint(.|\n)*timeout=2h, checkpoint_every=2h"),
         ({"stall_timeout": "3h"}, "stopped before it can have stood still so long"),
         ({"entrypoint": None, "fit": "code:fit", "checkpoint_every": "2m"}, "is for a model function(.|\n)*code:fit"),
+        ({"entrypoint": None, "script": "t.py", "checkpoint_epochs": 2}, "checkpoint_epochs=2(.|\n)*t.py"),
+        ({"checkpoint_epochs": 0}, "checkpoint_epochs: Input should be greater than or equal to 1"),
         ({"max_cost": 0.0}, "max_cost: Input should be greater than 0"),
         ({"min_rows_share": 1.5}, "min_rows_share: Input should be less than or equal to 1"),
         ({"checkpoint_evry": "2m"}, "Did you mean 'checkpoint_every'"),

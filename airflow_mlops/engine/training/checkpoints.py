@@ -53,18 +53,22 @@ class Checkpoints:
 
     :param folder: Where they lie; made when the first is saved.
     :param spec_hash: Of the training's spec.
-    :param every: Seconds between two of them; None: as seldom as saving takes little of the time.
+    :param every: Seconds between two of them.
+    :param epochs: Epochs between two of them. Without either, as seldom as saving takes little of the time.
     """
 
-    def __init__(self, folder: Path, spec_hash: str, every: float | None = None) -> None:
-        self.folder, self._spec_hash, self._every = folder, spec_hash, every
+    def __init__(self, folder: Path, spec_hash: str, every: float | None = None, epochs: int | None = None) -> None:
+        self.folder, self._spec_hash, self._every, self._epochs = folder, spec_hash, every, epochs
         self._cost, self._saved = 0.0, time.monotonic()
         self.seconds = 0.0
         """What all saving took."""
 
-    @property
-    def due(self) -> bool:
+    def due(self, position: Position) -> bool:
         """Whether it is time for the next: when asked to be, or so that saving takes a fiftieth of the time at most."""
+        if self._epochs is not None and not position.step and not position.epoch % self._epochs:
+            return True
+        if self._epochs is not None and self._every is None:
+            return False
         return time.monotonic() - self._saved >= (self._every or max(_OFTEN, self._cost / _SHARE))
 
     def save(self, position: Position, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> bool:

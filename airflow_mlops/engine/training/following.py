@@ -36,7 +36,10 @@ class Following(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._spec, self._rows, self._stopping = spec, rows, stopping
-        self.checkpoints = Checkpoints(workdir.checkpoints, spec.hash, every=options().checkpoint_every)
+        told = options()
+        self.checkpoints = Checkpoints(
+            workdir.checkpoints, spec.hash, every=told.checkpoint_every, epochs=told.checkpoint_epochs
+        )
         self._found: Checkpoint | None = None
         self._start = Position()
         self._began = self._epoch_began = time.monotonic()
@@ -143,7 +146,7 @@ class Following(keras.callbacks.Callback):
 
     def _save(self, position: Position) -> None:
         """Save if it is time, or when asked to end: then this process ends."""
-        if not (ending.asked() or self.checkpoints.due):
+        if not (ending.asked() or self.checkpoints.due(position)):
             return
         state = {
             "history": self.lines.history,

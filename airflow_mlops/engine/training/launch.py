@@ -48,6 +48,7 @@ def train(
     price: float = 0.0,
     max_cost: float | None = None,
     checkpoint_every: float | None = None,
+    checkpoint_epochs: int | None = None,
     tensorboard: bool = False,
 ) -> TrainingResult:
     """Train ``spec`` in a child process and return what came out.
@@ -82,6 +83,7 @@ def train(
         price=price,
         max_cost=max_cost,
         checkpoint_every=checkpoint_every,
+        checkpoint_epochs=checkpoint_epochs,
         tensorboard=tensorboard,
     ).run(timeout)
 
@@ -105,6 +107,7 @@ class TrainingProcess:
         price: float = 0.0,
         max_cost: float | None = None,
         checkpoint_every: float | None = None,
+        checkpoint_epochs: int | None = None,
         tensorboard: bool = False,
     ) -> None:
         self.spec = spec
@@ -114,7 +117,9 @@ class TrainingProcess:
         self.task = task or f"training {self.workdir.path}"
         self._patience, self._follow = patience, follow
         self._spending = Spending(self.workdir, price, max_cost)
-        self._options = Options(price, checkpoint_every=checkpoint_every, tensorboard=tensorboard)
+        self._options = Options(
+            price, checkpoint_every=checkpoint_every, checkpoint_epochs=checkpoint_epochs, tensorboard=tensorboard
+        )
         self._child: ChildProcess | None = None
         self._stopped = False
 

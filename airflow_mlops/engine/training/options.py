@@ -16,6 +16,7 @@ class Options(NamedTuple):
     :param spent: Seconds that the tries before took.
     :param gpus: How many it has.
     :param checkpoint_every: Seconds between two checkpoints; None: as seldom as saving takes little of the time.
+    :param checkpoint_epochs: Epochs between two of them.
     :param tensorboard: Whether logs for TensorBoard are written.
     """
 
@@ -23,6 +24,7 @@ class Options(NamedTuple):
     spent: float = 0.0
     gpus: int = 0
     checkpoint_every: float | None = None
+    checkpoint_epochs: int | None = None
     tensorboard: bool = False
 
     def as_environment(self) -> dict[str, str]:

@@ -52,6 +52,7 @@ def command(
     price: float = 0.0,
     max_cost: float | None = None,
     checkpoint_every: float | None = None,
+    checkpoint_epochs: int | None = None,
     tensorboard: bool = False,
     gpu: GPU | None = None,
 ) -> list[str]:
@@ -62,12 +63,14 @@ def command(
     :param timeout: Seconds until it stops itself.
     :param stall_timeout: Seconds without progress until it does.
     :param price: Of an hour of its machine.
-    :param max_cost, checkpoint_every, tensorboard: As for :func:`~airflow_mlops.engine.training.launch.train`.
+    :param max_cost, checkpoint_every, checkpoint_epochs, tensorboard: As for
+        :func:`~airflow_mlops.engine.training.launch.train`.
     """
     told = [*_flag("image", image), *_flag("timeout", timeout), *_flag("stall-timeout", stall_timeout)]
     told += _flag("price", price) if price else []
     told += _flag("max-cost", max_cost) if max_cost is not None else []
     told += _flag("checkpoint-every", checkpoint_every) if checkpoint_every is not None else []
+    told += _flag("checkpoint-epochs", checkpoint_epochs) if checkpoint_epochs is not None else []
     told += ["--tensorboard"] if tensorboard else []
     told += _flag("gpu", json.dumps(_said_of(gpu))) if gpu is not None else []
     return ["python", "-m", __name__, home, job.id, *told]
@@ -118,6 +121,7 @@ class _Remote:
                 price=self._asked.price,
                 max_cost=self._asked.max_cost,
                 checkpoint_every=self._asked.checkpoint_every,
+                checkpoint_epochs=self._asked.checkpoint_epochs,
                 tensorboard=self._asked.tensorboard,
             )
             self._process.run(self._asked.timeout)
@@ -195,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--price", type=float, default=0.0, help="of an hour of this machine")
     parser.add_argument("--max-cost", type=float, help="what all tries together may cost")
     parser.add_argument("--checkpoint-every", type=float, help="seconds between two checkpoints")
+    parser.add_argument("--checkpoint-epochs", type=int, help="epochs between two checkpoints")
     parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard")
     parser.add_argument("--gpu", help="JSON of the GPUs that it takes; {} is one")
     return parser
