@@ -126,7 +126,9 @@ def run_to_a_prediction(
         _, pipeline = load_pipeline(f"dags/{name}.py:{name}")
         task = pipeline.dags()[f"{name}_train"].get_task("snapshot")
         [trigger] = [one for one in commands(project, "stack") if "--conf" in one]
-        task.as_of, task.window, task.exclude = json.loads(trigger[-1])["as_of"], pipeline.train.window, ""
+        task.as_of, task.window = json.loads(trigger[-1])["as_of"], pipeline.train.window
+        task.exclude = task.without_slices = task.entities = ""
+        task.weight = pipeline.label.weight
         snapshot = load_snapshot(home, task.execute({"ti": TaskInstance()})["id"])
         record_model(ledger, name, 1, snapshot)
         entry = {"fit": pipeline.train.fit} if pipeline.train.fit else {"entrypoint": pipeline.train.entrypoint}

@@ -2,11 +2,8 @@
 
 from airflow.sdk import DAG
 
-from airflow_mlops.operators.retraining import (
-    AdmitTrainingOperator,
-    CheckServedAgeOperator,
-    DecideTrainingOperator,
-)
+from airflow_mlops.operators.admit import AdmitTrainingOperator
+from airflow_mlops.operators.retraining import CheckServedAgeOperator, DecideTrainingOperator
 
 WATCH = {
     "source": "orders",

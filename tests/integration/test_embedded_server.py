@@ -37,7 +37,9 @@ def server(base: Path, tmp_path_factory: pytest.TempPathFactory):
     config = tmp_path_factory.mktemp("server") / "models.config"
     config.write_text(config_text(model_text("m", base, (1, 2), stable=1), model_text("a b", base, (1,), früh=1)))
     with ModelServer(f"--model_config_file={config}", *FLAGS, "--rest_api_timeout_in_ms=1000") as running:
-        yield running.wait_until_open()
+        running.wait_until_open()
+        running.wait_for_states("m", {1: "AVAILABLE", 2: "AVAILABLE"})
+        yield running
 
 
 def grpc_predict(server: ModelServer, spec: dict[str, Any], inputs: dict[str, Any], **more: Any) -> dict[str, Any]:

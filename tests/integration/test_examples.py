@@ -46,7 +46,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
             **os.environ,
             **connections(shop, ledger.url),
             "AIRFLOW_CONN_TF_SERVING_DEFAULT": server.connection(),
-            "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server()}),
+            "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server("examples")}),
             "AIRFLOW_CONN_SHOP_DB": json.dumps({"conn_type": "sqlite", "host": f"{shop}/shop.db"}),
             "AIRFLOW_HOME": str(airflow_home(shop / "airflow")),
             "AIRFLOW__CORE__DAGS_FOLDER": str(shop / "dags"),

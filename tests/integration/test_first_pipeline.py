@@ -51,7 +51,8 @@ def test_it_runs_as_it_is_printed(shop: Path, monkeypatch: pytest.MonkeyPatch, c
 
     _, pipeline = load_pipeline("dags/shop.py:shop")
     task = pipeline.dags()["shop_train"].get_task("snapshot")
-    task.as_of, task.window, task.exclude = "2024-03-31T00:00:00+00:00", pipeline.train.window, ""
+    task.as_of, task.window = "2024-03-31T00:00:00+00:00", pipeline.train.window
+    task.exclude = task.without_slices = task.entities = task.weight = ""
     made = task.execute({"ti": TaskInstance()})
     snapshot = load_snapshot(home, made["id"])
     assert snapshot.features == {"price": "double", "orders_30d": "double", "return_rate": "double"}
