@@ -127,6 +127,7 @@ def run_to_a_prediction(
         task = pipeline.dags()[f"{name}_train"].get_task("snapshot")
         [trigger] = [one for one in commands(project, "stack") if "--conf" in one]
         task.as_of, task.window, task.exclude = json.loads(trigger[-1])["as_of"], pipeline.train.window, ""
+        task.weight, task.without_slices, task.entities = pipeline.label.weight, {}, ""
         snapshot = load_snapshot(home, task.execute({"ti": TaskInstance()})["id"])
         record_model(ledger, name, 1, snapshot)
         entry = {"fit": pipeline.train.fit} if pipeline.train.fit else {"entrypoint": pipeline.train.entrypoint}
