@@ -180,7 +180,10 @@ def _say(found: Survey, bounds: Bounds) -> None:
         print(f"It is known from {found.known_at} on: {days} days later at the latest.")
     else:
         print(f"No column says when it is known. Taken as: {days} days later. Is that so? Name a column by --known-at.")
-    print(f"History: by {found.key}, how many rows there were before, and what became of them.")
+    whose = f"by {found.key}" if found.key else "of all together"
+    print(f"History: {whose}, how many rows there were before, and what became of them.")
+    if not found.key:
+        print("No column repeats its values. If rows share something, such as a customer, name it by --key.")
 
 
 def _say_next(plan: Plan) -> None:

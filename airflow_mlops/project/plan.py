@@ -109,7 +109,7 @@ class Plan:
     @property
     def view(self) -> str:
         """The feature view."""
-        return f"{safe_name(self.survey.key)}_history"
+        return f"{safe_name(self.survey.key)}_history" if self.survey.key else "overall_history"
 
     @property
     def count_feature(self) -> str:
@@ -232,7 +232,7 @@ def with_names(survey: Survey, names: Mapping[str, str]) -> Survey:
         time=names[survey.time],
         label=names[survey.label],
         known_at=names.get(survey.known_at, ""),
-        key=names[survey.key],
+        key=names.get(survey.key, ""),
         inputs=tuple(names[name] for name in survey.inputs),
     )
 

@@ -58,6 +58,10 @@ two rollbacks within a week. No gate is passed over, and what was rolled back st
 """
 
 
+_AT_HAND = {"is_paused_upon_creation": False}
+"""What is pressed in an emergency does not wait until somebody unpauses a DAG."""
+
+
 def runbook_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG of what holds until somebody ends it."""
     with pipeline_dag(
@@ -65,6 +69,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         "runbook",
         __doc__,
         schedule=None,
+        **_AT_HAND,
         start_date=pipeline.source.starts_at,
         # A halt does not queue behind a pin that waits for a database.
         max_active_runs=16,
@@ -90,6 +95,7 @@ def rollback_dag(pipeline: ModelPipeline) -> DAG:
         "rollback",
         ROLLBACK,
         schedule=None,
+        **_AT_HAND,
         start_date=pipeline.source.starts_at,
         params={
             "reason": _reason(),
@@ -154,6 +160,7 @@ def exclude_dag(pipeline: ModelPipeline) -> DAG:
         "exclude",
         EXCLUDE,
         schedule=None,
+        **_AT_HAND,
         start_date=pipeline.source.starts_at,
         params={
             "action": Param("exclude", enum=["exclude", "lift"], title="Action"),
@@ -185,6 +192,7 @@ def roll_through_dag(pipeline: ModelPipeline) -> DAG:
         "roll_through",
         ROLL_THROUGH,
         schedule=None,
+        **_AT_HAND,
         start_date=pipeline.source.starts_at,
         params={"reason": _reason(), "confirm": _confirm()},
     ) as dag:

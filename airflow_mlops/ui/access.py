@@ -38,11 +38,15 @@ class Dag:
 
 @dataclass(frozen=True)
 class Access:
-    """What a user may see. Models without a DAG in this Airflow are for those who may read every DAG."""
+    """What a user may see. Models without a DAG in this Airflow are for those who may read every DAG.
+
+    :param running: The runs of trainings that go on, as the ledger names a run: ``<dag> <run>``.
+    """
 
     user: BaseUser
     dags: Mapping[str, Dag]
     readable: frozenset[str]
+    running: frozenset[str] = frozenset()
 
     def of(self, model: str) -> dict[str, Dag]:
         """Return stage → the DAG of a model."""
@@ -94,7 +98,10 @@ def access(user: GetUserDep, session: SessionDep) -> Access:
     found = session.execute(select(*columns).where(DagModel.is_stale.is_(False))).all()
     dags = {row.dag_id: Dag(row.dag_id, row.is_paused, row[2], row[3] or "") for row in found}
     readable = get_auth_manager().get_authorized_dag_ids(user=user, method="GET", session=session)
-    return Access(user, dags, frozenset(readable))
+    trainings = [dag_id for dag_id in dags if dag_id.endswith(".train")]
+    going_on = select(DagRun.dag_id, DagRun.run_id).where(DagRun.state == "running", DagRun.dag_id.in_(trainings))
+    running = frozenset(f"{dag_id} {run_id}" for dag_id, run_id in session.execute(going_on))
+    return Access(user, dags, frozenset(readable), running)
 
 
 def run_of(session: Session, dag_id: str, run_id: str) -> DagRun | None:

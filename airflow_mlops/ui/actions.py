@@ -33,6 +33,7 @@ class Action:
 
 _GO_BACK = ("to_version", "served_on", "trained_before", "until", "override_by", "override_reason")
 _BACK = "An earlier version answers again, and is pinned."
+_FORWARD = "Through a bad time, where no version is good to go back to: its pin is lifted, and it is trained now."
 _ALL = (
     Action(
         "train",
@@ -49,6 +50,7 @@ _ALL = (
         fields=("version", "signature_changes"),
     ),
     Action("rollback", "Roll back", "rollback", _BACK, fields=_GO_BACK, danger=True),
+    Action("roll_through", "Roll through", "roll_through", _FORWARD, fields=("confirm",), danger=True),
     Action(
         "pin",
         "Pin",
@@ -88,7 +90,6 @@ _ALL = (
         fields=("first", "last", "order", "ordered"),
     ),
 )
-"""Of two of one name, the first whose DAG is there."""
 
 
 def actions(access: Access, row: ModelRow) -> dict[str, Action]:
@@ -99,6 +100,7 @@ def actions(access: Access, row: ModelRow) -> dict[str, Action]:
     pinned = any(one.pin for one in row.serving)
     fits = {
         "rollback": serves,
+        "roll_through": serves,
         "pin": serves and not pinned,
         "unpin": pinned,
         "halt": not row.halt,
@@ -110,5 +112,5 @@ def actions(access: Access, row: ModelRow) -> dict[str, Action]:
         if dag is not None and fits.get(one.name, True):
             refused = "" if may[one.stage] else f"You may not start runs of {dag.dag_id}."
             told = {**one.__dict__, "dag_id": dag.dag_id, "paused": dag.paused, "refused": refused}
-            made.setdefault(one.name, Action(**told))
+            made[one.name] = Action(**told)
     return made

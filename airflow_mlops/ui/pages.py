@@ -61,7 +61,7 @@ def list_models(request: Request, access: AccessDep) -> HTMLResponse:
 def show_training(request: Request, access: AccessDep, model: str) -> HTMLResponse:
     """Show how far a training is: the page asks for it again and again."""
     access.require(model)
-    return page(request, "training.html", {"training": _training(open_ledger(), model)})
+    return page(request, "training.html", {"training": _training(open_ledger(), model, access)})
 
 
 @router.get("/models/{model:path}/compare")
@@ -141,7 +141,8 @@ def show_model(
         "number": page_,
         "pages": -(-count(ledger, model) // PAGE),
         "calendars": _calendars(ledger, row, period),
-        "training": _training(ledger, model),
+        "access": access,
+        "training": _training(ledger, model, access),
         "why": _why(ledger, model),
         "cost": cost_of(ledger, model),
     }
@@ -207,11 +208,14 @@ def _metrics(listed: list[Version]) -> list[str]:
     return list(dict.fromkeys(name for one in listed for name in one.metrics))[:_METRICS]
 
 
-def _training(ledger: Ledger, model: str) -> dict[str, object] | None:
+def _training(ledger: Ledger, model: str, access: Access) -> dict[str, object] | None:
+    """Return how far a training is that goes on: one that stopped early, or failed, leaves rows for ever."""
     from airflow_mlops.operators.training_progress import POINTER
 
     pointer = ledger.pointer(POINTER.format(model=model))
-    return None if pointer is None else pointer.value
+    told = {} if pointer is None else pointer.value
+    goes_on = told.get("examples_left") and f"{told.get('dag_id')} {told.get('run_id')}" in access.running
+    return told if goes_on else None
 
 
 def _why(ledger: Ledger, model: str) -> list[str]:

@@ -89,7 +89,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             patch.setattr(watch, "_POLL", 0.5)
             try:
                 watcher.ready(
-                    ["shop.runbook", "shop.rollback", "shop.train", "shop.deploy", "shop.backfill", "hotel.deploy"]
+                    [
+                        "shop.runbook",
+                        "shop.rollback",
+                        "shop.roll_through",
+                        "shop.train",
+                        "shop.deploy",
+                        "shop.backfill",
+                        "hotel.deploy",
+                    ]
                 )
                 watcher.until(lambda: answers(f"{url}/api/v2/version"))
                 tokens = {user: token(url, user, f"{user}-password") for user in USERS}
@@ -325,6 +333,8 @@ def test_each_dag_is_started_with_what_was_chosen(site: Site, page: Page, errors
     assert {"window": "20d", "reason": "new prices"}.items() <= trained["conf"].items()
     rolled = started("shop.rollback", "Roll back", "bad answers", to_version="3")
     assert {"to_version": 3, "reason": "bad answers"}.items() <= rolled["conf"].items()
+    forward = started("shop.roll_through", "Roll through", "the world has changed", confirm="shop")
+    assert forward["conf"] == {"confirm": "shop", "reason": "the world has changed"}
     deployed = started("shop.deploy", "Deploy", "it is better")
     assert deployed["conf"]["version"] == 5
     assert deployed["note"] == "it is better"

@@ -44,12 +44,14 @@ def ledger(tmp_path: Path) -> Ledger:
 def open_as(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Open:
     """Return a browser of somebody who may read some of the DAGs there are."""
 
-    def opened(dags: tuple[str, ...] = (), readable: tuple[str, ...] | None = None, url: str = "") -> TestClient:
+    def opened(
+        dags: tuple[str, ...] = (), readable: tuple[str, ...] | None = None, url: str = "", running: str = ""
+    ) -> TestClient:
         monkeypatch.setattr(pages, "open_ledger", lambda: Ledger(url) if url else ledger)
         app = create_app()
         there = {name: access.Dag(name, paused=False, next_run=None, schedule="") for name in dags}
         may = frozenset(dags if readable is None else readable)
-        app.dependency_overrides[access.access] = lambda: Allowed(None, there, may)  # type: ignore[arg-type]
+        app.dependency_overrides[access.access] = lambda: Allowed(None, there, may, frozenset({running}))  # type: ignore[arg-type]
         app.dependency_overrides[get_user] = lambda: None
         return TestClient(app, headers={"Accept": "text/html"}, raise_server_exceptions=False)
 
@@ -108,11 +110,13 @@ def test_who_may_not_read_a_model_is_refused_every_page_of_it(open_as: Open, led
 
 def test_what_one_may_not_start_is_off(open_as: Open, ledger: Ledger):
     tell(ledger, "shop")
-    client = open_as(("shop.train", "shop.runbook"))
+    client = open_as(("shop.train", "shop.runbook", "shop.rollback", "shop.roll_through"))
     assert "You may not start" not in client.get("/models/shop").text
     Allowed.may_trigger = lambda self, dag_id: dag_id == "shop.train"  # type: ignore[method-assign]
     try:
-        assert client.get("/models/shop").text.count("You may not start runs of shop.runbook.") == 2
+        page = client.get("/models/shop").text
+        assert page.count("You may not start runs of shop.runbook.") == 2
+        assert page.count("You may not start runs of shop.roll") == 2
     finally:
         Allowed.may_trigger = lambda self, dag_id: dag_id in self.readable  # type: ignore[method-assign]
 
@@ -162,7 +166,7 @@ def test_two_hundred_models_load_at_once(open_as: Open, ledger: Ledger):
 
 def test_a_training_is_followed(open_as: Open, ledger: Ledger):
     tell(ledger, "shop")
-    client = open_as()
+    client = open_as(running="shop.train manual__1")
     assert client.get("/models/shop/training").text.strip() == ""
     told = {"epoch": 2, "epochs": 5, "examples": 400, "examples_left": 600, "examples_per_second": 123.4}
     told |= {"seconds_left": 90.0, "metrics": {"loss": 0.41}, "usage": {"gpu_percent": 87.0}}
@@ -171,6 +175,7 @@ def test_a_training_is_followed(open_as: Open, ledger: Ledger):
     for words in ("epoch 2 of 5", "600 rows left", "2 min left", "loss 0.41", "gpu_percent 87", 'data-running="yes"'):
         assert words in page
     assert "Training now" in client.get("/models/shop").text
+    assert "Training now" not in open_as().get("/models/shop").text, "it stopped early, or failed"
 
 
 def test_how_columns_are_distributed_now_and_were_when_it_was_trained(

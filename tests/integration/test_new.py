@@ -8,13 +8,20 @@ import random
 import re
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from airflow_mlops import cli
+from airflow_mlops.contracts import VerdictStatus
+from airflow_mlops.engine.data.partitions import PartitionStore
+from airflow_mlops.engine.features.online.freshness import freshness
+from airflow_mlops.engine.features.online.reader import OnlineReader
+from airflow_mlops.engine.features.parity.check import check_parity, recent_entities
+from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.ledger import Ledger
 from tests.integration.test_s3_partitions import client, connection, endpoint  # noqa: F401  fixtures
 from tests.new_projects import OPTIONS, check_project, importable, into_database, run_to_a_prediction, write_orders
 from tests.table_fixtures import PASSWORD, Postgres
@@ -87,6 +94,48 @@ def test_a_table_of_postgresql_is_extracted_by_weeks_when_it_has_few_rows(here, 
     assert 'Partitioning("weekly", "UTC")' in (project / "dags" / "sales.py").read_text()
     assert "ValueType.INT64" in (project / "feature_repo" / "definitions.py").read_text()
     assert PASSWORD not in said
+
+
+@pytest.fixture
+def wines(here) -> Path:
+    """The project of measurements of which nothing repeats."""
+    rng = random.Random(3)
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    rows = [
+        {"sample": n, "at": begin + timedelta(hours=2 * n), "acidity": rng.uniform(3, 9), "alcohol": rng.gauss(10, 1)}
+        for n in range(480)
+    ]
+    scored = [row | {"quality": round(5 + (row["alcohol"] - 10) - row["acidity"] / 9)} for row in rows]
+    pd.DataFrame(scored).to_csv("wines.csv", index=False)
+    options = ["--time", "at", "--entity", "sample", "--label", "quality", "--problem", "regression"]
+    return new("wines", "--from", "wines.csv", *options)
+
+
+def test_a_history_of_all_rows_is_the_same_online_and_in_training(wines, here, monkeypatch):
+    place = ["--home", str(here / "home"), "--ledger", f"sqlite:///{here}/ledger.db"]
+    monkeypatch.chdir(wines)
+    monkeypatch.setenv("MLOPS_HOME", str(here / "home"))
+    with importable(wines):
+        assert cli.main(["history", "dags/wines.py:wines", "--to", "2024-01-12", *place]) == 0
+    assert cli.main(["features", "materialize", "wines_v1", *place]) == 0
+    assert cli.main(["features", "cost", *place]) == 0
+    location, end = Location(wines / "feature_repo", here / "home"), datetime(2024, 1, 13, tzinfo=UTC)
+    reader = OnlineReader(location, "wines_v1")
+    assert reader.keys == {}
+    [features] = reader.read([{}], as_of=end)
+    assert features["rows_8d"] == 8 * 12
+    assert freshness(location, "wines_v1", as_of=end, max_age=timedelta(days=1)).fresh
+    asked = recent_entities(reader, PartitionStore.under(here / "home"), "wines", until=date(2024, 1, 12))
+    assert len(asked.rows) == 144
+    report = check_parity(location, "wines_v1", asked, ledger=Ledger(f"sqlite:///{here}/ledger.db"))
+    assert (report.status, report.reason) == (VerdictStatus.PASS, "")
+
+
+@pytest.mark.slow
+def test_measurements_of_which_nothing_repeats_are_served(wines, monkeypatch, capsys):
+    run_to_a_prediction(wines, monkeypatch)
+    answer = capsys.readouterr().out
+    assert re.search(r"^prediction: \d+\.\d+  \(version 1 of wines\)", answer, re.MULTILINE)
 
 
 @pytest.mark.slow

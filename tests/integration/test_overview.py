@@ -241,6 +241,7 @@ def test_calendars_of_other_cuts(url: str, keys: list[str], every: str, between:
     found = calendar(ledger, "d")
     assert found.every == every
     assert {cell.key: cell.state for cell in found.cells} == dict.fromkeys(keys, "sealed") | {between: "missing"}
+    assert found.interval(between)[1] == found.interval(keys[-1])[0]
 
 
 def test_a_run_has_its_request_its_version_and_its_partition(ledger: Ledger):

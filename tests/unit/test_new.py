@@ -90,6 +90,21 @@ def test_trees_in_place_of_a_network(here, capsys):
     assert cli.main(["explain", "buyers/dags/buyers.py:buyers"]) == 0
 
 
+def test_a_table_in_which_nothing_repeats_has_a_history_of_all_rows(here, capsys):
+    write(visitor=None)
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS]) == 0
+    assert "History: of all together" in capsys.readouterr().out
+    assert "No column repeats its values" in Path("buyers/README.md").read_text()
+    assert "entities=[]," in Path("buyers/feature_repo/definitions.py").read_text()
+    assert "airflow-mlops ask buyers pages=" in Path("buyers/README.md").read_text()
+    assert cli.main(["explain", "buyers/dags/buyers.py:buyers"]) == 0
+
+
+def test_a_table_of_nothing_but_a_label(here, capsys):
+    write(visitor=None, pages=None)
+    assert "No column says anything" in refused(capsys, "--from", "visits.csv", *OPTIONS)
+
+
 def test_an_empty_folder(here, capsys):
     Path("visits").mkdir()
     Path("visits/readme.pdf").write_text("nothing")

@@ -192,9 +192,14 @@ def test_what_cannot_be_is_said_in_words(more: dict, changes: dict, said: str):
     assert said in str(error.value)
 
 
-def test_without_anything_that_repeats_there_is_no_history():
-    with pytest.raises(DataError, match="--key COLUMN"):
-        looked(orders().drop_columns(["customer"]))
+def test_without_anything_that_repeats_the_history_is_of_all_rows():
+    found = looked(orders().drop_columns(["customer"]))
+    assert (found.key, found.inputs) == ("", ("price",))
+
+
+def test_without_anything_that_tells_rows_apart_nothing_is_learned():
+    with pytest.raises(DataError, match="No column says anything"):
+        looked(orders(shop=["a"] * 600).drop_columns(["customer", "price"]))
 
 
 def test_names_that_feast_or_python_cannot_hold_are_changed():

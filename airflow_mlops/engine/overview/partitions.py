@@ -58,6 +58,10 @@ class Calendar:
             found.setdefault(cell.key[:length], []).append(cell)
         return found
 
+    def interval(self, key: str) -> tuple[datetime, datetime]:
+        """Return what a key names, as ``[start, end)``, in days of UTC: the ledger knows no zone."""
+        return Partitioning(self.every).interval(key)
+
     @property
     def counts(self) -> dict[str, int]:
         """State → how many partitions of the period."""

@@ -52,7 +52,7 @@ class Survey:
 
     :param known_at: Column of when the label is known; empty where none says it.
     :param matures_after: How long after its time a row's label may still come.
-    :param key: Column that rows share, and by which a history is computed.
+    :param key: Column that rows share, and by which a history is computed; empty: none, it is one of all rows.
     :param inputs: Columns that a model takes as they are.
     :param classes: Classes of a label, the most frequent first; none of truths and numbers.
     :param label_rate: Share of truths; mean of numbers; share of the most frequent class.
@@ -157,14 +157,14 @@ class _Found:
         telling = {name: self.problem.telling(self.known[name], self.truths) for name in rest}
         excluded = {name: why for name, one in rest.items() if (why := self._excluded(one, telling[name]))}
         self.key = key or _best_key([one for name, one in rest.items() if name not in excluded], self.rows)
-        if not self.key:
-            raise DataError(
-                "No column repeats its values, so there is no history to compute features from.",
-                detail=f"columns: {', '.join(rest) or 'none'}",
-                hint="Name what rows share, such as a customer, a shop or a machine: --key COLUMN, a text or a whole "
-                "number.",
-            )
         able = [name for name, one in rest.items() if name not in excluded and not self._unfit(one)]
+        if not self.key and not able:
+            raise DataError(
+                "No column says anything that a model could tell rows apart by.",
+                detail="; ".join(f"{name}: {excluded.get(name) or self._unfit(one)}" for name, one in rest.items())
+                or f"columns: {', '.join(seen)}",
+                hint="Bring columns that are known before the label: numbers, truths, or texts of few values.",
+            )
         chosen = sorted(able, key=lambda name: -telling[name])[:MOST_INPUTS]
         return [self._taken(one, excluded, able, chosen, telling.get(name, 0.0)) for name, one in seen.items()]
 

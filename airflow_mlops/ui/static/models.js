@@ -98,15 +98,10 @@
         button.dataset.preset = JSON.stringify({ first: whole(from, "01"), last: whole(to, "28") });
       }
       for (const button of $$("[data-action=exclude]", days)) {
-        button.dataset.preset = JSON.stringify({ start: `${whole(from, "01")}T00:00`, end: after(to) });
+        button.dataset.preset = JSON.stringify({ start: cells[first].dataset.start, end: cells[last].dataset.end });
       }
     };
     const whole = (key, day) => (key.length === 7 ? `${key}-${day}` : key.slice(0, 10));
-    const after = (key) => {
-      const next = new Date(`${whole(key, "28")}T00:00Z`);
-      next.setUTCDate(next.getUTCDate() + 1);
-      return next.toISOString().slice(0, 16);
-    };
     cells.forEach((cell, index) => {
       cell.addEventListener("click", () => choose(index));
       cell.addEventListener("keydown", (event) => {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.contracts import Record
 from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.features.project.location import Location
+from airflow_mlops.engine.features.project.schema import key_fields
 from airflow_mlops.engine.features.project.store import feast_errors, open_store
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 
@@ -120,7 +121,7 @@ def _entities(view: FeatureView, files: Sequence[Path]) -> list[dict[str, Any]]:
     """Return some entities of the newest day that has rows."""
     import pyarrow.parquet as pq
 
-    keys = [field.name for field in view.entity_columns]
+    keys = [field.name for field in key_fields(view)]
     for file in reversed(files):
         table = pq.read_table(file, columns=keys).group_by(keys).aggregate([]).slice(0, _ENTITIES)
         if table.num_rows:
@@ -139,7 +140,9 @@ def _entity_keys(view: FeatureView, entities: Sequence[Mapping[str, Any]]) -> li
     return [
         EntityKey(
             join_keys=list(kinds),
-            entity_values=[python_values_to_proto_values([entity[key]], kind)[0] for key, kind in kinds.items()],
+            entity_values=[
+                python_values_to_proto_values([entity.get(key, "")], kind)[0] for key, kind in kinds.items()
+            ],
         )
         for entity in entities
     ]
@@ -222,6 +225,6 @@ def _live_entities(view: FeatureView, files: Sequence[Path]) -> int:
     import pyarrow.dataset as ds
 
     days = len(files) if not view.ttl else min(len(files), view.ttl.days + 1)
-    keys = [field.name for field in view.entity_columns]
+    keys = [field.name for field in key_fields(view)]
     table = ds.dataset([str(file) for file in files[len(files) - days :]], format="parquet").to_table(columns=keys)
     return int(table.group_by(keys).aggregate([]).num_rows)

@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, OnDemandFeatureView, RepoConfig
 from feast.data_source import DataSource
-from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
 from feast.infra.offline_stores.ibis import IbisRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
@@ -47,6 +46,7 @@ from airflow_mlops.engine.features.offline.types import (
     ticks_up,
     unit_of,
 )
+from airflow_mlops.engine.features.project.schema import key_fields
 from airflow_mlops.exceptions import ConfigError
 
 _ROWS_AT_ONCE = 1_000_000
@@ -277,7 +277,7 @@ def _asked(view: FeatureView, feature_refs: list[str], config: RepoConfig, *, fu
             hint="Give its definition a batch source.",
         )
     mapped = {feature: column for column, feature in source.field_mapping.items()}
-    keys = [field for field in view.entity_columns if field.name != DUMMY_ENTITY_ID]
+    keys = key_fields(view)
     prefix = f"{view.projection.name_alias or view.name}__" if full_names else ""
     refs = (ref.partition(":") for ref in feature_refs)
     features = [feature for name, _, feature in refs if name == view.projection.name_to_use()]

@@ -131,7 +131,7 @@ class OnlineReader:
         :raises TransientError: when the online store does not answer in time.
         """
         one = next(known for known in self._plan.stored if known.name == view)
-        sent = [column.read([entity[key] for entity in entities]) for key, column in one.keys]
+        sent = [column.read([entity.get(key, "") for entity in entities]) for key, column in one.keys]
         [rows] = self._access.read([(one, [one.entity_key(key) for key in zip(*sent, strict=True)])])
         return [(stamp if values else None, one.decode((stamp, values), None)) for stamp, values in rows]
 

@@ -82,7 +82,8 @@ def recent_entities(
             f"There is no sealed partition of {dataset!r} to sample.", hint="Run the features DAG for a day first."
         )
     origin = f"{dataset} {chosen[-1].key} to {chosen[0].key}"
-    return own_entities(reader, store.read(chosen, columns), entity=entity, rows=rows, seed=seed, origin=origin)
+    # Of a service without keys all columns: a table of none forgets how many rows it has.
+    return own_entities(reader, store.read(chosen, columns or None), entity=entity, rows=rows, seed=seed, origin=origin)
 
 
 def own_entities(

@@ -220,13 +220,20 @@ def _arrow_type(field: Field) -> str:
         ) from None
 
 
+def key_fields(view: FeatureView) -> list[Field]:
+    """Return the join keys of a view. One without entities has none: Feast's placeholder is no column of its rows."""
+    from feast.feature_view import DUMMY_ENTITY_ID
+
+    return [field for field in view.entity_columns if field.name != DUMMY_ENTITY_ID]
+
+
 def _feature_tags(fields: Iterable[Field]) -> dict[str, dict[str, str]]:
     return {field.name: dict(field.tags) for field in fields if field.tags}
 
 
 def _view(view: FeatureView) -> ViewSchema:
     return ViewSchema(
-        keys=_types(view.entity_columns),
+        keys=_types(key_fields(view)),
         features=_types(view.features),
         ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
         tags=dict(view.tags),
