@@ -218,3 +218,9 @@ def test_batch_prediction_is_off_unless_it_is_asked_for():
         pipeline(batch=True)
     with pytest.raises(ConfigError, match="Did you mean 'columns'"):
         BatchPredict(colums=["city"])
+
+
+def test_what_is_pressed_in_an_emergency_waits_for_nobody_to_unpause_it():
+    dags = pipeline().dags()
+    pressed = {dag.dag_id for dag in dags.values() if dag.is_paused_upon_creation is False}
+    assert pressed == {"m.runbook", "m.rollback", "m.exclude", "m.roll_through"}
