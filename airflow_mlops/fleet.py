@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PlainValidator
 
+from airflow_mlops.changes import changed
 from airflow_mlops.exceptions import ConfigError, MlopsError, did_you_mean
 from airflow_mlops.pipeline import ModelPipeline
 from airflow_mlops.typed import is_name, part
@@ -145,7 +146,7 @@ class Fleet:
         common = _filled(self.each, member)
         if self.first and self.base.retrain.cron is not None:
             common = _merged({"retrain": {"cron": None}}, common)
-        return self.base.derive(model=self.model_of(member), **_merged(common, own))
+        return changed(self.base, {"model": self.model_of(member), **_merged(common, own)})
 
 
 def _filled(value: Any, member: str) -> Any:

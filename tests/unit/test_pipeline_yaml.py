@@ -12,7 +12,7 @@ from typing import get_type_hints
 
 import pytest
 
-from airflow_mlops import ModelPipeline, SQLSource
+from airflow_mlops import ModelPipeline, Retrain, SQLSource
 from airflow_mlops.changes import differences
 from airflow_mlops.cli import main
 from airflow_mlops.exceptions import ConfigError
@@ -89,6 +89,11 @@ def test_one_file_may_have_several(tmp_path):
     assert read_pipeline(file, "b").model == "b"
     with pytest.raises(ConfigError, match="no pipeline 'c'"):
         read_pipeline(file, "c")
+    with pytest.raises(ConfigError, match=r"several pipelines, and none is named(?s:.*)from_yaml\(file, 'a'\)"):
+        read_pipeline(file)
+    file.write_text(file.read_text() + "a: {}\n")
+    with pytest.raises(ConfigError, match="'a' is there twice"):
+        read_pipeline(file, "b")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +109,7 @@ def test_one_file_may_have_several(tmp_path):
         ("gates:", "gates: 3\nx:", r"unknown key 'x'"),
         ("batch: {columns: [country]}", "batch: {columns: [country]}\nnotify: [x]", "unknown key 'notify'"),
         ("model: churn", "model: [", "is not YAML"),
+        ("window: 90d", "window: 90d\n  window: 30d", "is not YAML(?s:.*)'window' is there twice"),
         ("label: {", "label: returned #", "churn.yaml: "),
     ],
 )
@@ -152,12 +158,18 @@ def test_the_schema_knows_what_the_reader_takes(churn):
 
 
 def test_a_pipeline_like_another(churn):
-    other = churn.derive(model="churn_it", window="120d", source={"uri": "lake/it"}, deploy={"timeout": "20m"})
+    source = {"uri": "lake/it", "dataset": "orders_it"}
+    other = churn.derive(model="churn_it", window="120d", source=source, deploy={"timeout": "20m"})
     assert (other.model, other.train.window, other.source.uri) == ("churn_it", "120d", "lake/it")
     assert other.deploy.timeout == "20m"
-    assert other.source.dataset == "orders"
+    assert other.source.dataset == "orders_it"
     assert churn.train.window == "90d"
-    assert other.derive(model="churn", window="90d", source={"uri": "lake/orders"}, deploy=churn.deploy) == churn
+    back = {"uri": "lake/orders", "dataset": "orders"}
+    assert other.derive(model="churn", window="90d", source=back, deploy=churn.deploy) == churn
+
+
+def test_a_lake_that_moved_is_the_same_dataset(churn):
+    assert churn.derive(source={"uri": "s3://aws_default@lake/orders"}).source.dataset == "orders"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +179,9 @@ def test_a_pipeline_like_another(churn):
         ({"timeout": "1d"}, "Several parts of the pipeline have an argument 'timeout': train, deploy"),
         ({"train": {"windw": "1d"}}, "Trainer has no argument 'windw'. Did you mean 'window'"),
         ({"window": "10d"}, "leaves nothing to train on"),
+        ({"train": {"window": "60d"}, "window": "90d"}, "One argument is changed twice"),
+        ({"cooldown": "2d", "retrain": Retrain(cron="@daily")}, "One argument is changed twice"),
+        ({"model": "churn_it", "uri": "lake/it"}, "different data as one dataset, 'orders'"),
     ],
 )
 def test_what_cannot_be_derived(churn, changes, said):
