@@ -268,6 +268,26 @@ def test_changes_since_a_commit_and_from_another(file, tmp_path, capsys):
     assert capsys.readouterr().out == "Nothing is different.\n"
 
 
+def test_where_a_dag_file_lies_is_no_change_of_it(tmp_path, monkeypatch, capsys):
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    file = dags / "placed.py"
+    file.write_text(
+        "from __future__ import annotations\n\nfrom pathlib import Path\n\nfrom airflow_mlops import ModelPipeline\n\n"
+        f"churn = ModelPipeline.from_yaml({str(tmp_path / 'churn.yaml')!r}).derive(\n"
+        "    window='90d', source={'uri': str(Path(__file__).parent.parent / 'landing')}\n)\n"
+    )
+    (tmp_path / "churn.yaml").write_text(CHURN)
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=dags, check=True)
+    file.write_text(file.read_text().replace("90d", "120d"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert main(["changes", f"{file}:churn", "--since", "HEAD"]) == 0
+    found = capsys.readouterr().out
+    assert "train.window: '90d' -> '120d'" in found
+    assert "source.uri" not in found
+
+
 def test_the_schema_is_printed(capsys):
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "ModelPipeline"
