@@ -50,9 +50,31 @@ def check_datasets(before: ModelPipeline, after: ModelPipeline) -> None:
             raise ConfigError(
                 f"{before.model!r} and {after.model!r} would seal different data as one dataset, {feed.dataset!r}.",
                 detail=f"{places[feed.dataset]} and {_place(feed)}",
-                hint=f"Name it, beside where it is: 'dataset': '{feed.dataset}_...'. Features that are computed of it "
-                "need a feature service of their own too.",
+                hint=f"Name it, beside where it is: 'dataset': '{feed.dataset}_...'.",
             )
+    check_features(before, after)
+
+
+def check_features(one: ModelPipeline, other: ModelPipeline) -> None:
+    """Refuse two models that compute the features of one service from different data: the last to do so would win.
+
+    :raises ConfigError: then.
+    """
+    (service, read), (same, theirs) = (_computed(pipeline) for pipeline in (one, other))
+    if service == same and read != theirs:
+        raise ConfigError(
+            f"{one.model!r} and {other.model!r} would compute the features of one service, {service[1]!r}, from "
+            "different data.",
+            detail=f"{', '.join(read)} and {', '.join(theirs)}",
+            hint="Give each a feature service of its own, with views of its own: features={'name': "
+            f"'{other.model}_v1'}}; in a fleet, '{{member}}' is the member's name.",
+        )
+
+
+def _computed(pipeline: ModelPipeline) -> tuple[tuple[str, str], list[str]]:
+    """Return the feature service, and the datasets whose rows its features are computed from."""
+    features = pipeline.features
+    return (features.conn_id, features.name), [feed.dataset for feed in (pipeline.source, *features.sources)]
 
 
 def _place(feed: Feed) -> str:

@@ -159,13 +159,14 @@ def test_the_schema_knows_what_the_reader_takes(churn):
 
 def test_a_pipeline_like_another(churn):
     source = {"uri": "lake/it", "dataset": "orders_it"}
-    other = churn.derive(model="churn_it", window="120d", source=source, deploy={"timeout": "20m"})
+    own = {"model": "churn_it", "source": source, "features": {"name": "churn_it_v1"}}
+    other = churn.derive(**own, window="120d", deploy={"timeout": "20m"})
     assert (other.model, other.train.window, other.source.uri) == ("churn_it", "120d", "lake/it")
     assert other.deploy.timeout == "20m"
     assert other.source.dataset == "orders_it"
     assert churn.train.window == "90d"
-    back = {"uri": "lake/orders", "dataset": "orders"}
-    assert other.derive(model="churn", window="90d", source=back, deploy=churn.deploy) == churn
+    back = {"source": {"uri": "lake/orders", "dataset": "orders"}, "features": {"name": "churn_v1"}}
+    assert other.derive(model="churn", window="90d", **back, deploy=churn.deploy) == churn
 
 
 def test_a_lake_that_moved_is_the_same_dataset(churn):
@@ -182,6 +183,7 @@ def test_a_lake_that_moved_is_the_same_dataset(churn):
         ({"train": {"window": "60d"}, "window": "90d"}, "One argument is changed twice"),
         ({"cooldown": "2d", "retrain": Retrain(cron="@daily")}, "One argument is changed twice"),
         ({"model": "churn_it", "uri": "lake/it"}, "different data as one dataset, 'orders'"),
+        ({"model": "churn_it", "source": {"uri": "lake/it", "dataset": "it"}}, "features of one service, 'churn_v1'"),
     ],
 )
 def test_what_cannot_be_derived(churn, changes, said):
