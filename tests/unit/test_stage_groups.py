@@ -155,6 +155,8 @@ def test_files_of_ones_own_are_trained_on_without_feast(pipeline):
         (lambda one: features_group(one, validate={"departure": own_checks}), "Did you mean 'departures'?"),
         (lambda one: features_group(one, validate={"departures": lambda data, key: None}), "is no task"),
         (lambda one: train_group(one, train=lambda data: "folder"), "is no task"),
+        (lambda one: train_group(one, train=lambda folder: "folder"), "unexpected keyword argument 'data'"),
+        (lambda one: train_group(one, validate=own_training), "Let it take data and key"),
         (lambda one: train_group(one, train=lambda data: TaskGroup("fits")), "which of them has the model"),
     ],
 )
