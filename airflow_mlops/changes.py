@@ -14,6 +14,7 @@ from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.partitioning import Partitioning
 
 if TYPE_CHECKING:
+    from airflow_mlops.feeds import Feed
     from airflow_mlops.pipeline import ModelPipeline
 
 
@@ -24,14 +25,73 @@ def changed(pipeline: ModelPipeline, changes: Mapping[str, Any]) -> ModelPipelin
     of_parts: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         if name in owners and isinstance(value, Mapping):
-            of_parts.setdefault(name, {}).update(value)
+            _add(of_parts, name, value)
         elif name in _arguments(pipeline):
             own[name] = value
         else:
-            of_parts.setdefault(_owner(name, pipeline, owners), {})[name] = value
+            _add(of_parts, _owner(name, pipeline, owners), {name: value})
     for name, some in of_parts.items():
+        if name in own:
+            raise _twice(f"{name!r} is given as a whole, and {next(iter(some))!r} of it")
         own[name] = _replaced(owners[name], some)
     return dataclasses.replace(pipeline, **own)
+
+
+def check_datasets(before: ModelPipeline, after: ModelPipeline) -> None:
+    """Refuse two models that take one dataset from different places: each would seal its data as that of the other.
+
+    :raises ConfigError: then.
+    """
+    if after.model == before.model:
+        return
+    places = {feed.dataset: _place(feed) for feed in before.feeds}
+    for feed in after.feeds:
+        if places.get(feed.dataset, _place(feed)) != _place(feed):
+            raise ConfigError(
+                f"{before.model!r} and {after.model!r} would seal different data as one dataset, {feed.dataset!r}.",
+                detail=f"{places[feed.dataset]} and {_place(feed)}",
+                hint=f"Name it, beside where it is: 'dataset': '{feed.dataset}_...'.",
+            )
+    check_features(before, after)
+
+
+def check_features(one: ModelPipeline, other: ModelPipeline) -> None:
+    """Refuse two models that compute the features of one service from different data: the last to do so would win.
+
+    :raises ConfigError: then.
+    """
+    (service, read), (same, theirs) = (_computed(pipeline) for pipeline in (one, other))
+    if service == same and read != theirs:
+        raise ConfigError(
+            f"{one.model!r} and {other.model!r} would compute the features of one service, {service[1]!r}, from "
+            "different data.",
+            detail=f"{', '.join(read)} and {', '.join(theirs)}",
+            hint="Give each a feature service of its own, with views of its own: features={'name': "
+            f"'{other.model}_v1'}}; in a fleet, '{{member}}' is the member's name.",
+        )
+
+
+def _computed(pipeline: ModelPipeline) -> tuple[tuple[str, str], list[str]]:
+    """Return the feature service, and the datasets whose rows its features are computed from."""
+    features = pipeline.features
+    return (features.conn_id, features.name), [feed.dataset for feed in (pipeline.source, *features.sources)]
+
+
+def _place(feed: Feed) -> str:
+    """Return where the data of a feed comes from."""
+    return " ".join(str(said) for name in ("uri", "conn_id", "table", "query") if (said := getattr(feed, name, "")))
+
+
+def _add(of_parts: dict[str, dict[str, Any]], part: str, some: Mapping[str, Any]) -> None:
+    """Add changes of a part to those that are known already."""
+    known = of_parts.setdefault(part, {})
+    if again := next((name for name in some if name in known), None):
+        raise _twice(f"{part}={{{again!r}: ...}} and {again}=...")
+    known.update(some)
+
+
+def _twice(said: str) -> ConfigError:
+    return ConfigError("One argument is changed twice.", detail=said, hint="Leave one of them out.")
 
 
 def _replaced(one: Any, some: Mapping[str, Any]) -> Any:

@@ -152,7 +152,8 @@ def _asked(pipeline: ModelPipeline) -> Iterator[str]:
     if retrain.cooldown:
         yield f"Between two such starts are at least {_words(retrain.cooldown)}. `airflow-mlops why {name}` says why."
     if retrain.max_age:
-        yield f"Somebody is told when the data of what serves is older than {_words(retrain.max_age)}."
+        alarm = "Whoever is notified is told" if pipeline.notify else f"Nobody is notified: {name}.retrain fails"
+        yield f"{alarm} when the data of what serves is older than {_words(retrain.max_age)}."
 
 
 def _rolled(rollup: Rollup) -> str:
@@ -207,7 +208,7 @@ def _blocks(pipeline: ModelPipeline) -> Iterator[str]:
     )
     for pair in pipeline.reconcile:
         yield f"So does a day on which {pair.left} and {pair.right} do not agree."
-    yield "A training also waits while an upstream has announced trouble, and is skipped while the model is halted."
+    yield "A training also waits while an upstream has announced trouble, and while the model is halted."
     yield "A challenger that fails a gate is registered, and never served. A pin or a halt keeps what serves."
 
 

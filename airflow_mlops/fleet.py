@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PlainValidator
 
+from airflow_mlops.changes import changed, check_features
 from airflow_mlops.exceptions import ConfigError, MlopsError, did_you_mean
 from airflow_mlops.pipeline import ModelPipeline
 from airflow_mlops.typed import is_name, part
@@ -99,10 +100,13 @@ class Fleet:
         made: dict[str, ModelPipeline] = {}
         faults: dict[str, MlopsError] = {}
         feeds: dict[str, tuple[str, Feed]] = {}
+        services: dict[str, ModelPipeline] = {}
         for member in self.members:
             try:
                 pipeline = self._pipeline(member)
+                check_features(services.get(pipeline.features.name, pipeline), pipeline)
                 _check_datasets(member, pipeline, feeds)
+                services.setdefault(pipeline.features.name, pipeline)
                 made[member] = pipeline
             except MlopsError as error:
                 faults[member] = error
@@ -145,7 +149,7 @@ class Fleet:
         common = _filled(self.each, member)
         if self.first and self.base.retrain.cron is not None:
             common = _merged({"retrain": {"cron": None}}, common)
-        return self.base.derive(model=self.model_of(member), **_merged(common, own))
+        return changed(self.base, {"model": self.model_of(member), **_merged(common, own)})
 
 
 def _filled(value: Any, member: str) -> Any:

@@ -303,15 +303,18 @@ class ModelPipeline:
         ::
 
             weekly = daily.derive(model="churn_weekly", window="90d", retrain={"cron": "@weekly"})
-            italian = daily.derive(model="churn_it", source={"uri": "orders/it"}, deploy={"timeout": "20m"})
+            slower = daily.derive(model="churn_slow", deploy={"timeout": "20m"}, source={"lands_within": "6h"})
 
         :param changes: Arguments of :class:`ModelPipeline`; arguments of one of its parts, where only that has it; or
             a part with a dict of its arguments.
-        :raises ConfigError: when no part has such an argument, or several have it; or what comes out is not valid.
+        :raises ConfigError: when no part has such an argument, or several have it; when another model would seal other
+            data as a dataset of this one; or what comes out is not valid.
         """
-        from airflow_mlops.changes import changed
+        from airflow_mlops.changes import changed, check_datasets
 
-        return changed(self, changes)
+        other = changed(self, changes)
+        check_datasets(self, other)
+        return other
 
     def run(
         self,

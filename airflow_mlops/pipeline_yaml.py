@@ -50,7 +50,20 @@ PARTS: dict[str, tuple[type, ...]] = {
 ONLY_IN_PYTHON = frozenset({"notify"})
 """Arguments whose values cannot be written down."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER = type("Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
+
+
+def _mapping(loader: Any, node: Any) -> Any:
+    """Build a mapping of which no key is there twice: of two, YAML's loader silently takes the last."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_LOADER.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)  # type: ignore[attr-defined]
 
 
 def read_pipeline(file: Path, name: str = "") -> ModelPipeline:
@@ -68,6 +81,14 @@ def read_pipeline(file: Path, name: str = "") -> ModelPipeline:
                 hint="Name one of its topmost keys.",
             )
         said = said[name]
+    elif (
+        isinstance(said, Mapping) and said and all(isinstance(one, Mapping) and "model" in one for one in said.values())
+    ):
+        raise ConfigError(
+            f"{file.name} has several pipelines, and none is named.",
+            detail=", ".join(map(str, said)),
+            hint=f"Name one: ModelPipeline.from_yaml(file, {str(next(iter(said)))!r}).",
+        )
     made: ModelPipeline = _made((ModelPipeline,), said, file.name)
     return made
 

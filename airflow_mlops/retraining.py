@@ -118,7 +118,7 @@ class Retrain:
         BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),  # as YAML has it
     ] = None
     on_new_features: bool = False
-    on_assets: Sequence[str] = ()
+    on_assets: Sequence[Annotated[str, Field(min_length=1)]] = ()
     rollup: Rollup | None = None
     cooldown: Duration | None = None
     max_age: Duration | None = None

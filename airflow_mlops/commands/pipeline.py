@@ -79,5 +79,7 @@ def _then(spec: str, revision: str) -> ModelPipeline:
     with tempfile.TemporaryDirectory() as folder:
         sys.path.append(str(file.parent))  # for what it imports from beside it
         old = Path(folder) / f"{file.stem}_of_{abs(hash(revision))}{file.suffix}"
-        old.write_bytes(done.stdout)
+        # A DAG file may say where data lies by where it lies itself.
+        source = f"__file__ = {str(file)!r}\nexec(compile({done.stdout!r}, __file__, 'exec'))\n".encode()
+        old.write_bytes(source if name else done.stdout)
         return load_pipeline(f"{old}:{name}" if name else str(old))[1]

@@ -12,7 +12,7 @@ from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day, parse_moment
-from airflow_mlops.operators.base import MlopsOperator, require, said
+from airflow_mlops.operators.base import MlopsOperator, check_form, require, said
 from airflow_mlops.operators.data import located
 from airflow_mlops.operators.retraining import run_of, run_state, user_of
 
@@ -145,6 +145,7 @@ class AdmitTrainingOperator(MlopsOperator):
         from airflow_mlops.engine.retraining.looking import admit
         from airflow_mlops.engine.retraining.requests import settle
 
+        check_form(self, context, self.model)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         who, run = user_of(context), run_of(context)
         special = self._special()

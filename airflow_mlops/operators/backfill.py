@@ -15,7 +15,7 @@ from airflow_mlops.hooks.databases import database
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.moments import parse_day
-from airflow_mlops.operators.base import MlopsOperator, beneath, doc_of, failing_clearly, require, said
+from airflow_mlops.operators.base import MlopsOperator, beneath, check_form, doc_of, failing_clearly, require, said
 from airflow_mlops.operators.history import LoadedHistory, told
 from airflow_mlops.operators.retraining import run_of, run_state
 
@@ -142,6 +142,7 @@ class PlanBackfillOperator(BackfillOperator):
         """Plan, and say it in the log."""
         from airflow_mlops.engine.backfill.make import plan_backfill
 
+        check_form(self, context, self.pipeline.model)
         first, last = (
             parse_day(said(day), name) if said(day) else None
             for day, name in ((self.first, "first"), (self.last, "last"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from airflow.sdk import BaseOperator, conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
-from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError
+from airflow_mlops.exceptions import ConfigError, MlopsError, TransientError, did_you_mean
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
@@ -153,6 +153,25 @@ def said(value: object) -> str:
     """Return a rendered value as text; nothing when a form left it empty."""
     text = "" if value is None else str(value).strip()
     return "" if text == "None" else text
+
+
+def check_form(task: BaseOperator, context: Context, model: str) -> None:
+    """Refuse what a trigger of a pipeline's own DAG says beside the fields of its form.
+
+    Airflow takes it, and nothing reads it: a mistyped field would be left out without a word.
+
+    :raises ConfigError: then.
+    """
+    asked = getattr(context.get("dag_run"), "conf", None) or {}
+    if not asked or not task.dag.dag_id.startswith(f"{model}.") or "mlops" not in task.dag.tags:
+        return
+    known = [*task.dag.params, "request"]  # the request is what <model>.retrain gives a training
+    if unknown := next((name for name in asked if name not in known), None):
+        raise ConfigError(
+            f"The form of {task.dag.dag_id} has no field {unknown!r}.{did_you_mean(unknown, known)}",
+            detail=f"conf={asked!r}",
+            hint=f"Its fields are: {', '.join(task.dag.params)}. Nothing was done.",
+        )
 
 
 def positive(value: object, name: str) -> float | None:

@@ -13,7 +13,7 @@ from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.tf_serving import TFServingHook
 from airflow_mlops.moments import parse_day_or_moment
-from airflow_mlops.operators.base import MlopsOperator, doc_of, owner_of, said
+from airflow_mlops.operators.base import MlopsOperator, check_form, doc_of, owner_of, said
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -74,7 +74,11 @@ class PersonOperator(MlopsOperator):
         self.ledger_conn_id = ledger_conn_id
 
     def answered_for(self, context: Context) -> tuple[str, str]:
-        """Return who answers for it, and why."""
+        """Return who answers for it, and why.
+
+        :raises ConfigError: when the trigger says what its form has no field for.
+        """
+        check_form(self, context, self.model)
         run = context["dag_run"]
         user = getattr(run, "triggering_user_name", None) or f"whoever triggered {run.run_id}"
         return said(self.who) or user, said(self.reason) or "no reason was given"

@@ -23,6 +23,7 @@ from airflow_mlops.operators.backfill import (
     VerifyBackfillOperator,
     tasks_at_once,
 )
+from airflow_mlops.operators.base import doc_of
 from airflow_mlops.operators.runbook import ChooseOperator
 from airflow_mlops.templates.base import pipeline_dag, result, span_form
 
@@ -99,7 +100,9 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
         rounds = []
         for name in ("seal", "compute"):
             rounds += [
-                RunBackfillOperator.partial(task_id=name, work=name, **at_once, **work).expand(share=begin.output),
+                RunBackfillOperator.partial(
+                    task_id=name, doc_md=doc_of(RunBackfillOperator), work=name, **at_once, **work
+                ).expand(share=begin.output),
                 RunBackfillOperator(task_id=f"{name}_rest", work=name, **work),
             ]
         verify = VerifyBackfillOperator(

@@ -20,6 +20,7 @@ from airflow_mlops.assets import features_asset, partitions_asset
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.feeds import SQLSource
+from airflow_mlops.operators.base import doc_of
 from airflow_mlops.operators.data import CheckPartitionOperator, SealPartitionOperator
 from airflow_mlops.operators.extract import ExtractPartitionOperator
 from airflow_mlops.operators.feast import (
@@ -138,7 +139,7 @@ def _features(
         task_id="plan_materialization", service=features.name, key=source_key, partitioning=cut, **conns
     )
     materialize = FeastMaterializeOperator.partial(
-        task_id="materialize", **conns, **features.resources.as_arguments()
+        doc_md=doc_of(FeastMaterializeOperator), task_id="materialize", **conns, **features.resources.as_arguments()
     ).expand(chunk=plan.output)
     fresh = FeastFeatureFreshnessSensor(
         task_id="check_freshness",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from airflow_mlops.operators.base import doc_of
 from airflow_mlops.operators.history import LoadHistoryOperator, PlanHistoryOperator, ReportHistoryOperator
 from airflow_mlops.templates.base import pipeline_dag, span_form
 
@@ -37,6 +38,7 @@ def history_dag(pipeline: ModelPipeline) -> DAG:
             partitions="{{ params.partitions }}",
         )
         load = LoadHistoryOperator.partial(
+            doc_md=doc_of(LoadHistoryOperator),
             task_id="load",
             pipeline=pipeline,
             # In order: what comes later is compared with what came before.

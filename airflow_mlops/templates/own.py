@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, TaskGroup, XComArg
@@ -22,8 +23,16 @@ def own_task(add: OwnTask, what: str, after: BaseOperator | None, **given: Any) 
 
     :param what: What it is to do, in words.
     :param given: What it is called with.
-    :raises ConfigError: when it returns no task.
+    :raises ConfigError: when it does not take that, or returns no task.
     """
+    try:
+        signature(getattr(add, "function", add)).bind_partial(**given)
+    except TypeError as error:
+        raise ConfigError(
+            f"What is to {what} takes other arguments.",
+            detail=f"{getattr(add, '__name__', add)!r} {error}",
+            hint=f"Let it take {' and '.join(given)}.",
+        ) from None
     made = add(**given)
     if not isinstance(made, BaseOperator | XComArg | TaskGroup):
         raise ConfigError(

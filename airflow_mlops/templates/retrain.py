@@ -78,6 +78,7 @@ def decide_and_start(pipeline: ModelPipeline) -> None:
     )
     StartTrainingOperator(
         task_id="start",
+        doc_md="Start the training that was decided on: a run of it that is there already is left as it is.",
         trigger_dag_id=f"{pipeline.model}.train",
         trigger_run_id=result(decide, "run_id"),
         logical_date=None,

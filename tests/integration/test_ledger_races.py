@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import pytest
 
 from airflow_mlops.engine.ledger import Ledger, Pointer
@@ -50,3 +52,22 @@ def test_of_processes_that_come_first_at_once_one_migrates_and_none_fails(url, c
     ledger = Ledger(url)
     assert len(ledger.facts("arrived")) == CROWD
     assert len(ledger.facts("verdict")) == (2 if there else 0)
+
+
+def test_forks_do_not_speak_on_their_parents_connection(url):
+    ledger = Ledger(url)
+    ledger.record("forked", "parent", {})
+
+    def work(number: int) -> None:
+        for _ in range(TURNS):
+            ledger.record("forked", f"p{number}", {})
+
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=work, args=(number,)) for number in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        child.kill()  # one that still waits for another's answer
+    assert [child.exitcode for child in children] == [0, 0, 0, 0]
+    assert len(ledger.facts("forked", limit=None)) == 4 * TURNS + 1

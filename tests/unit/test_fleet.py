@@ -65,6 +65,7 @@ def test_a_mistake_is_explained(build, says):
         ({"members": {"de": {}, "it": {"window": "3d"}, "pl": {}}}, ["it"], "leaves nothing to train on"),
         ({"members": {"de": {}, "it": {"model": "m_de"}, "pl": {}}}, ["it"], "name a model"),
         ({"each": {"source": {"uri": "lake/{member}/orders"}}}, ["it", "pl"], "different feeds of one name"),
+        ({"each": {**OWN, "features": {"history": "2d"}}}, ["it", "pl"], "features of one service, 'm_v1', from"),
     ],
 )
 def test_what_is_wrong_with_a_member_is_said_of_it_alone(changes, wrong, says):

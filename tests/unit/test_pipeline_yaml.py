@@ -12,7 +12,7 @@ from typing import get_type_hints
 
 import pytest
 
-from airflow_mlops import ModelPipeline, SQLSource
+from airflow_mlops import ModelPipeline, Retrain, SQLSource
 from airflow_mlops.changes import differences
 from airflow_mlops.cli import main
 from airflow_mlops.exceptions import ConfigError
@@ -89,6 +89,11 @@ def test_one_file_may_have_several(tmp_path):
     assert read_pipeline(file, "b").model == "b"
     with pytest.raises(ConfigError, match="no pipeline 'c'"):
         read_pipeline(file, "c")
+    with pytest.raises(ConfigError, match=r"several pipelines, and none is named(?s:.*)from_yaml\(file, 'a'\)"):
+        read_pipeline(file)
+    file.write_text(file.read_text() + "a: {}\n")
+    with pytest.raises(ConfigError, match="'a' is there twice"):
+        read_pipeline(file, "b")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +109,7 @@ def test_one_file_may_have_several(tmp_path):
         ("gates:", "gates: 3\nx:", r"unknown key 'x'"),
         ("batch: {columns: [country]}", "batch: {columns: [country]}\nnotify: [x]", "unknown key 'notify'"),
         ("model: churn", "model: [", "is not YAML"),
+        ("window: 90d", "window: 90d\n  window: 30d", "is not YAML(?s:.*)'window' is there twice"),
         ("label: {", "label: returned #", "churn.yaml: "),
     ],
 )
@@ -152,12 +158,19 @@ def test_the_schema_knows_what_the_reader_takes(churn):
 
 
 def test_a_pipeline_like_another(churn):
-    other = churn.derive(model="churn_it", window="120d", source={"uri": "lake/it"}, deploy={"timeout": "20m"})
+    source = {"uri": "lake/it", "dataset": "orders_it"}
+    own = {"model": "churn_it", "source": source, "features": {"name": "churn_it_v1"}}
+    other = churn.derive(**own, window="120d", deploy={"timeout": "20m"})
     assert (other.model, other.train.window, other.source.uri) == ("churn_it", "120d", "lake/it")
     assert other.deploy.timeout == "20m"
-    assert other.source.dataset == "orders"
+    assert other.source.dataset == "orders_it"
     assert churn.train.window == "90d"
-    assert other.derive(model="churn", window="90d", source={"uri": "lake/orders"}, deploy=churn.deploy) == churn
+    back = {"source": {"uri": "lake/orders", "dataset": "orders"}, "features": {"name": "churn_v1"}}
+    assert other.derive(model="churn", window="90d", **back, deploy=churn.deploy) == churn
+
+
+def test_a_lake_that_moved_is_the_same_dataset(churn):
+    assert churn.derive(source={"uri": "s3://aws_default@lake/orders"}).source.dataset == "orders"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +180,10 @@ def test_a_pipeline_like_another(churn):
         ({"timeout": "1d"}, "Several parts of the pipeline have an argument 'timeout': train, deploy"),
         ({"train": {"windw": "1d"}}, "Trainer has no argument 'windw'. Did you mean 'window'"),
         ({"window": "10d"}, "leaves nothing to train on"),
+        ({"train": {"window": "60d"}, "window": "90d"}, "One argument is changed twice"),
+        ({"cooldown": "2d", "retrain": Retrain(cron="@daily")}, "One argument is changed twice"),
+        ({"model": "churn_it", "uri": "lake/it"}, "different data as one dataset, 'orders'"),
+        ({"model": "churn_it", "source": {"uri": "lake/it", "dataset": "it"}}, "features of one service, 'churn_v1'"),
     ],
 )
 def test_what_cannot_be_derived(churn, changes, said):
@@ -208,7 +225,8 @@ def test_explain_says_what_starts_and_what_blocks(file, capsys):
         "learns from rows of T-120d to T-44d",
         "only on Sunday (UTC)",
         "starts it when 5,000 new rows have matured labels, a column has drifted by a PSI of 0.2 or auc is 0.02 worse",
-        "Somebody is told when the data of what serves is older than 60 days.",
+        "Nobody is notified: churn.retrain fails when the data of what serves is older than 60 days.",
+        "waits while an upstream has announced trouble, and while the model is halted",
         "auc at least 0.7.",
         "log_loss at most 0.9 in every country with 500 rows or more.",
         "A partition of orders or prices that fails",
@@ -251,6 +269,26 @@ def test_changes_since_a_commit_and_from_another(file, tmp_path, capsys):
     file.write_text(CHURN)
     assert main(["changes", str(file), "--since", "HEAD"]) == 0
     assert capsys.readouterr().out == "Nothing is different.\n"
+
+
+def test_where_a_dag_file_lies_is_no_change_of_it(tmp_path, monkeypatch, capsys):
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    file = dags / "placed.py"
+    file.write_text(
+        "from __future__ import annotations\n\nfrom pathlib import Path\n\nfrom airflow_mlops import ModelPipeline\n\n"
+        f"churn = ModelPipeline.from_yaml({str(tmp_path / 'churn.yaml')!r}).derive(\n"
+        "    window='90d', source={'uri': str(Path(__file__).parent.parent / 'landing')}\n)\n"
+    )
+    (tmp_path / "churn.yaml").write_text(CHURN)
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=dags, check=True)
+    file.write_text(file.read_text().replace("90d", "120d"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert main(["changes", f"{file}:churn", "--since", "HEAD"]) == 0
+    found = capsys.readouterr().out
+    assert "train.window: '90d' -> '120d'" in found
+    assert "source.uri" not in found
 
 
 def test_the_schema_is_printed(capsys):

@@ -63,6 +63,7 @@ def test_what_is_no_cron_expression_is_refused_in_words(cron):
         ),
         (lambda: pipeline(retrain=Retrain(decay=("auc", 0.02), cooldown="1d")), "batch=BatchPredict"),
         (lambda: pipeline(retrain=Retrain(on_assets=["m.champion"], cooldown="1d")), "would ask for the next one"),
+        (lambda: Retrain(on_assets=[""], cooldown="1d"), "on_assets"),
         (lambda: pipeline(retrain=Retrain(max_age="1d")), "too old on the day it is trained"),
     ],
 )

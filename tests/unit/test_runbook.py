@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from airflow.sdk import DAG, Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
 from airflow_mlops.cli import main
@@ -102,6 +103,21 @@ def test_what_is_not_said_clearly_excludes_nothing(world: World, given: dict[str
     with pytest.raises(AirflowFailException, match=words):
         excluded(**window(1, 2, **given))
     assert exclusions(world.ledger, "orders") == []
+
+
+def test_a_field_that_the_form_has_not_does_nothing(world: World):
+    class Mistyped(Run):
+        conf: ClassVar[dict[str, str]] = {"frist": "2026-01-05"}
+
+    context: Any = {"ti": TaskInstance(), "dag_run": Mistyped()}
+    with DAG("m.exclude", schedule=None, tags={"mlops", "m"}, params={"first": Param(None)}):
+        task = ExcludeWindowOperator(task_id="exclude", **window(1, 2))
+    with pytest.raises(AirflowFailException, match=r"no field 'frist'\. Did you mean 'first'"):
+        task.execute(context)
+    assert exclusions(world.ledger, "orders") == []
+    with DAG("mine", schedule=None):
+        ExcludeWindowOperator(task_id="exclude", **window(1, 2)).execute(context)
+    assert len(exclusions(world.ledger, "orders")) == 1
 
 
 def test_back_to_what_knows_nothing_of_the_bad_data(world: World):

@@ -7,6 +7,7 @@ that of two writers exactly one wins and the other knows.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +64,7 @@ class Ledger:
         database.parse(url)
         self.url = url
         self._engine: Engine | None = None
+        self._process = 0
 
     def record(self, kind: str, subject: str, payload: Mapping[str, Any], *, key: str = "") -> int:
         """Append a fact and return its id.
@@ -198,7 +200,11 @@ class Ledger:
             if self._engine is None:
                 engine = database.engine(self.url)
                 schema.ensure(engine)
-                self._engine = engine
+                self._engine, self._process = engine, os.getpid()
+            elif self._process != os.getpid():
+                # A fork has its parent's connections: two that speak on one would wait for each other's answers.
+                self._engine.dispose(close=False)
+                self._process = os.getpid()
             with self._engine.execution_options(write=write).begin() as connection:
                 yield connection
         except IntegrityError:
