@@ -58,18 +58,15 @@ two rollbacks within a week. No gate is passed over, and what was rolled back st
 """
 
 
-_AT_HAND = {"is_paused_upon_creation": False}
-"""What is pressed in an emergency does not wait until somebody unpauses a DAG."""
-
-
 def runbook_dag(pipeline: ModelPipeline) -> DAG:
     """Return the DAG of what holds until somebody ends it."""
+    # What is pressed in an emergency does not wait until somebody unpauses a DAG: so none of these four is paused.
     with pipeline_dag(
         pipeline,
         "runbook",
         __doc__,
         schedule=None,
-        **_AT_HAND,
+        is_paused_upon_creation=False,
         start_date=pipeline.source.starts_at,
         # A halt does not queue behind a pin that waits for a database.
         max_active_runs=16,
@@ -95,7 +92,7 @@ def rollback_dag(pipeline: ModelPipeline) -> DAG:
         "rollback",
         ROLLBACK,
         schedule=None,
-        **_AT_HAND,
+        is_paused_upon_creation=False,
         start_date=pipeline.source.starts_at,
         params={
             "reason": _reason(),
@@ -160,7 +157,7 @@ def exclude_dag(pipeline: ModelPipeline) -> DAG:
         "exclude",
         EXCLUDE,
         schedule=None,
-        **_AT_HAND,
+        is_paused_upon_creation=False,
         start_date=pipeline.source.starts_at,
         params={
             "action": Param("exclude", enum=["exclude", "lift"], title="Action"),
@@ -192,7 +189,7 @@ def roll_through_dag(pipeline: ModelPipeline) -> DAG:
         "roll_through",
         ROLL_THROUGH,
         schedule=None,
-        **_AT_HAND,
+        is_paused_upon_creation=False,
         start_date=pipeline.source.starts_at,
         params={"reason": _reason(), "confirm": _confirm()},
     ) as dag:

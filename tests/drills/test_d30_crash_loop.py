@@ -56,6 +56,6 @@ def test_fault_guard_off(scripts: Scripts):
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.1, 0.25])
 def test_no_fault(scripts: Scripts, seconds: float):
-    """However seldom a training comes to report, as long as it does: tests/unit/test_training_watch.py has the limit."""
+    """However seldom a training comes to report, as long as it does; unit/test_training_watch.py has the limit."""
     spec = scripts.spec(STEADY, {"seconds": seconds})
     assert train(spec, scripts.workdir(f"steady-{seconds}").path, timeout=120, patience=20).examples == 400
