@@ -134,6 +134,11 @@ def span_form(pipeline: ModelPipeline, *, to: str) -> dict[str, Param]:
     }
 
 
+def text_field(title: str, description: str) -> Param:
+    """Return a text of a trigger form that may stay empty."""
+    return Param(None, type=["null", "string"], title=title, description=description)
+
+
 def sources_of(pipeline: ModelPipeline) -> list[dict[str, str]]:
     """Return the feeds that must be complete for a training, in plain values."""
     return [

@@ -10,12 +10,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import CronPartitionTimetable, Param, PartitionedAssetTimetable
+from airflow.sdk import CronPartitionTimetable, PartitionedAssetTimetable
 
 from airflow_mlops.assets import features_asset, partitions_asset
 from airflow_mlops.operators.predict import TensorFlowPredictOperator, TFServingPredictOperator
 from airflow_mlops.partitioning import latest
-from airflow_mlops.templates.base import pipeline_dag, refused_as
+from airflow_mlops.templates.base import pipeline_dag, refused_as, text_field
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -43,11 +43,8 @@ def batch_predict_dag(pipeline: ModelPipeline, batch: BatchPredict) -> DAG:
         end_date=source.ends_at + timedelta(days=8) if source.ends_at else None,
         user_defined_macros={"latest": latest},
         params={
-            "key": Param(
-                None,
-                type=["null", "string"],
-                title="Partition",
-                description="Such as 2013-01-15. Empty: that of the run, or the last one that has ended.",
+            "key": text_field(
+                "Partition", "Such as 2013-01-15. Empty: that of the run, or the last one that has ended."
             )
         },
     ) as dag:

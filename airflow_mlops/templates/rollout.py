@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from airflow.sdk import CronTriggerTimetable, Param, TaskGroup, TriggerRule
+from airflow.sdk import CronTriggerTimetable, TaskGroup, TriggerRule
 
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.operators.start_training import StartTrainingOperator
 from airflow_mlops.sensors.fleet import TrainedModelServesSensor
-from airflow_mlops.templates.base import pipeline_dag
+from airflow_mlops.templates.base import pipeline_dag, text_field
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -46,14 +46,7 @@ def rollout_dag(fleet: Fleet, members: Mapping[str, ModelPipeline]) -> DAG:
         f"{__doc__}\nFirst `{first}`; then {names or 'nobody: no other member has a configuration that is right'}.\n",
         schedule=CronTriggerTimetable(cron, timezone="UTC") if cron else None,
         start_date=base.source.starts_at,
-        params={
-            "reason": Param(
-                None,
-                type=["null", "string"],
-                title="Why",
-                description="Kept in the ledger with each training, and in the models' manifests.",
-            )
-        },
+        params={"reason": text_field("Why", "Kept in the ledger with each training, and in the models' manifests.")},
     ) as dag:
         with TaskGroup("first", tooltip=f"{first}, before all others") as group:
             _member(first, members.get(fleet.first, base))

@@ -24,7 +24,16 @@ from airflow_mlops.operators.mlflow import MLflowJudgeModelOperator, MLflowRegis
 from airflow_mlops.operators.tensorflow import TensorFlowEvaluateModelOperator
 from airflow_mlops.operators.tensorflow_launch import training_tasks
 from airflow_mlops.sensors.readiness import TrainingDataSensor
-from airflow_mlops.templates.base import Stage, pipeline_dag, refused_as, remind_of_pin, result, sources_of, stage
+from airflow_mlops.templates.base import (
+    Stage,
+    pipeline_dag,
+    refused_as,
+    remind_of_pin,
+    result,
+    sources_of,
+    stage,
+    text_field,
+)
 from airflow_mlops.templates.own import OwnTask, output_of, own_task, validated_by
 from airflow_mlops.templates.slack import warn_of_missing_slack
 
@@ -334,47 +343,26 @@ def _judged(pipeline: ModelPipeline, fit: BaseOperator) -> MLflowJudgeModelOpera
 def _other_than_usual() -> dict[str, Param]:
     """Return the fields of the form by which one training is other than usual."""
     return {
-        "window": Param(
-            None,
-            type=["null", "string"],
-            title="Other window",
-            description="How much history this training has, such as 20d. Empty: as usual.",
+        "window": text_field("Other window", "How much history this training has, such as 20d. Empty: as usual."),
+        "exclude": text_field(
+            "Without these days", "Days that this training leaves out, such as 2013-01-05, 2013-01-07/2013-01-09."
         ),
-        "exclude": Param(
-            None,
-            type=["null", "string"],
-            title="Without these days",
-            description="Days that this training leaves out, such as 2013-01-05, 2013-01-07/2013-01-09.",
+        "slices": text_field(
+            "Without these slices", "Rows that this training leaves out, such as carrier=AA, origin=JFK."
         ),
-        "slices": Param(
-            None,
-            type=["null", "string"],
-            title="Without these slices",
-            description="Rows that this training leaves out, such as carrier=AA, origin=JFK.",
+        "data": text_field(
+            "From this data instead",
+            "Parquet file, or folder of them, with rows of your own: entity, time, label, inputs.",
         ),
-        "data": Param(
-            None,
-            type=["null", "string"],
-            title="From this data instead",
-            description="Parquet file, or folder of them, with rows of your own: entity, time, label, inputs.",
-        ),
-        "weight": Param(
-            None,
-            type=["null", "string"],
-            title="With these weights",
-            description="Column of what a row counts in this training. Empty: as usual.",
-        ),
+        "weight": text_field("With these weights", "Column of what a row counts in this training. Empty: as usual."),
         "model_params": Param(
             None,
             type=["null", "object"],
             title="Other parameters",
             description="Parameters of the trainer that this training replaces.",
         ),
-        "reason": Param(
-            None,
-            type=["null", "string"],
-            title="Why",
-            description="Kept in the ledger with your name. A training that is other than usual must have it.",
+        "reason": text_field(
+            "Why", "Kept in the ledger with your name. A training that is other than usual must have it."
         ),
         "only_say": Param(
             False, type="boolean", title="Dry run", description="Only say what it would read and take; train nothing."
