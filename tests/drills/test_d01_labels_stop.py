@@ -37,11 +37,9 @@ from airflow_mlops.exceptions import DataError
 from tests.data_fixtures import landed, spoil
 from tests.feast_fixtures import EVENT_TIMES, REPO, compute_day, ledger_of
 from tests.serving_fixtures import (
-    RunningServer,
     model_named_after,
     put_into_service,
     rollout_of,
-    running_server,
     served,
 )
 from tests.training_fixtures import make_spec
@@ -249,12 +247,6 @@ def champion(before) -> tuple[Snapshot, Path]:
     """What was trained on Wednesday morning, and serves."""
     snapshot = retrain(before, WEDNESDAY)
     return snapshot, trained(before, snapshot)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture

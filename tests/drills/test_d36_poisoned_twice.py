@@ -23,12 +23,10 @@ from airflow_mlops.engine.serving.rollout import Rollout
 from airflow_mlops.exceptions import DataError
 from tests.drills.test_d55_rolled_back_and_retrained import passed
 from tests.serving_fixtures import (
-    RunningServer,
     make_saved_model,
     model_named_after,
     put_into_service,
     rollout_of,
-    running_server,
     served,
 )
 
@@ -44,12 +42,6 @@ def models(tmp_path_factory) -> Path:
     for name, mean in {"1": GOOD, "2": GOOD + 0.1, "3": BAD, "4": BAD - 0.1}.items():
         make_saved_model(folder / name, mean)
     return folder
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture

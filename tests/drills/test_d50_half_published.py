@@ -25,12 +25,10 @@ from airflow_mlops.engine.serving.rollout import Rollout
 from airflow_mlops.exceptions import MlopsError
 from tests.serving_fixtures import (
     RefusedError,
-    RunningServer,
     make_saved_model,
     model_named_after,
     put_into_service,
     rollout_of,
-    running_server,
     served,
     settle,
 )
@@ -44,12 +42,6 @@ def models(tmp_path_factory) -> Path:
     make_saved_model(folder / "champion", 0.4)
     make_saved_model(folder / "candidate", 0.8)
     return folder
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -18,12 +18,10 @@ from airflow_mlops.exceptions import GateError
 from tests.serving_fixtures import (
     INPUTS,
     RefusedError,
-    RunningServer,
     make_saved_model,
     model_named_after,
     put_into_service,
     rollout_of,
-    running_server,
     served,
 )
 
@@ -38,12 +36,6 @@ FAULTS = pytest.mark.parametrize(
         pytest.param(RENAMED, "input 'hour' is gone; input 'sched_hour' is new", id="renamed"),
     ],
 )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -21,12 +21,10 @@ from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
 from tests.retraining_fixtures import SERVER, TRAINED, World
 from tests.serving_fixtures import (
-    RunningServer,
     make_saved_model,
     model_named_after,
     put_into_service,
     rollout_of,
-    running_server,
     served,
 )
 
@@ -86,12 +84,6 @@ def test_no_fault_a_fortnight_of_retrainings(world: World):
 
 
 # --- on a server ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -21,12 +21,10 @@ from airflow_mlops.engine.serving.rollout import Rollout
 from airflow_mlops.exceptions import GateError
 from tests.drills.test_d55_rolled_back_and_retrained import passed
 from tests.serving_fixtures import (
-    RunningServer,
     make_saved_model,
     model_named_after,
     put_into_service,
     rollout_of,
-    running_server,
     served,
 )
 
@@ -39,12 +37,6 @@ GOOD, BAD = 0.2, 0.9
 def models(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {name: make_saved_model(folder / name, mean) for name, mean in {"good": GOOD, "bad": BAD}.items()}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture

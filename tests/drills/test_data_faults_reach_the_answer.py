@@ -38,10 +38,8 @@ from tests.data_fixtures import EVENT_TIMES, landed, permission_lost, sealed
 from tests.drills.test_d16_empty_source import CANNOT_LIST, ROWWISE, believing, no_files, no_rows
 from tests.feast_fixtures import REPO, compute_day, ledger_of
 from tests.serving_fixtures import (
-    RunningServer,
     put_into_service,
     rollout_of,
-    running_server,
     served,
 )
 from tests.training_fixtures import make_spec
@@ -206,12 +204,6 @@ def worlds(tmp_path_factory, before) -> Iterator[Worlds]:
 @pytest.fixture(scope="module")
 def champion(worlds) -> Path:
     return worlds.models["clean"].result()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from airflow_mlops.operators.tf_serving import (
 )
 from airflow_mlops.sensors.tf_serving import TFServingVersionSensor
 from tests.governed_features import edit, governed, ledger_of, register, serve, snapshot_of
-from tests.serving_fixtures import INPUTS, RunningServer, make_saved_model, running_server
+from tests.serving_fixtures import INPUTS, make_saved_model
 
 
 @pytest.fixture
@@ -258,12 +257,6 @@ class Run:
 def models(tmp_path_factory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {version: make_saved_model(folder / str(version), 0.3 * version) for version in (1, 2)}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +33,7 @@ from airflow_mlops.operators.tf_serving import (
 )
 from airflow_mlops.sensors.tf_serving import TFServingVersionSensor
 from airflow_mlops.triggers.tf_serving import TFServingVersionTrigger
-from tests.serving_fixtures import INPUTS, RunningServer, free_port, make_saved_model, running_server
+from tests.serving_fixtures import INPUTS, free_port, make_saved_model
 
 
 @dataclass
@@ -61,12 +60,6 @@ class Run:
 def models(tmp_path_factory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {version: make_saved_model(folder / str(version), 0.3 * version) for version in (1, 2)}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture

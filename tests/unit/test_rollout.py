@@ -32,13 +32,11 @@ from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, TransientError
 from tests.serving_fixtures import (
-    RunningServer,
     free_port,
     make_saved_model,
     model_named_after,
     put_into_service,
     rollout_of,
-    running_server,
     served,
     settle,
 )
@@ -49,12 +47,6 @@ def models(tmp_path_factory) -> dict[int, Path]:
     """Four models by the version they are published under."""
     folder = tmp_path_factory.mktemp("models")
     return {version: make_saved_model(folder / str(version), 0.2 * version) for version in (1, 2, 3, 4)}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
