@@ -28,7 +28,7 @@ KINDS: Mapping[str, list[Any]] = {
     "Hooks": classes.HOOKS,
 }
 ABOUT = {
-    "Operators": "Tasks that do one thing each. What one returns, a small dictionary, is what the next one takes from.",
+    "Operators": "Tasks that do one thing each. They return a small dictionary, from which the next task takes.",
     "Sensors": "Tasks that wait. With `deferrable=True` no worker waits meanwhile.",
     "Decorators": "For a function of your DAG file.",
     "Triggers": "What waits in Airflow's triggerer. Sensors defer to them: you name one for an `AssetWatcher` only.",
@@ -128,6 +128,6 @@ def _shown(one: Any) -> Iterator[str]:
     if (sensor := WAITS_FOR.get(one.__name__)) is not None:
         yield f"[{sensor}]({sensor}.md) defers to it; you name the sensor.\n"
     for path, lines in examples(one.__name__).items():
-        yield f"## In `{path.name}`\n"
+        yield f"## Example: `{path.name}`\n"
         yield f"```{{literalinclude}} ../examples/{path.name}"
         yield f":emphasize-lines: {','.join(map(str, lines))}\n```\n"
