@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from airflow.sdk import DAG
 
 from airflow_mlops.cli import _parser
 from tests.training_fixtures import trained
@@ -76,6 +77,8 @@ FOREIGN = {
     "WHERE",
     "with",
 }
+ANOTHERS = {"BatchOperator", "EmptyOperator", "SageMakerTrainingOperator"}
+"""Operators of Airflow's own packages that the guides name."""
 
 
 def blocks(*languages: str) -> list[pytest.param]:
@@ -167,15 +170,18 @@ def test_commands_are_ours_with_their_options(language: str, body: str):
             _parser().parse_args(words)
 
 
-def test_the_pipeline_of_the_readme_is_the_examples():
-    pages = [block.values[1] for block in blocks("python")]
-    [shown] = [body for body in pages if "flight_delay = ModelPipeline(" in body]
-    docstring, _, code = (ROOT / "dags" / "flight_delay.py").read_text().partition("\n\n")
-    assert docstring.count('"""') == 2
-    assert shown == code
+def test_the_pipeline_of_the_readme_is_that_of_the_guide_and_makes_the_dags_of_its_table(tmp_path: Path):
+    [shown, whole] = [block.values[1] for block in blocks("python") if "shop = ModelPipeline(" in block.values[1]]
+    assert shown == whole, "README.md and docs/first-pipeline.md, which the tests of the shop run"
+    made: dict[str, object] = {"__file__": str(tmp_path / "dags" / "shop.py")}
+    exec(shown, made)
+    table = PAGES["README.md"].split("| DAG | runs | does |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)) == {
+        dag.dag_id for dag in made.values() if isinstance(dag, DAG)
+    }
 
 
-def test_the_notebook_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_notebook_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     [shown] = [block.values[1] for block in blocks("python") if "SavedModel(" in block.values[1]]
     workdir = trained()
     home = tmp_path / ".mlops"
@@ -191,9 +197,9 @@ def test_the_notebook_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mon
 # --- names ------------------------------------------------------------------------------------------------
 
 
-def test_the_modules_of_the_readme_have_what_it_names():
-    table = PAGES["README.md"].split("| module of `airflow_mlops.engine` |")[1].split("\n\n")[0]
-    rows = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", table, re.MULTILINE)
+def test_the_modules_of_the_notebook_have_what_it_names():
+    tables = PAGES["docs/notebook.md"].split("| module of `airflow_mlops.engine` |")[1:]
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", "\n".join(tables), re.MULTILINE)
     assert len(rows) > 15
     for module, names in rows:
         engine = importlib.import_module(f"airflow_mlops.engine.{module}")
@@ -224,12 +230,25 @@ def test_paths_and_links_lead_somewhere(page: str):
     assert not gone
 
 
-def test_every_operator_and_sensor_of_the_readme_exists():
+@pytest.mark.parametrize("page", PAGES)
+def test_every_operator_and_sensor_that_is_named_exists(page: str):
     from tests.contract.classes import OPERATORS, SENSORS
 
-    known = {cls.__name__ for cls in (*OPERATORS, *SENSORS)}
-    named = set(re.findall(r"\b[A-Z]\w+(?:Operator|Sensor)\b", PAGES["README.md"]))
+    known = {cls.__name__ for cls in (*OPERATORS, *SENSORS)} | ANOTHERS
+    named = set(re.findall(r"(?<![\w…])[A-Z]\w+(?:Operator|Sensor)\b", PAGES[page]))
     assert named <= known, named - known
+
+
+def test_every_command_can_be_found():
+    """Somebody who looks for a command by what it does finds it in the page of wishes."""
+    spans = " ".join(re.findall(r"`([^`\n]+)`", PAGES["docs/finding.md"]))
+    [commands] = [action.choices for action in _parser()._actions if isinstance(action.choices, dict)]
+    assert {name for name in commands if not re.search(rf"(?<![\w-]){name}(?![\w-])", spans)} == set()
+
+
+def test_the_guarantees_name_every_drill_and_no_other():
+    drills = {path.name[5:8].upper() for path in (ROOT / "tests" / "drills").glob("test_d[0-9][0-9]_*.py")}
+    assert set(re.findall(r"\bD\d\d\b", PAGES["docs/guarantees.md"])) == drills
 
 
 def _public() -> dict[str, object]:
