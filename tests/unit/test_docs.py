@@ -230,6 +230,11 @@ def test_paths_and_links_lead_somewhere(page: str):
     assert not gone
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if not re.search("CHANGELOG|decisions/|reference/", page)])
+def test_a_guide_is_read_in_five_minutes(page: str):
+    assert len(PAGES[page].split()) <= 1100
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_operator_and_sensor_that_is_named_exists(page: str):
     from tests.contract.classes import OPERATORS, SENSORS
