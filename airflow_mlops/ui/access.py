@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -121,14 +121,16 @@ def worked_on(session: Session, dag_id: str, dataset: str, since: str = "") -> d
     """Return partition → ``awaited``, ``arrived`` or ``missing``: what the last runs that are to seal it have seen.
 
     :param dag_id: The features DAG of a model.
-    :param since: Leave out keys before this one.
+    :param since: Leave out keys before this one; those of days to come, which somebody mistyped, are left out always.
     """
     from sqlalchemy import select
 
+    to_come = datetime.now(UTC).date() + timedelta(days=2)
     waits = select(DagRun.partition_key, TaskInstance.state)
     waits = waits.join(TaskInstance, (TaskInstance.dag_id == DagRun.dag_id) & (TaskInstance.run_id == DagRun.run_id))
     waits = waits.where(DagRun.dag_id == dag_id, TaskInstance.task_id == f"{dataset}.wait")
-    waits = waits.where(DagRun.partition_key >= since).order_by(DagRun.partition_key.desc(), DagRun.id.desc())
+    waits = waits.where(DagRun.partition_key >= since, DagRun.partition_key < str(to_come))
+    waits = waits.order_by(DagRun.partition_key.desc(), DagRun.id.desc())
     found: dict[str, str] = {}
     for key, state in session.execute(waits.limit(_WAITS)):
         if key and state != "skipped":  # the feed does not begin before

@@ -143,7 +143,7 @@ def ask_curves(access: AccessDep, model: str, version: Annotated[list[Number], Q
     from airflow_mlops.engine.registry.curves import curves
     from airflow_mlops.hooks.mlflow import MLflowHook
 
-    registry = MLflowHook().get_conn()
+    registry = MLflowHook().get_conn(lookups_only=True)
     told: dict[str, dict[int, Mapping[int, float]]] = {}
     problems = {}
     for number in version[:_SIDE_BY_SIDE]:

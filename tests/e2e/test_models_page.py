@@ -151,6 +151,12 @@ def frame(page: Page) -> Any:
     return page.frame_locator("iframe")
 
 
+def ready(page: Page) -> Any:
+    """Return the frame once its scripts answer."""
+    frame(page).locator("body[data-ready]").wait_for()
+    return frame(page)
+
+
 def shot(page: Page, name: str) -> None:
     if folder := os.environ.get("MLOPS_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/{name}.png")
@@ -161,6 +167,7 @@ def errors(page: Page) -> Iterator[list[str]]:
     """What the browser complains of; and every request leaves for this machine only."""
     said: list[str] = []
     page.context.set_default_timeout(20_000)
+    page.set_viewport_size({"width": 1400, "height": 1000})
 
     def on_console(message: Any) -> None:
         if message.type == "error":
@@ -190,7 +197,7 @@ def test_a_viewer_finds_the_models_in_the_navigation_and_looks_around(
 ) -> None:
     sign_in(page, site, "vic")
     page.get_by_role("link", name="Models").first.click()
-    models = frame(page)
+    models = ready(page)
     shop = models.get_by_role("link", name="shop", exact=True)
     row = models.locator("#models tbody tr", has=shop)
     row.wait_for()
@@ -218,15 +225,14 @@ def test_a_viewer_finds_the_models_in_the_navigation_and_looks_around(
     halt = models.get_by_role("button", name="Halt")
     assert halt.is_disabled()
     assert halt.get_attribute("title") == "You may not start runs of shop.runbook."
-    shot(page, "model")
     models.get_by_text("events in words").click()
     assert models.get_by_text("version 4 judged FAIL").count() >= 1
 
-    models.get_by_label("Compare version 4").check()
+    ready(page).get_by_label("Compare version 4").check()
     models.get_by_label("Compare version 6").check()
     models.get_by_role("button", name="Compare two").click()
     models.get_by_role("heading", name="What changed").wait_for()
-    models.locator(".uplot canvas").first.wait_for()
+    models.locator(".uplot canvas").nth(2).wait_for()
     charts = models.locator("#curves [role=img]")
     assert [charts.nth(n).get_attribute("aria-label").partition(" by epoch")[0] for n in range(3)] == [
         "loss",
@@ -243,7 +249,7 @@ def test_a_viewer_finds_the_models_in_the_navigation_and_looks_around(
     models.get_by_role("heading", name="Verdict").wait_for()
     assert models.get_by_text("refused").count() == 0
     models.get_by_text("30 partitions").click()
-    assert models.locator("#curves .uplot canvas").count() == 3
+    models.locator("#curves .uplot canvas").nth(2).wait_for()
     shot(page, "version")
     models.get_by_role("link", name="shop").click()
     models.get_by_role("link", name="orders").click()
@@ -290,7 +296,7 @@ def test_dark_as_airflow_is_and_by_keyboard(site: Site, page: Page, errors: list
     shot(page, "models-dark")
     models.get_by_role("link", name="shop", exact=True).press("Enter")
     models.get_by_role("heading", name="Partitions").wait_for()
-    cells = models.locator(".calendar button.cell")
+    cells = ready(page).locator(".calendar button.cell")
     cells.first.focus()
     cells.first.press("ArrowRight")
     cells.nth(1).press("Enter")
@@ -304,13 +310,35 @@ def test_dark_as_airflow_is_and_by_keyboard(site: Site, page: Page, errors: list
     assert policy_errors(errors) == []
 
 
+def test_a_narrow_window_hides_nothing(site: Site, page: Page, errors: list[str]) -> None:
+    sign_in(page, site, "vic")
+    page.set_viewport_size({"width": 600, "height": 1000})
+    for path in ("", "/team/mlops/models/shop", "/team/mlops/models/shop/data/orders"):
+        page.goto(f"{site.url}/plugin/models{path}")
+        body = ready(page).locator("body")
+        assert body.evaluate("one => one.scrollWidth <= one.ownerDocument.defaultView.innerWidth"), path
+        if path.endswith("/shop"):
+            texts = frame(page).locator(".timeline text:visible")
+            assert min(texts.nth(n).bounding_box()["height"] for n in range(texts.count())) > 11
+            shot(page, "model-narrow")
+    frame(page).locator(".features svg").first.wait_for()
+    page.goto(f"{site.url}/plugin/models")
+    row = ready(page).locator("#models tbody tr", has=frame(page).get_by_role("link", name="shop", exact=True))
+    width = row.bounding_box()["width"]
+    assert all(cell.bounding_box()["width"] <= width for cell in row.locator("td:visible").all())
+    assert policy_errors(errors) == []
+
+
 # --- what is done -----------------------------------------------------------------------------------------
 
 
 def act(page: Page, button: str, reason: str, **fields: str) -> Any:
     """Fill in the form of an action, and send it."""
     models = frame(page)
-    models.locator(f"button:visible:text-is('{button}')").first.click()
+    asked = models.locator(f"button:visible:text-is('{button}')").first
+    asked.wait_for()
+    ready(page)
+    asked.click()
     dialog = models.locator("dialog[open]")
     dialog.wait_for()
     for name, value in fields.items():
@@ -333,6 +361,8 @@ def test_an_operator_pins_halts_and_resumes_from_the_page(site: Site, page: Page
     sign_in(page, site, "otto")
     page.goto(f"{site.url}/plugin/models/team/mlops/models/shop")
     models = frame(page)
+    ready(page)
+    shot(page, "model")
     dialog = act(page, "Halt", "labels of last week are wrong")
     shot(page, "halt")
     dialog.locator("#ask-reason").fill(MARKUP)
@@ -395,7 +425,7 @@ def test_each_dag_is_started_with_what_was_chosen(site: Site, page: Page, errors
         page.goto(f"{site.url}/plugin/models/team/mlops/models/shop")
         frame(page).get_by_role("heading", name="What happened").wait_for()
         if button == "Plan a backfill":
-            cells = frame(page).locator(".calendar button.cell")
+            cells = ready(page).locator(".calendar button.cell")
             cells.nth(3).click()
             cells.nth(5).click()
             shot(page, "calendar")
@@ -427,7 +457,7 @@ def test_windows_are_excluded_and_sources_announced(site: Site, page: Page, erro
     page.goto(f"{site.url}/plugin/models/team/mlops/models/shop/data/orders")
     models = frame(page)
     models.get_by_role("heading", name="Distributions").wait_for()
-    cells = models.locator(".calendar button.cell")
+    cells = ready(page).locator(".calendar button.cell")
     cells.nth(1).click()
     cells.nth(2).click()
     send(page, "Exclude a window", "doubled")

@@ -205,6 +205,7 @@ def test_how_far_runs_have_come_with_their_partitions():
         ("2026-01-08", None),
         ("2025-12-31", "success"),
         ("2026-01-09", "skipped"),
+        ("9026-01-09", "deferred"),
     )
     for table in (DagRun.__table__, TaskInstance.__table__):
         table.create(engine)

@@ -148,3 +148,6 @@ if (questions) {
   for (const dag of dags.filter((one) => /\.(backfill|train|deploy)$/.test(one))) ask(dag).catch(() => {});
   document.addEventListener("asks", (event) => ask(event.detail).catch(() => {}));
 }
+
+// From here on buttons answer.
+document.body.dataset.ready = "yes";

@@ -31,7 +31,7 @@ const draw = (metric, lines, versions) => {
   new window.uPlot({
     width: holder.querySelector(".features").firstElementChild?.clientWidth || 340,
     height: HEIGHT,
-    cursor: { drag: { x: false, y: false }, sync: { key: "epochs" } },
+    cursor: { y: false, drag: { x: false, y: false }, sync: { key: "epochs" } },
     scales: { x: { time: false } },
     axes: [
       { ...axis, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
