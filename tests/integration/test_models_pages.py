@@ -83,6 +83,7 @@ def test_a_model_is_there_as_soon_as_its_dags_are(open_as: Open):
     page = client.get("/models/shop")
     assert page.status_code == 200
     assert "No version yet." in page.text
+    assert 'href="/dags/shop.train">train</a>, ' in page.text
 
 
 def test_partitions_are_shown_before_anything_is_trained_on_them(open_as: Open, ledger: Ledger):

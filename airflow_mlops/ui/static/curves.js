@@ -21,6 +21,7 @@ const grouped = (curves, versions) => {
   });
 };
 
+const charts = [];
 const draw = (metric, lines, versions) => {
   const epochs = [...new Set(lines.flatMap((line) => Object.keys(line.values).map(Number)))].sort((a, b) => a - b);
   const name = (line) => `version ${line.version}${line.split ? `, ${line.split}` : ""}`;
@@ -28,7 +29,7 @@ const draw = (metric, lines, versions) => {
   const axis = { stroke: style("--quiet"), grid: { stroke: style("--edge"), width: 1 }, ticks: { show: false }, font: `12px ${style("--font")}` };
   const told = lines.map((line) => `${name(line)}: ${number(last(line))} after ${Object.keys(line.values).length} epochs`);
   const box = make("div", { role: "img", ariaLabel: `${metric} by epoch. ${told.join("; ")}` });
-  new window.uPlot({
+  charts.push(new window.uPlot({
     width: holder.querySelector(".features").firstElementChild?.clientWidth || 340,
     height: HEIGHT,
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: "epochs" } },
@@ -49,12 +50,13 @@ const draw = (metric, lines, versions) => {
         value: (chart, value) => number(value ?? last(line)),
       })),
     ],
-  }, [epochs, ...lines.map((line) => epochs.map((epoch) => line.values[epoch] ?? null))], box);
+  }, [epochs, ...lines.map((line) => epochs.map((epoch) => line.values[epoch] ?? null))], box));
   return make("div", {}, make("h3", { textContent: metric }), box);
 };
 
 const show = ({ curves, problems }) => {
   const versions = holder.dataset.versions.split(" ");
+  for (const chart of charts.splice(0)) chart.destroy();
   const notes = Object.entries(problems).map(([version, words]) =>
     make("p", { className: "quiet", textContent: versions.length > 1 ? `Version ${version}: ${words}` : words }));
   const grid = make("div", { className: "features" }, make("div"));
@@ -71,6 +73,7 @@ if (holder) {
     again();
     // Colours and widths are those of the moment in which they were drawn.
     new MutationObserver(again).observe(document.documentElement, { attributeFilter: ["class"] });
-    addEventListener("resize", again);
+    let waits;
+    addEventListener("resize", () => { clearTimeout(waits); waits = setTimeout(again, 150); });
   }).catch((error) => holder.replaceChildren(make("p", { className: "quiet", textContent: error.message })));
 }
