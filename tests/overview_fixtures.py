@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from sqlalchemy import insert
 
+from airflow_mlops.engine.data.parquet import parquet_files
+from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
+from airflow_mlops.engine.data.profiles.collect import profile_table
+from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.ledger import Ledger, as_json
 from airflow_mlops.engine.ledger.models import FactRow, TrainingRequestRow
 
@@ -154,3 +162,42 @@ def tell(ledger: Ledger, model: str, words: str = "", dataset: str = "orders") -
     )
     story.say("halt", model, {"action": "resume", "who": "otto", "reason": story.said("labels are repaired")}, 7)
     story.told(state)
+
+
+def seal_rows(ledger: Ledger, home: Path, model: str, dataset: str = "orders") -> None:
+    """Seal two days of a story's dataset with rows and profiles: yesterday, and the last that version 6 was trained on.
+
+    Since then prices went up by a third, half of the countries are new, and one rate in ten is missing.
+    """
+    store = PartitionStore.under(home, ledger)
+    rng = np.random.default_rng(7)
+    revisions = {}
+    for key, dearer, countries, missing in ((day(4), 1.0, [0.6, 0.3, 0.1], 0.0), (day(1), 1.33, [0.4, 0.1, 0.5], 0.1)):
+        rows = 2000
+        begin = datetime.fromisoformat(f"{key}T00:00:00+00:00")
+        table = pa.table(
+            {
+                "at": [begin + timedelta(seconds=float(n)) for n in rng.uniform(0, 86_400, rows)],
+                "price": rng.lognormal(3.0, 0.4, rows) * dearer,
+                "pieces": rng.poisson(3, rows),
+                "country": rng.choice(["NO", "SE", "DK"], rows, p=countries),
+                "rate": pa.array(rng.normal(0.5, 0.1, rows), mask=rng.uniform(size=rows) < missing),
+                "buyer": [f"Anna of the {n}th" for n in range(rows)],
+            }
+        )
+        folder = home / "landed" / dataset / key
+        folder.mkdir(parents=True)
+        pq.write_table(table, folder / "rows.parquet", write_page_checksum=True)
+        hashed = batch_hash(parquet_files(folder))
+        made = store.seal(dataset, key, folder, event_time="at", batch_hash=hashed, suite_hash="s")
+        about = {"dataset": dataset, "key": key, "revision": made.revision}
+        store.write_profile(dataset, key, made.revision, profile_table(table, slices=["country"], **about))
+        revisions[key] = made.revision
+        computed = feature_file(home, "per_day", key)
+        computed.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.select(["at", "price", "rate"]), computed)
+    seen = ledger.facts("snapshot", model, key="s6", limit=1)[0].payload
+    held = {**seen["partitions"][dataset], day(4): revisions[day(4)]}
+    read = ledger.facts("model_features", model, key="6", limit=1)[0].payload
+    ledger.record("model_features", model, {**read, "pinned": {"per_day": [day(33), day(4), 30]}}, key="6")
+    ledger.record("snapshot", model, {**seen, "partitions": {dataset: held}}, key="s6")

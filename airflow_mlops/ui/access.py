@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -12,8 +12,10 @@ from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.models.asset import TaskOutletAssetReference
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
 from fastapi import Depends, HTTPException, status
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ STAGES = (
     *("rollback", "exclude", "roll_through", "batch_predict", "history", "rerun"),
 )
 """What the DAGs of a model are called behind its name."""
+
+
+_SEEN = {"success": "arrived", "failed": "missing", "upstream_failed": "missing", "removed": "missing"}
+_WAITS = 1000
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,36 @@ def run_of(session: Session, dag_id: str, run_id: str) -> DagRun | None:
     from sqlalchemy import select
 
     return session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+
+
+def worked_on(session: Session, dag_id: str, dataset: str, since: str = "") -> dict[str, str]:
+    """Return partition → ``awaited``, ``arrived`` or ``missing``: what the last runs that are to seal it have seen.
+
+    :param dag_id: The features DAG of a model.
+    :param since: Leave out keys before this one; those of days to come, which somebody mistyped, are left out always.
+    """
+    from sqlalchemy import select
+
+    to_come = datetime.now(UTC).date() + timedelta(days=2)
+    waits = select(DagRun.partition_key, TaskInstance.state)
+    waits = waits.join(TaskInstance, (TaskInstance.dag_id == DagRun.dag_id) & (TaskInstance.run_id == DagRun.run_id))
+    waits = waits.where(DagRun.dag_id == dag_id, TaskInstance.task_id == f"{dataset}.wait")
+    waits = waits.where(DagRun.partition_key >= since, DagRun.partition_key < str(to_come))
+    waits = waits.order_by(DagRun.partition_key.desc(), DagRun.id.desc())
+    found: dict[str, str] = {}
+    for key, state in session.execute(waits.limit(_WAITS)):
+        if key and state != "skipped":  # the feed does not begin before
+            found.setdefault(key, _SEEN.get(state or "", "awaited"))
+    return found
+
+
+def sealed_by(session: Session, dag_id: str) -> list[str]:
+    """Return the datasets of which a features DAG seals partitions, whether or not a model was trained on them."""
+    from sqlalchemy import select
+
+    seals = select(TaskOutletAssetReference.task_id).where(TaskOutletAssetReference.dag_id == dag_id)
+    found = session.scalars(seals.where(TaskOutletAssetReference.task_id.endswith(".seal")))
+    return sorted({task_id.removesuffix(".seal") for task_id in found})
 
 
 AccessDep = Annotated[Access, Depends(access)]

@@ -16,7 +16,10 @@ from airflow_mlops.ui.access import Access
 
 @dataclass(frozen=True)
 class Action:
-    """A button. ``fixed`` of the DAG's params it sets, ``fields`` it asks for; ``refused`` says why it is off."""
+    """A button. ``fixed`` of the DAG's params it sets, ``fields`` it asks for; ``refused`` says why it is off.
+
+    ``rare`` are further fields, which are folded away.
+    """
 
     name: str
     title: str
@@ -24,6 +27,7 @@ class Action:
     help: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
+    rare: tuple[str, ...] = ()
     danger: bool = False
     dag_id: str = ""
     paused: bool = False
@@ -31,7 +35,7 @@ class Action:
     post: str = ""
 
 
-_GO_BACK = ("to_version", "served_on", "trained_before", "until", "override_by", "override_reason")
+_GO_BACK, _OVERRIDE = ("to_version", "served_on", "trained_before", "until"), ("override_by", "override_reason")
 _BACK = "An earlier version answers again, and is pinned."
 _FORWARD = "Through a bad time, where no version is good to go back to: its pin is lifted, and it is trained now."
 _ALL = (
@@ -40,7 +44,8 @@ _ALL = (
         "Train",
         "train",
         "A challenger is trained and judged; it serves once it passed.",
-        fields=("as_of", "window", "exclude", "only_say"),
+        fields=("as_of", "only_say"),
+        rare=("window", "exclude", "slices", "data", "weight", "model_params"),
     ),
     Action(
         "deploy",
@@ -49,7 +54,7 @@ _ALL = (
         "It is proven beside what serves, and then answers callers.",
         fields=("version", "signature_changes"),
     ),
-    Action("rollback", "Roll back", "rollback", _BACK, fields=_GO_BACK, danger=True),
+    Action("rollback", "Roll back", "rollback", _BACK, fields=_GO_BACK, rare=_OVERRIDE, danger=True),
     Action("roll_through", "Roll through", "roll_through", _FORWARD, fields=("confirm",), danger=True),
     Action(
         "pin",
@@ -87,7 +92,8 @@ _ALL = (
         "Plan a backfill",
         "backfill",
         "It says first what there is to do and what it costs; above a limit a person is asked.",
-        fields=("first", "last", "order", "ordered"),
+        fields=("first", "last", "retrain"),
+        rare=("order", "ordered", "partitions"),
     ),
 )
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from airflow_mlops.engine.data.charts import number
 from airflow_mlops.engine.overview.timeline import LANES, Timeline
 
 _SPARK = (120, 28)
-_WIDTH, _LEFT, _CHART, _LANE, _TICKS = 1000, 92, 150, 34, 6
-_PAD = 8
+_LEFT, _CHART, _LANE, _TICKS = 100, 150, 34, 7
 
 
 def sparkline(points: Sequence[tuple[int, float]], metric: str = "") -> Markup:
@@ -36,6 +35,8 @@ def sparkline(points: Sequence[tuple[int, float]], metric: str = "") -> Markup:
 def drawn(line: Timeline, root: str) -> Markup:
     """Draw the metric of the versions, and below it what happened, each at its time.
 
+    Places along the axis are shares of the width, so that texts and marks are of one size in any window.
+
     :param root: Address of the model's page: events of a version lead to the version.
     """
     moments = [event.at for event in line.events] + [at for at, _, _ in line.points]
@@ -45,75 +46,86 @@ def drawn(line: Timeline, root: str) -> Markup:
     spread = max((end - start).total_seconds(), 1.0)
 
     def x(at: datetime) -> float:
-        return _LEFT + _PAD + (at - start).total_seconds() / spread * (_WIDTH - _LEFT - 2 * _PAD)
+        return (at - start).total_seconds() / spread * 100
 
     height = _CHART + len(LANES) * _LANE + 24
-    parts = [*_metric(line, x, root), *_lanes(line, x, root), *_axis(start, end, height)]
-    return Markup('<svg class="timeline" viewBox="0 0 {} {}" role="group" aria-label="timeline">{}</svg>').format(
-        _WIDTH, height, Markup("").join(parts)
-    )
+    names = [*_metric_names(line), *(_text(0, y + 4, lane) for y, lane in _lanes())]
+    plot = [*_metric(line, x, root), *_events(line, x, root), *_axis(start, end, height)]
+    return Markup(
+        '<div class="timeline"><svg width="{}" height="{}">{}</svg>'
+        '<svg class="plot" height="{}" role="group" aria-label="timeline">{}</svg></div>'
+    ).format(_LEFT, height, Markup("").join(names), height, Markup("").join(plot))
+
+
+def _lanes() -> Iterator[tuple[float, str]]:
+    """Yield the height of the middle of each lane, and its name."""
+    for index, lane in enumerate(LANES):
+        yield _CHART + index * _LANE + _LANE / 2, lane
+
+
+def _metric_names(line: Timeline) -> list[Markup]:
+    if not line.points:
+        return [_text(0, 70, "no version has a metric yet", "quiet")]
+    values = [value for _, _, value in line.points]
+    told = [_text(0, 18, line.metric), _text(0, 36, f"max {number(max(values))}", "quiet")]
+    return [*told, _text(0, _CHART - 16, f"min {number(min(values))}", "quiet")]
 
 
 def _metric(line: Timeline, x: Callable[[datetime], float], root: str) -> list[Markup]:
     if not line.points:
-        return [Markup('<text class="quiet" x="{}" y="70">no version has a metric yet</text>').format(_LEFT + _PAD)]
-    values = [value for _, _, value in line.points]
-    ys = _scaled(values, _CHART - 16, 14)
-    path = " ".join(f"{x(at):.1f},{y:.1f}" for (at, _, _), y in zip(line.points, ys, strict=True))
+        return []
+    ys = _scaled([value for _, _, value in line.points], _CHART - 16, 14)
+    path = " ".join(f"{x(at):.2f},{y:.1f}" for (at, _, _), y in zip(line.points, ys, strict=True))
     made = [
-        Markup('<text x="0" y="18">{}</text><text class="quiet" x="0" y="36">{}</text>').format(
-            line.metric, f"max {number(max(values))}"
-        ),
-        Markup('<text class="quiet" x="0" y="{}">{}</text>').format(_CHART - 16, f"min {number(min(values))}"),
-        Markup('<polyline class="line" points="{}"/>').format(path),
+        Markup(
+            '<svg viewBox="0 0 100 {}" height="{}" preserveAspectRatio="none">'
+            '<polyline class="line" points="{}"/></svg>'
+        ).format(_CHART, _CHART, path)
     ]
     for (at, version, value), y in zip(line.points, ys, strict=True):
         title = f"version {version}: {line.metric} {number(value)}, {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-        made.append(_dot(x(at), y, "point", title, f"{root}/versions/{version}"))
+        made.append(_mark(x(at), y, "point", title, f"{root}/versions/{version}"))
     return made
 
 
-def _lanes(line: Timeline, x: Callable[[datetime], float], root: str) -> list[Markup]:
+def _events(line: Timeline, x: Callable[[datetime], float], root: str) -> list[Markup]:
     made = []
-    for index, lane in enumerate(LANES):
-        y = _CHART + index * _LANE + _LANE / 2
-        made.append(
-            Markup('<line class="lane" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="0" y="{}">{}</text>').format(
-                _LEFT, _WIDTH, y, y, y + 4, lane
-            )
-        )
+    for y, lane in _lanes():
+        made.append(Markup('<line class="lane" x1="0" x2="100%" y1="{}" y2="{}"/>').format(y, y))
         for event in reversed(line.events):
             if event.lane == lane:
                 title = f"{event.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {event.title}"
                 title += f" ({event.detail})" if event.detail else ""
                 goes = f"{root}/versions/{event.version}" if event.version is not None else ""
-                made.append(_dot(x(event.at), y, event.kind, title, goes))
+                made.append(_mark(x(event.at), y, event.kind, title, goes))
     return made
 
 
-def _dot(x: float, y: float, kind: str, title: str, goes: str) -> Markup:
-    mark = Markup('<circle class="dot {}" cx="{}" cy="{}" r="5"><title>{}</title></circle>').format(
-        kind, f"{x:.1f}", f"{y:.1f}", title
+def _mark(x: float, y: float, kind: str, title: str, goes: str) -> Markup:
+    """Draw an event: a diamond where it is bad, else a dot."""
+    shape = Markup('<path d="M0-7L7 0L0 7L-7 0Z"/>' if kind == "bad" else '<circle r="5"/>')
+    mark = Markup('<svg class="dot {}" x="{}%" y="{}"><title>{}</title>{}</svg>').format(
+        kind, f"{x:.2f}", f"{y:.1f}", title, shape
     )
     return Markup('<a href="{}" aria-label="{}" tabindex="-1">{}</a>').format(goes, title, mark) if goes else mark
 
 
 def _axis(start: datetime, end: datetime, height: float) -> list[Markup]:
-    made = []
     span = end - start
     text = "%Y-%m-%d" if span > timedelta(days=3) else "%m-%d %H:%M"
     ticks = _TICKS if span > timedelta(minutes=_TICKS) else 1
+    made = []
     for index in range(ticks):
         share = index / max(1, ticks - 1)
         at = (start + span * share).astimezone(UTC)
-        place = _LEFT + _PAD + share * (_WIDTH - _LEFT - 2 * _PAD)
-        anchor = "start" if index == 0 else "end" if index == ticks - 1 else "middle"
-        made.append(
-            Markup('<text class="quiet" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                f"{place:.1f}", height - 6, anchor, escape(at.strftime(text))
-            )
-        )
+        # In a narrow window there is room for every second one.
+        where = "start" if index == 0 else "end" if index == ticks - 1 else "even" if index % 2 == 0 else "odd"
+        made.append(_text(f"{share:.0%}", height - 6, at.strftime(text), f"quiet tick {where}"))
     return made
+
+
+def _text(x: float | str, y: float, words: str, kind: str = "") -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, x, y, words)
 
 
 def _scaled(values: Sequence[float], low: float, high: float) -> list[float]:

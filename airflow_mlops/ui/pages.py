@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.common.db.common import SessionDep
@@ -19,17 +20,21 @@ from airflow_mlops.engine.overview.runs import RunFacts, cost_of, of_run
 from airflow_mlops.engine.overview.timeline import timeline
 from airflow_mlops.engine.overview.versions import PAGE, Version, compared, count, detail, versions
 from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
-from airflow_mlops.ui.access import STAGES, Access, AccessDep, run_of
+from airflow_mlops.ui.access import STAGES, Access, AccessDep, run_of, sealed_by, worked_on
 from airflow_mlops.ui.actions import actions
 from airflow_mlops.ui.announcements import open_ledger
 from airflow_mlops.ui.drawing import drawn
-from airflow_mlops.ui.profiles import profiles_of
+from airflow_mlops.ui.profiles import profiles_of, profiles_of_view
 from airflow_mlops.ui.rendering import HEADERS, STATIC, page
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 router = APIRouter()
 Number = Annotated[int, Query(ge=1, le=10_000_000)]
 _METRICS = 5
 """Most metrics that have a column of their own in the list of versions."""
+_SIDE_BY_SIDE = 2
 _NO_ASSETS = "You may not change assets in Airflow."
 
 
@@ -92,18 +97,20 @@ def ask_registry(access: AccessDep, model: str, number: int) -> JSONResponse:
 
 
 @router.get("/models/{model:path}/data/{dataset:path}")
-def show_dataset(request: Request, access: AccessDep, model: str, dataset: str, period: str = "") -> HTMLResponse:
+def show_dataset(
+    request: Request, access: AccessDep, session: SessionDep, model: str, dataset: str, *, period: str = ""
+) -> HTMLResponse:
     """Show a dataset that a model is trained on: its partitions, what is excluded, how its columns are distributed."""
     from airflow_mlops.engine.data.exclusions import exclusions
 
     ledger, row = _row(access, model)
-    names = [one.dataset for one in row.sources]
+    names = _datasets(row, session)
     if dataset not in names:
         raise DataError(
             f"{model} is not trained on a dataset {dataset!r}.{did_you_mean(dataset, names)}",
             hint=f"Datasets: {', '.join(names) or 'none is recorded'}.",
         )
-    may, shown = actions(access, row), calendar(ledger, dataset, row.online, period, _computed(row))
+    may, shown = actions(access, row), _calendar(ledger, row, dataset, period, session)
     told = {
         "row": row,
         "dataset": dataset,
@@ -117,14 +124,55 @@ def show_dataset(request: Request, access: AccessDep, model: str, dataset: str, 
     return page(request, "dataset.html", told)
 
 
+@router.get("/models/{model:path}/features/{view}")
+def show_view(request: Request, access: AccessDep, model: str, view: str) -> HTMLResponse:
+    """Show how the features of a view are distributed."""
+    ledger, row = _row(access, model)
+    if view not in row.views:
+        raise DataError(
+            f"{model} reads no feature view {view!r}.{did_you_mean(view, row.views)}",
+            hint=f"Feature views: {', '.join(row.views) or 'none is recorded'}.",
+        )
+    return page(request, "view.html", {"row": row, "view": view, "profiles": profiles_of_view(ledger, row, view)})
+
+
+@router.get("/models/{model:path}/curves")
+def ask_curves(access: AccessDep, model: str, version: Annotated[list[Number], Query()]) -> JSONResponse:
+    """Say how versions were in each epoch, as MLflow has it; of which it has nothing, why."""
+    access.require(model)
+    from airflow_mlops.engine.registry.curves import curves
+    from airflow_mlops.hooks.mlflow import MLflowHook
+
+    registry = MLflowHook().get_conn(lookups_only=True)
+    told: dict[str, dict[int, Mapping[int, float]]] = {}
+    problems = {}
+    for number in version[:_SIDE_BY_SIDE]:
+        try:
+            found = curves(registry, model, number)
+        except DataError as error:
+            problems[number] = f"{error.headline} {error.detail}"
+            continue
+        if not found:
+            problems[number] = "its run in MLflow has no metrics by epoch."
+        for name, curve in found.items():
+            told.setdefault(name, {})[number] = curve
+    return JSONResponse({"curves": told, "problems": problems}, headers=HEADERS)
+
+
 # After the pages below it: a name may have slashes.
 @router.get("/models/{model:path}")
 def show_model(
-    request: Request, access: AccessDep, model: str, page_: Annotated[Number, Query(alias="page")] = 1, period: str = ""
+    request: Request,
+    access: AccessDep,
+    session: SessionDep,
+    model: str,
+    *,
+    page_: Annotated[Number, Query(alias="page")] = 1,
+    period: str = "",
 ) -> HTMLResponse:
     """Show a model: what serves, what happened, its versions and partitions."""
     ledger, row = _row(access, model)
-    datasets = [one.dataset for one in row.sources]
+    datasets = _datasets(row, session)
     listed, line, may = versions(ledger, model, page_), timeline(ledger, model, datasets), actions(access, row)
     told = {
         "row": row,
@@ -140,7 +188,7 @@ def show_model(
         "metrics": _metrics(listed),
         "number": page_,
         "pages": -(-count(ledger, model) // PAGE),
-        "calendars": _calendars(ledger, row, period),
+        "calendars": [one for name in datasets if (one := _calendar(ledger, row, name, period, session))],
         "access": access,
         "training": _training(ledger, model, access),
         "why": _why(ledger, model),
@@ -161,7 +209,7 @@ def show_tab(request: Request, access: AccessDep, session: SessionDep, dag_id: s
     told["row"] = row = rows(ledger, [model])[0] if model in models(ledger) else None
     run = run_of(session, dag_id, run_id) if run_id else None
     if run is not None:
-        datasets = [one.dataset for one in row.sources] if row is not None else []
+        datasets = _datasets(row, session) if row is not None else []
         key = run.partition_key or ""
         found = of_run(ledger, model, f"{dag_id} {run_id}", datasets, key) if row else RunFacts((), None, ())
         told |= {"run": run, "key": key, "found": found}
@@ -185,10 +233,15 @@ def _row(access: Access, model: str) -> tuple[Ledger, ModelRow]:
     return ledger, rows(ledger, [model])[0]
 
 
-def _calendars(ledger: Ledger, row: ModelRow, period: str) -> list[Calendar]:
-    computed = _computed(row)
-    found = (calendar(ledger, one.dataset, row.online, period, computed) for one in row.sources)
-    return [one for one in found if one is not None]
+def _datasets(row: ModelRow, session: Session) -> list[str]:
+    """Return what a model is trained on, and what it will be."""
+    names = [one.dataset for one in row.sources]
+    return [*names, *(name for name in sealed_by(session, f"{row.model}.features") if name not in names)]
+
+
+def _calendar(ledger: Ledger, row: ModelRow, dataset: str, period: str, session: Session) -> Calendar | None:
+    seen = worked_on(session, f"{row.model}.features", dataset, period)
+    return calendar(ledger, dataset, row.online, period, computed=_computed(row), worked_on=seen)
 
 
 def _computed(row: ModelRow) -> set[str]:

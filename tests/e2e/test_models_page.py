@@ -7,6 +7,7 @@ with markup wherever a text may stand. Screenshots go to the folder that MLOPS_S
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 from airflow_mlops.demo import watch
 from airflow_mlops.demo.watch import Watcher
@@ -30,7 +33,7 @@ from airflow_mlops.stack.ports import HOST, Ports
 from airflow_mlops.stack.stack import Stack
 from tests.e2e.small_stack import small_stack
 from tests.integration.test_ui_announcements_and_reports import token
-from tests.overview_fixtures import MARKUP, SERVER, day, tell
+from tests.overview_fixtures import MARKUP, SERVER, day, seal_rows, tell
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -62,6 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         ledger = Ledger(stack.database.url("mlops_ledger"))
         for name in ("shop", "shop_fraud", "shop_returns"):
             tell(ledger, name)
+        seal_rows(ledger, stack.layout.home, "shop")
         halt(ledger, "shop_fraud", "ann", "labels of last week are wrong")
         pin(ledger, SERVER, "shop_returns", "otto", "black friday")
         tell(ledger, EVIL, MARKUP, dataset="lake <i>'s</i>")
@@ -77,6 +81,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         }
         environment = {**stack.environment, **{f"AIRFLOW__{name}": value for name, value in settings.items()}}
+        mlflow = f"sqlite:///{folder}/mlflow.db"
+        trainings_in(mlflow)
+        environment["AIRFLOW_CONN_MLFLOW_DEFAULT"] = json.dumps({"conn_type": "mlflow", "host": mlflow})
         server = processes.spawn(
             "api-server-with-users",
             [sys.executable, "-m", "airflow", "api-server"],
@@ -106,6 +113,23 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 processes.stop([server], grace=2)
 
 
+def trainings_in(mlflow: str) -> None:
+    """Give the versions of ``shop`` their runs: the fourth learned its rows by heart, and was stopped."""
+    client = MlflowClient(mlflow, mlflow)
+    client.create_registered_model("shop")
+    for version in range(1, 7):
+        run = client.create_run("0").info.run_id
+        rows = []
+        for epoch in range(8 if version == 4 else 12):
+            loss = 0.45 + 0.24 * math.exp(-epoch / (3 + version / 3))
+            worse = 0.012 * max(0, epoch - 3) if version == 4 else 0.0
+            values = {"loss": loss, "val_loss": loss + 0.02 + worse, "learning_rate": 0.001 * 0.8**epoch}
+            values |= {"auc": 1.1 - loss, "val_auc": 1.08 - loss - worse}
+            rows += [Metric(f"epoch/{name}", value, epoch, epoch) for name, value in values.items()]
+        client.log_batch(run, metrics=rows)
+        client.create_model_version("shop", "x", run)
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(url, trust_env=False).is_success
@@ -127,6 +151,12 @@ def frame(page: Page) -> Any:
     return page.frame_locator("iframe")
 
 
+def ready(page: Page) -> Any:
+    """Return the frame once its scripts answer."""
+    frame(page).locator("body[data-ready]").wait_for()
+    return frame(page)
+
+
 def shot(page: Page, name: str) -> None:
     if folder := os.environ.get("MLOPS_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/{name}.png")
@@ -137,6 +167,7 @@ def errors(page: Page) -> Iterator[list[str]]:
     """What the browser complains of; and every request leaves for this machine only."""
     said: list[str] = []
     page.context.set_default_timeout(20_000)
+    page.set_viewport_size({"width": 1400, "height": 1000})
 
     def on_console(message: Any) -> None:
         if message.type == "error":
@@ -166,7 +197,7 @@ def test_a_viewer_finds_the_models_in_the_navigation_and_looks_around(
 ) -> None:
     sign_in(page, site, "vic")
     page.get_by_role("link", name="Models").first.click()
-    models = frame(page)
+    models = ready(page)
     shop = models.get_by_role("link", name="shop", exact=True)
     row = models.locator("#models tbody tr", has=shop)
     row.wait_for()
@@ -194,24 +225,47 @@ def test_a_viewer_finds_the_models_in_the_navigation_and_looks_around(
     halt = models.get_by_role("button", name="Halt")
     assert halt.is_disabled()
     assert halt.get_attribute("title") == "You may not start runs of shop.runbook."
-    shot(page, "model")
     models.get_by_text("events in words").click()
     assert models.get_by_text("version 4 judged FAIL").count() >= 1
 
-    models.get_by_label("Compare version 4").check()
+    ready(page).get_by_label("Compare version 4").check()
     models.get_by_label("Compare version 6").check()
     models.get_by_role("button", name="Compare two").click()
     models.get_by_role("heading", name="What changed").wait_for()
+    models.locator(".uplot canvas").nth(2).wait_for()
+    charts = models.locator("#curves [role=img]")
+    assert [charts.nth(n).get_attribute("aria-label").partition(" by epoch")[0] for n in range(3)] == [
+        "loss",
+        "auc",
+        "learning_rate",
+    ]
+    assert "version 4, validation: " in charts.first.get_attribute("aria-label")
+    charts.first.locator(".u-over").hover()
+    assert models.locator(".u-legend .u-value").first.inner_text().isdecimal(), (
+        "the values of the epoch under the mouse"
+    )
     shot(page, "compare")
     models.get_by_role("link", name="version 4").first.click()
     models.get_by_role("heading", name="Verdict").wait_for()
     assert models.get_by_text("refused").count() == 0
     models.get_by_text("30 partitions").click()
+    models.locator("#curves .uplot canvas").nth(2).wait_for()
     shot(page, "version")
     models.get_by_role("link", name="shop").click()
     models.get_by_role("link", name="orders").click()
     models.get_by_role("heading", name="Distributions").wait_for()
     assert models.get_by_role("button", name="Exclude a window").is_disabled()
+    price = models.locator(".features > div", has=models.get_by_role("heading", name="price"))
+    assert "then" in price.inner_text()
+    assert price.locator("svg path.bar").count() == price.locator("svg path.line").count() == 1
+    assert price.locator("svg").bounding_box()["height"] > 50
+    assert models.get_by_text("Anna").count() == 0
+    models.get_by_role("heading", name="Distributions").scroll_into_view_if_needed()
+    shot(page, "data")
+    models.get_by_role("link", name="shop").click()
+    models.get_by_role("link", name="per_day").click()
+    models.locator("svg path.line").first.wait_for()
+    assert models.get_by_text("then").count() > 1
     assert policy_errors(errors) == []
 
 
@@ -242,7 +296,7 @@ def test_dark_as_airflow_is_and_by_keyboard(site: Site, page: Page, errors: list
     shot(page, "models-dark")
     models.get_by_role("link", name="shop", exact=True).press("Enter")
     models.get_by_role("heading", name="Partitions").wait_for()
-    cells = models.locator(".calendar .cell")
+    cells = ready(page).locator(".calendar button.cell")
     cells.first.focus()
     cells.first.press("ArrowRight")
     cells.nth(1).press("Enter")
@@ -250,7 +304,28 @@ def test_dark_as_airflow_is_and_by_keyboard(site: Site, page: Page, errors: list
     cells.last.press("Enter")
     assert "59 partitions" in models.locator(".chosen-words").inner_text()
     shot(page, "model-dark")
+    page.goto(f"{site.url}/plugin/models/team/mlops/models/shop/compare?one=4&two=6")
+    models.locator(".uplot canvas").first.wait_for()
     page.evaluate("localStorage.setItem('theme', 'light')")
+    assert policy_errors(errors) == []
+
+
+def test_a_narrow_window_hides_nothing(site: Site, page: Page, errors: list[str]) -> None:
+    sign_in(page, site, "vic")
+    page.set_viewport_size({"width": 600, "height": 1000})
+    for path in ("", "/team/mlops/models/shop", "/team/mlops/models/shop/data/orders"):
+        page.goto(f"{site.url}/plugin/models{path}")
+        body = ready(page).locator("body")
+        assert body.evaluate("one => one.scrollWidth <= one.ownerDocument.defaultView.innerWidth"), path
+        if path.endswith("/shop"):
+            texts = frame(page).locator(".timeline text:visible")
+            assert min(texts.nth(n).bounding_box()["height"] for n in range(texts.count())) > 11
+            shot(page, "model-narrow")
+    frame(page).locator(".features svg").first.wait_for()
+    page.goto(f"{site.url}/plugin/models")
+    row = ready(page).locator("#models tbody tr", has=frame(page).get_by_role("link", name="shop", exact=True))
+    width = row.bounding_box()["width"]
+    assert all(cell.bounding_box()["width"] <= width for cell in row.locator("td:visible").all())
     assert policy_errors(errors) == []
 
 
@@ -260,12 +335,17 @@ def test_dark_as_airflow_is_and_by_keyboard(site: Site, page: Page, errors: list
 def act(page: Page, button: str, reason: str, **fields: str) -> Any:
     """Fill in the form of an action, and send it."""
     models = frame(page)
-    models.locator(f"button:visible:text-is('{button}')").first.click()
+    asked = models.locator(f"button:visible:text-is('{button}')").first
+    asked.wait_for()
+    ready(page)
+    asked.click()
     dialog = models.locator("dialog[open]")
     dialog.wait_for()
     for name, value in fields.items():
         field = dialog.locator(f"[name={name}]")
-        field.wait_for()
+        field.wait_for(state="attached")
+        if not field.is_visible():
+            dialog.get_by_text("Other than usual").click()
         (field.select_option if field.evaluate("one => one.tagName") == "SELECT" else field.fill)(value)
     dialog.locator("#ask-send").click()
     assert dialog.is_visible(), "nothing is done without a reason"
@@ -281,6 +361,8 @@ def test_an_operator_pins_halts_and_resumes_from_the_page(site: Site, page: Page
     sign_in(page, site, "otto")
     page.goto(f"{site.url}/plugin/models/team/mlops/models/shop")
     models = frame(page)
+    ready(page)
+    shot(page, "model")
     dialog = act(page, "Halt", "labels of last week are wrong")
     shot(page, "halt")
     dialog.locator("#ask-reason").fill(MARKUP)
@@ -309,6 +391,32 @@ def test_an_operator_pins_halts_and_resumes_from_the_page(site: Site, page: Page
     assert policy_errors(errors) == []
 
 
+def test_what_failed_says_why_and_what_to_do(site: Site, page: Page, errors: list[str]) -> None:
+    sign_in(page, site, "otto")
+    page.goto(f"{site.url}/plugin/models/team/mlops/models/shop")
+    models = frame(page)
+    send(page, "Halt", "too late", until="2020-01-01T00:00")
+    models.get_by_text("Halt: failed.").wait_for(timeout=60_000)
+    told = models.locator("#outcome .failure").inner_text()
+    assert "The halt would have run out already." in told
+    assert "Name a moment that is still to come" in told
+    assert "task halt" in told
+    shot(page, "failed")
+    assert halted(site.ledger, "shop") is None
+    assert policy_errors(errors) == []
+
+
+def test_the_partition_that_a_run_waits_for_is_awaited(site: Site, page: Page, errors: list[str]) -> None:
+    airflow = site.watcher.airflow
+    run = airflow.trigger("shop.features", partition_key=day(0))["dag_run_id"]
+    sign_in(page, site, "vic")
+    page.goto(f"{site.url}/plugin/models/team/mlops/models/shop?period={day(0)[:4]}")
+    cell = frame(page).locator(f"button[data-key='{day(0)}']")
+    assert cell.get_attribute("aria-label") == f"{day(0)}: awaited"
+    airflow._call("PATCH", f"/dags/shop.features/dagRuns/{run}", json={"state": "failed"})
+    assert policy_errors(errors) == []
+
+
 def test_each_dag_is_started_with_what_was_chosen(site: Site, page: Page, errors: list[str]) -> None:
     sign_in(page, site, "otto")
     airflow = site.watcher.airflow
@@ -317,7 +425,7 @@ def test_each_dag_is_started_with_what_was_chosen(site: Site, page: Page, errors
         page.goto(f"{site.url}/plugin/models/team/mlops/models/shop")
         frame(page).get_by_role("heading", name="What happened").wait_for()
         if button == "Plan a backfill":
-            cells = frame(page).locator(".calendar .cell")
+            cells = ready(page).locator(".calendar button.cell")
             cells.nth(3).click()
             cells.nth(5).click()
             shot(page, "calendar")
@@ -349,7 +457,7 @@ def test_windows_are_excluded_and_sources_announced(site: Site, page: Page, erro
     page.goto(f"{site.url}/plugin/models/team/mlops/models/shop/data/orders")
     models = frame(page)
     models.get_by_role("heading", name="Distributions").wait_for()
-    cells = models.locator(".calendar .cell")
+    cells = ready(page).locator(".calendar button.cell")
     cells.nth(1).click()
     cells.nth(2).click()
     send(page, "Exclude a window", "doubled")
@@ -397,9 +505,28 @@ def test_dags_and_runs_have_a_tab(site: Site, page: Page, errors: list[str]) -> 
 # --- who may ----------------------------------------------------------------------------------------------
 
 PAGES = (
-    *("models", "models/shop", "models/shop/versions/6", "models/shop/versions/6/registry", "models/shop/data/orders"),
-    *("models/shop/compare?one=4&two=6", "models/shop/training", "tab?dag_id=shop.train"),
-    *("static/models.js", "static/models.css", "static/theme.js", "static/models.svg", "static/nothing.js"),
+    *(
+        "models",
+        "models/shop",
+        "models/shop/versions/6",
+        "models/shop/versions/6/registry",
+        "models/shop/data/orders",
+        "models/shop/features/per_day",
+    ),
+    *(
+        "models/shop/compare?one=4&two=6",
+        "models/shop/training",
+        "models/shop/curves?version=6",
+        "tab?dag_id=shop.train",
+    ),
+    *(
+        "static/models.js",
+        "static/models.css",
+        "static/uplot.js",
+        "static/theme.js",
+        "static/models.svg",
+        "static/nothing.js",
+    ),
 )
 
 

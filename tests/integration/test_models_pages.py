@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from airflow.api_fastapi.common.db.common import _get_session
 from airflow.api_fastapi.core_api.security import get_user
+from airflow.models import import_all_models
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
 from fastapi.testclient import TestClient
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from sqlalchemy import create_engine, insert
+from sqlalchemy.orm import Session
 
-from airflow_mlops.engine.data.parquet import parquet_files
-from airflow_mlops.engine.data.partitions import PartitionStore, batch_hash
-from airflow_mlops.engine.data.profiles.collect import profile_table
+from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.ui import access, pages
+from airflow_mlops.engine.ledger.models import FactRow
+from airflow_mlops.ui import access, pages, profiles
 from airflow_mlops.ui.app import create_app
-from tests.overview_fixtures import MARKUP, SERVER, Story, day, tell
+from tests.overview_fixtures import MARKUP, NOW, Story, day, seal_rows, tell
 
 DOWN = "postgresql+psycopg2://x:planted-secret@127.0.0.1:1/x"
 Open = Callable[..., TestClient]
@@ -45,7 +51,11 @@ def open_as(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Open:
     """Return a browser of somebody who may read some of the DAGs there are."""
 
     def opened(
-        dags: tuple[str, ...] = (), readable: tuple[str, ...] | None = None, url: str = "", running: str = ""
+        dags: tuple[str, ...] = (),
+        readable: tuple[str, ...] | None = None,
+        url: str = "",
+        running: str = "",
+        sealed: tuple[str, ...] = (),
     ) -> TestClient:
         monkeypatch.setattr(pages, "open_ledger", lambda: Ledger(url) if url else ledger)
         app = create_app()
@@ -53,6 +63,9 @@ def open_as(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Open:
         may = frozenset(dags if readable is None else readable)
         app.dependency_overrides[access.access] = lambda: Allowed(None, there, may, frozenset({running}))  # type: ignore[arg-type]
         app.dependency_overrides[get_user] = lambda: None
+        app.dependency_overrides[_get_session] = lambda: None
+        monkeypatch.setattr(pages, "worked_on", lambda *_: {})
+        monkeypatch.setattr(pages, "sealed_by", lambda *_: sealed)
         return TestClient(app, headers={"Accept": "text/html"}, raise_server_exceptions=False)
 
     return opened
@@ -70,6 +83,22 @@ def test_a_model_is_there_as_soon_as_its_dags_are(open_as: Open):
     page = client.get("/models/shop")
     assert page.status_code == 200
     assert "No version yet." in page.text
+    assert 'href="/dags/shop.train">train</a>, ' in page.text
+
+
+def test_partitions_are_shown_before_anything_is_trained_on_them(open_as: Open, ledger: Ledger):
+    story = Story(ledger, "hotel")
+    story.data()
+    with ledger.transaction(write=True) as connection:
+        connection.execute(insert(FactRow), story.facts)
+    dags = ("shop.train", "shop.backfill", "shop.features")
+    page = open_as(dags, sealed=("orders",)).get("/models/shop").text
+    assert f'data-key="{day(1)}"' in page
+    assert f"orders {day(20)} blocked" in page
+    assert open_as(dags, sealed=("orders",)).get("/models/shop/data/orders").status_code == 200
+    page = open_as(dags, sealed=("refunds",)).get("/models/shop").text
+    assert "Nothing was sealed yet" in page
+    assert 'data-dag="shop.backfill"' in page, "the past can be loaded"
 
 
 def test_a_ledger_that_is_down_is_said_and_its_secret_is_not(open_as: Open):
@@ -95,7 +124,17 @@ def test_a_version_whose_run_is_gone_is_shown_all_the_same(
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/versions/6", "/compare?one=4&two=6", "/data/orders", "/training", "/versions/6/registry"]
+    "path",
+    [
+        "",
+        "/versions/6",
+        "/compare?one=4&two=6",
+        "/data/orders",
+        "/training",
+        "/versions/6/registry",
+        "/curves?version=6",
+        "/features/per_day",
+    ],
 )
 def test_who_may_not_read_a_model_is_refused_every_page_of_it(open_as: Open, ledger: Ledger, path: str):
     """One DAG that may not be read is enough; and whether there is such a model is not told either."""
@@ -139,6 +178,7 @@ def test_what_is_not_there_is_said_with_what_is_near(open_as: Open, ledger: Ledg
         ("/models/shpo", "Did you mean &#39;shop&#39;?"),
         ("/models/shop/versions/61", "There is no version 61"),
         ("/models/shop/data/ordres", "Did you mean &#39;orders&#39;?"),
+        ("/models/shop/features/per_dya", "Did you mean &#39;per_day&#39;?"),
         ("/models/shop/compare?one=1&two=99", "There is no version 99"),
         ("/nothing", "There is no such page."),
     ):
@@ -153,6 +193,39 @@ def test_a_period_is_chosen_by_its_beginning(open_as: Open, ledger: Ledger):
     client = open_as()
     assert f'data-key="{day(1)}"' in client.get(f"/models/shop/data/orders?period={day(1)[:4]}").text
     assert client.get(f"/models/shop/data/orders?period={MARKUP}").status_code == 200
+
+
+def test_how_far_runs_have_come_with_their_partitions():
+    import_all_models()
+    engine = create_engine("sqlite://")
+    waits = (
+        ("2026-01-05", "failed"),
+        ("2026-01-05", "deferred"),  # tried again by another run
+        ("2026-01-06", "failed"),
+        ("2026-01-07", "success"),
+        ("2026-01-08", None),
+        ("2025-12-31", "success"),
+        ("2026-01-09", "skipped"),
+        ("9026-01-09", "deferred"),
+    )
+    for table in (DagRun.__table__, TaskInstance.__table__):
+        table.create(engine)
+    with Session(engine) as session:
+        for n, (key, state) in enumerate(waits):
+            run = {"dag_id": "shop.features", "run_id": f"r{n}"}
+            made = {"id": n, "run_type": "manual", "run_after": NOW, "log_template_id": None, "partition_key": key}
+            session.execute(insert(DagRun.__table__).values(**run, **made))
+            task = {"task_id": "orders.wait", "pool": "p", "map_index": -1, "state": state, "id": uuid4()}
+            session.execute(insert(TaskInstance.__table__).values(**run, **task))
+        found = access.worked_on(session, "shop.features", "orders", "2026")
+        assert found == {
+            "2026-01-05": "awaited",
+            "2026-01-06": "missing",
+            "2026-01-07": "arrived",
+            "2026-01-08": "awaited",
+        }
+        assert access.worked_on(session, "shop.features", "refunds") == {}
+        assert access.worked_on(session, "hotel.features", "orders") == {}
 
 
 def test_two_hundred_models_load_at_once(open_as: Open, ledger: Ledger):
@@ -183,30 +256,46 @@ def test_how_columns_are_distributed_now_and_were_when_it_was_trained(
 ):
     """Numbers are drawn; texts that may be about a person are not named."""
     monkeypatch.setenv("AIRFLOW__MLOPS__HOME", str(tmp_path))
-    store = PartitionStore.under(tmp_path, ledger)
-    revisions = {}
-    for n, key in enumerate(("2026-01-01", "2026-01-02")):
-        folder = tmp_path / "lake" / key
-        folder.mkdir(parents=True)
-        times = [datetime.fromisoformat(f"{key}T10:00:00+00:00")] * 50
-        names = [f"Anna of the {k}th" for k in range(50)]
-        table = pa.table({"at": times, "price": [float(k + 40 * n) for k in range(50)], "name": names})
-        pq.write_table(table, folder / "rows.parquet", write_page_checksum=True)
-        hashed = batch_hash(parquet_files(folder))
-        made = store.seal("orders", key, folder, event_time="at", batch_hash=hashed, suite_hash="s")
-        store.write_profile(
-            "orders", key, made.revision, profile_table(table, dataset="orders", key=key, revision=made.revision)
-        )
-        revisions[key] = made.revision
-    story = Story(ledger, "shop")
-    story.version(1, 1, 0.7)
-    story.told({"server": SERVER, "model": "shop", "stable": 1, "loaded": [1]})
-    seen = {"partitions": {"orders": {"2026-01-01": revisions["2026-01-01"]}}, "label_cut": None, "exclusions": []}
-    ledger.record("snapshot", "shop", seen, key="s1")
+    tell(ledger, "shop")
+    seal_rows(ledger, tmp_path, "shop")
     page = open_as().get("/models/shop/data/orders")
     assert page.status_code == 200
-    assert "Bars: 2026-01-02, the last partition." in page.text
-    assert "Orange: 2026-01-01, the last one that version 1 saw." in page.text
-    assert page.text.count('class="line"') >= 2, "the distribution of then is drawn over that of now"
-    assert "from 40 to 89" in page.text
+    assert f"Bars: {day(1)}, the last partition." in page.text
+    assert f"Orange: {day(4)}, the last one that version 6 saw." in page.text
+    price = page.text[page.text.index("<h3>price") : page.text.index("<h3>pieces")]
+    assert 'class="line"' in price, "the distribution of then is drawn over that of now"
+    now, then = (float(one) for one in re.search(r"mean ([\d.]+), then ([\d.]+)", price).groups())
+    assert 1.25 < now / then < 1.41
+    rate = page.text[page.text.index("<h3>rate") : page.text.index("<h3>buyer")]
+    assert re.search(r"(9|10|11)\.\d% missing, then 0.0%", rate)
+    assert ">DK<" in page.text, "slices were declared"
+    assert "Nearly every row has a value of its own" in page.text
     assert "Anna" not in page.text
+    page = open_as().get("/models/shop/features/per_day")
+    assert f"Orange: {day(4)}, the last one that version 6 saw." in page.text
+    assert "<h3>rate" in page.text
+    assert 'href="/mlops/models/shop/features/per_day"' in open_as().get("/models/shop").text
+    monkeypatch.setattr(profiles, "_LARGEST", 10)
+    assert "too large to look at here" in open_as().get("/models/shop/features/per_day").text
+    feature_file(tmp_path, "per_day", "x").parent.rename(tmp_path / "gone")
+    assert "Its features are not computed here." in open_as().get("/models/shop/features/per_day").text
+
+
+def test_curves_come_from_mlflow_or_it_is_said_why_not(open_as: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    where = f"sqlite:///{tmp_path}/m.db"
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", f'{{"conn_type": "mlflow", "host": "{where}"}}')
+    mlflow = MlflowClient(where, where)
+    mlflow.create_registered_model("shop")
+    for epochs in (3, 1):
+        run = mlflow.create_run(mlflow.create_experiment(f"e{epochs}", str(tmp_path))).info.run_id
+        losses = [Metric("epoch/loss", 1 / (n + 1), n, n) for n in range(epochs)]
+        mlflow.log_batch(run, metrics=[*losses, Metric("auc", 0.7, 0, 0)])
+        mlflow.create_model_version("shop", str(tmp_path), run)
+    client = open_as()
+    told = client.get("/models/shop/curves?version=1&version=2").json()
+    assert told["curves"] == {"loss": {"1": {"1": 1.0, "2": 0.5, "3": pytest.approx(1 / 3)}}}
+    assert told["problems"] == {"2": "its run in MLflow has no metrics by epoch."}
+    told = client.get("/models/shop/curves?version=1&version=9").json()
+    assert "has no version 9" in told["problems"]["9"]
+    assert list(told["curves"]["loss"]) == ["1"]
+    assert client.get("/models/shop/curves").status_code == 422

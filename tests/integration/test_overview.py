@@ -12,7 +12,7 @@ from airflow_mlops.engine.halts import halt
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.ledger.newest import last_keys, newest, subjects
 from airflow_mlops.engine.overview.models import models, rows
-from airflow_mlops.engine.overview.partitions import calendar
+from airflow_mlops.engine.overview.partitions import Calendar, calendar
 from airflow_mlops.engine.overview.runs import cost_of, of_run
 from airflow_mlops.engine.overview.timeline import timeline
 from airflow_mlops.engine.overview.versions import compared, count, detail, versions
@@ -174,6 +174,23 @@ def test_two_versions_side_by_side(ledger: Ledger):
     assert changed["partitions of orders"][1] == f"only here: {day(19)} to {day(4)}, 16 partitions"
 
 
+def test_what_is_not_recorded_of_one_of_two_versions_is_said(ledger: Ledger):
+    """The snapshot of a version may be recorded elsewhere, or its training have been registered by other means."""
+    read = {"model": "shop", "service": "s", "project": "p", "definition": "d", "code": {}, "features": []}
+    for number, datasets in ((7, ["orders"]), (8, ["orders"]), (9, ["refunds"])):
+        made = {"model": "shop", "version": number, "spec_hash": "h", "snapshot": f"s{number}", "run": "r"}
+        ledger.record("registered", "shop", {**made, "metrics": {}}, key=str(number))
+        features = {**read, "version": number, "snapshot": f"s{number}", "datasets": datasets}
+        ledger.record("model_features", "shop", features, key=str(number))
+    changed = {line.name: (line.one, line.two) for line in compared(ledger, "shop", 6, 7).changed}
+    assert changed["partitions of orders"] == (f"{day(33)} to {day(4)}, 30 partitions", "not recorded")
+    changed = {line.name: (line.one, line.two) for line in compared(ledger, "shop", 7, 8).changed}
+    assert changed["partitions of orders"] == ("not recorded", "not recorded"), "that they are alike is not known"
+    changed = {line.name: (line.one, line.two) for line in compared(ledger, "shop", 6, 9).changed}
+    assert changed["partitions of orders"][1] == "not read"
+    assert changed["partitions of refunds"] == ("not read", "not recorded")
+
+
 def test_everything_is_on_one_axis(ledger: Ledger):
     line = timeline(ledger, "shop", ["orders"])
     told = {(event.lane, event.title) for event in line.events}
@@ -216,6 +233,25 @@ def test_what_is_valid_and_not_sealed_is_on_its_way(ledger: Ledger):
     ledger.record("validation", "orders", {"outcomes": [outcome], "rows": 1}, key=day(31))
     found = calendar(ledger, "orders", None, day(31)[:4])
     assert next(cell.state for cell in found.cells if cell.key == day(31)) == "valid"
+
+
+def test_what_a_run_waits_for_and_what_has_arrived_is_not_missing(ledger: Ledger):
+    seen = {day(0): "awaited", day(31): "arrived", day(5): "awaited", "2019-01-01": "arrived", "2026-01": "awaited"}
+    found = calendar(ledger, "orders", worked_on=seen)
+    cells = {cell.key: cell.state for cell in found.cells}
+    assert cells[day(0)] == "awaited", "it comes after all that were sealed"
+    assert "2019-01-01" not in cells, "another period is shown"
+    period = calendar(ledger, "orders", period=day(31)[:4], worked_on=seen)
+    assert {cell.key: cell.state for cell in period.cells}[day(31)] == "arrived"
+    period = calendar(ledger, "orders", period=day(5)[:4], worked_on=seen)
+    assert {cell.key: cell.state for cell in period.cells}[day(5)] == "sealed", "by an earlier run"
+
+
+def test_partitions_stand_below_each_other_by_day():
+    found = Calendar("orders", "daily", "2026", ("2026",), ())
+    assert (found.before("2026-01-01"), found.before("2026-02-15")) == (0, 14)
+    assert Calendar("orders", "hourly", "2026-01", ("2026-01",), ()).before("2026-01-15T0500Z") == 5
+    assert Calendar("orders", "weekly", "2026", ("2026",), ()).before("2026-01-05") == 0
 
 
 def test_a_partition_that_was_mended_is_sealed(ledger: Ledger):

@@ -20,6 +20,7 @@ from airflow_mlops.contracts import (
 )
 from airflow_mlops.engine.data.files import checksums
 from airflow_mlops.engine.registry.copying import put, take
+from airflow_mlops.engine.registry.curves import curves
 from airflow_mlops.engine.registry.manifest import pack_manifest
 from airflow_mlops.engine.registry.registry import Registry, TrainingRun
 from airflow_mlops.engine.training.workdir import Workdir, finished_training
@@ -90,6 +91,9 @@ def test_run_has_everything_and_repeating_it_adds_nothing(
     assert "brier" not in found.data.metrics  # not defined, so not kept
     losses = client.get_metric_history(first.run_id, "epoch/val_loss")
     assert [metric.value for metric in losses] == training.result.history["val_loss"]
+    by_epoch = curves(registry, "whole", 1)
+    assert list(by_epoch["val_loss"].values()) == training.result.history["val_loss"]
+    assert min(by_epoch["val_loss"]) == 1, "the first epoch is the first"
     assert {file.path for file in client.list_artifacts(first.run_id)} == {
         "manifest.json",
         "evaluation.json",

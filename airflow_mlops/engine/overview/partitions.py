@@ -1,10 +1,14 @@
-"""The partitions of a dataset, as a calendar: what is valid, sealed, computed, online, missing, excluded, removed."""
+"""The partitions of a dataset, as a calendar.
+
+What is awaited, arrived, valid, sealed, computed, online, blocked, missing, excluded or removed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import String, cast, func, or_, select
@@ -24,7 +28,9 @@ _AFTER = "z"
 
 @dataclass(frozen=True)
 class Cell:
-    """A partition. ``state`` is ``sealed``, ``valid``, ``blocked``, ``missing``, ``excluded`` or ``removed``.
+    """A partition.
+
+    ``state`` is ``sealed``, ``valid``, ``arrived``, ``awaited``, ``blocked``, ``missing``, ``excluded`` or ``removed``.
 
     ``features`` of a sealed one are ``online``, ``computed`` or neither.
     """
@@ -58,6 +64,11 @@ class Calendar:
             found.setdefault(cell.key[:length], []).append(cell)
         return found
 
+    def before(self, key: str) -> int:
+        """Return how many partitions of the key's line are before it: days of its month, or hours of its day."""
+        start = self.interval(key)[0]
+        return {"hourly": start.hour, "daily": start.day - 1, "monthly": start.month - 1}.get(self.every, 0)
+
     def interval(self, key: str) -> tuple[datetime, datetime]:
         """Return what a key names, as ``[start, end)``, in days of UTC: the ledger knows no zone."""
         return Partitioning(self.every).interval(key)
@@ -76,22 +87,25 @@ def calendar(
     dataset: str,
     online: datetime | None = None,
     period: str = "",
+    *,
     computed: Collection[str] = (),
+    worked_on: Mapping[str, str] = MappingProxyType({}),
 ) -> Calendar | None:
     """Return the partitions of a dataset in a period; None when none was ever sealed.
 
-    Missing are those between the first and the last that are known.
+    Missing are those between the first and the last that are known, or that were worked on.
 
     :param online: Up to when the features are online.
     :param period: Beginning of the keys, such as ``2026``; empty: that of the last key.
     :param computed: Keys of which the features are computed.
+    :param worked_on: Key → ``awaited``, ``arrived`` or ``missing``: how far a run has come that is to seal it.
     :raises TransientError: when the ledger does not answer.
     """
     with ledger.reading():
         bounds = _bounds(ledger, dataset)
         if bounds is None:
             return None
-        first, last = bounds
+        first, last = bounds[0], max([bounds[1], *(key for key in worked_on if len(key) == len(bounds[1]))])
         length = len("2026-01") if "T" in last else len("2026")
         period = period if len(period) == length else last[:length]
         sealed = _latest(_within(ledger, PARTITION, dataset, period))
@@ -100,13 +114,15 @@ def calendar(
         valid = _keys(ledger, VALIDATION, dataset, period)
         excluded = exclusions(ledger, dataset) if ledger.facts(EXCLUDED, dataset, limit=1) else []
         periods = _periods(first, last, length)
-    partitioning = Partitioning(_every({first, *sealed, last}))
+    partitioning = Partitioning(_every({first, *sealed, bounds[1]}))
     left_out = excluded_keys(excluded, partitioning)
-    known = set(filter(partitioning.is_key, {*sealed, *bad, *valid}))
+    now = {key for key in worked_on if key.startswith(period)}
+    known = set(filter(partitioning.is_key, {*sealed, *bad, *valid, *now}))
     cells = []
     for key in sorted({*known, *_between(partitioning, max(first, period), min(last, period + _AFTER), known)}):
         state, reason = _state(key, sealed, removed, bad, left_out)
-        state = "valid" if state == "missing" and key in valid else state
+        if state == "missing":
+            state = "valid" if key in valid else worked_on.get(key, state)
         is_online = online is not None and partitioning.interval(key)[1] <= online
         made = sealed[key].payload if key in sealed else {}
         cells.append(

@@ -24,6 +24,7 @@ from airflow_mlops.problems import less_is_better
 
 PAGE = 50
 """Versions on one page of the list."""
+_NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Detail:
-    """All that the ledger has of a version."""
+    """All that the ledger has of a version.
+
+    Of the ``datasets`` that it was trained on, the partitions are ``held`` where its snapshot is recorded.
+    """
 
     version: Version
     verdict: Mapping[str, Any]
@@ -70,6 +74,7 @@ class Detail:
     service: str
     features: tuple[str, ...]
     special: Mapping[str, Any]
+    datasets: tuple[str, ...]
     held: tuple[Held, ...]
     exclusions: tuple[Mapping[str, Any], ...]
     tainted: tuple[str, ...]
@@ -161,6 +166,7 @@ def detail(ledger: Ledger, model: str, number: int) -> Detail:
         service=read[0].payload["service"] if read else "",
         features=tuple(read[0].payload["features"]) if read else (),
         special=made.get("special", {}),
+        datasets=tuple(sorted(told.get("partitions") or (read[0].payload.get("datasets", ()) if read else ()))),
         held=tuple(Held(name, keys) for name, keys in sorted(told.get("partitions", {}).items())),
         exclusions=tuple(told.get("exclusions", ())),
         tainted=tuple(f"{one.payload['dataset']} {one.payload['key']} was replaced since" for one in taints),
@@ -183,7 +189,7 @@ def compared(ledger: Ledger, model: str, one: int, two: int) -> Compared:
         right,
         tuple(metrics),
         tuple(Beside(name, checks[0].get(name), checks[1].get(name)) for name in both),
-        tuple(line for line in _made_of(left, right) if line.one != line.two),
+        tuple(line for line in _made_of(left, right) if line.one != line.two or line.one == _NOT_RECORDED),
     )
 
 
@@ -213,14 +219,26 @@ def _made_of(one: Detail, two: Detail) -> list[Beside]:
         Beside("gates", _gates(one.verdict), _gates(two.verdict)),
         Beside("exclusions", _left_out(one), _left_out(two)),
     ]
-    held = {each.dataset: each.partitions for each in one.held}, {each.dataset: each.partitions for each in two.held}
-    for name in sorted({*held[0], *held[1]}):
-        left, right = (each.get(name, {}) for each in held)
-        replaced = sum(left[key] != right[key] for key in left.keys() & right.keys())
-        lines.append(Beside(f"partitions of {name}", _only_in(name, left, right), _only_in(name, right, left)))
-        if replaced:
+    for name in sorted({*one.datasets, *two.datasets}):
+        lines.append(Beside(f"partitions of {name}", _partitions(name, one, two), _partitions(name, two, one)))
+        left, right = _revisions(name, one), _revisions(name, two)
+        if replaced := sum(left[key] != right[key] for key in left.keys() & right.keys()):
             lines.append(Beside(f"revisions of {name}", "", f"{replaced:,} partitions were replaced"))
     return lines
+
+
+def _revisions(name: str, one: Detail) -> Mapping[str, str]:
+    return next((each.partitions for each in one.held if each.dataset == name), {})
+
+
+def _partitions(name: str, one: Detail, other: Detail) -> str:
+    """Return which partitions of a dataset only one of two versions was trained on, as far as that is recorded."""
+    here, there = _revisions(name, one), _revisions(name, other)
+    if not here:
+        return "not read" if one.datasets and name not in one.datasets else _NOT_RECORDED
+    if not there:
+        return Held(name, here).words
+    return f"only here: {Held(name, {key: here[key] for key in here.keys() - there.keys()}).words}"
 
 
 def _moment(at: datetime | None) -> str:
@@ -229,10 +247,6 @@ def _moment(at: datetime | None) -> str:
 
 def _left_out(one: Detail) -> str:
     return _words({each["id"]: each["reason"] for each in one.exclusions})
-
-
-def _only_in(name: str, one: Mapping[str, str], other: Mapping[str, str]) -> str:
-    return f"only here: {Held(name, {key: one[key] for key in one.keys() - other.keys()}).words}"
 
 
 def _only(one: Sequence[str], two: Sequence[str]) -> tuple[str, str]:

@@ -13,6 +13,8 @@ from airflow_mlops.contracts import Evaluation, Snapshot, TrainingResult, Traini
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Param, RunTag
 
+EPOCH = "epoch/"
+"""Begins the name of a metric that has a value for each epoch."""
 _METRICS_A_CALL = 1000
 _LONGEST_DIGEST = 36
 
@@ -115,7 +117,7 @@ def epoch_batches(
     moments = [round(moment * 1000) for moment in times]
     yield from _batches(
         [
-            Metric(f"epoch/{name}", value, moments[epoch] if epoch < len(moments) else timestamp, epoch)
+            Metric(f"{EPOCH}{name}", value, moments[epoch] if epoch < len(moments) else timestamp, epoch)
             for name, series in history.items()
             for epoch, value in enumerate(series[since:], since)
         ]
