@@ -308,8 +308,16 @@ def test_why_says_what_started_and_what_is_missing(world: World, capsys: pytest.
     assert f"new_rows: {3 * ROWS} new rows since 2026-01-25, {ROWS} are asked for" in said
     assert f"quiet  new_rows: {3 * ROWS} new rows since 2026-01-25, 5,000 are asked for" in said
     assert "quiet  drift: orders: not a week of data yet" in said
-    assert main(["why", "mm", "--home", str(world.home), "--ledger", world.ledger.url]) == 1
-    assert "Did you mean 'm'?" in capsys.readouterr().err
+
+
+def test_why_before_the_first_training_says_what_starts_one(world: World, capsys: pytest.CaptureFixture[str]):
+    assert main(["why", "mm", "--home", str(world.home), "--ledger", world.ledger.url]) == 0
+    first, *more = capsys.readouterr().out.splitlines()
+    assert first == "no training of 'mm' was asked for yet"
+    assert "by hand: airflow dags trigger mm.train" in more[0]
+    assert more[-1] == "this model was never trained. Did you mean 'm'?"
+    halt(world.ledger, "new", "ann", "not yet")
+    assert "halted" in list(why(world.ledger, "new"))[1]
 
 
 def test_the_age_of_what_serves_is_that_of_its_labels(world: World):
