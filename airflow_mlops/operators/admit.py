@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow.sdk.exceptions import AirflowSkipException
@@ -53,6 +54,9 @@ class AdmitTrainingOperator(MlopsOperator):
     :param matures_after: How long after its time the label of a row can still come.
     :param start: First day of the data (ISO).
     :param usual_window: How much history is trained on.
+    :param validation: End of the window, before ``test``, that is not trained on.
+    :param test: Very end of the window, likewise.
+    :param split: ``time`` or ``entity``: whether these are spans of time, or shares of the entities.
     :param usual_params: Parameters of the trainer.
     :param usual_weight: Column of what a row counts; empty: all the same.
     :param window: How much history this training has; empty: as usual.
@@ -78,6 +82,9 @@ class AdmitTrainingOperator(MlopsOperator):
         "matures_after",
         "start",
         "usual_window",
+        "validation",
+        "test",
+        "split",
         "usual_params",
         "usual_weight",
         "window",
@@ -100,6 +107,9 @@ class AdmitTrainingOperator(MlopsOperator):
         matures_after: str,
         start: str,
         usual_window: str,
+        validation: str,
+        test: str,
+        split: str = "time",
         usual_params: Mapping[str, Any] | None = None,
         usual_weight: str = "",
         request: str = "",
@@ -123,6 +133,9 @@ class AdmitTrainingOperator(MlopsOperator):
         self.matures_after = matures_after
         self.start = start
         self.usual_window = usual_window
+        self.validation = validation
+        self.test = test
+        self.split = split
         self.usual_params = usual_params
         self.usual_weight = usual_weight
         self.request = request
@@ -186,12 +199,12 @@ class AdmitTrainingOperator(MlopsOperator):
 
     def _special(self) -> dict[str, Any]:
         """Return what is other than usual, by the name of its field."""
-        from airflow_mlops.engine.retraining.emergency import check_data
+        from airflow_mlops.engine.retraining.emergency import check_data, check_window
 
         names = ("window", "exclude", "slices", "data", "weight")
         given: dict[str, Any] = {name: said(getattr(self, name)) for name in names}
         if given["window"]:
-            parse_duration(given["window"])
+            check_window(given["window"], self.validation, self.test)
         if given["data"]:
             check_data(given["data"], {**given, "as_of": said(self.as_of)})
         try:
@@ -248,5 +261,8 @@ class AdmitTrainingOperator(MlopsOperator):
             window=window,
             start=parse_day(self.start, "start"),
             without=exclude,
+            held_out=parse_duration(self.validation) + parse_duration(self.test)
+            if self.split == "time"
+            else timedelta(0),
         )
         return str(found)
