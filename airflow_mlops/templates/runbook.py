@@ -47,8 +47,8 @@ the next training learns them again. The registry's alias follows when it can.
 EXCLUDE = """``<model>.exclude``: keep a window of bad data out of every training set, or lift that.
 
 It holds for every training of every model that reads the feed, also scheduled and backfilled ones, until it is lifted.
-Where features are computed from it, clear `compute_features` of these days, oldest first. For one training only, there
-is a field in the form of `<model>.train`.
+Then trigger `<model>.backfill` for these days: it says which models learned from them, and computes again the features
+that read them. For one training only, there is a field in the form of `<model>.train`.
 """
 
 ROLL_THROUGH = """``<model>.roll_through``: go forward through a bad time, not back: train now, deploy what passes.

@@ -211,6 +211,36 @@ def test_who_saw_what_is_replaced_and_that_somebody_must_approve(world):
     assert [taint.payload["key"] for taint in site.ledger.facts("taint", MODEL)] == [key_of(1)]
 
 
+def test_who_learned_from_what_is_excluded(world):
+    """Nothing landed anew: the exclusion alone changes what features are to be, also those after the window."""
+    site = site_of(world)
+    every = plan_of(site)
+    begin(site, every)
+    execute(site, every, every.work)
+    verify(site, every).check()
+    served(site, key_of(1), "an earlier revision")
+    exclude(site.ledger, "rides", midnight(1), midnight(2), "a broken sensor", "ann")
+    plan = plan_of(site, 1, 1)
+    assert [step.name for step in plan.work] == [f"features {key_of(2)}", f"features {key_of(3)}"], "of two days"
+    words = "\n".join(plan.lines())
+    assert f"{MODEL} learned from what is excluded: rides {key_of(1)}; in 1 snapshots" in words
+    assert "of which versions were made: 3; version 3 serves on s" in words
+    assert "No model saw what is replaced." in words
+    assert not plan.approval, "no bytes are replaced"
+    begin(site, plan)
+    execute(site, plan, plan.work)
+    found = verify(site, plan, retrain=True)
+    assert found.as_planned
+    assert f"{MODEL} saw 1 partitions that are excluded, in versions 3. A training is asked for" in found.retrain[0]
+    nothing = plan_of(site, 1, 1)
+    assert not nothing.work, "they are computed without it now"
+    assert "learned from what is excluded" in "\n".join(nothing.lines())
+    site.ledger.record("verdict", MODEL, {"version": 4, "snapshot_id": "snap2"})
+    assert "A newer version left them out" in verify(site, plan, retrain=True).retrain[0]
+    site.ledger.move(f"deployment:s:{MODEL}", lambda state: {**state, "stable": 4, "previous": None})
+    assert not plan_of(site, 1, 1).seen, "it is in use no more, and the newest left it out"
+
+
 def test_above_a_limit_somebody_must_approve(world):
     assert "18 partitions are more than 17" in plan_of(site_of(world), approve_above=17).approval
     assert not plan_of(site_of(world), approve_above=18).approval
