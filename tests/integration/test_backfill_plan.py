@@ -8,8 +8,10 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airflow_mlops import Partitions
 from airflow_mlops.contracts import Deployment
@@ -19,6 +21,7 @@ from airflow_mlops.engine.backfill.plan import find
 from airflow_mlops.engine.backfill.run import (
     APPROVAL,
     STEP,
+    BusyError,
     approve,
     begin,
     cancel,
@@ -36,6 +39,7 @@ from airflow_mlops.engine.history.load import load_partitions
 from airflow_mlops.engine.history.pace import pace
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, GateError
+from airflow_mlops.operators.backfill import BeginBackfillOperator
 from tests import rides
 from tests.backfill_fixtures import DAYS, LAST, PIPELINE, copied, land_other, landed, plan_of, site_of
 from tests.ledger_fixtures import url
@@ -281,8 +285,33 @@ def test_what_a_run_that_has_ended_left_behind_does_not_run_any_more(world):
         execute(site, plan, steps_of(plan, "seal"))
     begin(site, other)
     ended.append("")
-    with pytest.raises(DataError, match="is running"):  # by a command, of which Airflow knows nothing
+    with pytest.raises(BusyError, match="is running"):  # by a command, of which Airflow knows nothing
         begin(site, plan, run="m.backfill manual__3", ended=ended.__contains__)
+
+
+@pytest.mark.parametrize(("days", "run", "waits"), [((3, 4), "b", True), ((2, 4), "b", False), ((3, 4), "", False)])
+def test_another_run_waits_its_turn_unless_it_overlaps(world, monkeypatch, days, run, waits):
+    """A command that runs is not waited for: nothing here would see that it died."""
+    site, states = site_of(world), {}
+    plan, other = plan_of(site, 0, 2), plan_of(site, *days)
+    begin(site, plan, run=run and f"{MODEL}.backfill {run}")
+    monkeypatch.setattr(BeginBackfillOperator, "site", lambda _: site)
+    monkeypatch.setattr("airflow_mlops.operators.backfill.run_state", lambda _, run: states.get(run, "running"))
+    task = BeginBackfillOperator(task_id="begin", pipeline=site.pipeline, plan=other.id)
+    context = {"ti": SimpleNamespace(dag_id=f"{MODEL}.backfill", run_id="c")}
+    if not waits:
+        says = f"both work on ends {key_of(2)}" if days[0] == 2 else "is running"
+        with pytest.raises(AirflowFailException, match=says):
+            task.execute(context)
+        return
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context)
+    assert state_of(site.ledger, plan) == "running"
+    states[f"{MODEL}.backfill {run}"] = "success"
+    assert getattr(task, deferred.value.method_name)(context) == [{"share": 0, "of": 1}]
+    assert state_of(site.ledger, other) == "running"
+    with pytest.raises(DataError, match="is not running"):
+        execute(site, plan, steps_of(plan, "seal"))
 
 
 def test_one_at_a_time_and_cancelled_in_the_middle(world, monkeypatch):
