@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_mlops.engine.ledger import Ledger
-    from airflow_mlops.engine.retraining.requests import Request
+    from airflow_mlops.engine.retraining.requests import Reason, Request
 
 
 class AdmittedTraining(TypedDict):
@@ -42,8 +42,9 @@ class AdmittedTraining(TypedDict):
 class AdmitTrainingOperator(MlopsOperator):
     """Let a run of the training go on: for the request that it answers. Skipped, with the reason, when it may not.
 
-    A run by the schedule, by hand or by a backfill is a request itself. Requests that wait and ask for the same are
-    answered by it too. What a form asks to be other than usual is checked here, and goes on to the tasks that use it.
+    A run by the schedule, by hand or by Airflow's backfill is a request itself; what comes of a backfill is only
+    deployed by its number. Requests that wait and ask for the same are answered by it too. What a form asks to be other
+    than usual is checked here, and goes on to the tasks that use it.
 
     :param model: Name of the model.
     :param request: Id of the request that the run is for; empty: it is one itself.
@@ -194,7 +195,7 @@ class AdmitTrainingOperator(MlopsOperator):
             data=special.get("data", ""),
             weight=special.get("weight", self.usual_weight),
             model_params=params,
-            special=special,
+            special=request.special,
         )
 
     def _special(self) -> dict[str, Any]:
@@ -221,6 +222,7 @@ class AdmitTrainingOperator(MlopsOperator):
 
     def _request(self, context: Context, ledger: Ledger, special: Mapping[str, Any], who: str) -> Request:
         """Return the request that this run is for: the one it was triggered for, or itself."""
+        from airflow_mlops.engine.retraining.registered import BACKFILL
         from airflow_mlops.engine.retraining.requests import ask, request_of
 
         number, run = said(self.request), context["dag_run"]
@@ -230,8 +232,11 @@ class AdmitTrainingOperator(MlopsOperator):
         if run.run_type == "scheduled":
             return ask(ledger, self.model, "cron", f"the schedule, due {as_of}", key=f"cron:{as_of}", who=self.dag_id)
         detail, key = said(self.reason) or f"run {run.run_id}", f"run:{run.run_id}"
-        reason = "emergency" if special else "backfill" if run.run_type == "backfill" else "hand"
-        return ask(ledger, self.model, reason, detail, key=key, who=who, as_of=as_of, special=special)  # type: ignore[arg-type]
+        reason: Reason = "emergency" if special else "hand"
+        if run.run_type == "backfill":
+            reason, special = "backfill", {**special, BACKFILL: as_of}
+            detail = f"Airflow's backfill, as of {as_of}{f': {said(self.reason)}' if said(self.reason) else ''}"
+        return ask(ledger, self.model, reason, detail, key=key, who=who, as_of=as_of, special=special)
 
     def _priced(
         self, context: Context, ledger: Ledger, window: str, exclude: list[Any], special: Mapping[str, Any]

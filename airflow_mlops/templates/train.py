@@ -243,6 +243,7 @@ def _train(
         max_join_drop=label.max_join_drop,
         feast_conn_id=features.conn_id,
         ledger_conn_id=pipeline.ledger_conn_id,
+        max_active_tis_per_dag=RUNS,  # Airflow's backfill has more runs at once
         **features.resources.as_arguments(),
     )
     taken: dict[str, Any] = {

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_mlops.contracts import GateCheck, Record, Verdict
-from airflow_mlops.engine.evaluation.approvals import last_verdicts
+from airflow_mlops.engine.data.lateness import VERDICT
 from airflow_mlops.engine.ledger import Ledger, as_json
 from airflow_mlops.engine.retraining.requests import requests
 
 FACT, SAVED = "registered", "training_saved"
+BACKFILL = "backfill"
+"""What is special of a run of Airflow's own backfill: the moment of which knowledge it was trained on."""
 
 
 class Registered(Record):
@@ -59,6 +61,12 @@ def registered(ledger: Ledger, model: str, version: int) -> Registered | None:
     return Registered.model_validate(found[0].payload) if found else None
 
 
+def backfilled(ledger: Ledger, model: str, version: int) -> str:
+    """Return as of which moment Airflow's own backfill had a version trained; empty when it did not."""
+    made = registered(ledger, model, version)
+    return "" if made is None else str(made.special.get(BACKFILL, ""))
+
+
 def what_started(ledger: Ledger, model: str, run: str) -> tuple[str, dict[str, Any]]:
     """Return why a run of the train DAG trains, in words, and what of it is other than usual."""
     found = [one for one in requests(ledger, model, run=run) if one.state != "merged"]
@@ -89,7 +97,7 @@ def words_of(special: Mapping[str, Any]) -> str:
 def trained_before(ledger: Ledger, model: str, spec_hash: str, run: str) -> Registered | None:
     """Return the judged version that the very same training gave in another run; None when there is none."""
     same = [fact.payload for fact in ledger.facts(FACT, model) if fact.payload["spec_hash"] == spec_hash]
-    judged = last_verdicts(ledger, model) if same else {}
+    judged = {fact.payload["version"] for fact in ledger.facts(VERDICT, model, limit=None)} if same else set()
     found = [Registered.model_validate(one) for one in same if one["version"] in judged and one["run"] != run]
     return found[0] if found else None
 
