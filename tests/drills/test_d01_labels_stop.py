@@ -2,8 +2,8 @@
 
 Retrained on Sunday, the model learns that flights have stopped being late. The feed catches up on Monday. Each
 defence is shown alone, with the others switched off: the label watermark, the rate of positives on either side of
-the split, and having to beat a constant predictor. (Comparing the mean prediction with the champion's, and
-evaluating on an older window that has settled, come with the evaluation.)
+the split, and having to beat a constant predictor. A mean prediction that is not the champion's is named in the
+verdict.
 """
 
 from __future__ import annotations
@@ -247,6 +247,17 @@ def champion(before) -> tuple[Snapshot, Path]:
     """What was trained on Wednesday morning, and serves."""
     snapshot = retrain(before, WEDNESDAY)
     return snapshot, trained(before, snapshot)
+
+
+def test_the_mean_prediction_is_held_against_the_champions(champion, unguarded, honest):
+    """It refuses nothing: whoever is asked reads it."""
+
+    def said(made: tuple[Snapshot, Path]) -> str:
+        checks = judge("flight_delay", BEATS_A_CONSTANT, evaluate(*made, champion[1], "1")).checks
+        return next(check.reason for check in checks if check.gate == "mean prediction vs champion")
+
+    assert said(unguarded).startswith("WARNING: ")
+    assert not said(honest).startswith("WARNING: ")
 
 
 @pytest.fixture

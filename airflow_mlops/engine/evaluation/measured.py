@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.contracts import Snapshot
+from airflow_mlops.contracts import Predicted, Snapshot
 from airflow_mlops.engine.training.inputs import is_known, read_labels, read_weights
 from airflow_mlops.problems import Problem, problem_named
 
@@ -96,3 +96,15 @@ def rated(
         if one.label in predicted:
             found |= one.rated(predicted[one.label], one.known if rows is None else rows)
     return found
+
+
+def averaged(measured: Sequence[Measured], predicted: Mapping[str, np.ndarray]) -> dict[str, Predicted]:
+    """Return what was predicted on average of each label that is a number a row, by the name of its head.
+
+    Scores of an order have no unit, and are left out.
+    """
+    return {
+        one.prefix.rstrip("."): Predicted(mean=float(np.mean(numbers)), std=float(np.std(numbers)))
+        for one in measured
+        if one.groups is None and (numbers := predicted.get(one.label)) is not None and numbers.ndim == 1
+    }
