@@ -159,6 +159,7 @@ class MLflowRegisterModelOperator(MlopsOperator):
                 spec_hash=spec.hash,
                 snapshot=spec.snapshot.id,
                 run=run_of_dag,
+                code=spec.code_hash or "",
                 why=why,
                 special=special,
                 rows=sum(split.rows for split in spec.snapshot.splits.values()),

@@ -20,6 +20,7 @@ class Registered(Record):
 
     :param spec_hash: Identity of the training: snapshot, code, parameters, seed, environment.
     :param run: Run of the train DAG that registered it.
+    :param code: Hash of the code that trained it; empty where it was not written down.
     :param why: What asked for the training, in words.
     :param special: What was other than usual; empty where nothing was.
     :param rows: Rows of its snapshot.
@@ -33,6 +34,7 @@ class Registered(Record):
     spec_hash: str
     snapshot: str
     run: str
+    code: str = ""
     why: str = ""
     special: dict[str, Any] = {}
     rows: int = 0

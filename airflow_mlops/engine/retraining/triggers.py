@@ -41,6 +41,8 @@ class Watch:
     :param decay: Metric, and by how much it may be worse on matured labels than when the model was judged.
     :param on_new_features: Whether a new version or definition of the feature service does.
     :param rollup: Partitions that are trained on together.
+    :param first: Model of a fleet that tries new code first, if it is another one.
+    :param code: Hash of the code that a training runs now.
     """
 
     model: str
@@ -58,6 +60,8 @@ class Watch:
     decay: tuple[str, float] | None = None
     on_new_features: bool = False
     rollup: Rollup | None = None
+    first: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
