@@ -40,7 +40,7 @@ class BusyError(DataError):
     :param overlaps: Whether it works on a partition that this one works on too.
     """
 
-    def __init__(self, headline: str, detail: str, hint: str, *, run: str, overlaps: bool) -> None:
+    def __init__(self, headline: str, detail: str, hint: str, *, run: str = "", overlaps: bool = False) -> None:
         super().__init__(headline, detail, hint)
         self.run, self.overlaps = run, overlaps
 

@@ -17,7 +17,7 @@ def code_hash(spec: TrainingSpec, code_path: str | None) -> str | None:
     return hash_of(spec.fit or spec.entrypoint, spec.script, [spec.golden, spec.transform], code_path)
 
 
-def hash_of(named: str, script: str, beside: Iterable[str | None], code_path: str | None) -> str | None:
+def hash_of(named: str, script: str | None, beside: Iterable[str | None], code_path: str | None) -> str | None:
     """Return the hash of all code that a training runs, by the names that a pipeline has for it.
 
     :param named: Its fit function, or its entrypoint.
