@@ -48,7 +48,7 @@ class EvaluatedHead(Record):
 
 
 class Predicted(Record):
-    """Mean and standard deviation of the numbers that a model predicted of the test rows."""
+    """Mean and standard deviation of numbers, one a test row: what a model predicted, or the labels themselves."""
 
     mean: float
     std: float
@@ -72,7 +72,7 @@ class Evaluation(Record):
     problem: str = Field(default="binary", description="problem type: says what the metrics are")
     heads: dict[str, EvaluatedHead] = Field(default_factory=dict, description="further labels that were predicted")
     predicted: dict[str, dict[str, Predicted]] = Field(
-        default_factory=dict, description="role → label, or head, of a number a row → what was predicted of it"
+        default_factory=dict, description="role, or labels → label or head of a number a row → its values"
     )
 
     def told(self) -> dict[str, Any]:

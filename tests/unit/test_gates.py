@@ -44,15 +44,16 @@ def test_a_mean_prediction_that_moved_is_named_and_refuses_nothing():
     """Labels that stop to come make a model that says no more often than the one that serves."""
 
     def line(mean: float, **more: Any):
-        predicted = {"challenger": {"": Predicted(mean=mean, std=0.1)}, "champion": {"": Predicted(mean=0.2, std=0.1)}}
+        means = {"labels": 0.21, "challenger": mean, "champion": 0.2}
+        predicted = {role: {"": Predicted(mean=value, std=0.1)} for role, value in means.items()}
         judged = verdict(Gate("auc", min=0.7), evaluation(predicted=predicted | more))
         assert judged.status is VerdictStatus.PASS
         assert judged.inputs_hash == verdict(Gate("auc", min=0.7), evaluation()).inputs_hash, "it decides nothing"
         return [check.reason for check in judged.checks if check.gate == "mean prediction vs champion"]
 
-    assert line(0.22) == ["0.2200 (champion: 0.2000)"]
+    assert line(0.22) == ["0.2200 (champion: 0.2000, labels: 0.2100)"]
     [moved] = line(0.12)
-    assert moved.startswith("WARNING: 0.1200 (champion: 0.2000), moved by more than 0.5 of its deviation")
+    assert moved.startswith("WARNING: 0.1200 (champion: 0.2000, labels: 0.2100): further apart than 0.5 of the labels'")
     assert line(0.12, champion={}) == [], "nothing serves yet"
 
 

@@ -77,7 +77,9 @@ def evaluate(
         "challenger": rated(measured, predicted),
         "baseline": rated(measured, {one.label: one.usual for one in measured}),
     }
-    averages, unevaluated = {"challenger": averaged(measured, predicted)}, {}
+    truth = {one.label: one.targets for one in measured}
+    averages = {"labels": averaged(measured, truth), "challenger": averaged(measured, predicted)}
+    unevaluated = {}
     if champion is not None:
         try:
             serving = predictions(champion)

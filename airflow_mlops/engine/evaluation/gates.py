@@ -12,7 +12,7 @@ from airflow_mlops.parts import Gate, Slice
 from airflow_mlops.problems import head_of, metrics_of, of_head, problem_named
 
 MOVED = 0.5
-"""So many standard deviations of the champion's predictions apart, two means are worth a look."""
+"""So many standard deviations of the labels apart, the mean predictions of two models are worth a look."""
 
 
 def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> Verdict:
@@ -181,13 +181,14 @@ def _within(gate: Gate, observed: float, n: int, slice_name: str | None = None) 
 
 def _averages(evaluation: Evaluation) -> Iterator[GateCheck]:
     """Say how far the mean prediction is from the champion's: where labels are missing, a model learns that too."""
-    before = evaluation.predicted.get("champion", {})
+    labels, before = evaluation.predicted.get("labels", {}), evaluation.predicted.get("champion", {})
     for head, now in evaluation.predicted.get("challenger", {}).items():
         if (was := before.get(head)) is None:
             continue
-        reason = f"{now.mean:.4f} (champion: {was.mean:.4f})"
-        if abs(now.mean - was.mean) > MOVED * was.std:
-            reason = f"WARNING: {reason}, moved by more than {MOVED:g} of its deviation: are all labels there?"
+        true = labels[head]
+        reason = f"{now.mean:.4f} (champion: {was.mean:.4f}, labels: {true.mean:.4f})"
+        if abs(now.mean - was.mean) > MOVED * true.std:
+            reason = f"WARNING: {reason}: further apart than {MOVED:g} of the labels' deviation. Are all labels there?"
         yield GateCheck(
             gate=f"{of_head(head, 'mean prediction')} vs champion",
             passed=True,

@@ -98,13 +98,15 @@ def rated(
     return found
 
 
-def averaged(measured: Sequence[Measured], predicted: Mapping[str, np.ndarray]) -> dict[str, Predicted]:
-    """Return what was predicted on average of each label that is a number a row, by the name of its head.
+def averaged(measured: Sequence[Measured], values: Mapping[str, np.ndarray]) -> dict[str, Predicted]:
+    """Return mean and deviation of what there is for each label, in the rows in which it is known, by its head's name.
 
-    Scores of an order have no unit, and are left out.
+    Only of truths and numbers: classes have no mean, and scores of an order no unit.
     """
     return {
         one.prefix.rstrip("."): Predicted(mean=float(np.mean(numbers)), std=float(np.std(numbers)))
         for one in measured
-        if one.groups is None and (numbers := predicted.get(one.label)) is not None and numbers.ndim == 1
+        if one.problem.name in ("binary", "regression")
+        and one.label in values
+        and len(numbers := values[one.label][one.known])
     }
