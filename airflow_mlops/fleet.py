@@ -56,7 +56,8 @@ class Fleet:
     :param members: Names; or name → changes of this member alone, as :meth:`ModelPipeline.derive` takes them.
     :param each: Changes of every member; ``{member}`` in its texts is the member's name.
     :param first: Member that is trained and deployed before all others, by the DAG ``<base>.rollout``. The ``cron`` of
-        ``base`` is then the schedule of that DAG, and no member's. Empty: each member for itself.
+        ``base`` is then the schedule of that DAG, and no member's. New code is trained for no other member by its own
+        triggers before a version of the first has passed its gates with it. Empty: each member for itself.
     :raises ConfigError: when a name is there twice, or is none, or ``first`` is no member.
     """
 

@@ -1,5 +1,5 @@
 # ruff: noqa: T201  a command talks on standard output
-"""What people on call do to what serves: look, roll back, pin, unpin."""
+"""What people on call do to what serves: look, roll back, withdraw, pin, unpin."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ def add_deployments(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "--trained-before", default="", metavar="ISO", help="the newest kept one that knows no data from a day on"
     )
     rollback.set_defaults(run=_rollback)
+
+    withdraw = commands.add_parser(
+        "withdraw",
+        parents=[place, of_model, said],
+        help="let no version answer, where none is good: callers are refused at once, and use what they have for that",
+    )
+    withdraw.set_defaults(run=_withdraw)
 
     pin = commands.add_parser(
         "pin", parents=[place, of_model, said, until], help="keep the version that serves, whatever passes its gates"
@@ -118,6 +125,24 @@ def _rollback(options: argparse.Namespace) -> None:
     print(f"Version {state.stable} of {options.model} answers again, in place of {state.previous}. {_pinned(state)}")
     print("The same command again only makes sure of it. To go further back, name the version with --to.")
     _set_champion(options.model, state)
+
+
+def _withdraw(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.registry.tags import delete_alias
+    from airflow_mlops.engine.serving.deployments import require_deployed
+    from airflow_mlops.hooks.mlflow import MLflowHook
+    from airflow_mlops.hooks.tf_serving import TFServingHook
+
+    ledger = open_ledger(options)
+    require_deployed(ledger, options.server, options.model)
+    use_laptop_connections(open_home(options))
+    with TFServingHook(options.server).rollout(options.model, ledger) as rollout:
+        rollout.withdraw(who(), options.reason)
+    print(f"No version of {options.model} serves: callers are refused. The next that passes its gates is deployed.")
+    try:
+        delete_alias(MLflowHook().get_conn(), options.model, "champion")
+    except MlopsError as error:
+        print(f"MLflow's alias champion is still there: {error.headline} Run this again once it answers.")
 
 
 def _set_champion(model: str, state: Deployment) -> None:

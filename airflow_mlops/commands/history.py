@@ -44,7 +44,10 @@ def add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add_span(history)
     add_workers(history)
     history.add_argument(
-        "--again", action="store_true", help="read files again that are sealed: after a change of a feed's contract"
+        "--again",
+        action="store_true",
+        help="seal again what is sealed: where other bytes have landed, or after a change of a feed's contract; "
+        "without it other bytes are refused",
     )
     history.set_defaults(run=_history)
 

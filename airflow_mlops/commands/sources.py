@@ -155,8 +155,7 @@ def _line(exclusion: Exclusion) -> str:
 def _next(exclusion: Exclusion) -> str:
     """Say what is left to do once an exclusion is made or lifted."""
     first, last = exclusion.start.date(), (exclusion.end - timedelta(microseconds=1)).date()
-    days = f"{first}" if first == last else f"{first} to {last}, oldest first"
     return (
-        f"Where features are computed from {exclusion.dataset}, clear the task `compute_features` of {days}: the stale "
-        "days after it are computed again too."
+        f"Next: airflow-mlops backfill plan PIPELINE --from {first} --to {last}. It says which models learned from "
+        f"{exclusion.dataset} of then, and which features are to be computed again."
     )

@@ -13,7 +13,8 @@ def add_why(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     why = commands.add_parser(
         "why",
         parents=[place_options()],
-        help="why a model was trained last, and why it is not trained now: each trigger beside its bound",
+        help="why a model was trained last, and why it is not trained now: each trigger beside its bound; before "
+        "the first training: what starts it",
     )
     why.add_argument("model", metavar="MODEL")
     why.set_defaults(run=_why)

@@ -47,6 +47,13 @@ class EvaluatedHead(Record):
     rows: int
 
 
+class Predicted(Record):
+    """Mean and standard deviation of numbers, one a test row: what a model predicted, or the labels themselves."""
+
+    mean: float
+    std: float
+
+
 class Evaluation(Record):
     """Metrics of one or more models on the same test split.
 
@@ -64,10 +71,16 @@ class Evaluation(Record):
     unevaluated: dict[str, str] = Field(default_factory=dict, description="role → why it could not be scored")
     problem: str = Field(default="binary", description="problem type: says what the metrics are")
     heads: dict[str, EvaluatedHead] = Field(default_factory=dict, description="further labels that were predicted")
+    predicted: dict[str, dict[str, Predicted]] = Field(
+        default_factory=dict, description="role, or labels → label or head of a number a row → its values"
+    )
 
     def told(self) -> dict[str, Any]:
-        """Return what a verdict on it depends on, as JSON has it: as verdicts were made before there were types."""
-        told = self.model_dump(mode="json", exclude={"problem"} if self.problem == "binary" else None)
+        """Return what a verdict on it depends on, as JSON has it: as verdicts were made before there were types.
+
+        What was predicted on average decides nothing.
+        """
+        told = self.model_dump(mode="json", exclude={"predicted", *(["problem"] if self.problem == "binary" else [])})
         if not self.heads:
             del told["heads"]
         return told

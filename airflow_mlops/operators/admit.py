@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow.sdk.exceptions import AirflowSkipException
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_mlops.engine.ledger import Ledger
-    from airflow_mlops.engine.retraining.requests import Request
+    from airflow_mlops.engine.retraining.requests import Reason, Request
 
 
 class AdmittedTraining(TypedDict):
@@ -44,8 +45,9 @@ class AdmitTrainingOperator(MlopsOperator):
 
     Use it first in a training DAG whose runs others ask for, as ``<model>.train`` does.
 
-    A run by the schedule, by hand or by a backfill is a request itself. Requests that wait and ask for the same are
-    answered by it too. What a form asks to be other than usual is checked here, and goes on to the tasks that use it.
+    A run by the schedule, by hand or by Airflow's backfill is a request itself; what comes of a backfill is only
+    deployed by its number. Requests that wait and ask for the same are answered by it too. What a form asks to be other
+    than usual is checked here, and goes on to the tasks that use it.
 
     :param model: Name of the model.
     :param request: Id of the request that the run is for; empty: it is one itself.
@@ -56,6 +58,9 @@ class AdmitTrainingOperator(MlopsOperator):
     :param matures_after: How long after its time the label of a row can still come.
     :param start: First day of the data (ISO).
     :param usual_window: How much history is trained on.
+    :param validation: End of the window, before ``test``, that is not trained on.
+    :param test: Very end of the window, likewise.
+    :param split: ``time`` or ``entity``: whether these are spans of time, or shares of the entities.
     :param usual_params: Parameters of the trainer.
     :param usual_weight: Column of what a row counts; empty: all the same.
     :param window: How much history this training has; empty: as usual.
@@ -81,6 +86,9 @@ class AdmitTrainingOperator(MlopsOperator):
         "matures_after",
         "start",
         "usual_window",
+        "validation",
+        "test",
+        "split",
         "usual_params",
         "usual_weight",
         "window",
@@ -103,6 +111,9 @@ class AdmitTrainingOperator(MlopsOperator):
         matures_after: str,
         start: str,
         usual_window: str,
+        validation: str,
+        test: str,
+        split: str = "time",
         usual_params: Mapping[str, Any] | None = None,
         usual_weight: str = "",
         request: str = "",
@@ -126,6 +137,9 @@ class AdmitTrainingOperator(MlopsOperator):
         self.matures_after = matures_after
         self.start = start
         self.usual_window = usual_window
+        self.validation = validation
+        self.test = test
+        self.split = split
         self.usual_params = usual_params
         self.usual_weight = usual_weight
         self.request = request
@@ -184,17 +198,17 @@ class AdmitTrainingOperator(MlopsOperator):
             data=special.get("data", ""),
             weight=special.get("weight", self.usual_weight),
             model_params=params,
-            special=special,
+            special=request.special,
         )
 
     def _special(self) -> dict[str, Any]:
         """Return what is other than usual, by the name of its field."""
-        from airflow_mlops.engine.retraining.emergency import check_data
+        from airflow_mlops.engine.retraining.emergency import check_data, check_window
 
         names = ("window", "exclude", "slices", "data", "weight")
         given: dict[str, Any] = {name: said(getattr(self, name)) for name in names}
         if given["window"]:
-            parse_duration(given["window"])
+            check_window(given["window"], self.validation, self.test)
         if given["data"]:
             check_data(given["data"], {**given, "as_of": said(self.as_of)})
         try:
@@ -211,6 +225,7 @@ class AdmitTrainingOperator(MlopsOperator):
 
     def _request(self, context: Context, ledger: Ledger, special: Mapping[str, Any], who: str) -> Request:
         """Return the request that this run is for: the one it was triggered for, or itself."""
+        from airflow_mlops.engine.retraining.registered import BACKFILL
         from airflow_mlops.engine.retraining.requests import ask, request_of
 
         number, run = said(self.request), context["dag_run"]
@@ -220,8 +235,11 @@ class AdmitTrainingOperator(MlopsOperator):
         if run.run_type == "scheduled":
             return ask(ledger, self.model, "cron", f"the schedule, due {as_of}", key=f"cron:{as_of}", who=self.dag_id)
         detail, key = said(self.reason) or f"run {run.run_id}", f"run:{run.run_id}"
-        reason = "emergency" if special else "backfill" if run.run_type == "backfill" else "hand"
-        return ask(ledger, self.model, reason, detail, key=key, who=who, as_of=as_of, special=special)  # type: ignore[arg-type]
+        reason: Reason = "emergency" if special else "hand"
+        if run.run_type == "backfill":
+            reason, special = "backfill", {**special, BACKFILL: as_of}
+            detail = f"Airflow's backfill, as of {as_of}{f': {said(self.reason)}' if said(self.reason) else ''}"
+        return ask(ledger, self.model, reason, detail, key=key, who=who, as_of=as_of, special=special)
 
     def _priced(
         self, context: Context, ledger: Ledger, window: str, exclude: list[Any], special: Mapping[str, Any]
@@ -251,5 +269,8 @@ class AdmitTrainingOperator(MlopsOperator):
             window=window,
             start=parse_day(self.start, "start"),
             without=exclude,
+            held_out=parse_duration(self.validation) + parse_duration(self.test)
+            if self.split == "time"
+            else timedelta(0),
         )
         return str(found)

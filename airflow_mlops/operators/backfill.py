@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
@@ -10,7 +11,7 @@ from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeo
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import conf
 
-from airflow_mlops.exceptions import ConfigError, GateError
+from airflow_mlops.exceptions import ConfigError, GateError, MlopsError
 from airflow_mlops.hooks.databases import database
 from airflow_mlops.hooks.feast import FeastHook
 from airflow_mlops.hooks.ledger import LedgerHook
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _ORDERS = ("oldest", "newest")
 _YES = ("true", "false")
 _ACTIVE = ("queued", "running")
+_AGAIN = timedelta(seconds=20)
 
 
 class PlannedBackfill(TypedDict):
@@ -274,6 +276,8 @@ class BeginBackfillOperator(_OfPlanOperator):
 
     Use it after the plan, and map :class:`RunBackfillOperator` over what it returns.
 
+    While another run executes a plan of the model it waits, without a worker; where both work on a partition, it fails.
+
     :param partitions: How many partitions a task works on.
     """
 
@@ -285,16 +289,31 @@ class BeginBackfillOperator(_OfPlanOperator):
 
     def perform(self, context: Context) -> list[Share]:
         """Check, begin, and cut."""
-        from airflow_mlops.engine.backfill.run import begin
+        from airflow_mlops.engine.backfill.run import BusyError, begin
         from airflow_mlops.engine.backfill.shares import shares
 
         if not str(self.partitions).isdecimal() or int(self.partitions) < 1:
             raise ConfigError(f"{self.partitions!r} is not a number of partitions.", hint="It is 1 or more.")
         site = self.site()
         plan = self.found(site)
-        begin(site, plan, run=run_of(context), ended=lambda other: run_state(context, other) not in _ACTIVE)
+        try:
+            begin(site, plan, run=run_of(context), ended=lambda other: run_state(context, other) not in _ACTIVE)
+        except BusyError as busy:
+            if busy.overlaps or not busy.run:
+                raise
+            self._wait(busy)
         of = shares(plan, int(self.partitions), tasks_at_once())
         return [Share(share=share, of=of) for share in range(of)]
+
+    def _wait(self, busy: MlopsError) -> None:
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+        self.log.info("%s\nLooking again in %s.", busy, _AGAIN)
+        self.defer(trigger=TimeDeltaTrigger(_AGAIN), method_name="execute_again")
+
+    def execute_again(self, context: Context, event: Any = None) -> Any:
+        """Look again."""
+        return self.execute(context)
 
 
 class ProbeBackfillOperator(_OfPlanOperator):

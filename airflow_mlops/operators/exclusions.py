@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow_mlops.exceptions import ConfigError
@@ -92,7 +93,7 @@ class ExcludeWindowOperator(WindowOperator):
 
     Use it when days turn out to be wrong after they were sealed, such as those of an outage.
 
-    Where features are computed from the dataset, their days must be computed again; the log says which.
+    Where features are computed from the dataset, their days must be computed again: the log says how.
     """
 
     def perform(self, context: Context) -> ExcludedWindow:
@@ -108,10 +109,9 @@ class ExcludeWindowOperator(WindowOperator):
         if made.id in known:
             self.log.info("It is excluded already, by %s: %s. Nothing was changed.", made.who, made.reason)
         else:
-            self.log.info(
-                "Where features are computed from %s, clear the task `compute_features` of these days, oldest first.",
-                dataset,
-            )
+            span = f"--from {start.date()} --to {(end - timedelta(days=1)).date()}"
+            self.log.info("Next: trigger %s.backfill, or airflow-mlops backfill plan PIPELINE %s.", self.model, span)
+            self.log.info("It says who learned from %s of then, and which features to compute again.", dataset)
         return self.told(made, made.who, made.reason, excluded=True)
 
 

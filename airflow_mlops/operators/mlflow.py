@@ -120,7 +120,7 @@ class MLflowRegisterModelOperator(MlopsOperator):
         """Register and return the version."""
         from airflow_mlops.engine.features.governance.consumers import record_model
         from airflow_mlops.engine.registry.manifest import pack_manifest
-        from airflow_mlops.engine.retraining.registered import Registered, record_registered, what_started
+        from airflow_mlops.engine.retraining.registered import BACKFILL, Registered, record_registered, what_started
         from airflow_mlops.engine.training.workdir import finished_training, read_evaluation
 
         folder = require(self.training, "training", "Did the training task succeed?")
@@ -148,7 +148,7 @@ class MLflowRegisterModelOperator(MlopsOperator):
         registry = hook.get_conn()
         run = registry.open_run(spec, run_tags(context, self), started=result.started)
         MLflowRunLink.persist(context, hook.run_url(run.experiment_id, run.run_id))
-        registered = registry.register(run, result, manifest, evaluation)
+        registered = registry.register(run, result, manifest, evaluation, challenger=BACKFILL not in special)
         if owner := owner_of(self):
             registry.set_owner(self.model, owner)
         MLflowModelVersionLink.persist(context, hook.version_url(self.model, registered.version))
@@ -161,6 +161,7 @@ class MLflowRegisterModelOperator(MlopsOperator):
                 spec_hash=spec.hash,
                 snapshot=spec.snapshot.id,
                 run=run_of_dag,
+                code=spec.code_hash or "",
                 why=why,
                 special=special,
                 rows=sum(split.rows for split in spec.snapshot.splits.values()),

@@ -51,7 +51,8 @@ class DecideTrainingOperator(MlopsOperator):
 
     :param model: Name of the model.
     :param watch: What to look at: the arguments of :class:`~airflow_mlops.engine.retraining.triggers.Watch` beside
-        ``model`` and ``server``, with durations as text.
+        ``model`` and ``server``, with durations as text, and ``code`` as the arguments of
+        :func:`~airflow_mlops.engine.training.source.hash_of` beside its folder.
     :param cooldown: Least time between the starts of two trainings that nobody asked for by hand.
     :param assets: Names of assets whose events ask for a training.
     :param tf_serving_conn_id: Airflow connection of the server on which the model serves.
@@ -94,6 +95,7 @@ class DecideTrainingOperator(MlopsOperator):
         from airflow_mlops.engine.retraining.requests import finish, settle
         from airflow_mlops.engine.retraining.rollup import Rollup
         from airflow_mlops.engine.retraining.triggers import Watch
+        from airflow_mlops.engine.training.source import hash_of
 
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         self._hear(context, ledger)
@@ -101,6 +103,8 @@ class DecideTrainingOperator(MlopsOperator):
         if given.get("rollup"):
             given["rollup"] = Rollup.of(given["rollup"])
         given |= {name: tuple(given[name]) for name in ("inputs", "decay") if given.get(name)}
+        if given.get("code"):
+            given["code"] = hash_of(**given["code"], code_path=self.code_path) or ""
         made = look_and_decide(
             ledger,
             self.partition_store(ledger),

@@ -259,6 +259,7 @@ def _remote(task_id: str, launcher: RemoteLauncher, resources: Resources, argume
         again = {} if resources.retries is None else {"retries": resources.retries}
         run = _operator(launcher)(
             task_id="run",
+            max_active_tis_per_dag=1,
             **launcher.arguments(job),
             execution_timeout=timeout + launcher.latest,
             **{**where, **again},

@@ -38,8 +38,10 @@ class _Dags(dict[str, "DAG"]):
         return dag
 
 
-def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
+def build_dags(pipeline: ModelPipeline, first: str = "") -> dict[str, DAG]:
     """Return the pipeline's DAGs by a Python name.
+
+    :param first: Model of a fleet that tries new code first, if it is another one.
 
     A task's process reads the whole DAG file to run one task: there, only the DAG of that task is built. Else each task
     of a fleet in one file would build the DAGs of all its models.
@@ -57,12 +59,12 @@ def build_dags(pipeline: ModelPipeline) -> dict[str, DAG]:
     if pipeline.retrain.watched:
         from airflow_mlops.templates.retrain import retrain_dag  # as above
 
-        builders["retrain"] = partial(retrain_dag, pipeline)
+        builders["retrain"] = partial(retrain_dag, pipeline, first)
     if pipeline.retrain.rollup is not None:
         from airflow_mlops.templates.rollup import counts, rollup_dag  # as above
 
         if counts(pipeline.source.partitioning):
-            builders["rollup"] = partial(rollup_dag, pipeline, pipeline.retrain.rollup)
+            builders["rollup"] = partial(rollup_dag, pipeline, pipeline.retrain.rollup, first)
     dags = _Dags({f"{pipeline.model}_{name}": build for name, build in builders.items()})
     wanted = get_parsing_context().dag_id
     for name in builders:

@@ -3,8 +3,9 @@
 `plan` says of each partition whether it is there, missing or changed, what the work costs, and which models and served
 versions saw what it replaces. Above a limit `approve` asks a person; no answer in time is a no. `begin` refuses what
 changed since. One that is refused stops no other, and is listed at the end; once it is corrected, trigger the DAG anew:
-what is done is not done twice. Several tasks work at once, and what they only made ready in `seal` and `compute`, the
-`…_rest` take in order. Nothing is trained unless you ask for it, and no alias moves.
+what is done is not done twice. Several plans may wait for an answer; one is executed at a time. Several tasks work at
+once, and what they only made ready in `seal` and `compute`, the `…_rest` take in order. Nothing is trained unless you
+ask for it, and no alias moves.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def backfill_dag(pipeline: ModelPipeline) -> DAG:
         __doc__,
         schedule=None,
         start_date=pipeline.source.starts_at,
+        # One that waits for its answer holds no other up; `begin` lets one at a time go on.
+        max_active_runs=16,
         params={
             **span_form(pipeline, to="the last that has ended"),
             "order": Param("oldest", enum=["oldest", "newest"], title="First come the"),

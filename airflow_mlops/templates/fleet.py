@@ -36,9 +36,10 @@ def build_fleet(fleet: Fleet) -> dict[str, DAG]:
     """Return the DAGs of all members, by a Python name."""
     pipelines, faults = fleet.pipelines()
     dags: dict[str, DAG] = {}
+    first = fleet.model_of(fleet.first) if fleet.first else ""
     for member, pipeline in pipelines.items():
         try:
-            dags |= build_dags(pipeline)
+            dags |= build_dags(pipeline, first if member != fleet.first else "")
         except MlopsError as error:
             faults[member] = error
             _take_back(pipeline.model)

@@ -1,8 +1,9 @@
 """``<model>.history``: load months and years of landed data in one go, many partitions a task.
 
 Each partition passes the suite and the checks that it would pass day by day. What is there is left alone: trigger the
-same span again after a correction. One that is blocked stops no other; `report` lists them. Features go online with the
-next run of `<model>.features`.
+same span again after a correction. One that is blocked, or of which other bytes have landed than are sealed, stops no
+other; `report` lists them. What is sealed is replaced by `<model>.backfill`, which says who saw it. Features go
+online with the next run of `<model>.features`.
 """
 
 from __future__ import annotations

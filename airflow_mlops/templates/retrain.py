@@ -36,8 +36,11 @@ def looks(model: str) -> str:
     return f"{crc32(model.encode()) % 15}-59/15 * * * *"
 
 
-def retrain_dag(pipeline: ModelPipeline) -> DAG:
-    """Return the DAG that looks and starts trainings, and watches the age of what serves."""
+def retrain_dag(pipeline: ModelPipeline, first: str = "") -> DAG:
+    """Return the DAG that looks and starts trainings, and watches the age of what serves.
+
+    :param first: Model of a fleet that tries new code first, if it is another one.
+    """
     retrain, timetable = pipeline.retrain, CronTriggerTimetable(looks(pipeline.model), timezone="UTC")
     bells = AssetAny(
         features_asset(pipeline.model, pipeline.owner), *(Asset.ref(name=name) for name in retrain.on_assets)
@@ -51,7 +54,7 @@ def retrain_dag(pipeline: ModelPipeline) -> DAG:
         start_date=pipeline.source.starts_at,
     ) as dag:
         if retrain.triggers:
-            decide_and_start(pipeline)
+            decide_and_start(pipeline, first)
         if retrain.max_age:
             CheckServedAgeOperator(
                 task_id="check_served_age",
@@ -64,12 +67,12 @@ def retrain_dag(pipeline: ModelPipeline) -> DAG:
     return dag
 
 
-def decide_and_start(pipeline: ModelPipeline) -> None:
+def decide_and_start(pipeline: ModelPipeline, first: str) -> None:
     """Add the tasks that decide whether a training starts, and that start it."""
     retrain = pipeline.retrain
     decide = DecideTrainingOperator(
         task_id="decide",
-        watch=_watch(pipeline),
+        watch={**_watch(pipeline), **(_after(pipeline, first) if first else {})},
         cooldown=retrain.cooldown or "",
         assets=list(retrain.on_assets),
         model=pipeline.model,
@@ -107,6 +110,12 @@ def _watch(pipeline: ModelPipeline) -> dict[str, Any]:
         "on_new_features": retrain.on_new_features,
         "rollup": _rollup(pipeline),
     }
+
+
+def _after(pipeline: ModelPipeline, first: str) -> dict[str, Any]:
+    train = pipeline.train
+    named = {"named": train.fit or train.entrypoint or "", "script": train.script}
+    return {"first": first, "code": {**named, "beside": [train.golden, train.transform]}}
 
 
 def _rollup(pipeline: ModelPipeline) -> dict[str, Any] | None:

@@ -48,8 +48,11 @@ def counts(cut: Partitioning) -> bool:
     return cut.every != "hourly" or cut.timezone == "UTC"
 
 
-def rollup_dag(pipeline: ModelPipeline, rollup: Rollup) -> DAG:
-    """Return the DAG that Airflow runs when a period's partitions are there."""
+def rollup_dag(pipeline: ModelPipeline, rollup: Rollup, first: str = "") -> DAG:
+    """Return the DAG that Airflow runs when a period's partitions are there.
+
+    :param first: Model of a fleet that tries new code first, if it is another one.
+    """
     cut = pipeline.source.partitioning
     start_of, window = _PERIODS[rollup.every]
     # With a deadline, fewer than all are enough only after it: Airflow's own policy would not wait for that.
@@ -68,5 +71,5 @@ def rollup_dag(pipeline: ModelPipeline, rollup: Rollup) -> DAG:
         ),
         start_date=pipeline.source.starts_at,
     ) as dag:
-        decide_and_start(pipeline)
+        decide_and_start(pipeline, first)
     return dag

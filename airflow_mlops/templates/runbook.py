@@ -1,9 +1,10 @@
-"""``<model>.runbook``: what a person on call does by one trigger: halt, resume, pin, unpin.
+"""``<model>.runbook``: what a person on call does by one trigger: halt, resume, pin, unpin, withdraw.
 
 - `halt`: the red button. No training starts, a running one registers nothing, nothing is deployed; what serves stays.
 - `resume`: the halt is over. A training that waited goes on; of what was skipped, clear the tasks.
 - `pin`: the version that serves stays, whatever passes its gates.
 - `unpin`: the next version that passes its gates is deployed again.
+- `withdraw`: no version answers, for when none is good. Callers are refused at once, and use what they have for that.
 
 Who did it is the user who triggers it. None of them needs the registry. To go back or forward, or to keep bad data out:
 `<model>.rollback`, `<model>.roll_through`, `<model>.exclude`. To train now: `<model>.train`.
@@ -19,6 +20,7 @@ from airflow.sdk import Param
 from airflow_mlops.assets import champion_asset
 from airflow_mlops.operators.exclusions import ExcludeWindowOperator, LiftExclusionOperator
 from airflow_mlops.operators.mlflow import MLflowSetAliasOperator
+from airflow_mlops.operators.mlflow_registry import MLflowDeleteAliasOperator
 from airflow_mlops.operators.roll_through import TFServingRollThroughOperator
 from airflow_mlops.operators.runbook import ChooseOperator, HaltModelOperator, ResumeModelOperator
 from airflow_mlops.operators.tf_serving import (
@@ -26,6 +28,7 @@ from airflow_mlops.operators.tf_serving import (
     TFServingRollbackOperator,
     TFServingUnpinVersionOperator,
 )
+from airflow_mlops.operators.withdraw import TFServingWithdrawModelOperator
 from airflow_mlops.templates.base import pipeline_dag, result
 
 if TYPE_CHECKING:
@@ -47,8 +50,8 @@ the next training learns them again. The registry's alias follows when it can.
 EXCLUDE = """``<model>.exclude``: keep a window of bad data out of every training set, or lift that.
 
 It holds for every training of every model that reads the feed, also scheduled and backfilled ones, until it is lifted.
-Where features are computed from it, clear `compute_features` of these days, oldest first. For one training only, there
-is a field in the form of `<model>.train`.
+Then trigger `<model>.backfill` for these days: it says which models learned from them, and computes again the features
+that read them. For one training only, there is a field in the form of `<model>.train`.
 """
 
 ROLL_THROUGH = """``<model>.roll_through``: go forward through a bad time, not back: train now, deploy what passes.
@@ -71,9 +74,10 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         # A halt does not queue behind a pin that waits for a database.
         max_active_runs=16,
         params={
-            "action": Param("halt", enum=["halt", "resume", "pin", "unpin"], title="Action"),
+            "action": Param("halt", enum=["halt", "resume", "pin", "unpin", "withdraw"], title="Action"),
             "reason": _reason(),
             "until": _until("When the halt or the pin runs out. Empty: when somebody ends it."),
+            "confirm": _confirm("Only to withdraw: write the name of the model."),
         },
     ) as dag:
         person, serving = _person(pipeline), _serving(pipeline)
@@ -81,7 +85,15 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         resume = ResumeModelOperator(task_id="resume", **person)
         pin = TFServingPinVersionOperator(task_id="pin", until=UNTIL, **serving)
         unpin = TFServingUnpinVersionOperator(task_id="unpin", **serving)
-        ChooseOperator(task_id="choose", chosen="{{ params.action }}") >> [halt, resume, pin, unpin]
+        withdraw = TFServingWithdrawModelOperator(task_id="withdraw", confirm="{{ params.confirm or '' }}", **serving)
+        ChooseOperator(task_id="choose", chosen="{{ params.action }}") >> [halt, resume, pin, unpin, withdraw]
+        withdraw >> MLflowDeleteAliasOperator(
+            task_id="drop_champion",
+            model=pipeline.model,
+            alias="champion",
+            mlflow_conn_id=pipeline.mlflow_conn_id,
+            execution_timeout=timedelta(minutes=2),
+        )
     return dag
 
 
@@ -219,5 +231,5 @@ def _until(description: str) -> Param:
     return Param(None, type=TEXT, format="date-time", title="Until", description=description)
 
 
-def _confirm() -> Param:
-    return Param(None, type=TEXT, title="Confirm", description="Write the name of the model.")
+def _confirm(description: str = "Write the name of the model.") -> Param:
+    return Param(None, type=TEXT, title="Confirm", description=description)

@@ -84,7 +84,7 @@ def train_dag(pipeline: ModelPipeline) -> DAG:
                 title="As of",
                 description="Train on what was known at this moment. Empty: on the latest data that is complete.",
             ),
-            **_other_than_usual(),
+            **_other_than_usual(pipeline),
         },
     ) as dag:
         _train(pipeline, AS_OF, ASKED)
@@ -196,6 +196,9 @@ def _train(
         matures_after=label.matures_after,
         start=pipeline.begins_on.isoformat(),
         usual_window=train.window,
+        validation=train.validation,
+        test=train.test,
+        split=train.split,
         usual_params=train.params,
         usual_weight=label.weight,
         window=asked.get("window", ""),
@@ -240,6 +243,7 @@ def _train(
         max_join_drop=label.max_join_drop,
         feast_conn_id=features.conn_id,
         ledger_conn_id=pipeline.ledger_conn_id,
+        max_active_tis_per_dag=RUNS,  # Airflow's backfill has more runs at once
         **features.resources.as_arguments(),
     )
     taken: dict[str, Any] = {
@@ -340,10 +344,15 @@ def _judged(pipeline: ModelPipeline, fit: BaseOperator) -> MLflowJudgeModelOpera
     )
 
 
-def _other_than_usual() -> dict[str, Param]:
+def _other_than_usual(pipeline: ModelPipeline) -> dict[str, Param]:
     """Return the fields of the form by which one training is other than usual."""
+    train = pipeline.train
     return {
-        "window": text_field("Other window", "How much history this training has, such as 20d. Empty: as usual."),
+        "window": text_field(
+            "Other window",
+            f"How much history this training has, such as {train.window}; more than validation ({train.validation}) "
+            f"and test ({train.test}) together. Empty: as usual.",
+        ),
         "exclude": text_field(
             "Without these days", "Days that this training leaves out, such as 2013-01-05, 2013-01-07/2013-01-09."
         ),

@@ -19,7 +19,7 @@ from airflow_mlops.engine.overview.partitions import Calendar, calendar
 from airflow_mlops.engine.overview.runs import RunFacts, cost_of, of_run
 from airflow_mlops.engine.overview.timeline import timeline
 from airflow_mlops.engine.overview.versions import PAGE, Version, compared, count, detail, versions
-from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
+from airflow_mlops.exceptions import DataError, MlopsError, did_you_mean
 from airflow_mlops.ui.access import STAGES, Access, AccessDep, run_of, sealed_by, worked_on
 from airflow_mlops.ui.actions import actions
 from airflow_mlops.ui.announcements import open_ledger
@@ -274,10 +274,7 @@ def _training(ledger: Ledger, model: str, access: Access) -> dict[str, object] |
 def _why(ledger: Ledger, model: str) -> list[str]:
     from airflow_mlops.engine.retraining.why import why
 
-    try:
-        return list(why(ledger, model))
-    except ConfigError:
-        return []  # nothing was ever trained
+    return list(why(ledger, model))
 
 
 def _root(request: Request) -> str:

@@ -31,5 +31,7 @@ with DAG("example_retrain", schedule=None, params={"cooldown": "1d"}) as dag:
         matures_after="7d",
         start="2024-01-01",
         usual_window="30d",
+        validation="7d",
+        test="7d",
         request=decide.output["request"],
     )

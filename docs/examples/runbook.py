@@ -1,4 +1,4 @@
-"""What a person does with a model that serves: keep it, leave days out, stop it, go back."""
+"""What a person does with a model that serves: keep it, leave days out, stop it, go back, let none answer."""
 
 from airflow.sdk import DAG
 
@@ -9,6 +9,7 @@ from airflow_mlops.operators.tf_serving import (
     TFServingRollbackOperator,
     TFServingUnpinVersionOperator,
 )
+from airflow_mlops.operators.withdraw import TFServingWithdrawModelOperator
 
 with DAG("example_runbook", schedule=None, params={"reason": "an example"}) as dag:
     why = {"model": "shop", "reason": "{{ params.reason }}"}
@@ -21,4 +22,5 @@ with DAG("example_runbook", schedule=None, params={"reason": "an example"}) as d
     days = {"dataset": "orders", "first": "2024-01-05", "last": "2024-01-06", "confirm": "shop", **why}
     exclude = ExcludeWindowOperator(task_id="exclude", **days)
     lift = LiftExclusionOperator(task_id="lift", **days)
-    pin >> remind >> unpin >> exclude >> lift >> halt >> resume >> back
+    withdraw = TFServingWithdrawModelOperator(task_id="withdraw", confirm="shop", **why)
+    pin >> remind >> unpin >> exclude >> lift >> halt >> resume >> back >> withdraw

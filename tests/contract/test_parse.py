@@ -83,7 +83,7 @@ def test_the_pipeline_gives_its_dags():
         )
     }
     for dag in bag.dags.values():
-        several = {"flight_delay.train": 4, "flight_delay.runbook": 16}
+        several = {"flight_delay.train": 4, "flight_delay.runbook": 16, "flight_delay.backfill": 16}
         assert dag.max_active_runs == several.get(dag.dag_id, 1)
         for task in dag.tasks:
             assert task.execution_timeout or getattr(task, "deferrable", False), task.task_id

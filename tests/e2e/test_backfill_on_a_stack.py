@@ -80,6 +80,12 @@ class Rides:
         assert "missing" in shown["body"], "the plan is what is shown"
         self.airflow._call("PATCH", path, json={"chosen_options": [option], "params_input": {}})
 
+    def sealed(self) -> Counter[str]:
+        """Return how often each day was sealed, of all feeds together."""
+        return Counter(
+            fact.key for dataset in EVENT_TIMES for fact in self.ledger.facts("partition", dataset, limit=None)
+        )
+
     def plan(self) -> Plan:
         """Return the latest plan."""
         return find(self.ledger, self.ledger.facts("backfill_plan", MODEL, limit=1)[0].key)
@@ -139,8 +145,10 @@ def test_no_answer_in_time_is_a_no(on_a_stack: Rides) -> None:
 
 
 def test_a_yes_in_a_browser_and_a_scheduler_that_is_killed(on_a_stack: Rides, page: Page) -> None:
+    waiting = on_a_stack.asked(3)
     run = on_a_stack.asked(DAYS)
     plan, ledger = on_a_stack.plan(), on_a_stack.ledger
+    assert on_a_stack.states(waiting)["approve"] == {"awaiting_input"}, "it holds no other up"
     address = on_a_stack.airflow.run_page(BACKFILL, run)
     page.goto(f"{address}/tasks/approve/required_actions")
     page.get_by_text("may it be executed?").first.wait_for()
@@ -159,11 +167,13 @@ def test_a_yes_in_a_browser_and_a_scheduler_that_is_killed(on_a_stack: Rides, pa
     assert not remaining(ledger, plan)
     steps = ledger.facts(STEP, plan.id, limit=None)
     assert {fact.payload["refused"] for fact in steps} == {""}
-    sealed = [fact.key for dataset in EVENT_TIMES for fact in ledger.facts("partition", dataset, limit=None)]
-    assert set(Counter(sealed).values()) == {len(EVENT_TIMES)}, "no success is repeated"
+    assert set(on_a_stack.sealed().values()) == {len(EVENT_TIMES)}, "no success is repeated"
     assert len(on_a_stack.store.keys("rides")) == DAYS
     assert not list((on_a_stack.stack.layout.home / "backfills").glob("*"))
     assert any(f"{2 * DAYS} partitions sealed as planned" in line for line in told(ledger, plan))
+    on_a_stack.answer(waiting, "Approve")
+    on_a_stack.watcher.finish(BACKFILL, waiting)
+    assert set(on_a_stack.sealed().values()) == {len(EVENT_TIMES)}, "what was done meanwhile is not done again"
 
 
 @pytest.mark.parametrize(("by", "day"), [("rest", 3), ("command", 4)])

@@ -8,8 +8,10 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airflow_mlops import Partitions
 from airflow_mlops.contracts import Deployment
@@ -19,6 +21,7 @@ from airflow_mlops.engine.backfill.plan import find
 from airflow_mlops.engine.backfill.run import (
     APPROVAL,
     STEP,
+    BusyError,
     approve,
     begin,
     cancel,
@@ -36,6 +39,7 @@ from airflow_mlops.engine.history.load import load_partitions
 from airflow_mlops.engine.history.pace import pace
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import ConfigError, DataError, GateError
+from airflow_mlops.operators.backfill import BeginBackfillOperator
 from tests import rides
 from tests.backfill_fixtures import DAYS, LAST, PIPELINE, copied, land_other, landed, plan_of, site_of
 from tests.ledger_fixtures import url
@@ -211,6 +215,36 @@ def test_who_saw_what_is_replaced_and_that_somebody_must_approve(world):
     assert [taint.payload["key"] for taint in site.ledger.facts("taint", MODEL)] == [key_of(1)]
 
 
+def test_who_learned_from_what_is_excluded(world):
+    """Nothing landed anew: the exclusion alone changes what features are to be, also those after the window."""
+    site = site_of(world)
+    every = plan_of(site)
+    begin(site, every)
+    execute(site, every, every.work)
+    verify(site, every).check()
+    served(site, key_of(1), "an earlier revision")
+    exclude(site.ledger, "rides", midnight(1), midnight(2), "a broken sensor", "ann")
+    plan = plan_of(site, 1, 1)
+    assert [step.name for step in plan.work] == [f"features {key_of(2)}", f"features {key_of(3)}"], "of two days"
+    words = "\n".join(plan.lines())
+    assert f"{MODEL} learned from what is excluded: rides {key_of(1)}; in 1 snapshots" in words
+    assert "of which versions were made: 3; version 3 serves on s" in words
+    assert "No model saw what is replaced." in words
+    assert not plan.approval, "no bytes are replaced"
+    begin(site, plan)
+    execute(site, plan, plan.work)
+    found = verify(site, plan, retrain=True)
+    assert found.as_planned
+    assert f"{MODEL} saw 1 partitions that are excluded, in versions 3. A training is asked for" in found.retrain[0]
+    nothing = plan_of(site, 1, 1)
+    assert not nothing.work, "they are computed without it now"
+    assert "learned from what is excluded" in "\n".join(nothing.lines())
+    site.ledger.record("verdict", MODEL, {"version": 4, "snapshot_id": "snap2"})
+    assert "A newer version left them out" in verify(site, plan, retrain=True).retrain[0]
+    site.ledger.move(f"deployment:s:{MODEL}", lambda state: {**state, "stable": 4, "previous": None})
+    assert not plan_of(site, 1, 1).seen, "it is in use no more, and the newest left it out"
+
+
 def test_above_a_limit_somebody_must_approve(world):
     assert "18 partitions are more than 17" in plan_of(site_of(world), approve_above=17).approval
     assert not plan_of(site_of(world), approve_above=18).approval
@@ -251,8 +285,33 @@ def test_what_a_run_that_has_ended_left_behind_does_not_run_any_more(world):
         execute(site, plan, steps_of(plan, "seal"))
     begin(site, other)
     ended.append("")
-    with pytest.raises(DataError, match="is running"):  # by a command, of which Airflow knows nothing
+    with pytest.raises(BusyError, match="is running"):  # by a command, of which Airflow knows nothing
         begin(site, plan, run="m.backfill manual__3", ended=ended.__contains__)
+
+
+@pytest.mark.parametrize(("days", "run", "waits"), [((3, 4), "b", True), ((2, 4), "b", False), ((3, 4), "", False)])
+def test_another_run_waits_its_turn_unless_it_overlaps(world, monkeypatch, days, run, waits):
+    """A command that runs is not waited for: nothing here would see that it died."""
+    site, states = site_of(world), {}
+    plan, other = plan_of(site, 0, 2), plan_of(site, *days)
+    begin(site, plan, run=run and f"{MODEL}.backfill {run}")
+    monkeypatch.setattr(BeginBackfillOperator, "site", lambda _: site)
+    monkeypatch.setattr("airflow_mlops.operators.backfill.run_state", lambda _, run: states.get(run, "running"))
+    task = BeginBackfillOperator(task_id="begin", pipeline=site.pipeline, plan=other.id)
+    context = {"ti": SimpleNamespace(dag_id=f"{MODEL}.backfill", run_id="c")}
+    if not waits:
+        says = f"both work on ends {key_of(2)}" if days[0] == 2 else "is running"
+        with pytest.raises(AirflowFailException, match=says):
+            task.execute(context)
+        return
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context)
+    assert state_of(site.ledger, plan) == "running"
+    states[f"{MODEL}.backfill {run}"] = "success"
+    assert getattr(task, deferred.value.method_name)(context) == [{"share": 0, "of": 1}]
+    assert state_of(site.ledger, other) == "running"
+    with pytest.raises(DataError, match="is not running"):
+        execute(site, plan, steps_of(plan, "seal"))
 
 
 def test_one_at_a_time_and_cancelled_in_the_middle(world, monkeypatch):

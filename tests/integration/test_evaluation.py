@@ -81,6 +81,9 @@ def test_champion_is_asked_by_its_own_signature(snapshot: Snapshot, challenger: 
     assert found.metrics["champion"]["auc"] == 0.5
     labels = read_split(snapshot, "test")["late_15"].to_numpy()
     assert found.metrics["champion"]["brier"] == pytest.approx(float(np.mean((labels - 0.25) ** 2)), abs=1e-6)
+    predicted = score(challenger, read_inputs(read_split(snapshot, "test"), snapshot.features), "probability")
+    assert found.predicted["challenger"][""].mean == pytest.approx(float(np.mean(predicted)))
+    assert (found.predicted["champion"][""].mean, found.predicted["champion"][""].std) == pytest.approx((0.25, 0.0))
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer, cli
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.features.computing.provenance import read_inputs
-from airflow_mlops.engine.history.load import Loaded, load_history
+from airflow_mlops.engine.history.load import Loaded, in_groups, load_history
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.operators.history import PlanHistoryOperator, ReportHistoryOperator
 from tests import rides
-from tests.rides import EVENT_TIMES, FIRST, SERVICE, Rides, key_of
+from tests.rides import EVENT_TIMES, FIRST, MODEL, SERVICE, Rides, key_of
 
 DAYS = 8
 LAST = FIRST + timedelta(days=DAYS - 1)
@@ -140,6 +140,24 @@ def test_what_is_there_is_left_alone(world):
     again = load(world)
     assert (again.sealed, again.computed, again.there) == (0, 0, 3 * DAYS)
     assert before == {file: file.stat().st_mtime_ns for file in (world.home / "features").glob("*/*.parquet")}
+
+
+def test_what_is_sealed_is_replaced_by_nothing_unasked(world):
+    """Other rows landed for two days; they are told together, and with what is to be done."""
+    load(world)
+    before = contents(world)
+    for n in (2, 4):
+        rides.land(world.home, "rides", n, rides.rides_of(n)[1:])
+    again = load(world)
+    assert (again.sealed, again.computed) == (0, 0)
+    assert contents(world) == before
+    [line] = in_groups(again.refused)
+    assert f"rides {key_of(2)} is sealed, and other bytes have landed" in line
+    assert f"So are 1 more: {key_of(4)}" in line
+    assert f"{MODEL}.backfill, says who saw what is sealed" in line
+    wanted = load(world, again=True)
+    assert (wanted.sealed, wanted.refused) == (2 * DAYS, [])
+    assert [len(world.store.revisions("rides", key_of(n))) for n in range(1, 5)] == [1, 2, 1, 2]
 
 
 def test_the_next_days_go_on_where_it_ended(world):

@@ -101,6 +101,7 @@ if __name__ == "__main__":
     run("train", "train", request=1)
     run("done", "retrain")
     run("priced", "train", only_say=True, window="10d")
+    run("short", "train", only_say=True, window="4d")
     run("unreasoned", "train", window="10d")
     with create_session() as session:
         bell = session.merge(AssetModel(name="bell", uri="bell", group="asset"))
@@ -180,6 +181,11 @@ def test_a_dry_run_says_what_it_would_take_and_asks_for_nothing(runs, ledger):
     words = runs["priced"]["xcoms"]["admit.held"]
     assert words.startswith("Dry run: it would train on 2,000 rows of 10 partitions, from 2026-01-")
     assert "about 0:00:57 of training, cost about 0.24" in words
+
+
+def test_a_dry_run_refuses_a_window_that_is_held_out_whole(runs):
+    assert runs["short"]["tasks"]["admit"] == "failed", "validation and test take four days"
+    assert "admit.held" not in runs["short"]["xcoms"]
 
 
 def test_what_is_other_than_usual_needs_a_reason_and_is_written_down(runs, ledger):

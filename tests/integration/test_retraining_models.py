@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
+from mlflow import MlflowClient
 
 from airflow_mlops.contracts import ModelManifest
 from airflow_mlops.engine.ledger import Ledger
@@ -26,8 +27,8 @@ def test_from_a_request_to_a_verdict_and_never_the_same_again(
 ):
     make_snapshot(home)
     pipeline = Pipeline(home, "special")
-    special = {"window": "20d", "exclude": "2013-01-05"}
-    request = ask(ledger, "special", "emergency", "a bad day", key="run:1", who="ann", special=special)
+    special = {"window": "20d", "exclude": "2013-01-05", "backfill": "2013-01-20"}
+    request = ask(ledger, "special", "backfill", "a bad day", key="run:1", who="ann", special=special)
     assert start(ledger, request, "m.train manual__1", said=request.words)
 
     training = pipeline.train(skip_known=True)
@@ -35,11 +36,12 @@ def test_from_a_request_to_a_verdict_and_never_the_same_again(
     arguments = {"training": training["training"], "evaluation": evaluated["uri"]}
     version = pipeline.run(MLflowRegisterModelOperator, **arguments)["version"]
     manifest = ModelManifest.from_json((Path(training["saved_model"]) / "assets.extra" / "manifest.json").read_bytes())
-    assert (manifest.trigger, manifest.special) == ("emergency: a bad day", special)
+    assert (manifest.trigger, manifest.special) == ("backfill: a bad day", special)
     assert manifest.triggered_by == "m.train manual__1"
     made = registered(ledger, "special", version)
     assert (made.why, made.special, made.spec_hash) == (manifest.trigger, special, training["spec_hash"])
     assert made.metrics["auc"] > 0.6
+    assert MlflowClient(tracking_uri).get_model_version("special", str(version)).aliases == [], "of a backfill"
     assert made.seconds == training["seconds"]
 
     monkeypatch.setattr(TaskInstance, "run_id", "manual__2")
@@ -47,7 +49,9 @@ def test_from_a_request_to_a_verdict_and_never_the_same_again(
     pipeline.judge(version, evaluated["uri"], GATES[:1])
     [verdict] = ledger.facts("verdict", "special")
     named = [check["reason"] for check in verdict.payload["checks"] if check["gate"] == "special training"]
-    assert named == ["trained other than usual: window=20d, exclude=2013-01-05; emergency: a bad day"]
+    assert named == [
+        "trained other than usual: window=20d, exclude=2013-01-05, backfill=2013-01-20; backfill: a bad day"
+    ]
 
     for _ in range(2):
         with pytest.raises(AirflowSkipException, match=f"Version {version} of special is this very training"):

@@ -308,8 +308,43 @@ def test_why_says_what_started_and_what_is_missing(world: World, capsys: pytest.
     assert f"new_rows: {3 * ROWS} new rows since 2026-01-25, {ROWS} are asked for" in said
     assert f"quiet  new_rows: {3 * ROWS} new rows since 2026-01-25, 5,000 are asked for" in said
     assert "quiet  drift: orders: not a week of data yet" in said
-    assert main(["why", "mm", "--home", str(world.home), "--ledger", world.ledger.url]) == 1
-    assert "Did you mean 'm'?" in capsys.readouterr().err
+
+
+def test_new_code_waits_for_the_first_of_its_fleet(world: World):
+    """Whatever asks: with the code of its last version it is trained, with other code once the first has passed."""
+    world.seal_days(TRAINED + 1, TRAINED + 4)
+
+    def registers(model: str, version: int, code: str, status: str = "PASS") -> None:
+        told = {"spec_hash": f"{model}{version}", "snapshot": "s", "run": f"{model}.train {version}", "code": code}
+        record_registered(world.ledger, Registered(model=model, version=version, **told))
+        world.ledger.record("verdict", model, {"version": version, "status": status, "snapshot_id": "s"})
+
+    def looks(code: str):
+        return decided(world, new_rows=ROWS, first="m_de", code=code)
+
+    assert looks("new").start is not None, "of its last version it is not known"
+    registers("m", 2, "old")
+    assert looks("old").start is not None
+    assert looks("").start is not None
+    held = looks("new")
+    assert held.start is None
+    assert held.why == "its code is new, and no version of m_de has passed its gates with it yet"
+    assert any(held.why in line for line in why(world.ledger, "m"))
+    registers("m_de", 5, "new", "FAIL")
+    registers("m_de", 6, "other")
+    assert looks("new").start is None
+    registers("m_de", 7, "new")
+    assert looks("new").start is not None
+
+
+def test_why_before_the_first_training_says_what_starts_one(world: World, capsys: pytest.CaptureFixture[str]):
+    assert main(["why", "mm", "--home", str(world.home), "--ledger", world.ledger.url]) == 0
+    first, *more = capsys.readouterr().out.splitlines()
+    assert first == "no training of 'mm' was asked for yet"
+    assert "by hand: airflow dags trigger mm.train" in more[0]
+    assert more[-1] == "this model was never trained. Did you mean 'm'?"
+    halt(world.ledger, "new", "ann", "not yet")
+    assert "halted" in list(why(world.ledger, "new"))[1]
 
 
 def test_the_age_of_what_serves_is_that_of_its_labels(world: World):

@@ -147,6 +147,7 @@ def test_the_dag_asks_a_person_and_falls_closed():
     approve = dag.get_task("approve")
     assert (approve.execution_timeout, approve.defaults) == (None, None)
     assert approve.response_timeout.days == 1
+    assert dag.max_active_runs > 1, "one that waits for its answer holds no other up"
     assert dag.get_task("begin").upstream_task_ids == {"price", "approve"} | {"plan"}
     assert dag.get_task("seal").partial_kwargs["max_active_tis_per_dagrun"] == 2
     rounds = ("probe", "seal", "seal_rest", "compute", "compute_rest", "verify")

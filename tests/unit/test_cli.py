@@ -119,7 +119,7 @@ def test_exclude_list_and_lift(days: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Nothing of 'departures' would be left to train on" in capsys.readouterr().err
     assert run(days, "exclude", "departures", *window) == 0
     made, then = capsys.readouterr().out.splitlines()
-    assert "clear the task `compute_features` of 2013-01-02 to 2013-01-03, oldest first" in then
+    assert "airflow-mlops backfill plan PIPELINE --from 2013-01-02 --to 2013-01-03" in then
     identity = made.split()[0]
     assert "2013-01-02 00:00 to 2013-01-03 12:00 UTC" in made
     assert run(days, "exclusions", "departures") == 0

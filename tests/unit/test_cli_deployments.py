@@ -34,7 +34,14 @@ def run(ledger: Ledger, *command: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "command", [["deployments"], ["rollback", "--reason", "x"], ["unpin", "--reason", "x"], ["ask"]]
+    "command",
+    [
+        ["deployments"],
+        ["rollback", "--reason", "x"],
+        ["unpin", "--reason", "x"],
+        ["withdraw", "--reason", "x"],
+        ["ask"],
+    ],
 )
 @pytest.mark.parametrize(
     ("place", "meant"),

@@ -13,6 +13,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow_mlops import Fleet, Retrain
 from airflow_mlops.cli import main
 from airflow_mlops.commands.history import load_pipeline
+from airflow_mlops.engine.training.source import hash_of, source_hash
 from airflow_mlops.exceptions import ConfigError
 from tests.unit.test_pipeline import pipeline
 
@@ -165,6 +166,21 @@ shops = fleet(base=base, members={"de": {}, "it": {"window": "3d"}, "pl": {}}, f
     assert main(["explain", f"{tmp_path}/shops_in_words.py:shops.de"]) == 0
     with pytest.raises(ConfigError, match="which of its members is meant"):
         load_pipeline(f"{tmp_path}/shops_in_words.py:shops")
+
+
+def test_new_code_is_tried_by_the_first():
+    """Those that follow look whether it was; the hash is that of the code that a training runs."""
+    base = pipeline(retrain=Retrain(new_rows=10, cooldown="1d"))
+    dags = fleet(base=base, members=["de", "it"], first="de").dags()
+    watched = dags["m_it_retrain"].get_task("decide").watch
+    assert watched["first"] == "m_de"
+    folder = str(Path(__file__).parents[2] / "dags")
+    code = {**watched["code"], "named": "flights.model:build"}
+    assert hash_of(**code, code_path=folder) == source_hash("flights.model:build", folder) is not None
+    assert watched["code"]["named"] == base.train.entrypoint
+    assert "first" not in dags["m_de_retrain"].get_task("decide").watch
+    alone = fleet(base=base, members=["de", "it"]).dags()
+    assert "first" not in alone["m_it_retrain"].get_task("decide").watch
 
 
 def test_without_a_first_each_has_its_own_schedule():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_mlops.contracts import Evaluation, VerdictStatus
+from airflow_mlops.contracts import Evaluation, Predicted, VerdictStatus
 from airflow_mlops.engine.evaluation.gates import judge
 from airflow_mlops.exceptions import ConfigError
 from airflow_mlops.parts import Gate, Slice
@@ -38,6 +38,23 @@ def only_failed(gate: Gate, found: Evaluation) -> str:
     assert judged.status is VerdictStatus.FAIL
     (failed,) = [check for check in judged.checks if not check.passed]
     return failed.reason
+
+
+def test_a_mean_prediction_that_moved_is_named_and_refuses_nothing():
+    """Labels that stop to come make a model that says no more often than the one that serves."""
+
+    def line(mean: float, **more: Any):
+        means = {"labels": 0.21, "challenger": mean, "champion": 0.2}
+        predicted = {role: {"": Predicted(mean=value, std=0.1)} for role, value in means.items()}
+        judged = verdict(Gate("auc", min=0.7), evaluation(predicted=predicted | more))
+        assert judged.status is VerdictStatus.PASS
+        assert judged.inputs_hash == verdict(Gate("auc", min=0.7), evaluation()).inputs_hash, "it decides nothing"
+        return [check.reason for check in judged.checks if check.gate == "mean prediction vs champion"]
+
+    assert line(0.22) == ["0.2200 (champion: 0.2000, labels: 0.2100)"]
+    [moved] = line(0.12)
+    assert moved.startswith("WARNING: 0.1200 (champion: 0.2000, labels: 0.2100): further apart than 0.5 of the labels'")
+    assert line(0.12, champion={}) == [], "nothing serves yet"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.emergency import (
     check_data,
     check_parameters,
+    check_window,
     estimate,
     parse_excluded,
     parse_slices,
@@ -104,6 +105,30 @@ def test_the_price_is_that_of_the_last_training_by_rows(tmp_path: Path):
         priced("3d", "2026-01-08/2026-01-10")
     with pytest.raises(DataError, match="Nothing is left"):
         priced("3d", end=datetime(2020, 1, 1, tzinfo=UTC))
+
+
+def test_a_window_of_which_all_is_held_out_is_refused(tmp_path: Path):
+    check_window("15d", "1w", "7d")
+    for window in ("14d", "2w", "1h"):
+        with pytest.raises(ConfigError, match=f"A window of {window} leaves nothing(.|\n)*validation=1w, test=7d"):
+            check_window(window, "1w", "7d")
+    with pytest.raises(ConfigError, match="'soon' is not a duration"):
+        check_window("soon", "1w", "7d")
+    world = World(tmp_path, Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    for day in range(6):
+        world.seal(day, rows=10)
+
+    def priced(days: int, *without: str):
+        windows = parse_excluded(", ".join(without), "orders", "ann", "why")
+        held_out = timedelta(days=days)
+        given = {"end": at(6), "window": "20d", "without": windows, "held_out": held_out, **BAD}
+        return estimate(world.ledger, world.store, "m", **given)
+
+    assert priced(5).partitions == 6
+    with pytest.raises(DataError, match=r"Nothing is left(.|\n)*after 2026-01-05 00:00 UTC held out"):
+        priced(6)
+    with pytest.raises(DataError, match="Nothing is left"):
+        priced(4, "2026-01-05/2026-01-06")
 
 
 def test_a_window_that_cannot_fit_is_warned_of():

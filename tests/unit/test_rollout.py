@@ -32,6 +32,7 @@ from airflow_mlops.engine.serving.model_store import publish
 from airflow_mlops.engine.serving.rollout import Rollout
 from airflow_mlops.exceptions import ConfigError, DataError, GateError, TransientError
 from tests.serving_fixtures import (
+    RefusedError,
     free_port,
     make_saved_model,
     model_named_after,
@@ -316,6 +317,30 @@ def test_no_rollback_without_an_earlier_version(rollout):
     put_into_service(rollout, 1)
     with pytest.raises(GateError, match=r"no earlier version(.|\n)*stable: 1"):
         back(rollout, "run 1")
+    assert serves(rollout, 1)
+
+
+def test_where_no_version_is_good_none_answers(rollout, server):
+    """Callers are told that there is none; the next version that passes is deployed, and one can be brought back."""
+    with pytest.raises(DataError, match="was ever deployed"):
+        rollout.withdraw("ann", "all of them are bad")
+    for version in (1, 2):
+        put_into_service(rollout, version)
+    pin(rollout.ledger, rollout.server, rollout.model, "bob", "the fair")
+    with pytest.raises(ConfigError, match="Somebody must answer for this"):
+        rollout.withdraw("ann", " ")
+    state = rollout.withdraw("ann", "all of them are bad", request="run 1")
+    assert (state.stable, state.loaded, state.pin, state.rolled_back, state.good) == (None, (), None, (2,), (1,))
+    assert configured(rollout) is None
+    with pytest.raises(RefusedError, match="Unrecognized servable version label: stable"):
+        served(rollout, golden(rollout, 2).inputs)
+    assert actions(rollout)[-1] == "withdraw"
+    assert rollout.withdraw("ann", "all of them are bad", request="run 2") == state, "there is nothing left to take"
+    put_into_service(rollout, 3)
+    rollout.withdraw("ann", "all of them are bad", request="run 1")
+    assert serves(rollout, 3), "the run that withdrew once changes nothing when it is cleared"
+    rollout.withdraw("ann", "this one too")
+    rollout.rollback("ann", "it was the least bad", to=1)
     assert serves(rollout, 1)
 
 

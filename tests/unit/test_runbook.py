@@ -216,7 +216,7 @@ WINDOW = {"dataset": "orders", "first": "2026-01-06", "reason": "why", "confirm"
 WATCH = {"matures_after": "1d", "inputs": ["orders"]}
 ADMIT = {
     "cut": "2026-01-06T00:00:00+00:00", "source_dataset": "orders", "matures_after": "1d", "start": "2026-01-05",
-    "usual_window": "20d",
+    "usual_window": "20d", "validation": "2d", "test": "2d",
 }  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def plan_backfill(
         steps=tuple(steps),
         estimates=_estimates(site, [step for step in steps if step.state in WORK]),
         hourly_price=hourly_price,
-        seen=who_saw(site.ledger, steps),
+        seen=(*who_saw(site.ledger, steps), *who_learned(site.ledger, steps)),
         approve_above=approve_above,
     )
     keep(site.ledger, plan)
@@ -126,20 +126,41 @@ def _estimates(site: Site, work: Sequence[Step]) -> dict[str, Estimate]:
 
 def who_saw(ledger: Ledger, steps: Sequence[Step]) -> tuple[Seen, ...]:
     """Return the models that saw a revision which is replaced: by what their snapshots were made of."""
-    replaced: dict[str, dict[str, str]] = {}
+    return _who(ledger, [step for step in steps if step.state in ("changed", "unknown") and step.revision])
+
+
+def who_learned(ledger: Ledger, steps: Sequence[Step]) -> tuple[Seen, ...]:
+    """Return the models that learned from partitions which are excluded now, of whatever revision: what is trained
+    since leaves them out. One of which no version is in use, and the newest left them out, is none of them.
+    """
+    excluded = [step._replace(revision="") for step in steps if step.state == "excluded" and step.dataset != FEATURES]
+    return tuple(
+        seen
+        for seen in _who(ledger, excluded)
+        if seen.serving or newest_version(ledger, seen.model) in (None, *seen.versions)
+    )
+
+
+def newest_version(ledger: Ledger, model: str) -> int | None:
+    """Return the newest version of a model that was judged; None when none was."""
+    return max((fact.payload["version"] for fact in ledger.facts(VERDICT, model, limit=None)), default=None)
+
+
+def _who(ledger: Ledger, steps: Sequence[Step]) -> tuple[Seen, ...]:
+    """Return the models whose snapshots were made of some partitions, each of its revision; without one, of any."""
+    wanted: dict[str, dict[str, str]] = {}
     for step in steps:
-        if step.state in ("changed", "unknown") and step.revision:
-            replaced.setdefault(step.dataset, {})[step.key] = step.revision
-    if not replaced:
+        wanted.setdefault(step.dataset, {})[step.key] = step.revision
+    if not wanted:
         return ()
     snapshots: dict[str, dict[str, set[str]]] = {}
     for fact in ledger.facts(SNAPSHOT, limit=None):
         made_of = fact.payload["partitions"]
         some = {
             f"{name} {key}"
-            for name, revisions in replaced.items()
+            for name, revisions in wanted.items()
             for key, revision in made_of.get(name, {}).items()
-            if revisions.get(key) == revision
+            if revisions.get(key) in ("", revision)
         }
         if some:
             snapshots.setdefault(fact.subject, {})[fact.key] = some

@@ -70,7 +70,9 @@ class Estimate(Record):
 
 
 class Seen(Record):
-    """A model that saw partitions which the plan replaces: in which snapshots, and which of its versions."""
+    """A model that saw partitions which the plan replaces, or that are excluded: in which snapshots, and which of its
+    versions.
+    """
 
     model: str
     partitions: tuple[str, ...]
@@ -132,7 +134,15 @@ class Plan(Record):
         why = []
         if len(self.work) > self.approve_above:
             why.append(f"{len(self.work)} partitions are more than {self.approve_above}")
-        return "; ".join([*why, *in_use(self.seen)])
+        return "; ".join([*why, *in_use([seen for seen in self.seen if not self.learned(seen)])])
+
+    def learned(self, seen: Seen) -> bool:
+        """Return whether it is of excluded partitions that a model saw, and not of what is replaced."""
+        return not self._excluded.isdisjoint(seen.partitions)
+
+    @cached_property
+    def _excluded(self) -> frozenset[str]:
+        return frozenset(step.name for step in self.steps if step.state == "excluded")
 
     def price_of(self, step: Step) -> str:
         """Return what one partition takes, in words; empty where nothing is to be done."""
@@ -153,7 +163,7 @@ class Plan(Record):
         datasets = dict.fromkeys(step.dataset for step in self.steps)
         lines += [f"{one}: {in_words([step for step in self.steps if step.dataset == one])}" for one in datasets]
         if not self.work:
-            return [*lines, "Nothing is to be done."]
+            return [*lines, *map(self._who, self.seen), "Nothing is to be done."]
         for dataset, one in self.estimates.items():
             rows = "rows unknown" if one.rows is None else f"about {one.rows:,} rows"
             size = "" if dataset == FEATURES else f", {rows}, {one.bytes:,} bytes"
@@ -161,16 +171,19 @@ class Plan(Record):
                 f"price of {dataset}: {one.partitions} partitions{size}; {took(one.minutes, one.at_least, one.at_most)}"
             )
         lines.append(f"price in all: {self._price()}")
-        for seen in self.seen:
-            serves = "".join(f"; version {version} {role}" for version, role in seen.serving.items())
-            versions = ", ".join(map(str, seen.versions)) or "none"
-            lines.append(
-                f"{seen.model} saw what is replaced: {few(seen.partitions)}; in {len(seen.snapshots)} snapshots "
-                f"({few(seen.snapshots)}), of which versions were made: {versions}{serves}"
-            )
-        if not self.seen:
+        lines += map(self._who, self.seen)
+        if all(map(self.learned, self.seen)):
             lines.append("No model saw what is replaced.")
         return [*lines, f"approval: {f'needed: {self.approval}' if self.approval else 'not needed'}"]
+
+    def _who(self, seen: Seen) -> str:
+        what = "learned from what is excluded" if self.learned(seen) else "saw what is replaced"
+        serves = "".join(f"; version {version} {role}" for version, role in seen.serving.items())
+        versions = ", ".join(map(str, seen.versions)) or "none"
+        return (
+            f"{seen.model} {what}: {few(seen.partitions)}; in {len(seen.snapshots)} snapshots "
+            f"({few(seen.snapshots)}), of which versions were made: {versions}{serves}"
+        )
 
     def _price(self) -> str:
         if self.minutes is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from airflow_mlops.engine.backfill.plan import Plan, Step, find, spell
+from airflow_mlops.engine.backfill.plan import Plan, Step, few, find, spell
 from airflow_mlops.engine.backfill.survey import Site, look_again
 from airflow_mlops.engine.data.validation import load_suite
 from airflow_mlops.engine.history.ahead import Ahead
@@ -31,6 +31,18 @@ class Done(NamedTuple):
     at: datetime
     seconds: float
     refused: str
+
+
+class BusyError(DataError):
+    """Another plan of the model is being executed.
+
+    :param run: The run of Airflow that does it; empty: a command.
+    :param overlaps: Whether it works on a partition that this one works on too.
+    """
+
+    def __init__(self, headline: str, detail: str, hint: str, *, run: str = "", overlaps: bool = False) -> None:
+        super().__init__(headline, detail, hint)
+        self.run, self.overlaps = run, overlaps
 
 
 # --- may it run? ------------------------------------------------------------------------------------------
@@ -68,7 +80,8 @@ def begin(site: Site, plan: Plan, *, run: str = "", ended: Callable[[str], bool]
     :param run: The run of Airflow that executes it.
     :param ended: Whether such a run has ended: the plan that one left behind is not running any more.
     :raises GateError: when it needs an approval that nobody gave.
-    :raises DataError: when another runs, it was cancelled, or partitions or code changed since it was made.
+    :raises BusyError: when another runs.
+    :raises DataError: when it was cancelled, or partitions or code changed since it was made.
     :raises TransientError: when the ledger or a storage does not answer.
     """
     _check_approved(site.ledger, plan)
@@ -78,12 +91,7 @@ def begin(site: Site, plan: Plan, *, run: str = "", ended: Callable[[str], bool]
     def take(value: dict[str, Any] | None) -> dict[str, Any] | None:
         other = value is not None and value["plan"] != plan.id and value["state"] == _RUNNING and value
         if other and not (other.get("run") and ended(other["run"])):
-            raise DataError(
-                f"Another backfill of {plan.model!r} is running.",
-                detail=f"plan {other['plan']}" + (f", run {other['run']}" if other.get("run") else ""),
-                hint="Wait until it has ended. Where it died, go on with it or end it: `airflow-mlops backfill run "
-                f"PIPELINE {other['plan']}`, `airflow-mlops backfill cancel {other['plan']}`.",
-            )
+            raise _busy(site.ledger, plan, other["plan"], other.get("run") or "")
         return {"plan": plan.id, "state": _RUNNING, "run": run}
 
     before = site.ledger.pointer(_pointer(plan))
@@ -285,6 +293,19 @@ _AGAIN = "Plan again, and have the new plan approved: what was approved is not w
 
 def _pointer(plan: Plan) -> str:
     return f"backfill:{plan.model}"
+
+
+def _busy(ledger: Ledger, plan: Plan, other: str, run: str) -> BusyError:
+    both = {step.name for step in plan.work} & {step.name for step in find(ledger, other).work}
+    too = f"; both work on {few(sorted(both))}" if both else ""
+    return BusyError(
+        f"Another backfill of {plan.model!r} is running.",
+        f"plan {other}" + (f", run {run}" if run else "") + too,
+        "Wait until it has ended, and begin again. Where it died, go on with it or end it: `airflow-mlops backfill run "
+        f"PIPELINE {other}`, `airflow-mlops backfill cancel {other}`.",
+        run=run,
+        overlaps=bool(both),
+    )
 
 
 def _check_approved(ledger: Ledger, plan: Plan) -> None:

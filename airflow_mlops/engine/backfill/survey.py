@@ -18,7 +18,14 @@ from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.features.computing.code import code_identity, import_folders
-from airflow_mlops.engine.features.computing.provenance import ByFile, compare, other_code, read_inputs, revisions
+from airflow_mlops.engine.features.computing.provenance import (
+    ByFile,
+    compare,
+    other_code,
+    other_windows,
+    read_inputs,
+    revisions,
+)
 from airflow_mlops.engine.features.governance.apply import last_applied
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.history.load import no_database, partitions_under
@@ -71,7 +78,8 @@ class Site:
 def survey(site: Site, begin: datetime, end: datetime) -> list[Step]:
     """Return what there is of a window ``[begin, end)`` of the source, and of the features that read it.
 
-    Features of later partitions are among them where they read some that has changed.
+    Features of later partitions are among them where they read some that has changed, or were computed with other days
+    excluded than are now.
 
     :raises DataError: when what has landed cannot be read.
     :raises TransientError: when the ledger, a storage or a database does not answer.
@@ -210,12 +218,11 @@ def _of_features(  # noqa: PLR0917
     cut = site.pipeline.source.partitioning
     changed, unknown = ({one for one, step in found.items() if step.state == of} for of in ("changed", "unknown"))
     views = _views(site)
-    later = history if changed or unknown else timedelta(0)
-    inputs = read_inputs(site.location.home, views, span[0], span[1] + later)
+    inputs = read_inputs(site.location.home, views, span[0], span[1] + history)
     stale = _stale(site, inputs, sealed, excluded)
     reading: dict[str, State] = {}
     for (_, key), one in inputs.items():
-        if one is not None and _reads(one.partitions, changed):
+        if one is not None and (_reads(one.partitions, changed) or other_windows(one, excluded)):
             reading[key] = "changed"
         elif one is not None and _reads(one.partitions, unknown):
             reading.setdefault(key, "unknown")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from airflow_mlops.engine.backfill.make import newest_version
 from airflow_mlops.engine.backfill.plan import WORK, Plan, Seen, Step, few
 from airflow_mlops.engine.backfill.run import finish, outcomes
 from airflow_mlops.engine.backfill.survey import Site, survey
@@ -27,7 +28,7 @@ class Verified:
     :param same: Partitions that were to be looked at and have the rows that they had.
     :param left: What was planned and is not so now, each with why.
     :param unplanned: Partitions of the window that changed though the plan did not say so, each with its revisions.
-    :param retrain: Models that saw what was replaced, each with what to do.
+    :param retrain: Models that saw what was replaced, or is excluded, each with what to do.
     """
 
     changed: list[str] = field(default_factory=list)
@@ -70,7 +71,8 @@ class Verified:
 def verify(site: Site, plan: Plan, *, retrain: bool = False) -> Verified:
     """Hold what there is now against a plan, write it down, and let the next backfill begin.
 
-    :param retrain: Whether a training of each model is asked for that saw what was replaced, if all is as planned.
+    :param retrain: Whether a training is asked for of each model that saw what was replaced or is excluded, if all is
+        as planned.
     :raises DataError: when what has landed cannot be read.
     :raises TransientError: when the ledger, a storage or a database does not answer.
     """
@@ -81,8 +83,11 @@ def verify(site: Site, plan: Plan, *, retrain: bool = False) -> Verified:
         after = now.get(step.name, step._replace(state="present"))
         refused = done[step.name].refused if step.name in done else "nobody worked on it"
         _compare(step, after, refused, found)
-    if found.changed:
-        found.retrain = [_retrain(site.ledger, plan, seen, retrain and found.as_planned) for seen in plan.seen]
+    found.retrain = [
+        _retrain(site.ledger, plan, seen, retrain and found.as_planned)
+        for seen in plan.seen
+        if found.changed or plan.learned(seen)
+    ]
     site.ledger.record(FACT, plan.id, {"as_planned": found.as_planned, "lines": found.lines()})
     finish(site, plan)
     return found
@@ -106,10 +111,13 @@ def _compare(step: Step, after: Step, refused: str, found: Verified) -> None:
 
 
 def _retrain(ledger: Ledger, plan: Plan, seen: Seen, asked: bool) -> str:
-    """Say that a model saw what was replaced, and how it is trained anew; ask for it, if that is wanted."""
-    saw = f"saw {len(seen.partitions)} partitions that were replaced"
+    """Say that a model saw what was replaced or excluded, and how it is trained anew; ask for it, if that is wanted."""
+    learned = plan.learned(seen)
+    saw = f"saw {len(seen.partitions)} partitions that {'are excluded' if learned else 'were replaced'}"
     how = f"To train it anew: airflow dags trigger {seen.model}.train"
-    if asked:
+    if learned and newest_version(ledger, seen.model) not in (None, *seen.versions):
+        how = "A newer version left them out"
+    elif asked:
         detail = f"it {saw} by backfill {plan.id}"
         request = ask(ledger, seen.model, "backfill", detail, key=f"backfill:{plan.id}", who=plan.who)
         how = f"A training is asked for, request {request.id}: see airflow-mlops why {seen.model}"

@@ -105,14 +105,24 @@ def require_model(ledger: Ledger, model: str) -> None:
     :raises ConfigError: with the nearest name there is.
     :raises TransientError: when the ledger's database does not answer.
     """
-    if any(ledger.facts(kind, model, limit=1) for kind in (SNAPSHOT, VERDICT)):
+    if is_known(ledger, model):
         return
-    known = sorted({fact.subject for kind in (SNAPSHOT, VERDICT) for fact in ledger.facts(kind, limit=_RECENT)})
+    known = known_models(ledger)
     raise ConfigError(
         f"There is no model {model!r}.{did_you_mean(model, known)}",
         detail="no snapshot of it was built, no version of it judged",
         hint=f"Models: {', '.join(known) or 'none yet; the train DAG builds their snapshots'}.",
     )
+
+
+def is_known(ledger: Ledger, model: str) -> bool:
+    """Return whether a snapshot or a verdict has this name."""
+    return any(ledger.facts(kind, model, limit=1) for kind in (SNAPSHOT, VERDICT))
+
+
+def known_models(ledger: Ledger) -> list[str]:
+    """Return the names that recent snapshots and verdicts have."""
+    return sorted({fact.subject for kind in (SNAPSHOT, VERDICT) for fact in ledger.facts(kind, limit=_RECENT)})
 
 
 def taints(ledger: Ledger, model: str) -> list[Taint]:

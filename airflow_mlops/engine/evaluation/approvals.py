@@ -13,6 +13,7 @@ from airflow_mlops.contracts import Deployment, RegisteredModel, Verdict, Verdic
 from airflow_mlops.engine.data.files import tree_hash
 from airflow_mlops.engine.features.governance.consumers import data_cut
 from airflow_mlops.engine.ledger import Ledger, as_json
+from airflow_mlops.engine.retraining.registered import backfilled
 from airflow_mlops.engine.serving.deployments import ask_for, check_pin, deployment
 from airflow_mlops.engine.serving.flapping import flapping
 from airflow_mlops.exceptions import GateError
@@ -73,9 +74,9 @@ def choose_version(ledger: Ledger, model: str, server: str, asked: int | None = 
     """Decide which version to deploy on a server: the one that was asked for, or the newest that passed its gates.
 
     Unasked, nothing replaces what is pinned, and nothing new comes while what serves was rolled back too often; a
-    version that a rollback took out stays out; and a version that was trained on older data than the one that serves
-    does not replace it, whatever its number. How far the data of a version goes is the ``label_cut`` of its snapshot;
-    a version of which it is not known is not taken for older.
+    version that a rollback took out stays out; one that Airflow's own backfill had trained is none; and a version that
+    was trained on older data than the one that serves does not replace it, whatever its number. How far the data of a
+    version goes is the ``label_cut`` of its snapshot; a version of which it is not known is not taken for older.
 
     :param asked: The number that somebody asked for: deployed though its data is older, or it was rolled back.
     :raises GateError: when what is asked for, or any version, has not passed; when it is asked for against a pin; or
@@ -96,7 +97,7 @@ def choose_version(ledger: Ledger, model: str, server: str, asked: int | None = 
     if pin is not None and pin.holds(datetime.now(UTC)):
         return Choice(None, f"{pin}. Lift it with `airflow-mlops unpin {model}` or {model}.runbook")
     new = [number for number in passed if number > max([state.stable or 0, *state.rolled_back])]
-    older = {number: _older(ledger, state, number) for number in new}
+    older = {number: _older(ledger, state, number) or _of_backfill(ledger, model, number) for number in new}
     fresh = [number for number in new if not older[number]]
     by_number = f"Trigger {model}.deploy with its number to deploy it"
     if fresh:
@@ -222,6 +223,11 @@ def _older(ledger: Ledger, state: Deployment, version: int) -> str:
         f"version {version} knows data up to {cut:%Y-%m-%d %H:%M} UTC only, and version {state.stable}, which serves, "
         f"up to {serving:%Y-%m-%d %H:%M} UTC"
     )
+
+
+def _of_backfill(ledger: Ledger, model: str, version: int) -> str:
+    as_of = backfilled(ledger, model, version)
+    return f"version {version} was trained by Airflow's backfill, as of {as_of}" if as_of else ""
 
 
 def last_verdicts(ledger: Ledger, model: str) -> dict[int, dict[str, Any]]:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from airflow_mlops.contracts import EvaluatedHead, Evaluation, ModelManifest, Signature, Snapshot
 from airflow_mlops.engine.data.snapshots import read_split
-from airflow_mlops.engine.evaluation.measured import Measured, measures, rated
+from airflow_mlops.engine.evaluation.measured import Measured, averaged, measures, rated
 from airflow_mlops.engine.registry.manifest import MANIFEST_FILE
 from airflow_mlops.engine.serving.asking import Predict, as_asked
 from airflow_mlops.engine.serving.saved_model import SavedModel
@@ -77,10 +77,14 @@ def evaluate(
         "challenger": rated(measured, predicted),
         "baseline": rated(measured, {one.label: one.usual for one in measured}),
     }
+    truth = {one.label: one.targets for one in measured}
+    averages = {"labels": averaged(measured, truth), "challenger": averaged(measured, predicted)}
     unevaluated = {}
     if champion is not None:
         try:
-            metrics["champion"] = rated(measured, predictions(champion))
+            serving = predictions(champion)
+            metrics["champion"] = rated(measured, serving)
+            averages["champion"] = averaged(measured, serving)
         except MlopsError as error:
             unevaluated["champion"] = f"{error.headline} {error.detail}".strip()
     return Evaluation(
@@ -97,6 +101,7 @@ def evaluate(
             for one in measured
             if one.label in snapshot.heads
         },
+        predicted=averages,
     )
 
 

@@ -11,6 +11,9 @@ from airflow_mlops.exceptions import ConfigError, did_you_mean
 from airflow_mlops.parts import Gate, Slice
 from airflow_mlops.problems import head_of, metrics_of, of_head, problem_named
 
+MOVED = 0.5
+"""So many standard deviations of the labels apart, the mean predictions of two models are worth a look."""
+
 
 def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> Verdict:
     """Judge an evaluation by gates.
@@ -18,7 +21,8 @@ def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation
     All must pass. What is not a number passes nothing; a slice that vanished from the test split fails, and so
     does a gate by slice that finds no slice large enough. Where no champion serves yet, comparing with it
     passes; so does comparing a head that it does not have. Where there is one that could not be scored, it fails. A
-    model that is too good to be true fails, and of several labels each is looked at.
+    model that is too good to be true fails, and of several labels each is looked at. Where it predicts otherwise on
+    average than the champion, on the same rows, a line says so, and fails nothing.
 
     :param gates: :class:`~airflow_mlops.parts.Gate` as dicts; none: those of the evaluation's problem type, and those
         of each head's.
@@ -28,6 +32,7 @@ def judge(model: str, gates: Sequence[Mapping[str, Any]], evaluation: Evaluation
     parsed = [_parse(gate, evaluation) for gate in gates]
     checks = [check for gate in parsed for check in _checks(gate, evaluation)]
     checks += [_not_too_good(evaluation, head, name) for head, name in _labels(evaluation).items()]
+    checks += _averages(evaluation)
     status = VerdictStatus.PASS if all(check.passed for check in checks) else VerdictStatus.FAIL
     return Verdict(
         model=model,
@@ -171,6 +176,27 @@ def _within(gate: Gate, observed: float, n: int, slice_name: str | None = None) 
             slice=slice_name,
             n=n,
             reason=f"{observed:.4f}, asked {'>=' if word == 'min' else '<='} {bound:g}",
+        )
+
+
+def _averages(evaluation: Evaluation) -> Iterator[GateCheck]:
+    """Say how far the mean prediction is from the champion's: where labels are missing, a model learns that too."""
+    labels, before = evaluation.predicted.get("labels", {}), evaluation.predicted.get("champion", {})
+    for head, now in evaluation.predicted.get("challenger", {}).items():
+        if (was := before.get(head)) is None:
+            continue
+        true = labels[head]
+        reason = f"{now.mean:.4f} (champion: {was.mean:.4f}, labels: {true.mean:.4f})"
+        if abs(now.mean - was.mean) > MOVED * true.std:
+            reason = f"WARNING: {reason}: further apart than {MOVED:g} of the labels' deviation. Are all labels there?"
+        yield GateCheck(
+            gate=f"{of_head(head, 'mean prediction')} vs champion",
+            passed=True,
+            metric="",
+            observed=now.mean,
+            bound=None,
+            n=_rows(evaluation, of_head(head, "mean prediction")),
+            reason=reason,
         )
 
 

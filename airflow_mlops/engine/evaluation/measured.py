@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.contracts import Snapshot
+from airflow_mlops.contracts import Predicted, Snapshot
 from airflow_mlops.engine.training.inputs import is_known, read_labels, read_weights
 from airflow_mlops.problems import Problem, problem_named
 
@@ -96,3 +96,17 @@ def rated(
         if one.label in predicted:
             found |= one.rated(predicted[one.label], one.known if rows is None else rows)
     return found
+
+
+def averaged(measured: Sequence[Measured], values: Mapping[str, np.ndarray]) -> dict[str, Predicted]:
+    """Return mean and deviation of what there is for each label, in the rows in which it is known, by its head's name.
+
+    Only of truths and numbers: classes have no mean, and scores of an order no unit.
+    """
+    return {
+        one.prefix.rstrip("."): Predicted(mean=float(np.mean(numbers)), std=float(np.std(numbers)))
+        for one in measured
+        if one.problem.name in ("binary", "regression")
+        and one.label in values
+        and len(numbers := values[one.label][one.known])
+    }

@@ -1,7 +1,7 @@
 """Load a span of a pipeline's partitions: seal every feed's, then compute their features. What is there is left alone.
 
-A partition that is blocked, or has not landed, stops no other; it is listed at the end. Killed anywhere, the next call
-goes on.
+What is sealed is replaced by nothing that nobody asked for: other bytes that landed are refused. A partition that is
+blocked, or has not landed, stops no other; it is listed at the end. Killed anywhere, the next call goes on.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def load_history(
     :param locate: Turns the ``uri`` of a feed into a path.
     :param databases: Turns the Airflow connection of a feed into its database.
     :param workers: Processes at work; 1 is this one alone.
-    :param again: Whether what is sealed is read again too, as after a change of the contract.
+    :param again: Whether what is sealed is sealed again: where other bytes have landed, or after a change of the
+        contract. Without it other bytes are refused.
     :param say: Told how far it is.
     :raises ConfigError: when a setting is wrong, for all partitions alike.
     :raises TransientError: when the ledger or a storage does not answer.
@@ -147,7 +148,7 @@ def load_history(
             detail=f"{pipeline.source.dataset!r} starts on {pipeline.source.start}",
             hint="Swap the days; without --from it begins with the source.",
         )
-    load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, say, again)
+    load = _Load(pipeline, location, store, ledger, code_path, locate, databases, workers, say, again, replaces=again)
     cut = pipeline.source.partitioning
     begin, end = cut.span(first, last)
     keys = list(cut.keys(begin, min(end, cut.floor(datetime.now(UTC)))))  # what has not ended has not landed
@@ -278,11 +279,12 @@ class _Load:
         again: bool = False,
         took: Took = lambda *_: None,
         ahead: Ahead | None = None,
+        replaces: bool = True,
     ) -> None:
         self.pipeline, self.location, self.store, self.ledger = pipeline, location, store, ledger
         self.code_path, self.locate, self.databases = code_path, locate, databases
         self.workers, self.say, self.again, self.took, self.ahead = workers, say, again, took, ahead
-        self.loaded = Loaded()
+        self.replaces, self.loaded = replaces, Loaded()
         self.seconds: dict[str, list[float]] = {}
 
     def seal(self, landed: Sequence[tuple[Feed, str]]) -> None:
@@ -368,6 +370,8 @@ class _Load:
         if prepared is None:
             self.loaded.there += 1
             return
+        if not self.replaces:
+            self._check_same(feed.dataset, key, prepared)
         landed = located(prepared.landed, self.locate)
         settle(
             feed,
@@ -380,6 +384,21 @@ class _Load:
             pipeline=self.pipeline,
         )
         self.loaded.sealed += 1
+
+    def _check_same(self, dataset: str, key: str, prepared: Prepared) -> None:
+        """Refuse to replace what is sealed.
+
+        :raises DataError: then.
+        """
+        sealed = self.store.current(dataset, key) if self.store.partitioning(dataset).is_key(key) else None
+        landed = prepared.result.batch_hash[: len(sealed or "")]
+        if sealed and sealed != landed:
+            raise DataError(
+                f"{dataset} {key} is sealed, and other bytes have landed.",
+                detail=f"sealed {sealed}, landed {landed}",
+                hint=f"`airflow-mlops backfill plan`, or {self.pipeline.model}.backfill, says who saw what is sealed, "
+                "and replaces it. To replace it unasked: `airflow-mlops history ... --again`.",
+            )
 
     def _write(self, repo: FeatureRepo, draft: Draft) -> None:
         features = self.pipeline.features

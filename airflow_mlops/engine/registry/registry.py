@@ -145,10 +145,17 @@ class Registry:
             log_to_mlflow(result, run_id, self._client)
 
     def register(
-        self, run: TrainingRun, result: TrainingResult, manifest: ModelManifest, evaluation: Evaluation
+        self,
+        run: TrainingRun,
+        result: TrainingResult,
+        manifest: ModelManifest,
+        evaluation: Evaluation,
+        *,
+        challenger: bool = True,
     ) -> RegisteredModel:
-        """Log a training's outcome and return its registered version; the newest one becomes ``challenger``.
+        """Log a training's outcome and return its registered version.
 
+        :param challenger: Whether it becomes ``challenger``, unless a newer one is.
         :raises TransientError: when MLflow does not answer. Repeating it goes on with the same run and version.
         """
         with talking_to(self.tracking_uri):
@@ -168,7 +175,7 @@ class Registry:
             self._client.set_terminated(run.run_id, "FINISHED", milliseconds(result.ended))
             if ERROR in self._client.get_run(run.run_id).data.tags:
                 self._client.delete_tag(run.run_id, ERROR)
-        return self._challenger(version)
+        return self._challenger(version) if challenger else self._registered(version)
 
     def log_experiment(
         self, spec: TrainingSpec, result: TrainingResult, evaluation: Evaluation, verdict: Verdict

@@ -32,12 +32,14 @@ class Situation:
     :param running: Requests whose training runs.
     :param last_start: When the last training started.
     :param halt: The halt of the model in words; empty: none.
+    :param first: Why it waits for the first of its fleet, in words; empty: it does not.
     :param pin: The pin of what serves in words: a training is not kept from starting by it.
     """
 
     running: Sequence[Request] = ()
     last_start: datetime | None = None
     halt: str = ""
+    first: str = ""
     pin: str = ""
 
 
@@ -58,6 +60,8 @@ def decide(waiting: Sequence[Request], situation: Situation, policy: Policy, now
     """
     if situation.halt:
         return Decision(None, (), situation.halt)
+    if situation.first:
+        return Decision(None, (), situation.first)
     if situation.running:
         one = situation.running[0]
         return Decision(None, (), f"one runs already, since {one.started_at:%Y-%m-%d %H:%M} UTC: {one.run}")

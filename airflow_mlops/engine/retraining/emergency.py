@@ -91,6 +91,19 @@ def parse_slices(text: str) -> dict[str, list[str]]:
     return found
 
 
+def check_window(window: str, validation: str, test: str) -> None:
+    """Refuse a window of which nothing is left to train on, once its end is held out.
+
+    :raises ConfigError: then; or when one is no duration.
+    """
+    if parse_duration(window) <= parse_duration(validation) + parse_duration(test):
+        raise ConfigError(
+            f"A window of {window} leaves nothing to train on.",
+            detail=f"its end is held out: validation={validation}, test={test}",
+            hint="Ask for a window longer than these two together.",
+        )
+
+
 def check_data(data: str, asked: Mapping[str, str]) -> None:
     """Refuse rows that are brought along, where something else is asked of the sealed ones.
 
@@ -147,12 +160,14 @@ def estimate(  # noqa: PLR0917
     window: str,
     start: date,
     without: list[Exclusion],
+    held_out: timedelta = timedelta(0),
 ) -> Estimate:
     """Return what a training would read and take, without reading any of it.
 
     :param end: End of the prediction times whose labels have matured.
     :param start: First day of the data.
     :param without: Windows that only this training leaves out.
+    :param held_out: End of the window that is not trained on, but for validation and test.
     :raises DataError: when nothing is left to train on.
     """
     cut = store.partitioning(source)
@@ -165,21 +180,23 @@ def estimate(  # noqa: PLR0917
         for key, count in rows.items()
         if key not in left_out and cut.interval(key)[1] > begin and cut.interval(key)[0] < end
     }
-    if not read:
+    last = end - held_out
+    if all(cut.interval(key)[0] >= last for key in read):
         raise DataError(
             "Nothing is left to train on.",
-            detail=f"{source}: from {begin:%Y-%m-%d} to {end:%Y-%m-%d %H:%M} UTC, {len(left_out)} partitions excluded",
+            detail=f"{source}: from {begin:%Y-%m-%d} to {end:%Y-%m-%d %H:%M} UTC, {len(left_out)} partitions excluded"
+            + (f", what comes after {last:%Y-%m-%d %H:%M} UTC held out for validation and test" if held_out else ""),
             hint="Widen the window, or exclude less.",
         )
-    total, last = sum(read.values()), _last(ledger, model)
-    share = total / last.rows if last is not None and last.rows else None
+    total, known = sum(read.values()), _last(ledger, model)
+    share = total / known.rows if known is not None and known.rows else None
     return Estimate(
         begin=begin,
         end=end,
         partitions=len(read),
         rows=total,
-        seconds=None if share is None or last is None else last.seconds * share,
-        cost=None if share is None or last is None or last.cost is None else last.cost * share,
+        seconds=None if share is None or known is None else known.seconds * share,
+        cost=None if share is None or known is None or known.cost is None else known.cost * share,
     )
 
 

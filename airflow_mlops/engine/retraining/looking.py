@@ -18,6 +18,7 @@ from airflow_mlops.engine.features.governance.consumers import data_cut
 from airflow_mlops.engine.halts import halted
 from airflow_mlops.engine.ledger import Ledger, as_json
 from airflow_mlops.engine.retraining.decide import Decision, Policy, Situation, companions, cool_until, decide, in_words
+from airflow_mlops.engine.retraining.first import waits_for_first
 from airflow_mlops.engine.retraining.requests import Request, ask_while, finish, requests, start, started_last
 from airflow_mlops.engine.retraining.triggers import Trigger, Watch, look
 from airflow_mlops.engine.serving.deployments import deployment
@@ -43,7 +44,8 @@ def look_and_decide(
         state = deployment(ledger, watch.server, watch.model)[0]
         basis, triggers = look(ledger, store, home, watch, state.stable)
         waiting = requests(ledger, watch.model, ["waiting"])
-        situation = _situation(ledger, state, running)
+        first = waits_for_first(ledger, watch.model, watch.first, watch.code) if watch.first else ""
+        situation = _situation(ledger, state, running, first)
     live = {one.reason for one in (*waiting, *running)}
     for one in triggers:
         since = one.about or ("" if basis is None else basis.snapshot)
@@ -108,12 +110,13 @@ def served_age(ledger: Ledger, server: str, model: str, now: datetime) -> tuple[
     return version, None if cut is None else now - cut
 
 
-def _situation(ledger: Ledger, state: Deployment, running: Sequence[Request]) -> Situation:
+def _situation(ledger: Ledger, state: Deployment, running: Sequence[Request], first: str) -> Situation:
     halt, pin, last = halted(ledger, state.model), state.pin, started_last(ledger, state.model)
     return Situation(
         running=running,
         last_start=None if last is None else last.started_at,
         halt=str(halt) if halt else "",
+        first=first,
         pin=str(pin) if pin is not None and pin.holds(datetime.now(UTC)) else "",
     )
 

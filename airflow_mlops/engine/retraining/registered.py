@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_mlops.contracts import GateCheck, Record, Verdict
-from airflow_mlops.engine.evaluation.approvals import last_verdicts
+from airflow_mlops.engine.data.lateness import VERDICT
 from airflow_mlops.engine.ledger import Ledger, as_json
 from airflow_mlops.engine.retraining.requests import requests
 
 FACT, SAVED = "registered", "training_saved"
+BACKFILL = "backfill"
+"""What is special of a run of Airflow's own backfill: the moment of which knowledge it was trained on."""
 
 
 class Registered(Record):
@@ -18,6 +20,7 @@ class Registered(Record):
 
     :param spec_hash: Identity of the training: snapshot, code, parameters, seed, environment.
     :param run: Run of the train DAG that registered it.
+    :param code: Hash of the code that trained it; empty where it was not written down.
     :param why: What asked for the training, in words.
     :param special: What was other than usual; empty where nothing was.
     :param rows: Rows of its snapshot.
@@ -31,6 +34,7 @@ class Registered(Record):
     spec_hash: str
     snapshot: str
     run: str
+    code: str = ""
     why: str = ""
     special: dict[str, Any] = {}
     rows: int = 0
@@ -57,6 +61,12 @@ def registered(ledger: Ledger, model: str, version: int) -> Registered | None:
     """Return which training a version came from; None when it was not written down."""
     found = ledger.facts(FACT, model, key=str(version), limit=1)
     return Registered.model_validate(found[0].payload) if found else None
+
+
+def backfilled(ledger: Ledger, model: str, version: int) -> str:
+    """Return as of which moment Airflow's own backfill had a version trained; empty when it did not."""
+    made = registered(ledger, model, version)
+    return "" if made is None else str(made.special.get(BACKFILL, ""))
 
 
 def what_started(ledger: Ledger, model: str, run: str) -> tuple[str, dict[str, Any]]:
@@ -89,7 +99,7 @@ def words_of(special: Mapping[str, Any]) -> str:
 def trained_before(ledger: Ledger, model: str, spec_hash: str, run: str) -> Registered | None:
     """Return the judged version that the very same training gave in another run; None when there is none."""
     same = [fact.payload for fact in ledger.facts(FACT, model) if fact.payload["spec_hash"] == spec_hash]
-    judged = last_verdicts(ledger, model) if same else {}
+    judged = {fact.payload["version"] for fact in ledger.facts(VERDICT, model, limit=None)} if same else set()
     found = [Registered.model_validate(one) for one in same if one["version"] in judged and one["run"] != run]
     return found[0] if found else None
 

@@ -154,12 +154,13 @@ def request_of(ledger: Ledger, model: str, number: int) -> Request | None:
 
 
 def started_last(ledger: Ledger, model: str, besides: str = "") -> Request | None:
-    """Return the request whose training started last; None when none ever did.
+    """Return the request whose training started last; None when none ever did. A run of Airflow's own backfill, which
+    trains on the past, is none.
 
     :param besides: A run that does not count.
     """
     ran = select(Row.__table__).where(Row.model == model, Row.state.in_(("started", "done", "failed")), Row.run != "")
-    ran = ran.where(Row.run != besides)
+    ran = ran.where(Row.run != besides, (Row.reason != "backfill") | (Row.as_of == ""))
     with ledger.transaction() as connection:
         row = connection.execute(ran.order_by(Row.id.desc()).limit(1)).mappings().first()
     return None if row is None else _request(row)

@@ -17,6 +17,7 @@ from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.decay import measure_decay
 from airflow_mlops.engine.retraining.drift import Trained, measure_drift
 from airflow_mlops.engine.retraining.fresh import Fresh
+from airflow_mlops.engine.retraining.registered import backfilled
 from airflow_mlops.engine.retraining.requests import Reason
 from airflow_mlops.engine.retraining.rollup import Rollup, due
 from airflow_mlops.exceptions import DataError
@@ -40,6 +41,8 @@ class Watch:
     :param decay: Metric, and by how much it may be worse on matured labels than when the model was judged.
     :param on_new_features: Whether a new version or definition of the feature service does.
     :param rollup: Partitions that are trained on together.
+    :param first: Model of a fleet that tries new code first, if it is another one.
+    :param code: Hash of the code that a training runs now.
     """
 
     model: str
@@ -57,6 +60,8 @@ class Watch:
     decay: tuple[str, float] | None = None
     on_new_features: bool = False
     rollup: Rollup | None = None
+    first: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,12 +95,18 @@ class Basis:
 
 
 def basis_of(ledger: Ledger, model: str) -> Basis | None:
-    """Return the last training of a model that made a version; None when none did."""
-    found = ledger.facts(KIND, model, limit=1)
-    if not found:
+    """Return the last training of a model that made a version; None when none did.
+
+    One of Airflow's own backfill is not the last, if there is another: what it has not seen, that one has.
+    """
+    last = ledger.facts(KIND, model, limit=1)
+    if last and backfilled(ledger, model, int(last[0].key)):
+        every = ledger.facts(KIND, model, limit=None)
+        last = [next((fact for fact in every if not backfilled(ledger, model, int(fact.key))), last[0])]
+    if not last:
         return None
-    features = ModelFeatures.model_validate(found[0].payload)
-    return Basis(features.version, features.snapshot, features, _made_of(ledger, features), found[0].at)
+    features = ModelFeatures.model_validate(last[0].payload)
+    return Basis(features.version, features.snapshot, features, _made_of(ledger, features), last[0].at)
 
 
 def look(

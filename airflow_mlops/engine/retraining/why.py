@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from airflow_mlops.engine.data.lateness import require_model
+from airflow_mlops.engine.data.lateness import is_known, known_models
 from airflow_mlops.engine.halts import halted
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.looking import last_look
 from airflow_mlops.engine.retraining.registered import saved, words_of
 from airflow_mlops.engine.retraining.requests import Request, requests
+from airflow_mlops.exceptions import did_you_mean
 
 _LAST = 5
 
@@ -18,13 +19,15 @@ _LAST = 5
 def why(ledger: Ledger, model: str) -> Iterator[str]:
     """Yield lines: the last training and what asked for it; each trigger beside its bound; what waits, and for what.
 
-    :raises ConfigError: when there is no such model.
+    A model that never trained is told what would start its first training; so is a name that may be mistyped.
+
     :raises TransientError: when the ledger does not answer.
     """
     every = requests(ledger, model)
     look = last_look(ledger, model)
-    if not every and look is None:
-        require_model(ledger, model)
+    if not every and look is None and not is_known(ledger, model):
+        yield from _never(ledger, model)
+        return
     started = [one for one in every if one.started_at is not None]
     if started:
         yield from _started(started[0], [one for one in every if one.state == "merged" and one.run == started[0].run])
@@ -45,6 +48,17 @@ def why(ledger: Ledger, model: str) -> Iterator[str]:
     if (kept := saved(ledger, model)).trainings:
         cost = f", {kept.cost:,.2f} of cost" if kept.cost else ""
         yield f"saved: {kept.trainings} trainings of what was trained already, {_length(kept.seconds)}{cost}"
+
+
+def _never(ledger: Ledger, model: str) -> Iterator[str]:
+    yield f"no training of {model!r} was asked for yet"
+    if halt := halted(ledger, model):
+        yield f"now: {halt}"
+    yield f"what starts one: {model}.train, by the cron of Retrain(...) or by hand: airflow dags trigger {model}.train"
+    yield f"the other triggers of Retrain(...), such as new_rows, are looked at by {model}.retrain"
+    yield "a paused DAG starts nothing; a run trains once its data is complete: airflow-mlops sources says how far"
+    if close := did_you_mean(model, known_models(ledger)):
+        yield f"this model was never trained.{close}"
 
 
 def _started(last: Request, merged: list[Request]) -> Iterator[str]:

@@ -28,12 +28,14 @@ from airflow_mlops.engine.serving.client import ServingClient, VersionState
 from airflow_mlops.engine.serving.config import ModelConfig, ServerConfig
 from airflow_mlops.engine.serving.deployments import (
     check_pin,
+    check_said,
     deployment,
     lasting,
     make_pin,
     moves,
     pointer_name,
     record,
+    require_deployed,
 )
 from airflow_mlops.engine.serving.golden import UNPROVEN, Golden, GoldenCheck
 from airflow_mlops.engine.serving.transform import load_transform
@@ -251,10 +253,34 @@ class Rollout:
         self._bring_back(target)
         return self._change("rollback", f"{pin.who}: {asked}", lambda state: self._rolled_back(state, pin, asked))
 
-    def _was_done(self, asked: str) -> bool:
-        """Return whether a run has rolled back once: its task may be cleared long after, when others have gone on."""
+    def withdraw(self, who: str, reason: str, request: str = "") -> Deployment:
+        """Let no version answer: what serves is bad, and nothing that is kept is good. Callers are refused at once.
+
+        All that the server has of the model is unloaded. What served stays out, as after a rollback; a pin on it is
+        lifted. The next version that passes its gates is deployed; a rollback to one by its number brings it back.
+
+        :param request: Who asks, such as a run: the same one again is the same withdrawal.
+        :raises ConfigError: without a name and a reason.
+        :raises DataError: when the model was never deployed on the server.
+        """
+        check_said(who, reason)
+        require_deployed(self.ledger, self.server, self.model)
+        asked = f"{request}: {reason}" if request else reason
+        done = bool(request) and self._was_done(asked, "withdraw")
+
+        def decide(current: Deployment) -> Deployment:
+            if current.stable is None or done:
+                return current
+            out = tuple(sorted({*current.rolled_back, current.stable}))
+            emptied = {"stable": None, "previous": None, "loaded": (), "asked": (), "pin": None}
+            return current.model_copy(update={**emptied, "rolled_back": out, "reason": asked})
+
+        return self._change("withdraw", f"{who.strip()}: {asked}", decide)
+
+    def _was_done(self, asked: str, action: str = "rollback") -> bool:
+        """Return whether a run has done it once: its task may be cleared long after, when others have gone on."""
         done = lasting(moves(self.ledger, self.server, self.model))
-        return any(move.action == "rollback" and move.state.reason == asked for move in done)
+        return any(move.action == action and move.state.reason == asked for move in done)
 
     def _is_repeated(self, current: Deployment, asked: str, to: int | None) -> bool:
         """Return whether the same was asked for last: then it is only made sure and pinned, not done once more."""
@@ -286,7 +312,8 @@ class Rollout:
             raise GateError(
                 f"There is no earlier version of {self.model!r} to roll back to.",
                 detail=f"server {self.server!r}, stable: {current.stable or 'none'}{out}",
-                hint="Name one that is kept: rollback to its number. Or deploy another version.",
+                hint="Name one that is kept: rollback to its number. Or deploy another version. Where none is good: "
+                f"`airflow-mlops withdraw {self.model}`, or action withdraw of {self.model}.runbook.",
             )
         return current.good[0]
 

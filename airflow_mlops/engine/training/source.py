@@ -14,9 +14,18 @@ from airflow_mlops.engine.data.files import sha256
 
 def code_hash(spec: TrainingSpec, code_path: str | None) -> str | None:
     """Return the hash of all code that a training runs, as it lies below a folder now."""
-    named = spec.fit or spec.entrypoint
-    code = script_hash(spec.script, code_path) if spec.script else source_hash(named, code_path)
-    more = [source_hash(name, code_path) for name in (spec.golden, spec.transform) if name]
+    return hash_of(spec.fit or spec.entrypoint, spec.script, [spec.golden, spec.transform], code_path)
+
+
+def hash_of(named: str, script: str | None, beside: Iterable[str | None], code_path: str | None) -> str | None:
+    """Return the hash of all code that a training runs, by the names that a pipeline has for it.
+
+    :param named: Its fit function, or its entrypoint.
+    :param script: Its script, instead.
+    :param beside: Its functions for golden inputs and for transforming; some may be empty.
+    """
+    code = script_hash(script, code_path) if script else source_hash(named, code_path)
+    more = [source_hash(name, code_path) for name in beside if name]
     return content_hash([code, *more]) if more else code
 
 

@@ -134,13 +134,17 @@ def compare(inputs: ByFile, present: Revisions, excluded: Mapping[str, list[Excl
                 for name, keys in found.partitions.items()
                 for key, revision in keys.items()
             )
-            or any(
-                kept != windows(excluded.get(name, ()), found.since, found.until)
-                for name, kept in found.excluded.items()
-            )
+            or other_windows(found, excluded)
         ):
             stale.add(day)
     return sorted(stale)
+
+
+def other_windows(found: Inputs, excluded: Mapping[str, list[Exclusion]]) -> bool:
+    """Return whether some features were computed with other windows left out than are excluded now."""
+    return any(
+        kept != windows(excluded.get(name, ()), found.since, found.until) for name, kept in found.excluded.items()
+    )
 
 
 def list_used(store: PartitionStore, inputs: ByFile, *more: tuple[str, Span]) -> dict[str, list[Partition]]:
