@@ -26,6 +26,8 @@ _TEXTS_ROWS = 20
 _BATCHES = 40
 """Batches in an epoch, about."""
 _OLD = timedelta(days=30)
+_OF_FEATURES = ("event_timestamp", "created_timestamp")
+"""Columns that computed features have beside their values."""
 
 
 @dataclass(frozen=True)
@@ -208,10 +210,13 @@ def safe_name(name: str) -> str:
     return made if made[:1].isalpha() else f"c_{made}"
 
 
-def renamed(columns: Iterable[str]) -> dict[str, str]:
-    """Return each column → the name that the project has for it, no two alike."""
+def renamed(columns: Iterable[str], time: str = "") -> dict[str, str]:
+    """Return each column → the name that the project has for it, no two alike.
+
+    :param time: Column of the event times, which alone may have a name that features have for theirs.
+    """
     names: dict[str, str] = {}
-    taken: set[str] = set()
+    taken = {name for name in _OF_FEATURES if name != time.casefold()}
     for column in columns:
         name = first = column if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", column) else safe_name(column)
         n = 2
