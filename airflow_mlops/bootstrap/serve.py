@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.bootstrap.connections import bring_connections
 from airflow_mlops.bootstrap.pipelines import Found, pipelines_in
-from airflow_mlops.bootstrap.train import deploy, took, train
+from airflow_mlops.bootstrap.train import deploy, train
 from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.stack.airflow_api import AirflowApi
@@ -46,6 +46,7 @@ def until_served(stack: Stack, models: Sequence[str] = ()) -> None:
         _AIRFLOW_PROCESS_CONTEXT="server",
         MLOPS_HOME=str(stack.layout.home),
     )
+    stack.console.step("reading the DAG files")
     found = pipelines_in(stack.dags, models)
     with AirflowApi(stack.airflow_url) as airflow:
         watcher = Watcher(airflow, stack, timeout=math.inf)
@@ -107,7 +108,7 @@ class _First:
             workers=os.cpu_count() or 1,
             say=partial(self.console.step, f"{model}: history"),
         )
-        self.console.say(f"{model}: {landed.loaded}, up to {landed.end:%Y-%m-%d %H:%M} UTC{took(began)}")
+        self.console.say(f"{model}: {landed.loaded}, up to {landed.end:%Y-%m-%d %H:%M} UTC ({_seconds(began)})")
         return landed.end
 
     def _materialize(self) -> None:
@@ -117,7 +118,9 @@ class _First:
         self.console.step(f"{model}: bringing features online")
         until = computed_until(self._location, service, self.ledger)
         materialize(self._location, service, until=until, ledger=self.ledger)
-        self.console.say(f"{model}: features of {service} are online up to {until:%Y-%m-%d %H:%M} UTC{took(began)}")
+        self.console.say(
+            f"{model}: features of {service} are online up to {until:%Y-%m-%d %H:%M} UTC ({_seconds(began)})"
+        )
 
     def _ask(self) -> None:
         """Ask what serves about a row that has landed, and say how to ask it."""
@@ -129,6 +132,10 @@ class _First:
             given = [f"{name}={value}" for name, value in example(self.pipeline.source, self._store, serving.wanted)]
             answer = serving.answer(serving.sent(serving.request(serving.values(given))))
         self.console.text("\n".join(["", shlex.join(["airflow-mlops", "ask", model, *given]), *answer]))
+
+
+def _seconds(began: float) -> str:
+    return f"{time.monotonic() - began:.0f} s"
 
 
 def example(feed: Feed, store: PartitionStore, wanted: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -395,7 +395,8 @@ def test_what_is_missing_between_is_no_end(world, monkeypatch):
 
 
 def test_a_source_that_has_ended_must_be_there_to_its_end(world, monkeypatch):
-    ended = replace(PIPELINE, source=replace(PIPELINE.source, end=LAST + timedelta(days=1)))
+    source = replace(PIPELINE.source, end=LAST + timedelta(days=1))
+    ended = replace(PIPELINE, source=source, train=replace(PIPELINE.train, validation="1d", test="1d"))
     with pytest.raises(DataError, match=f"rides {key_of(DAYS)}"):
         load_all(world, monkeypatch, ended)
 

@@ -7,6 +7,8 @@ import json
 import random
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -168,6 +170,22 @@ def test_few_rows_are_served_by_weeks_of_their_zone(here, monkeypatch, capsys):
     assert "cut weekly" in capsys.readouterr().out
     run_to_a_prediction(project, monkeypatch)
     assert "(version 1 of sales)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_projects_of_all_kinds_have_clean_types_and_tests(here, wines):
+    write_orders(here, days=40)
+    made = [wines]
+    for label in ("returned", "reason", "refund"):
+        for model in ("keras", "boosted"):
+            options = ["--from", "orders.csv", *OPTIONS, "--label", label, "--model", model]
+            made.append(new(f"{label}_by_{model}", *options))
+    for project in made:
+        for check in (["mypy", "--cache-dir", str(here / "types"), "."], ["pytest", "-q"]):
+            done = subprocess.run(
+                [sys.executable, "-m", *check], cwd=project, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{project.name}: {done.stdout}"
 
 
 # --- what a first table looks like ------------------------------------------------------------------------
