@@ -19,6 +19,7 @@ from airflow_mlops.bootstrap.pipelines import Found, pipelines_in
 from airflow_mlops.bootstrap.train import deploy, train
 from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.engine.ledger import Ledger
+from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.stack import Stack
 
@@ -128,10 +129,14 @@ class _First:
 
         model, server = self.pipeline.model, self.pipeline.deploy.server
         self.console.step(f"{model}: asking for a prediction")
+        ask = ["airflow-mlops", "ask", model]
         with asked(model, server, location=self._location, ledger=self.ledger) as serving:
             given = [f"{name}={value}" for name, value in example(self.pipeline.source, self._store, serving.wanted)]
-            answer = serving.answer(serving.sent(serving.request(serving.values(given))))
-        self.console.text("\n".join(["", shlex.join(["airflow-mlops", "ask", model, *given]), *answer]))
+            try:
+                answer = serving.answer(serving.sent(serving.request(serving.values(given))))
+            except (ConfigError, DataError) as error:  # it wants what no row has: only a caller knows it
+                given, answer = [], [f"It says what the model wants: {error.headline}"]
+        self.console.text("\n".join(["", shlex.join([*ask, *given]), *answer]))
 
 
 def _seconds(began: float) -> str:

@@ -59,7 +59,7 @@ def test_the_first_tutorial_ends_with_a_model_that_was_rolled_back(project, monk
         answered = capsys.readouterr().out
         assert "0 refused" in answered
         assert re.search(r"^probability: 0\.\d+  \(version 1 of shop_returns\)", answered, re.MULTILINE)
-        assert '_30d": NaN' not in answered, "the customer is known online"
+        assert '_13d": NaN' not in answered, "the customer is known online"
         publish(model, rollout.base, 2)
         put_into_service(rollout, 2)
         for command in typed("tutorial.md", "deployments", "rollback", "unpin"):

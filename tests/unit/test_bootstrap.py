@@ -89,6 +89,7 @@ class Airflow:
         self.kept = {f"churn.{name}": some for name, some in runs.items()}
         self.triggered: list[tuple[str, Any]] = []
         self.cleared: list[str] = []
+        self.skipped: list[str] = []
         self.lines: list[str] = []
         self.added: dict[str, Any] = {}
 
@@ -108,8 +109,12 @@ class Airflow:
         self.run(dag_id, run_id)["state"] = "success"
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        state = "failed" if dag_id == "churn.train" and self.run(dag_id, run_id)["state"] == "failed" else "success"
-        return [{"task_id": "fetch", "state": state, "try_number": 1, "map_index": -1}]
+        state = self.run(dag_id, run_id)["state"] if dag_id == "churn.train" else "success"
+        registered = "skipped" if run_id in self.skipped else "success"
+        return [
+            {"task_id": "register", "state": registered, "try_number": 1, "map_index": -1},
+            {"task_id": "fetch", "state": state, "try_number": 1, "map_index": -1},
+        ]
 
     def xcom(self, dag_id: str, run_id: str, task_id: str) -> dict[str, int]:
         return {"version": 3}
@@ -152,6 +157,20 @@ def test_a_training_that_succeeded_is_used_and_one_that_failed_is_tried_anew(bef
     said = capsys.readouterr().out
     assert ("http://airflow/dags/churn.train/runs/new" in said) == (run_id == "new")
     assert "churn.train: version 3, which passed its gates" in said
+
+
+def test_what_is_not_trained_again_is_judged_again(capsys):
+    airflow = Airflow(train=[training("failed")])
+    airflow.skipped = ["new"]
+    assert train(watching(airflow), "churn", AS_OF).run_id == "before"
+    assert airflow.cleared == ["before"]
+
+
+def test_nothing_to_train():
+    airflow = Airflow()
+    airflow.skipped = ["new"]
+    with pytest.raises(MlopsError, match=r"A run of churn\.train trained nothing"):
+        train(watching(airflow), "churn", AS_OF)
 
 
 def test_a_deployment_that_failed_is_cleared(capsys):
