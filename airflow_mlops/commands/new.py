@@ -107,6 +107,8 @@ def _new(options: argparse.Namespace) -> None:
         finally:
             shutil.rmtree(made, ignore_errors=True)
     print(f"\nThe rows are {why}.")
+    if plan.cut_off:
+        print(f"The last partition is not whole, it has {plan.cut_off}: the project ends with {plan.last}.")
     _say_next(plan)
 
 

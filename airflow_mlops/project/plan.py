@@ -77,6 +77,7 @@ class Plan:
     :param owner: Who answers for it.
     :param history: Days that the computed features look back.
     :param end: Last day of data that ended long ago.
+    :param cut_off: How much there is of a last partition that is left out, because it is not whole; empty: it is.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Plan:
     expected: tuple[Expected, ...]
     label_mean: float = 0.0
     label_spread: float = 1.0
+    cut_off: str = ""
 
     @property
     def as_of(self) -> str:
@@ -135,10 +137,15 @@ def decide(name: str, source: str, feed: Feed, survey: Survey, bounds: Bounds, *
     :param source: Where the rows come from, in words.
     :raises DataError: when there is too little to learn from.
     """
+    from airflow_mlops.engine.survey.landing import cut_off
+
     zone, now = ZoneInfo(feed.partitioning.timezone), datetime.now(UTC)
     # The partition of now is not complete yet.
     known = min(bounds.last, feed.partitioning.floor(now) - timedelta(microseconds=1))
     start, last = bounds.first.astimezone(zone).date(), known.astimezone(zone).date()
+    # What has hardly begun would be held back, as a day with too few rows.
+    if cut := cut_off(survey.rows[survey.time], feed.partitioning, feed.partitioning.key(known)):
+        last = feed.partitioning.floor(known).astimezone(zone).date() - timedelta(days=1)
     matured = (last - start).days + 1 - survey.matures_after.days
     if matured < _SHORTEST:
         raise DataError(
@@ -174,6 +181,7 @@ def decide(name: str, source: str, feed: Feed, survey: Survey, bounds: Bounds, *
         expected=tuple(_expected(survey)),
         label_mean=mean,
         label_spread=spread,
+        cut_off=f"{cut[0]} of {cut[1]} rows that are usual" if cut else "",
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 200_000
 """Rows that are looked at, at most."""
+_NAMED = 5
 
 
 class Source(ABC):
@@ -156,8 +157,7 @@ class _OfFiles(Source):
             self._files.all_batches(), folder / "landing" / dataset, survey.time, cut, wanted, until=self.bounds.last
         )
         lost = "".join(f"; left out: {n} row{'s' if n > 1 else ''} {why}" for why, n in left_out.items() if n)
-        new = "".join(f"; {old!r} is called {name!r}" for old, name in wanted.items() if old != name)
-        why = f"copied to landing/{dataset}, cut {cut.every}, because {why}{new}{lost}"
+        why = f"copied to landing/{dataset}, cut {cut.every}, because {why}{_called(wanted)}{lost}"
         made = Feed(dataset=dataset, partitioning=cut, layout=LAYOUT, copied=True, may_be_empty=True)
         return made, with_names(survey, names), why
 
@@ -240,8 +240,7 @@ class _OfTable(Source):
             query=query,
             may_be_empty=True,
         )
-        new = "".join(f"; {old!r} is called {name!r}" for old, name in wanted.items() if old != name)
-        return made, with_names(survey, names), f"extracted {cut.every}{new}"
+        return made, with_names(survey, names), f"extracted {cut.every}{_called(wanted)}"
 
 
 @contextmanager
@@ -283,6 +282,12 @@ def _no_column(name: str, names: list[str]) -> ConfigError:
         detail=f"--time {name}; columns: {', '.join(names[:40])}",
         hint=how_to_read(names) or "Name the column that says when a row happened.",
     )
+
+
+def _called(names: Mapping[str, str]) -> str:
+    """Say which columns have other names in the project."""
+    new = [f"; {old!r} is called {name!r}" for old, name in names.items() if old != name]
+    return "".join(new[:_NAMED]) + (f"; and {len(new) - _NAMED} more: see its README" if new[_NAMED:] else "")
 
 
 def _past(bounds: Bounds, time: str) -> Bounds:

@@ -82,6 +82,17 @@ def test_the_day_that_has_not_ended_is_not_loaded(here, capsys):
     assert "end=date" not in Path("buyers/dags/buyers.py").read_text()
 
 
+def test_a_last_day_that_is_cut_off_is_left_out(here, capsys):
+    write(days=29)
+    with Path("visits.csv").open("a", newline="") as file:
+        file.write("290,2024-01-30T00:10:00,v1,2.5,True\r\n")
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS]) == 0
+    said = capsys.readouterr().out
+    assert "it has 1 of 10 rows that are usual: the project ends with 2024-01-29." in said
+    assert "end=date(2024, 1, 29)" in Path("buyers/dags/buyers.py").read_text()
+    assert '"as_of": "2024-01-30T00:00:00Z"' in Path("buyers/README.md").read_text()
+
+
 def test_trees_in_place_of_a_network(here, capsys):
     write()
     assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS, "--model", "boosted"]) == 0

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
+from statistics import median
 
 import duckdb
 import pyarrow as pa
@@ -47,9 +48,9 @@ def split(
         for batch in batches:
             timed = batch.filter(pc.is_valid(batch[time]))
             left_out["without a time"] += batch.num_rows - timed.num_rows
-            there = timed.filter(pc.less_equal(_keys(timed[time], partitioning), last))
+            there = timed.filter(pc.less_equal(keys_of(timed[time], partitioning), last))
             left_out["of the future"] += timed.num_rows - there.num_rows
-            keys = _keys(there[time], partitioning)
+            keys = keys_of(there[time], partitioning)
             there = there.select(list(names)).rename_columns(list(names.values()))
             schema = there.schema
             yield from there.append_column(_KEY, keys).to_batches()
@@ -73,6 +74,19 @@ def split(
     return left_out
 
 
+def cut_off(times: pa.ChunkedArray, partitioning: Partitioning, last: str) -> tuple[int, int] | None:
+    """Return how many rows the last partition has and how many are usual, if it is cut off: if less than half is there.
+
+    :param times: Of all rows, or of many.
+    :param last: Key of the last partition.
+    """
+    counted = pc.value_counts(keys_of(times.drop_null(), partitioning)).to_pylist()
+    rows = {one["values"]: int(one["counts"]) for one in counted if one["values"] <= last}
+    before = [n for key, n in rows.items() if key < last]
+    usual = round(median(before)) if before else 0
+    return (there, usual) if (there := rows.get(last, 0)) < usual / 2 else None
+
+
 def cut_for(rows: int, first: datetime, last: datetime, timezone: str) -> Partitioning:
     """Return how to cut rows by time: into days; into weeks or months where a day or a week has just a few."""
     days = max(1, (last - first).days)
@@ -80,7 +94,8 @@ def cut_for(rows: int, first: datetime, last: datetime, timezone: str) -> Partit
     return Partitioning.parse(f"{every}@{timezone}")
 
 
-def _keys(times: pa.ChunkedArray, partitioning: Partitioning) -> pa.ChunkedArray:
+def keys_of(times: pa.ChunkedArray, partitioning: Partitioning) -> pa.ChunkedArray:
+    """Return of each time the key of its partition."""
     if pa.types.is_timestamp(times.type) and times.type.tz is not None:
         times = pc.local_timestamp(times.cast(pa.timestamp("us", partitioning.timezone)))
     started = pc.floor_temporal(times.cast(pa.timestamp("us")), unit=_UNITS[partitioning.every])
