@@ -152,8 +152,9 @@ def _env(options: argparse.Namespace) -> None:
 
 
 def _airflow(options: argparse.Namespace) -> None:
-    environment = _running(options).environment
-    done = subprocess.run([sys.executable, "-m", "airflow", *options.arguments], env=dict(environment), check=False)
+    # What its libraries say to those who develop with them is kept out, unless it is asked for.
+    environment = {"PYTHONWARNINGS": "ignore", **_running(options).environment}
+    done = subprocess.run([sys.executable, "-m", "airflow", *options.arguments], env=environment, check=False)
     raise SystemExit(done.returncode)
 
 
