@@ -119,7 +119,7 @@ def _as_options() -> Iterator[None]:
         yield
     except MlopsError as error:
         error.hint = re.sub(
-            r"Partitions\(reader=({.+?})\)",
+            r"Partitions\(reader=({[^\[\]]+?})\)",
             lambda said: f"--reader {shlex.quote(json.dumps(ast.literal_eval(said[1])))}",
             error.hint,
         )

@@ -405,3 +405,9 @@ def test_where_nothing_has_landed_there_is_no_end(world, monkeypatch):
     shutil.rmtree(world.home / "lake")
     with pytest.raises(DataError, match="partitions were refused"):
         load_all(world, monkeypatch)
+
+
+def test_a_source_that_begins_today_has_no_end_yet(world, monkeypatch):
+    later = replace(PIPELINE, source=replace(PIPELINE.source, start=LAST + timedelta(days=4)))
+    with pytest.raises(DataError, match="Nothing of 'rides' has landed yet"):
+        load_all(world, monkeypatch, later)

@@ -41,7 +41,12 @@ def load_landed(pipeline: ModelPipeline, first: date | None = None, **how: Any) 
         ]
         end = last
     check_refused(loaded.refused)
-    assert end is not None  # else all of it was refused
+    if end is None:
+        raise DataError(
+            f"Nothing of {source.dataset!r} has landed yet.",
+            detail=f"it starts on {source.start}, and no {source.partitioning.every} partition has ended since",
+            hint="Wait for the first one, or correct start= of the source.",
+        )
     return Landed(loaded, end)
 
 
