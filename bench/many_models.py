@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SLOTS = 4
-PATIENCE = 1200
+PATIENCE = 3600
 GROWTH = 1.5
 """How much more a model may cost where there are several times as many."""
 

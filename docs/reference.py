@@ -27,6 +27,13 @@ KINDS: Mapping[str, list[Any]] = {
     "Triggers": [*classes.TRIGGERS, *classes.EVENT_TRIGGERS],
     "Hooks": classes.HOOKS,
 }
+ABOUT = {
+    "Operators": "Tasks that do one thing each. They return a small dictionary, from which the next task takes.",
+    "Sensors": "Tasks that wait. With `deferrable=True` no worker waits meanwhile.",
+    "Decorators": "For a function of your DAG file.",
+    "Triggers": "What waits in Airflow's triggerer. Sensors defer to them: you name one for an `AssetWatcher` only.",
+    "Hooks": "What a connection leads to. Operators open them; a task of yours may too.",
+}
 WAITS_FOR = {sensor.__name__.removesuffix("Sensor") + "Trigger": sensor.__name__ for sensor in classes.SENSORS}
 """Trigger → the sensor that defers to it: nobody names such a trigger in a DAG file."""
 
@@ -86,9 +93,10 @@ def _first_sentence(one: Any) -> str:
 
 
 def _index() -> Iterator[str]:
-    yield "# Reference: every class, with an example"
+    yield "# Reference: every class, with an example\n"
+    yield "For looking up. [Single operators](../tutorial-operators.md) shows how they work together in one DAG."
     for kind, ones in KINDS.items():
-        yield f"\n## {kind}\n\n| | |\n|---|---|"
+        yield f"\n## {kind}\n\n{ABOUT[kind]}\n\n| | |\n|---|---|"
         yield from (f"| [{_name(one)}]({_name(one)}.md) | {_first_sentence(one)} |" for one in ones)
     yield "\n```{toctree}\n:hidden:\n"
     yield from (_name(one) for ones in KINDS.values() for one in ones)
@@ -120,6 +128,6 @@ def _shown(one: Any) -> Iterator[str]:
     if (sensor := WAITS_FOR.get(one.__name__)) is not None:
         yield f"[{sensor}]({sensor}.md) defers to it; you name the sensor.\n"
     for path, lines in examples(one.__name__).items():
-        yield f"## In `{path.name}`\n"
+        yield f"## Example: `{path.name}`\n"
         yield f"```{{literalinclude}} ../examples/{path.name}"
         yield f":emphasize-lines: {','.join(map(str, lines))}\n```\n"

@@ -127,7 +127,9 @@ def _uri(value: Any) -> str | None:
 def tensorflow_task(
     python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
 ) -> TaskDecorator:
-    """Wrap a function into a task that calls it in a process in which TensorFlow can be imported.
+    """Run a function of your DAG file in a process of its own, in which TensorFlow can be imported.
+
+    Use it as ``@task.tensorflow``, for TensorFlow in any task: in a worker's own process it hangs.
 
     The process runs the function and what it names of its file (imports, constants, functions, classes), and none of
     the rest. None of Airflow's variables are in its environment.

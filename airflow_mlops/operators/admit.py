@@ -39,7 +39,10 @@ class AdmittedTraining(TypedDict):
 
 
 class AdmitTrainingOperator(MlopsOperator):
-    """Let a run of the training go on: for the request that it answers. Skipped, with the reason, when it may not.
+    """Decide whether this run of a training goes on, and which request for a training it answers. Skipped, with the
+    reason, when it may not.
+
+    Use it first in a training DAG whose runs others ask for, as ``<model>.train`` does.
 
     A run by the schedule, by hand or by a backfill is a request itself. Requests that wait and ask for the same are
     answered by it too. What a form asks to be other than usual is checked here, and goes on to the tasks that use it.

@@ -27,7 +27,10 @@ class RecordedAnnouncements(TypedDict):
 
 
 class RecordAnnouncementsOperator(MlopsOperator):
-    """Record the announcements of upstreams that triggered this run, in the order in which they were made.
+    """Write into the ledger what upstreams announced of their data, by the asset events that triggered this run, in the
+    order in which they were made.
+
+    Use it in a DAG that is scheduled by such assets: trainings then hold while an upstream says that its data is bad.
 
     An event that is recorded already, or older than what was announced since by other ways, is skipped, so the task
     can be repeated. An event that says nothing clear fails the task once all others are recorded.

@@ -113,7 +113,10 @@ class BackfillOperator(MlopsOperator):
 
 
 class PlanBackfillOperator(BackfillOperator):
-    """Say what there is to do in a window, what it costs, and who saw what it replaces. Nothing else is changed.
+    """Plan a backfill: what there is to do in a window of days, what it costs, and who saw what it replaces. Nothing
+    else is changed.
+
+    Use it first, when days of the past must be sealed or computed again.
 
     :param first: First day; empty: that of the source.
     :param last: Last day; empty: the last that has ended.
@@ -177,7 +180,10 @@ class PlanBackfillOperator(BackfillOperator):
 
 
 class ApproveBackfillOperator(ApprovalOperator):
-    """Ask a person whether a plan may be executed. No answer in time is a no, and so is an answer to another plan.
+    """Ask a person, in the Airflow UI, whether a planned backfill may run. No answer in time is a no, and so is an
+    answer to another plan.
+
+    Use it after the plan, where the plan says that it must be approved.
 
     :param plan_hash: Hash of the plan that ``body`` shows.
     :param ledger_conn_id: Airflow connection of type ``mlops_ledger``.
@@ -263,7 +269,10 @@ class _OfPlanOperator(BackfillOperator):
 
 
 class BeginBackfillOperator(_OfPlanOperator):
-    """Let a plan run, if it is approved and nothing changed since; return its shares, one for each task.
+    """Begin a planned backfill, if it is approved and nothing changed since, and return its shares: one for each task
+    that works on it.
+
+    Use it after the plan, and map :class:`RunBackfillOperator` over what it returns.
 
     :param partitions: How many partitions a task works on.
     """
@@ -289,7 +298,10 @@ class BeginBackfillOperator(_OfPlanOperator):
 
 
 class ProbeBackfillOperator(_OfPlanOperator):
-    """Work on the first partition of each dataset, and say how long the rest takes."""
+    """Try a planned backfill on the first partition of each dataset, and say how long the rest takes.
+
+    Use it before the rest is done: a mistake shows after one day, and not after a year of them.
+    """
 
     def perform(self, context: Context) -> dict[str, str]:
         """Probe."""
@@ -302,7 +314,7 @@ class ProbeBackfillOperator(_OfPlanOperator):
 
 
 class RunBackfillOperator(_OfPlanOperator):
-    """Seal a share of the partitions of a plan, or compute a share of its features. What is done is not done twice.
+    """Do a share of a planned backfill: seal its partitions, or compute their features. What is done is not done twice.
 
     While shares before it are not done, only what needs nothing of them is done, and kept: a last task without a share
     goes on from there. So all is checked against what came before it, however many tasks work at once.
@@ -335,7 +347,9 @@ class RunBackfillOperator(_OfPlanOperator):
 
 
 class VerifyBackfillOperator(_OfPlanOperator):
-    """Hold what there is now against the plan; it fails when something is not as planned, and lists it.
+    """Compare what a backfill changed with what it planned. It fails when something is not as planned, and lists it.
+
+    Use it last, after all shares.
 
     :param retrain: ``true`` or ``false``: whether a training of each model is asked for that saw what was replaced.
     """

@@ -60,6 +60,8 @@ def located_rows(task: MlopsOperator, entities: str) -> Path | ObjectStoragePath
 class SealPartitionOperator(MlopsOperator):
     """Freeze a validated day as a partition, and write down in the ledger that it is there.
 
+    Use it after validation and checks: features and trainings read sealed partitions only.
+
     What is sealed is, byte for byte, what was validated, or the task fails. Sealing the same bytes again gives
     the same revision.
 
@@ -154,12 +156,12 @@ class CheckedPartition(TypedDict):
 
 
 class CheckPartitionOperator(MlopsOperator):
-    """Profile a landed day, and hold it against the last valid days and against rules across its columns.
+    """Profile a landed day, and compare it with the last valid days and with rules across its columns.
 
-    What an expectation on one batch cannot see: a slice that shrank or vanished while the total looks normal, a
-    label rate that moved, repeated rows, another unit or casing, a column that was renamed. The profile is kept
-    beside the partition. A finding of severity ``block`` fails the task, unless a person accepted the day as real
-    with ``airflow-mlops accept``.
+    Use it after validation, for what an expectation on one batch cannot see: a slice that shrank or vanished while the
+    total looks normal, a label rate that moved, repeated rows, another unit or casing, a column that was renamed. The
+    profile is kept beside the partition. A finding of severity ``block`` fails the task, unless a person accepted the
+    day as real with ``airflow-mlops accept``.
 
     :param dataset: Name of the dataset.
     :param uri: Folder with the day's Parquet files; a relative path starts at the home folder.

@@ -90,6 +90,8 @@ class ExcludeWindowOperator(WindowOperator):
     """Keep the rows of some days out of every training set, until somebody lifts that. The same days again change
     nothing.
 
+    Use it when days turn out to be wrong after they were sealed, such as those of an outage.
+
     Where features are computed from the dataset, their days must be computed again; the log says which.
     """
 
@@ -114,7 +116,10 @@ class ExcludeWindowOperator(WindowOperator):
 
 
 class LiftExclusionOperator(WindowOperator):
-    """Let the rows of some days into training sets again: those of one exclusion, by its first and last day."""
+    """Let the rows of some days into training sets again: those of one exclusion, by its first and last day.
+
+    Use it when the days of an :class:`ExcludeWindowOperator` were mended, or were right after all.
+    """
 
     def perform(self, context: Context) -> ExcludedWindow:
         """Lift it."""

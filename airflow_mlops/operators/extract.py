@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 class ExtractPartitionOperator(MlopsOperator):
     """Write the rows of one partition of a table, or of a query, to Parquet: ready to be validated and sealed.
 
+    Use it in place of :class:`~airflow_mlops.operators.stage.StagePartitionOperator` where data is in a database and
+    not in files.
+
     One statement reads them, by the hook of the database's own provider; PostgreSQL sends them by ``COPY``. Types are
     those of the table, or of the contract. The same rows as those that are sealed make no new revision, in whatever
     order they come.

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class ReportConfigErrorOperator(MlopsOperator):
-    """Fail, and say what is wrong with the configuration of a member: until it is mended, it has no other DAG.
+    """Fail, and say what is wrong with the configuration of a member of a fleet: until it is mended, it has no other
+    DAG.
+
+    ``Fleet.dags()`` makes it; you need not.
 
     :param headline: What is wrong.
     :param detail: Where.

@@ -35,6 +35,8 @@ def _on_disk(path: Path | ObjectStoragePath) -> Path:
 class GXValidateDataOperator(GXOperator):
     """Check Parquet files, or a table where it is, against a Great Expectations suite.
 
+    Use it before data is sealed or trained on.
+
     An expectation of severity ``critical`` that does not hold, and any that could not be computed, fails the
     task; ``warning`` and ``info`` are logged and returned. Values that fail are counted, never shown.
 

@@ -40,7 +40,10 @@ class LoadedHistory(TypedDict):
 
 
 class PlanHistoryOperator(MlopsOperator):
-    """Cut a span of time into stretches of partitions, one for each task that loads them.
+    """Cut a long span of time into stretches of partitions, one for each task that loads them.
+
+    Use it to load months that landed before there was a pipeline, and map :class:`LoadHistoryOperator` over what it
+    returns.
 
     :param pipeline: The pipeline.
     :param first: First day.
@@ -86,8 +89,10 @@ class PlanHistoryOperator(MlopsOperator):
 class LoadHistoryOperator(MlopsOperator):
     """Seal the landed partitions of all feeds of a stretch, and compute their features; what is there is left alone.
 
-    Each passes what it would day by day: its suite, the checks against its own history, the checks of computed rows.
-    One that is blocked, or has not landed, stops no other.
+    Use it mapped over what :class:`PlanHistoryOperator` returns.
+
+    Each partition passes what it would day by day: its suite, the checks against its own history, the checks of
+    computed rows. One that is blocked, or has not landed, stops no other.
 
     :param pipeline: The pipeline.
     :param stretch: From :class:`PlanHistoryOperator`.
@@ -140,7 +145,9 @@ class LoadHistoryOperator(MlopsOperator):
 
 
 class ReportHistoryOperator(MlopsOperator):
-    """List what a history refused, once all else is loaded; it fails when there is anything.
+    """List the partitions that a history refused, once all else is loaded. It fails when there are any.
+
+    Use it last, so that one bad day stops no other and still fails the run.
 
     :param loaded: What the tasks of :class:`LoadHistoryOperator` returned.
     """

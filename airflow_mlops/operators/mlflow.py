@@ -76,6 +76,8 @@ class AliasedVersion(TypedDict):
 class MLflowRegisterModelOperator(MlopsOperator):
     """Log a training and its evaluation to MLflow and register the model; the newest version is ``challenger``.
 
+    Use it when a training has been evaluated, and before it is judged.
+
     One run and one version a training, however often this is repeated. Which features it reads goes to the ledger, so
     that they can be held against it when it is to serve, with MLflow and Feast down.
 
@@ -177,7 +179,10 @@ class MLflowRegisterModelOperator(MlopsOperator):
 
 
 class MLflowJudgeModelOperator(MlopsOperator):
-    """Judge a registered version by its gates. Only PASS succeeds, and only then do assets get their event.
+    """Hold a registered version against its gates, which are bounds on metrics. Only PASS succeeds, and only then do
+    assets get their event.
+
+    Use it after registration: what brings a version into service looks for its verdict.
 
     The verdict goes to the ledger, and to the version and its run in MLflow.
 
@@ -274,6 +279,8 @@ class MLflowJudgeModelOperator(MlopsOperator):
 class MLflowRejudgeModelOperator(MlopsOperator):
     """Judge a version again, with the gates and on the data of then: the verdict must repeat. Or say why it does not.
 
+    Use it in an audit, to show that a verdict follows from its data.
+
     Its snapshot must be there: ``FeastRebuildTrainingDataOperator`` builds a lost one.
 
     :param model: Name of the model in the registry.
@@ -342,6 +349,8 @@ class MLflowRejudgeModelOperator(MlopsOperator):
 
 class MLflowFetchApprovedModelOperator(MlopsOperator):
     """Fetch the SavedModel of the version to deploy: the newest approved one, or the one asked for.
+
+    Use it first in a DAG that deploys.
 
     What to deploy is read from the ledger. The task is skipped, and says why in its log and in the XCom ``held``, when
     a version is pinned, when the newest was rolled back on this server, or when it was trained on older data than the
@@ -414,6 +423,8 @@ class MLflowFetchApprovedModelOperator(MlopsOperator):
 
 class MLflowSetAliasOperator(MlopsOperator):
     """Point an alias to a version. The version that stops being ``champion`` becomes ``previous``.
+
+    Use it to name the version that serves, or one that somebody is to look at.
 
     :param model: Name of the model in the registry.
     :param version: Registered version.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class MLflowRegisterSavedModelOperator(MlopsOperator):
     """Register a model that some other job wrote: a SavedModel, or an MLflow model with a SavedModel or a Keras file.
 
+    Use it for a model that was bought, or trained where this package is not.
+
     Its golden predictions are recorded now, by the engine that will serve it, from sample requests. The same files are
     registered once, however often this is repeated; the newest version is ``challenger``.
 
@@ -91,6 +93,8 @@ class MLflowRegisterSavedModelOperator(MlopsOperator):
 
 class MLflowFetchModelOperator(MlopsOperator):
     """Fetch any version of any registered model, whoever logged it, ready to be published.
+
+    Use it first in a DAG that serves a model that somebody else logged.
 
     A Keras file, as ``mlflow.tensorflow.log_model`` keeps it, becomes a SavedModel. The files are written down in the
     ledger at first sight; a version whose files are others later is refused. What passed its gates is fetched by

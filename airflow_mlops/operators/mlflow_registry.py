@@ -106,6 +106,8 @@ class RegisteredModelOperator(MlopsOperator):
 class MLflowDeleteAliasOperator(RegisteredModelOperator):
     """Take an alias away from the version that has it. Where there is no such alias, it is done already.
 
+    Use it when nothing is to be found by that name any more.
+
     :param alias: Which alias.
     """
 
@@ -129,6 +131,8 @@ class MLflowDeleteAliasOperator(RegisteredModelOperator):
 
 class MLflowSetModelTagOperator(RegisteredModelOperator):
     """Set tags of a version, or of the registered model itself, over what they were.
+
+    Use it to keep a decision with the version, for people or for a sensor that waits for it.
 
     :param tags: Name → value, which is kept as text.
     :param version: Number or alias of the version. Left out: the registered model itself.
@@ -159,6 +163,8 @@ class MLflowSetModelTagOperator(RegisteredModelOperator):
 class MLflowDeleteModelTagOperator(RegisteredModelOperator):
     """Delete tags of a version, or of the registered model itself. A tag that is not there is deleted already.
 
+    Use it when what a tag said does not hold any more.
+
     :param tags: Names of the tags.
     :param version: Number or alias of the version. Left out: the registered model itself.
     """
@@ -182,6 +188,9 @@ class MLflowDeleteModelTagOperator(RegisteredModelOperator):
 
 class MLflowCompareModelsOperator(RegisteredModelOperator):
     """Hold two versions or more against each other, on the metrics that their runs logged last.
+
+    Use it to show people the numbers. What serves is decided by
+    :class:`~airflow_mlops.operators.mlflow.MLflowJudgeModelOperator`.
 
     Which version is better is said where a problem type knows the metric (``auc`` up, ``log_loss`` down). The values
     are of the rows that each was measured on; ``same_data`` says whether these were the same.
@@ -263,6 +272,8 @@ class MLflowCopyModelVersionOperator(RegisteredModelOperator):
 
 class MLflowDeleteModelVersionsOperator(RegisteredModelOperator):
     """Delete old versions from the registry; never one that somebody needs. The log says what goes, and what stays why.
+
+    Use it on a schedule, so that a registry does not grow for ever.
 
     Spared are the newest ``keep``, what has an alias, and by the ledger what serves, is loaded, pinned, asked for by
     number or can be gone back to, on any server, and what passed its gates last. MLflow keeps the runs of deleted

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class RecordValidationOperator(MlopsOperator):
     """Write down that a task before has validated some files, and which bytes those are.
 
+    Use it where a task of yours checks data, in place of ``GXValidateDataOperator``.
+
     What comes after takes these bytes and no others, as after ``GXValidateDataOperator``. If that task fails, this one
     does not run.
 

@@ -256,6 +256,8 @@ class PredictOperator(MlopsOperator):
 class TensorFlowPredictOperator(PredictOperator):
     """Predict rows by the model itself, without a server, and seal the predictions as a partition.
 
+    Use it for many rows at once, where there is no model server or it is to have no load.
+
     The model is run by TensorFlow's C++ loader, as the model server does, without importing TensorFlow. Rows are read
     and written a batch at a time: memory does not grow with them.
 
@@ -322,6 +324,9 @@ class TensorFlowPredictOperator(PredictOperator):
 
 class TFServingPredictOperator(PredictOperator):
     """Predict rows by a model server, in batches, and seal the predictions as a partition.
+
+    Use it for many rows at once, where the answers are to be those of the server, or a worker has no room for the
+    model.
 
     Batches that the server does not answer are sent again, a few times. Where the label points is asked once: a
     promotion meanwhile mixes no versions. A version's transform is applied here, before the server is asked: it is

@@ -29,7 +29,7 @@ class ReconciledPartition(TypedDict):
 
 
 class ReconcilePartitionsOperator(WaitsForOtherRuns):
-    """Hold a sealed day of one feed against another one that tells of the same things.
+    """Check that the rows of a sealed day find their partners in another feed that tells of the same things.
 
     Two feeds can be perfect each by itself while no row of one finds its partner in the other: then a join yields
     nothing, without an error.

@@ -34,6 +34,8 @@ class SweepHomeOperator(MlopsOperator):
     """Remove what nobody touched for longer than ``keep``: snapshots, trainings with their evaluations, replaced
     feature files and partitions, reports, quarantined batches, the registry's cache, versions in model stores.
 
+    Use it on a schedule, so that the disk does not fill.
+
     What serves, is loaded, is pinned, can be gone back to or passed its gates last is never touched, nor what it can be
     built again from. The log says what goes before anything does.
 

@@ -44,6 +44,8 @@ class ServedAge(TypedDict):
 class DecideTrainingOperator(MlopsOperator):
     """Look whether something asks for a training of a model, and decide which request starts one. Skipped when none.
 
+    Use it in a DAG that wakes when data arrives: what it returns is the run of the training to start.
+
     What asks is read from the ledger: it does not matter which event woke this, or whether one was lost or came twice.
     Why nothing starts is in the task's log and its XCom ``held``, and `airflow-mlops why MODEL` says it.
 
@@ -159,9 +161,12 @@ class DecideTrainingOperator(MlopsOperator):
 
 
 class CheckServedAgeOperator(MlopsOperator):
-    """Tell when the version that serves knows nothing newer than so long ago, whoever should have trained a newer one.
+    """Warn when the version that serves has learned from nothing newer than so long ago, whoever should have trained a
+    newer one.
 
-    It is told once a day, by the notifiers; where nobody is notified the task fails.
+    Use it on a schedule, to hear of a model whose trainings have quietly stopped.
+
+    The warning comes once a day, by the notifiers; where nobody is notified the task fails.
 
     :param model: Name of the model.
     :param max_age: How old the newest labels may be that it knows.

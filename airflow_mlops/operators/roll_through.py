@@ -18,6 +18,8 @@ class TFServingRollThroughOperator(Confirmed, ByPerson):
     """Go forward: lift the pin, let the next version that passes its gates be deployed however often it was rolled
     back, and start ``<model>.train`` now. No gate is passed over, and what was rolled back stays out.
 
+    Use it when what serves is bad, and no version that one could go back to is good.
+
     :param confirm: The name of the model, as somebody wrote it.
     """
 

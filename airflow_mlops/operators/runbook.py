@@ -98,6 +98,8 @@ class HoldsUntil:
 class HaltModelOperator(HoldsUntil, PersonOperator):
     """Halt a model: no training starts, a running one registers nothing, nothing is deployed. What serves stays.
 
+    Use it when something is wrong, and nobody knows yet what.
+
     :param until: When the halt runs out; empty means that it holds until somebody resumes.
     """
 
@@ -132,6 +134,8 @@ class RemindedOfPin(TypedDict):
 
 class RemindOfPinOperator(MlopsOperator):
     """Tell the notifiers, once a pin, that it is about to run out: then the next version that passes is deployed.
+
+    Use it on a schedule, for models that somebody may have pinned.
 
     :param model: Name of the model.
     :param notify: Airflow notifiers, or functions that take a context.

@@ -27,6 +27,8 @@ class StagedPartition(TypedDict):
 class StagePartitionOperator(MlopsOperator):
     """Make the files of a partition fit into one schema, as Parquet. Files that do already stay where they are.
 
+    Use it before validation, where files are CSV or JSON, or have other types from one day to the next.
+
     Readable are Parquet, CSV, JSON lines and ORC, compressed or not. Without loss, numbers become wider, whole numbers
     floats and back, text plain text, times microseconds of UTC; a column that some files lack is null there. A value
     that would not be what it was fails the task, with how many there are.

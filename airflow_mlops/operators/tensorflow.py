@@ -35,7 +35,9 @@ class EvaluatedModel(TypedDict):
 
 
 class TensorFlowTrainOperator(TrainingOperator):
-    """Train a model on a snapshot, in a fresh child process that dies with the task.
+    """Train a model on a snapshot, or on Parquet files of your own, in a fresh child process that dies with the task.
+
+    Use it where the worker is to train. For a pod or a job of AWS, ``training_tasks`` takes its place.
 
     The same spec (snapshot, code, seed, parameters, versions of TensorFlow and the like) that was trained before is not
     trained again, and one that was ended goes on from its last checkpoint. Its run in MLflow begins with it and has
@@ -105,7 +107,10 @@ class TensorFlowTrainOperator(TrainingOperator):
 
 
 class TensorFlowEvaluateModelOperator(MlopsOperator):
-    """Measure a trained model on its snapshot's test split, beside the champion and the baseline.
+    """Measure a trained model on the test rows of its snapshot, beside the champion (the version that serves) and the
+    baseline (what one would predict without a model).
+
+    Use it after training: gates are judged by what it measured.
 
     Models are run by TensorFlow's C++ loader, as the model server does, without importing TensorFlow.
 

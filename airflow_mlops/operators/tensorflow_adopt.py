@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 class TensorFlowAdoptModelOperator(TrainingOperator):
     """Take the SavedModel that a task before has trained, as ``TensorFlowTrainOperator`` would have made it.
 
-    It must take inputs of the snapshot and answer; its golden predictions are recorded, and it is measured, registered
-    and judged like any other. The DAG file, and what lies beside it, is the code that it came of. The same files are
-    the same training, however often they are taken.
+    Use it where a task of yours trains, and the model is to be judged and served like any other.
+
+    The model must take inputs of the snapshot and answer; its golden predictions are recorded, and it is measured,
+    registered and judged like any other. The DAG file, and what lies beside it, is the code that it came of. The same
+    files are the same training, however often they are taken.
 
     :param saved_model: Folder of the SavedModel, here or on object storage such as ``s3://aws_default@bucket/model``.
     """

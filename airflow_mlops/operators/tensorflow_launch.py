@@ -39,7 +39,10 @@ class PreparedTraining(TypedDict):
 
 
 class TensorFlowPrepareTrainingOperator(TrainingOperator):
-    """Let the home have a training to do elsewhere: its spec, its snapshot and the user's code.
+    """Write into the home what a training elsewhere needs: its spec, its snapshot and the user's code.
+
+    Use it with :class:`TensorFlowCollectTrainingOperator` and a task of yours between them, for a cluster that no
+    launcher knows.
 
     The image counts where :class:`~airflow_mlops.operators.tensorflow.TensorFlowTrainOperator` has the versions of the
     worker: with another one, it is another training. The run in MLflow begins here.
@@ -95,7 +98,7 @@ class TensorFlowPrepareTrainingOperator(TrainingOperator):
 
 
 class TensorFlowCollectTrainingOperator(MlopsOperator):
-    """Take what came of a training elsewhere, or say why nothing did. Its run in MLflow ends here.
+    """Fetch the result of a training elsewhere, or say why there is none. Its run in MLflow ends here.
 
     :param model: Name of the model.
     :param job: Id of the training, as :class:`TensorFlowPrepareTrainingOperator` returned it.

@@ -24,6 +24,8 @@ class RerunVersion(TypedDict):
 class TensorFlowRerunOperator(MlopsOperator):
     """Train a registered version again, in a fresh child process, and say whether the same comes out.
 
+    Use it in an audit, to show that a version follows from its data and code.
+
     Nothing is registered. It fails when the weights or the metrics are others, and when something is missing: the
     snapshot, the code of then, the record of the training. Code that has changed since is taken from git.
 

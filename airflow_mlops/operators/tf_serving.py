@@ -171,11 +171,13 @@ class HeldAgainstVerdict(ModelVersionOperator):
 
 
 class TFServingPublishModelOperator(HeldAgainstFeatures, HeldAgainstVerdict):
-    """Put a SavedModel into the model store, complete and proven, or not at all.
+    """Put a SavedModel into the model store that the server reads, complete and proven, or not at all.
 
-    It is refused when no verdict PASS is about its bytes, when it does not answer its golden predictions or a golden
-    case of the model (``airflow-mlops golden add``), when its
-    signature is not that of the version which serves now, or when its features are not what it was trained on any more.
+    Use it first of the four that bring a version into service: publish, load, verify, promote.
+
+    A model is refused when no verdict PASS is about its bytes, when it does not answer its golden predictions or a
+    golden case (``airflow-mlops golden add``), when its signature is not that of the version which serves now, or when
+    its features are not what it was trained on any more.
 
     :param source: Folder of the SavedModel.
     :param tolerance: Largest absolute difference between a golden prediction and the answer now.
@@ -258,7 +260,7 @@ def _signature_changes(asked: str) -> SignatureChanges:
 
 
 class TFServingLoadVersionOperator(HeldAgainstVerdict):
-    """Tell the server to load a published version beside those in service.
+    """Tell the model server to load a published version beside those in service.
 
     It is refused when no verdict PASS is about its bytes: callers who name no label get the highest version that is
     loaded. While another version is pinned it is skipped. Follow it with
@@ -282,7 +284,9 @@ class TFServingLoadVersionOperator(HeldAgainstVerdict):
 
 
 class TFServingVerifyVersionOperator(ModelVersionOperator):
-    """Ask the server for the golden predictions of a version, before anyone else asks it anything.
+    """Ask the model server for the golden predictions of a version, before anyone else asks it anything.
+
+    Use it when the version is loaded, and before it is promoted: that a server has loaded a version proves nothing.
 
     A version that fails is unloaded again; the one that serves is not touched.
 
@@ -309,12 +313,14 @@ class TFServingVerifyVersionOperator(ModelVersionOperator):
 
 
 class TFServingPromoteVersionOperator(HeldAgainstFeatures, HeldAgainstVerdict):
-    """Point the label ``stable`` to a version, and confirm that the server follows.
+    """Let a version answer callers: point the label ``stable`` to it, and confirm that the server follows.
 
-    The version it pointed to stays loaded, so that a rollback is one more move of the label. While another is pinned
-    the task is skipped, and the version unloaded. It is refused when no verdict PASS is about its bytes, or when the
-    features are not what it was trained on any more. So it is when it was rolled back, or knows older data than the one
-    that serves, unless somebody asked for it by number.
+    Use it last of the four that bring a version into service.
+
+    The version that the label pointed to stays loaded, so that a rollback is one more move of the label. While another
+    is pinned the task is skipped, and the version unloaded. It is refused when no verdict PASS is about its bytes, or
+    when the features are not what it was trained on any more. So it is when it was rolled back, or knows older data
+    than the one that serves, unless somebody asked for it by number.
 
     :param keep: How many other versions that served well can be gone back to.
     :param passed: Guards that somebody passed by asking for this version, in words; kept with the deployment.
@@ -377,6 +383,8 @@ class ByPerson(OnModelServer, PersonOperator):
 
 class TFServingRollbackOperator(HoldsUntil, HeldAgainstFeatures, ByPerson):
     """Let an earlier version answer again, and pin it. Needs the ledger and the server, and nothing else.
+
+    Use it when what serves is bad, and an earlier version was good.
 
     A retry of the same run goes back once, not twice. It is refused when the features of that version are not what it
     was trained on any more: it would answer, and wrongly.
@@ -455,6 +463,8 @@ class TFServingRollbackOperator(HoldsUntil, HeldAgainstFeatures, ByPerson):
 class TFServingPinVersionOperator(HoldsUntil, ByPerson):
     """Keep the version that serves, whatever passes its gates. Needs the ledger, and nothing else.
 
+    Use it when nothing new is to be deployed for a while.
+
     Trainings go on and register; ``<model>.deploy`` ends with the words of the pin.
 
     :param until: When the pin runs out; empty means that it holds until it is lifted.
@@ -486,7 +496,10 @@ class TFServingPinVersionOperator(HoldsUntil, ByPerson):
 
 
 class TFServingUnpinVersionOperator(ByPerson):
-    """Lift the pin: the next version that passes its gates is deployed again. Needs the ledger, and nothing else."""
+    """Lift the pin: the next version that passes its gates is deployed again. Needs the ledger, and nothing else.
+
+    Use it when the reason of the pin is over.
+    """
 
     def perform(self, context: Context) -> PinnedVersion:
         """Lift it, and return what serves."""

@@ -34,6 +34,8 @@ _EVER = "1970-01-01T00:00:00+00:00"
 class PartitionArrivalSensor(MlopsSensor):
     """Wait until the upstream has landed a partition completely: by default, ``<uri>/<key>/_SUCCESS`` is there.
 
+    Use it first in a DAG that reads files: no day that is half written is read.
+
     Everything that is asked for must hold; what is missing is in the log, and in the message when it gives up. A day
     that lands later than ``late_after`` fails at once, as late. That promise, and ``timeout``, count from the end of
     the day; but a day long past, as in a backfill, has fifteen minutes from this task's first look.
@@ -197,7 +199,9 @@ class PartitionArrivalSensor(MlopsSensor):
 
 
 class PartitionEndSensor(MlopsSensor):
-    """Wait until a partition has ended, and what is added to a table after that has had its time.
+    """Wait until a partition has ended, and until the rows that are added to a table after that have had their time.
+
+    Use it first in a DAG that reads a table: nothing else says that a day of it is complete.
 
     :param key: Partition key.
     :param partitioning: Of which ``key`` is one: ``daily``, ``hourly@Europe/Berlin``.

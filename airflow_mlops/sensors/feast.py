@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class FeastFeatureFreshnessSensor(MlopsSensor):
     """Wait until every feature view of a service can be read online, and is no older than it may be.
 
+    Use it when features were written online, before somebody relies on them.
+
     Values are really read, for some of the entities stamped last. The result is feature view → age in seconds; so is
     ``age_seconds`` in the extra of the events of its outlets, and gauge ``mlops.feature_age_seconds`` with the tags
     ``project`` and ``view``, which is sent whether they are fresh or not.

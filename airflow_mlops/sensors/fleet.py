@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class TrainedModelServesSensor(MlopsSensor):
-    """Wait until the version that a run of the training made serves; fail at once, in words, where it never will.
+    """Wait until the version that came of a run of the training serves. It fails at once, in words, where it never
+    will.
+
+    Use it for a rollout: try a training on one model, and start those of the others when it serves.
 
     :param model: Name of the model.
     :param run_id: Run of ``<model>.train``.

@@ -54,7 +54,9 @@ class ModelVersionSensor(MlopsSensor):
 
 
 class MLflowAliasSensor(ModelVersionSensor):
-    """Wait until an alias exists, or points to another version than the one given.
+    """Wait until an alias of a registered model exists, or points to another version than the one given.
+
+    Use it before a task that needs a model which serves already.
 
     The model may be registered later too. The result says to which version it points, and the run that made that.
 
@@ -106,7 +108,9 @@ class MLflowAliasSensor(ModelVersionSensor):
 
 
 class MLflowModelVersionTagSensor(ModelVersionSensor):
-    """Wait until a version has a tag with a value, such as ``validated_by=qa``.
+    """Wait until a version of a registered model has a tag with a value, such as ``validated_by=qa``.
+
+    Use it to wait for a person, or for another system that writes its decision to the version.
 
     A version that is named by its number must be there; an alias may come later.
 
@@ -151,7 +155,10 @@ class MLflowModelVersionTagSensor(ModelVersionSensor):
 
 
 class MLflowRunSensor(MlopsSensor):
-    """Wait until a run has ended well. One that failed or was killed fails the sensor, with what the run says of it.
+    """Wait until a run in MLflow has ended well. One that failed or was killed fails the sensor, with what the run says
+    of it.
+
+    Use it where something outside of Airflow trains.
 
     :param run_id: Id of the run.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class TrainingDataSensor(MlopsSensor):
     """Hold a training until every day that it needs is sealed and no upstream says that its data is degraded.
 
+    Use it first in a DAG that trains.
+
     While it holds, the reasons are in the task's log, whenever they change, in its XCom ``holding``, and in the
     message when it gives up. A ledger that does not answer is such a reason: a training may wait.
 

@@ -24,9 +24,11 @@ class AvailableVersion(TypedDict):
 
 
 class TFServingVersionSensor(OnModelServer, MlopsSensor):
-    """Wait until the server has loaded a version.
+    """Wait until the model server has loaded a version.
 
-    When the server gives it up, the sensor fails at once with the server's error, and the version is taken out
+    Use it after :class:`~airflow_mlops.operators.tf_serving.TFServingLoadVersionOperator`.
+
+    When the server gives the version up, the sensor fails at once with the server's error, and the version is taken out
     of the server's configuration again; what serves goes on serving.
 
     :param model: Name of the model on the server.

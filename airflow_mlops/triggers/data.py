@@ -139,7 +139,7 @@ class PartitionArrivalTrigger(PollTrigger):
 
 
 class PartitionEndTrigger(PollTrigger):
-    """Wait for a moment.
+    """Wait for a moment: when a partition has ended, and late rows have had their time.
 
     :param until: The moment, as ISO 8601 writes it.
     :param poll_interval: Seconds between looks at the clock.

@@ -10,7 +10,7 @@ from airflow_mlops.triggers.base import PollTrigger
 
 
 class FeastFeatureFreshnessTrigger(PollTrigger):
-    """Wait until all feature views of a service are fresh online.
+    """Wait until all feature views of a service are fresh in the online store.
 
     The result is ``{"project": ..., "ages": ...}``, the latter feature view → age in seconds.
 

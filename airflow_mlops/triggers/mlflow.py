@@ -57,7 +57,7 @@ class MLflowPollTrigger(PollTrigger):
 
 
 class MLflowAliasTrigger(MLflowPollTrigger):
-    """Wait until an alias exists, or points to another version than one.
+    """Wait until an alias of a registered model exists, or points to another version than one.
 
     :param model: Name of the model in the registry.
     :param alias: Which alias.
@@ -98,7 +98,7 @@ class MLflowAliasTrigger(MLflowPollTrigger):
 
 
 class MLflowModelVersionTagTrigger(MLflowPollTrigger):
-    """Wait until a version has a tag with a value.
+    """Wait until a version of a registered model has a tag with a value.
 
     :param model: Name of the model in the registry.
     :param version: Number or alias of the version.
@@ -143,7 +143,7 @@ class MLflowModelVersionTagTrigger(MLflowPollTrigger):
 
 
 class MLflowRunTrigger(MLflowPollTrigger):
-    """Wait until a run has ended; one that failed is an error.
+    """Wait until a run in MLflow has ended; one that failed is an error.
 
     :param run_id: Id of the run.
     :param mlflow_conn_id: Airflow connection of type ``mlflow``.
@@ -164,7 +164,7 @@ class MLflowRunTrigger(MLflowPollTrigger):
 
 
 class MLflowAliasEventTrigger(BaseEventTrigger):
-    """Tell of every move of an alias: for an ``AssetWatcher``, so that DAGs run when another version gets it.
+    """Tell of every move of an alias to another version, so that DAGs run when it moves: for an ``AssetWatcher``.
 
     The payload of the event is ``{"model", "alias", "version", "run_id"}``. What the alias points to when it is first
     looked at is no move, and that it was deleted is none either. Of several moves between two looks only the last is

@@ -7,7 +7,7 @@ from airflow_mlops.triggers.base import PollTrigger
 
 
 class TFServingVersionTrigger(PollTrigger):
-    """Wait until the server has loaded a version, or given it up.
+    """Wait until the model server has loaded a version, or given it up.
 
     The result is ``{"state": "AVAILABLE" or "END", "error": ...}``.
 

@@ -122,9 +122,10 @@ def run(ledger: Ledger) -> Callable[..., Any]:
     return run
 
 
-def test_the_examples_of_the_guide_are_dags_that_parse():
-    guide = (ROOT / "docs" / "registry.md").read_text()
-    examples = re.findall(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+def test_the_examples_of_the_guides_are_dags_that_parse():
+    pages = ("registry.md", "registry-copies.md", "registry-waiting.md")
+    guides = "".join((ROOT / "docs" / page).read_text() for page in pages)
+    examples = re.findall(r"^```python\n(.*?)^```$", guides, re.MULTILINE | re.DOTALL)
     made: dict[str, Any] = {}
     for example in examples:
         exec(example, made)

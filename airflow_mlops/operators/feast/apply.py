@@ -31,6 +31,8 @@ class AppliedFeatures(TypedDict):
 class FeastApplyOperator(MlopsOperator):
     """Register the definitions of a Feast repository, as ``feast apply`` does, and say first what that changes.
 
+    Use it when definitions have changed and a DAG is to register them before anything needs them.
+
     Definitions that break a rule (no owner, a blocked feature in a service), or would change what a served model
     version reads, are refused. The other operators apply by themselves when a file of the repository changed; this
     one always does. Give it a pool with a single slot, so that those of several DAGs take turns.

@@ -35,6 +35,8 @@ class RecomputedFeatures(TypedDict):
 class FeastComputeFeaturesOperator(WaitsForOtherRuns):
     """Compute the feature rows of one partition from sealed datasets, by the user's transform.
 
+    Use it when a partition was sealed, and before its features are written online or trained on.
+
     Computing a partition again replaces its rows, and those of the later partitions within ``history`` that were
     computed from what is no longer there, or by other code: late data, or an exclusion, is worked in by one cleared
     task. Rows that somebody excluded are left out. What comes out is checked against the feature repository, which is

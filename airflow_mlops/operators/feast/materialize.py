@@ -24,7 +24,9 @@ _SHOWN = 50
 class FeastPlanMaterializationOperator(WaitsForOtherRuns):
     """List what must be written online so that a service is up to date at the end of a partition.
 
-    That is what was never written, gaps that failed tasks left, and days that were computed again since they were
+    Use it before :class:`FeastMaterializeOperator`, to let several tasks write.
+
+    Due is what was never written, gaps that failed tasks left, and days that were computed again since they were
     written, as chunks: a feature view and a span of time each. Hand the list to
     ``FeastMaterializeOperator.partial(…).expand(chunk=plan.output)``. It is empty when nothing is due; tasks after the
     mapped one then need the trigger rule ``none_failed_min_one_success``, and this task as an upstream too.
@@ -88,6 +90,8 @@ class FeastPlanMaterializationOperator(WaitsForOtherRuns):
 
 class FeastMaterializeOperator(MlopsOperator):
     """Write one chunk of features online; without a chunk, all that is due up to the end of a partition.
+
+    Use it when features were computed: from then on requests can be answered with them.
 
     Tasks may run at once, in any order, and be repeated: rows are guarded by their event time, and the watermark moves
     over contiguous success only. Online reads go on meanwhile. The feature repository is applied first when one of its

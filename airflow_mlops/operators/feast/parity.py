@@ -36,6 +36,8 @@ class CheckedParity(TypedDict):
 class FeastCheckParityOperator(MlopsOperator):
     """Fail when a feature service serves other values than training reads: training/serving skew.
 
+    Use it before a version is promoted, or on a schedule while it serves.
+
     A sample of entities is read online, and computed by way of the offline store at the moment at which the online
     store stands; on-demand features too. Every value and its type must be the same. The entities are the newest rows
     of a sealed dataset, or requests that were really answered, with the features that the model got. Nothing to

@@ -38,7 +38,10 @@ class TrainingData(TypedDict):
 
 
 class FeastGetTrainingDataOperator(MlopsOperator):
-    """Freeze a training snapshot: entities, their features as known at prediction time, matured labels.
+    """Freeze a training set, called a snapshot: rows, their features as known at prediction time, and labels that are
+    final.
+
+    Use it first in a DAG that trains. Training and evaluation read what it made, by its ``id``.
 
     The same moment and the same data give the same snapshot. It is written down in the ledger, so that late data
     finds the models that have not seen it. Windows that somebody excluded are left out.
@@ -294,10 +297,12 @@ def _named(rendered: str | None) -> str | None:
 
 
 class FeastRebuildTrainingDataOperator(MlopsOperator):
-    """Build a snapshot again, byte for byte, from the partitions, feature files and exclusions of then.
+    """Build a training set of the past again, byte for byte, from the partitions, feature files and exclusions of then.
 
-    What it was is read from its manifest, or, when that is lost, from a training on it. A snapshot whose files are
-    there comes out as it is: that proves that it can be rebuilt.
+    Use it when a snapshot was removed and is needed again, or to show that it can be rebuilt.
+
+    What the snapshot was is read from its manifest, or, when that is lost, from a training on it. A snapshot whose
+    files are there comes out as it is: that proves that it can be rebuilt.
 
     :param snapshot: Id of the snapshot.
     :param source_dataset: The sealed dataset with its entities.
