@@ -199,6 +199,16 @@ def test_columns_that_python_cannot_hold_have_other_names_in_the_project(here, c
     assert "Customer_ID_history" in (project / "feature_repo" / "definitions.py").read_text()
 
 
+def test_long_names_are_written_as_a_formatter_would(here):
+    text = write_orders(here, days=30).read_text()
+    names = {"customer": "the_customer_who_ordered_it_all", "returned": "was_returned_within_thirty_days"}
+    for short, long in names.items():
+        text = text.replace(short, long, 1)
+    Path("orders_of_all_shops_in_europe.csv").write_text(text)
+    source = ["--from", "orders_of_all_shops_in_europe.csv", *OPTIONS]
+    new("predict_returns_of_all_orders", *source, "--label", "was_returned_within_thirty_days")
+
+
 def test_a_table_with_odd_names_is_asked_by_a_query(table, here, capsys):
     with closing(sqlite3.connect(here / "shop.db")) as database:
         database.execute('ALTER TABLE orders RENAME COLUMN customer TO "Customer ID"')
