@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("feast").setLevel(logging.WARNING)
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # what libraries say to those who develop with them
+    if not sys.warnoptions:  # what libraries say to those who develop with them
+        warnings.simplefilter("ignore")
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)  # Airflow hands them to the log
     try:
         if arguments[:1] == ["serve"]:
             return _serve(arguments[1:])

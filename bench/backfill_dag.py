@@ -28,7 +28,7 @@ from _figures import Figures
 from _flights import DAGS, REPO
 
 if TYPE_CHECKING:
-    from airflow_mlops.demo.watch import Watcher
+    from airflow_mlops.bootstrap.watch import Watcher
     from airflow_mlops.engine.ledger import Ledger
 
 DAYS, SINGLE = 30, 2
@@ -85,7 +85,7 @@ def _took(watcher: Watcher, dag: str, run: dict[str, Any]) -> tuple[float, int]:
 
 def main() -> None:
     sys.path.append(str(Path(__file__).parent.parent))
-    from airflow_mlops.demo import watch
+    from airflow_mlops.bootstrap import watch
     from airflow_mlops.demo.flights import Feed, land
     from airflow_mlops.demo.history import PIPELINE
     from airflow_mlops.engine.entrypoints import load_object

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from _figures import Figures
 
 if TYPE_CHECKING:
-    from airflow_mlops.demo.watch import Watcher
+    from airflow_mlops.bootstrap.watch import Watcher
 
 PLACES = ("train_local", "train_queue")
 COST = "seconds that the queue costs"
@@ -49,7 +49,7 @@ def against_a_local_child(figures: Figures, watcher: Watcher, *, rounds: int) ->
 
 def main() -> None:
     sys.path.append(str(Path(__file__).parent.parent))
-    from airflow_mlops.demo.watch import Watcher
+    from airflow_mlops.bootstrap.watch import Watcher
     from airflow_mlops.stack.airflow_api import AirflowApi
     from tests.e2e.small_stack import celery_stack
 

@@ -149,7 +149,7 @@ def show(one: Figure) -> None:
 
 
 def measure(count: int) -> Figure:
-    from airflow_mlops.demo.watch import Watcher
+    from airflow_mlops.bootstrap.watch import Watcher
     from airflow_mlops.stack.airflow_api import AirflowApi
 
     models = [f"m{number}" for number in range(count)]

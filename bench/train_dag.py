@@ -156,8 +156,9 @@ def against_one_script(figures: Figures, airflow: AirflowApi, stack: Stack, run_
 
 
 def main() -> None:
+    from airflow_mlops.bootstrap.train import train
+    from airflow_mlops.bootstrap.watch import Watcher
     from airflow_mlops.demo import run as demo
-    from airflow_mlops.demo.watch import Watcher
     from airflow_mlops.stack.airflow_api import AirflowApi
     from airflow_mlops.stack.ports import Ports
     from airflow_mlops.stack.stack import Stack
@@ -179,7 +180,7 @@ def main() -> None:
             with AirflowApi(stack.airflow_url) as airflow:
                 watcher = Watcher(airflow, stack)
                 watcher.ready([TRAIN])
-                trained = demo.train(watcher, stack, AS_OF.date())
+                trained = train(watcher, demo.MODEL, AS_OF)
                 against_one_script(figures, airflow, stack, trained.run_id, AS_OF)
         finally:
             stack.down()

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.commands.place import (
     open_home,
@@ -21,7 +21,7 @@ from airflow_mlops.commands.place import (
     repo_option,
     use_laptop_connections,
 )
-from airflow_mlops.exceptions import ConfigError, DataError
+from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ def add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="seal months and years of landed data, and compute their features; again: goes on; exits with 1 when "
         "partitions were refused",
     )
-    add_span(history)
+    add_span(history, to="the last that has landed")
     add_workers(history)
     history.add_argument(
         "--again",
@@ -75,12 +75,17 @@ def add_workers(command: argparse.ArgumentParser) -> None:
 
 
 def _history(options: argparse.Namespace) -> None:
+    from airflow_mlops.engine.history.landed import load_landed
     from airflow_mlops.engine.history.load import load_history
     from airflow_mlops.hooks.databases import database
     from airflow_mlops.operators.base import beneath
 
+    def landed(pipeline: ModelPipeline, first: date, _: date, **how: Any) -> Loaded:
+        return load_landed(pipeline, first, **how).loaded
+
     locate = partial(beneath, open_home(options))
-    in_bulk(options, partial(load_history, locate=locate, databases=database, again=options.again))
+    load = load_history if options.last else landed
+    in_bulk(options, partial(load, locate=locate, databases=database, again=options.again))
 
 
 def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPipeline:
@@ -88,7 +93,7 @@ def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPi
 
     :raises DataError: listing what was refused.
     """
-    from airflow_mlops.engine.history.load import in_groups
+    from airflow_mlops.engine.history.landed import check_refused
 
     folder, pipeline = load_pipeline(options.pipeline)
     home, ledger = open_home(options), open_ledger(options, new=True)
@@ -114,12 +119,7 @@ def in_bulk(options: argparse.Namespace, load: Callable[..., Loaded]) -> ModelPi
         say=say,
     )
     print(f"{loaded}; {time.monotonic() - began:.0f} s")
-    if loaded.refused:
-        raise DataError(
-            f"{len(loaded.refused)} partitions were refused; all others are loaded.",
-            detail="\n    ".join(in_groups(loaded.refused)),
-            hint="Do what the lines say, or accept or exclude the partitions; then run the same command again.",
-        )
+    check_refused(loaded.refused)
     return pipeline
 
 

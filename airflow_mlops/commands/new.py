@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
+import re
+import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops.commands.place import who
-from airflow_mlops.exceptions import ConfigError, did_you_mean
+from airflow_mlops.exceptions import ConfigError, DataError, MlopsError, did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,15 +67,17 @@ def _new(options: argparse.Namespace) -> None:
     from airflow_mlops.engine.survey.columns import survey
     from airflow_mlops.engine.survey.subjects import entities, labels
     from airflow_mlops.project.plan import check_name, decide
-    from airflow_mlops.project.sources import open_source
+    from airflow_mlops.project.sources import how_to_read, open_source
     from airflow_mlops.project.write import check_free, write
 
     folder = Path(options.name)
     check_free(folder)
     check_name(options.name)
-    with open_source(options.source, options.timezone, options.reader) as source:
+    with _as_options(), open_source(options.source, options.timezone, options.reader) as source:
         print(source.said)
-        time = options.time or _chosen("time", "When did a row happen?", source.times)
+        if source.empty:
+            raise DataError("There are no rows.", detail=options.source, hint="Name data that has some: --from.")
+        time = options.time or _chosen("time", "When did a row happen?", source.times, how_to_read(source.columns))
         rows = source.rows(time)
         entity = options.entity or _chosen("entity", "What names a row?", entities(rows))
         label = options.label or _chosen("label", "What is to be predicted?", labels(rows, [time, entity]))
@@ -101,12 +107,29 @@ def _new(options: argparse.Namespace) -> None:
         finally:
             shutil.rmtree(made, ignore_errors=True)
     print(f"\nThe rows are {why}.")
+    if plan.cut_off:
+        print(f"The last partition is not whole, it has {plan.cut_off}: the project ends with {plan.last}.")
     _say_next(plan)
 
 
-def _chosen(option: str, question: str, possible: Sequence[str]) -> str:
+@contextmanager
+def _as_options() -> Iterator[None]:
+    """Have errors name the option of the command in place of the argument of a pipeline."""
+    try:
+        yield
+    except MlopsError as error:
+        error.hint = re.sub(
+            r"Partitions\(reader=({[^\[\]]+?})\)",
+            lambda said: f"--reader {shlex.quote(json.dumps(ast.literal_eval(said[1])))}",
+            error.hint,
+        )
+        raise
+
+
+def _chosen(option: str, question: str, possible: Sequence[str], hint: str = "") -> str:
     """Ask on a terminal for a column; take the only one there is; else say what to write.
 
+    :param hint: What to do when no column can be it, if that is known.
     :raises ConfigError: when nobody can be asked, or no column can be it.
     """
     if not possible:
@@ -117,9 +140,11 @@ def _chosen(option: str, question: str, possible: Sequence[str]) -> str:
                 "entity": "none has another value in every row",
                 "label": "none has a few values, and at least two",
             }[option],
-            hint={
+            hint=hint
+            or {
                 "time": "Without the time of a row nobody can say what was known before it. Add a column of times, as "
-                "ISO 8601 writes them: 2024-01-15 10:00:00.",
+                "ISO 8601 writes them: 2024-01-15 10:00:00. A table that has none is trained on by single operators: "
+                "docs/tutorial-operators.md.",
                 "entity": "Add a column that numbers the rows, such as order_id.",
                 "label": "Name one that is a number: --label.",
             }[option],
@@ -160,7 +185,12 @@ def _problem_of(rows: pa.Table, label: str) -> str:
 
 def _say(found: Survey, bounds: Bounds) -> None:
     """Say what was found of each column, and of the label."""
-    print(f"{bounds.rows:,} rows from {bounds.first:%Y-%m-%d} to {bounds.last:%Y-%m-%d}\n")
+    from airflow_mlops.engine.survey.times import usual_begin
+
+    print(f"{bounds.rows:,} rows from {bounds.first:%Y-%m-%d} to {bounds.last:%Y-%m-%d}")
+    if begin := usual_begin(found.rows, found.time):
+        print(f"Nearly all of them are from after {begin}: are the times before right?")
+    print()
     wide = max(len(one.name) for one in found.columns[:_SHOWN])
     print(f"{'column':{wide}}  {'type':12} missing  different  taken as")
     for one in found.columns[:_SHOWN]:
@@ -192,5 +222,5 @@ def _say_next(plan: Plan) -> None:
 Written to {plan.name}/. Read its README.md; then:
 
 cd {plan.name}
-airflow-mlops stack up"""
+airflow-mlops stack up --until-served"""
     )

@@ -24,6 +24,13 @@ def add_stack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     below = stack.add_subparsers(required=True, metavar="COMMAND")
     home = home_option()
     up = below.add_parser("up", parents=[home, stack_options()], help="start what does not run")
+    up.add_argument(
+        "--until-served",
+        nargs="*",
+        metavar="MODEL",
+        help="and go on until each pipeline of the DAG files serves: history, features, training, deployment; of these "
+        "models only (default: all). Again: goes on",
+    )
     up.set_defaults(run=_up)
     down = below.add_parser("down", parents=[home], help="stop it; its data stays")
     down.set_defaults(run=_down)
@@ -96,6 +103,10 @@ def _up(options: argparse.Namespace) -> None:
     if not stack.feature_repo.is_dir():
         print(f"There is no Feast repository in {stack.feature_repo}: the connection feast_default is left out.")
     _print_addresses(stack)
+    if options.until_served is not None:
+        from airflow_mlops.bootstrap.serve import until_served
+
+        until_served(stack, options.until_served)
 
 
 def _down(options: argparse.Namespace) -> None:
@@ -141,8 +152,9 @@ def _env(options: argparse.Namespace) -> None:
 
 
 def _airflow(options: argparse.Namespace) -> None:
-    environment = _running(options).environment
-    done = subprocess.run([sys.executable, "-m", "airflow", *options.arguments], env=dict(environment), check=False)
+    # What its libraries say to those who develop with them is kept out, unless it is asked for.
+    environment = {"PYTHONWARNINGS": "ignore", **_running(options).environment}
+    done = subprocess.run([sys.executable, "-m", "airflow", *options.arguments], env=environment, check=False)
     raise SystemExit(done.returncode)
 
 

@@ -9,17 +9,17 @@ import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
 
+from airflow_mlops.bootstrap.train import BEFORE, deploy, took, train
+from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.demo.bulk import BulkLanding
-from airflow_mlops.demo.example import DAGS, DEPLOY, FEATURES, FIRST_DAY, LAND, LAST_DAYS, MODEL, TRAIN
+from airflow_mlops.demo.example import DAGS, FEATURES, FIRST_DAY, LAND, LAST_DAYS, MODEL
 from airflow_mlops.demo.history import History
 from airflow_mlops.demo.summary import summary
-from airflow_mlops.demo.watch import Watcher
 from airflow_mlops.exceptions import ConfigError
-from airflow_mlops.stack.airflow_api import ACTIVE, AirflowApi
+from airflow_mlops.partitioning import DAILY
+from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.stack import Stack
 
 
@@ -40,18 +40,10 @@ def run(stack: Stack) -> None:
             watcher = Watcher(airflow, stack)
             watcher.ready(DAGS)
             _run_last_days(watcher, stack)
-            trained = train(watcher, stack, LAST_DAYS[1] + timedelta(days=1))
-            deployed = deploy(watcher, stack, trained.version)
+            trained = train(watcher, MODEL, DAILY.after(LAST_DAYS[1]))
+            deployed = deploy(watcher, MODEL, trained.version)
             stack.console.step("asking for a prediction")
             stack.console.text(summary(airflow, stack, trained.run_id, trained.version, deployed))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A successful run of the train DAG, and the version that it registered."""
-
-    run_id: str
-    version: int
 
 
 def land_history_while_starting(stack: Stack, first: date, last: date) -> None:
@@ -75,72 +67,14 @@ def land_history_while_starting(stack: Stack, first: date, last: date) -> None:
         for landing in landings:
             landing.stop()
         raise
-    stack.console.say(f"history, {first} to {last}: sealed, with features{_took(began) if landed else _BEFORE}")
+    stack.console.say(f"history, {first} to {last}: sealed, with features{took(began) if landed else BEFORE}")
 
 
 def _run_last_days(watcher: Watcher, stack: Stack) -> None:
     """The features DAG first: its sensors are waiting when the upstream lands."""
     began = time.monotonic()
     watcher.partitions(*LAST_DAYS, [FEATURES, LAND])
-    stack.console.say(f"last days, {LAST_DAYS[0]} to {LAST_DAYS[1]}: day by day through the scheduler{_took(began)}")
-
-
-def train(watcher: Watcher, stack: Stack, as_of: date) -> Trained:
-    """Train on what is known when a day begins; a run that did so already, or is about to, is used."""
-    began = time.monotonic()
-    moment = f"{as_of}T00:00:00Z"
-    airflow = watcher.airflow
-    runs = [run for run in airflow.runs(TRAIN) if (run["conf"] or {}).get("as_of") == moment]
-    run = runs[0] if runs else airflow.trigger(TRAIN, {"as_of": moment})
-    if run["state"] == "failed":
-        airflow.clear(TRAIN, run["dag_run_id"])
-    if run["state"] != "success":
-        run = watcher.finish(TRAIN, run["dag_run_id"])
-    version = airflow.xcom(TRAIN, run["dag_run_id"], "register")["version"]
-    stack.console.say(f"{TRAIN}: version {version}, which passed its gates{_took(began)}")
-    return Trained(run["dag_run_id"], version)
-
-
-def deploy(watcher: Watcher, stack: Stack, version: int) -> str:
-    """Wait until the version was deployed by the run that its asset event woke; return that run's id."""
-    began = time.monotonic()
-    airflow = watcher.airflow
-    run = _deployment(airflow, version)
-    if run is None:
-        deadline = time.monotonic() + 60
-        watcher.until(lambda: _newest_active(airflow) is not None or time.monotonic() > deadline, f"{DEPLOY} to wake")
-        # Events can be lost; then the doorbell is rung by hand.
-        run = _newest_active(airflow) or _deployment(airflow, version) or airflow.trigger(DEPLOY, {"version": version})
-    if run["state"] == "failed":
-        airflow.clear(DEPLOY, run["dag_run_id"])
-    if run["state"] != "success":
-        run = watcher.finish(DEPLOY, run["dag_run_id"])
-    stack.console.say(f"{DEPLOY}: version {version} in service{_took(began)}")
-    return str(run["dag_run_id"])
-
-
-def _deployment(airflow: AirflowApi, version: int) -> dict[str, Any] | None:
-    """Return the newest ended run that deployed a version, or tried to."""
-    for run in airflow.runs(DEPLOY):
-        fetched = any(
-            task["task_id"] == "fetch" and task["state"] == "success"
-            for task in airflow.tasks(DEPLOY, run["dag_run_id"])
-        )
-        if fetched and airflow.xcom(DEPLOY, run["dag_run_id"], "fetch")["version"] == version:
-            return run
-    return None
-
-
-def _newest_active(airflow: AirflowApi) -> dict[str, Any] | None:
-    return next((run for run in airflow.runs(DEPLOY) if run["state"] in ACTIVE), None)
-
-
-def _took(began: float) -> str:
-    seconds = time.monotonic() - began
-    return f" ({seconds:.0f} s)" if seconds >= 2 else _BEFORE
-
-
-_BEFORE = " (there already)"
+    stack.console.say(f"last days, {LAST_DAYS[0]} to {LAST_DAYS[1]}: day by day through the scheduler{took(began)}")
 
 
 @contextmanager

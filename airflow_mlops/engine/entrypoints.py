@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from airflow_mlops.exceptions import ConfigError, did_you_mean
@@ -23,10 +24,8 @@ def load_object(entrypoint: str, *code_paths: str | None) -> Any:
     """
     module_name, _, name = entrypoint.partition(":")
     folders = [path for path in code_paths if path is not None]
-    _forget_namesake(find_in(module_name.partition(".")[0], folders))
-    sys.path[:] = [*folders, *(path for path in sys.path if path not in folders)]
     try:
-        module = importlib.import_module(module_name)
+        module = load_module(module_name, *folders)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
@@ -42,6 +41,17 @@ def load_object(entrypoint: str, *code_paths: str | None) -> Any:
             hint="Name a function, or a variable, that the module defines.",
         )
     return getattr(module, name)
+
+
+def load_module(name: str, *folders: str) -> ModuleType:
+    """Import a module.
+
+    :param folders: Put first on ``sys.path``, in this order.
+    :raises ConfigError: when it is in several of the folders. All that goes wrong in it passes through.
+    """
+    _forget_namesake(find_in(name.partition(".")[0], folders))
+    sys.path[:] = [*folders, *(path for path in sys.path if path not in folders)]
+    return importlib.import_module(name)
 
 
 def _forget_namesake(found: ModuleSpec | None) -> None:

@@ -26,6 +26,8 @@ _TEXTS_ROWS = 20
 _BATCHES = 40
 """Batches in an epoch, about."""
 _OLD = timedelta(days=30)
+_OF_FEATURES = ("event_timestamp", "created_timestamp")
+"""Columns that computed features have beside their values."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Plan:
     :param owner: Who answers for it.
     :param history: Days that the computed features look back.
     :param end: Last day of data that ended long ago.
+    :param cut_off: How much there is of a last partition that is left out, because it is not whole; empty: it is.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Plan:
     expected: tuple[Expected, ...]
     label_mean: float = 0.0
     label_spread: float = 1.0
+    cut_off: str = ""
 
     @property
     def as_of(self) -> str:
@@ -133,10 +137,15 @@ def decide(name: str, source: str, feed: Feed, survey: Survey, bounds: Bounds, *
     :param source: Where the rows come from, in words.
     :raises DataError: when there is too little to learn from.
     """
+    from airflow_mlops.engine.survey.landing import cut_off
+
     zone, now = ZoneInfo(feed.partitioning.timezone), datetime.now(UTC)
     # The partition of now is not complete yet.
     known = min(bounds.last, feed.partitioning.floor(now) - timedelta(microseconds=1))
     start, last = bounds.first.astimezone(zone).date(), known.astimezone(zone).date()
+    # What has hardly begun would be held back, as a day with too few rows.
+    if cut := cut_off(survey.rows[survey.time], feed.partitioning, feed.partitioning.key(known)):
+        last = feed.partitioning.floor(known).astimezone(zone).date() - timedelta(days=1)
     matured = (last - start).days + 1 - survey.matures_after.days
     if matured < _SHORTEST:
         raise DataError(
@@ -172,6 +181,7 @@ def decide(name: str, source: str, feed: Feed, survey: Survey, bounds: Bounds, *
         expected=tuple(_expected(survey)),
         label_mean=mean,
         label_spread=spread,
+        cut_off=f"{cut[0]} of {cut[1]} rows that are usual" if cut else "",
     )
 
 
@@ -208,10 +218,13 @@ def safe_name(name: str) -> str:
     return made if made[:1].isalpha() else f"c_{made}"
 
 
-def renamed(columns: Iterable[str]) -> dict[str, str]:
-    """Return each column → the name that the project has for it, no two alike."""
+def renamed(columns: Iterable[str], time: str = "") -> dict[str, str]:
+    """Return each column → the name that the project has for it, no two alike.
+
+    :param time: Column of the event times, which alone may have a name that features have for theirs.
+    """
     names: dict[str, str] = {}
-    taken: set[str] = set()
+    taken = {name for name in _OF_FEATURES if name != time.casefold()}
     for column in columns:
         name = first = column if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", column) else safe_name(column)
         n = 2

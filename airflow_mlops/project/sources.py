@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 200_000
 """Rows that are looked at, at most."""
+_NAMED = 5
 
 
 class Source(ABC):
@@ -43,6 +45,16 @@ class Source(ABC):
     @abstractmethod
     def said(self) -> str:
         """What was found before any row was read, in words."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """All columns."""
+
+    @property
+    @abstractmethod
+    def empty(self) -> bool:
+        """Whether there is no row."""
 
     @property
     @abstractmethod
@@ -81,6 +93,14 @@ class _OfFiles(Source):
         return f"{said}: {len(set(placed.keys))} {kind} from {min(placed.keys)} to {max(placed.keys)}{gaps}"
 
     @property
+    def columns(self) -> list[str]:
+        return list(self._files.schema.names)
+
+    @property
+    def empty(self) -> bool:
+        return not any(batch.num_rows for batch in self._files.batches())
+
+    @property
     def times(self) -> list[str]:
         from airflow_mlops.engine.survey.times import times
 
@@ -90,8 +110,8 @@ class _OfFiles(Source):
         from airflow_mlops.engine.data.leaks import Sample
         from airflow_mlops.engine.survey.times import check_time
 
-        if time not in self._files.schema.names:
-            raise _no_column(time, self._files.schema.names)
+        if time not in self.columns:
+            raise _no_column(time, self.columns)
         sample, counted, bounds = Sample(SAMPLE), 0, []
         for batch in self._files.batches():
             if time not in self.times:
@@ -111,13 +131,14 @@ class _OfFiles(Source):
             return self.rows(time)
         looked = sum(one.bytes for one in self._files.looked_at)
         every = sum(one.bytes for one in self._files.entries)
-        self.bounds = Bounds(min(bounds), max(bounds), round(counted * every / looked))
+        past = [one for one in bounds if one <= datetime.now(UTC)] or bounds
+        self.bounds = _past(Bounds(min(past), max(past), round(counted * every / looked)), time)
         return sample.rows
 
     def feed(self, survey: Survey, folder: Path) -> tuple[Feed, Survey, str]:
         from airflow_mlops.engine.survey.landing import LAYOUT, cut_for, split
 
-        names = renamed(survey.rows.column_names)
+        names = renamed(survey.rows.column_names, survey.time)
         placed, dataset = self._files.placement, self._dataset
         if not (why := self._why_not(survey, names)):
             assert placed is not None  # else there is a reason
@@ -132,10 +153,11 @@ class _OfFiles(Source):
             return here, survey, "taken where they lie"
         cut = cut_for(self.bounds.rows, self.bounds.first, self.bounds.last, self.zone)
         wanted = {name: names[name] for name in used(survey)}
-        left_out = split(self._files.all_batches(), folder / "landing" / dataset, survey.time, cut, wanted)
-        lost = f"; {left_out} rows without a time are left out" if left_out else ""
-        new = "".join(f"; {old!r} is called {name!r}" for old, name in wanted.items() if old != name)
-        why = f"copied to landing/{dataset}, cut {cut.every}, because {why}{new}{lost}"
+        left_out = split(
+            self._files.all_batches(), folder / "landing" / dataset, survey.time, cut, wanted, until=self.bounds.last
+        )
+        lost = "".join(f"; left out: {n} row{'s' if n > 1 else ''} {why}" for why, n in left_out.items() if n)
+        why = f"copied to landing/{dataset}, cut {cut.every}, because {why}{_called(wanted)}{lost}"
         made = Feed(dataset=dataset, partitioning=cut, layout=LAYOUT, copied=True, may_be_empty=True)
         return made, with_names(survey, names), why
 
@@ -178,6 +200,14 @@ class _OfTable(Source):
         return f"table {self._name} of connection {self._conn_id}: {len(self._table.columns)} columns"
 
     @property
+    def columns(self) -> list[str]:
+        return self._table.columns
+
+    @property
+    def empty(self) -> bool:
+        return not self._table.count
+
+    @property
     def times(self) -> list[str]:
         return self._table.columns
 
@@ -186,19 +216,18 @@ class _OfTable(Source):
 
         if time not in self._table.columns:
             raise _no_column(time, self._table.columns)
+        self.bounds = _past(Bounds(*self._table.span(time), self._table.count), time)
         sample = Sample(SAMPLE)
         for batch in self._table.batches(time):
             sample.add(batch)
         assert sample.rows is not None  # a table without a row has no span
-        first, last = self._table.span(time)
-        self.bounds = Bounds(first, last, self._table.count)
         return sample.rows
 
     def feed(self, survey: Survey, folder: Path) -> tuple[Feed, Survey, str]:
         from airflow_mlops.engine.survey.landing import cut_for
 
         cut = cut_for(self.bounds.rows, self.bounds.first, self.bounds.last, self.zone)
-        names = renamed(survey.rows.column_names)
+        names = renamed(survey.rows.column_names, survey.time)
         wanted = {name: names[name] for name in used(survey)}
         query = ""
         if any(old != new for old, new in wanted.items()):
@@ -211,8 +240,7 @@ class _OfTable(Source):
             query=query,
             may_be_empty=True,
         )
-        new = "".join(f"; {old!r} is called {name!r}" for old, name in wanted.items() if old != name)
-        return made, with_names(survey, names), f"extracted {cut.every}{new}"
+        return made, with_names(survey, names), f"extracted {cut.every}{_called(wanted)}"
 
 
 @contextmanager
@@ -252,19 +280,47 @@ def _no_column(name: str, names: list[str]) -> ConfigError:
     return ConfigError(
         f"There is no column {name!r}.{did_you_mean(name, names)}",
         detail=f"--time {name}; columns: {', '.join(names[:40])}",
-        hint=(
-            f'Say what is between its columns: --reader \'{{"delim": "{mark}"}}\'.'
-            if len(names) == 1 and (mark := next((one for one in ";|\t" if one in names[0]), ""))
-            else "Name the column that says when a row happened."
-        ),
+        hint=how_to_read(names) or "Name the column that says when a row happened.",
     )
 
 
+def _called(names: Mapping[str, str]) -> str:
+    """Say which columns have other names in the project."""
+    new = [f"; {old!r} is called {name!r}" for old, name in names.items() if old != name]
+    return "".join(new[:_NAMED]) + (f"; and {len(new) - _NAMED} more: see its README" if new[_NAMED:] else "")
+
+
+def _past(bounds: Bounds, time: str) -> Bounds:
+    """Return bounds that end now, where rows are of later."""
+    now = datetime.now(UTC)
+    if bounds.first > now:
+        raise DataError(
+            "All rows are of the future.",
+            detail=f"{time!r} begins on {bounds.first:%Y-%m-%d}",
+            hint="Name the column that says when a row happened, --time; or see what wrote these times.",
+        )
+    return bounds._replace(last=min(bounds.last, now))
+
+
+def how_to_read(names: Sequence[str]) -> str:
+    """Say with which option a file is to be read again of which all is one column; nothing where it is not."""
+    if list(names) == ["json"]:
+        return 'It is one JSON array, it seems: --reader \'{"format": "array"}\'.'
+    mark = next((one for one in ";|\t" if one in names[0]), "") if len(names) == 1 else ""
+    return f"Say what is between its columns: --reader '{json.dumps({'delim': mark})}'." if mark else ""
+
+
 def _bounds(times: pa.ChunkedArray, zone: str) -> list[datetime]:
-    """Return the first and the last moment; of days their midnights in the zone."""
+    """Return the first and the last moment, also of those that are no future; of days their midnights in the zone."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     from airflow_mlops.engine.data.tables.query import as_utc
 
-    found = pc.min_max(times).as_py()
-    return [moment for one in (found["min"], found["max"]) if (moment := as_utc(one, zone)) is not None]
+    now = datetime.now(UTC)
+    past = times.filter(
+        pc.less_equal(times, pa.scalar(now.date() if pa.types.is_date(times.type) else now, times.type))
+    )
+    found = [pc.min_max(some).as_py() for some in (times, past)]
+    moments = [as_utc(one, zone) for pair in found for one in (pair["min"], pair["max"])]
+    return [one for one in moments if one is not None]

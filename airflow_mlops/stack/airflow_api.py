@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time
+from pathlib import Path
 from time import sleep
 from types import TracebackType
 from typing import Any, Self
@@ -49,9 +50,13 @@ class AirflowApi:
         """Return the tasks of a DAG as it is written now."""
         return list(self._call("GET", f"/dags/{dag_id}/tasks")["tasks"])
 
-    def import_errors(self) -> dict[str, str]:
-        """Return stack trace by DAG file."""
-        return {error["filename"]: error["stack_trace"] for error in self._all("/importErrors", "import_errors")}
+    def import_errors(self, folder: Path | None = None) -> dict[str, str]:
+        """Return stack trace by DAG file.
+
+        :param folder: Of the DAG files: one that was changed after its error is left out, for it is parsed again.
+        """
+        errors = self._all("/importErrors", "import_errors")
+        return {one["filename"]: one["stack_trace"] for one in errors if not (folder and _is_stale(one, folder))}
 
     def unpause(self, dag_id: str) -> None:
         """Let a DAG run."""
@@ -73,6 +78,19 @@ class AirflowApi:
         response = self._send("POST", "/pools", json=body)
         if response.status_code != httpx.codes.CONFLICT:
             self._read(response)
+
+    # --- connections --------------------------------------------------------------------------------------
+
+    def connections(self) -> set[str]:
+        """Return the ids of the connections that are kept in its database."""
+        return {one["connection_id"] for one in self._all("/connections", "connections")}
+
+    def add_connection(self, conn_id: str, fields: Mapping[str, Any]) -> None:
+        """Add a connection.
+
+        :param fields: ``conn_type``, ``host``, ``login`` and so on.
+        """
+        self._call("POST", "/connections", json={"connection_id": conn_id, **fields})
 
     # --- assets -------------------------------------------------------------------------------------------
 
@@ -212,6 +230,11 @@ class AirflowApi:
             if may_not
             else "The API server's log says more: logs/api-server.log below the home folder.",
         )
+
+
+def _is_stale(error: Mapping[str, Any], folder: Path) -> bool:
+    file = folder / error["filename"]
+    return file.exists() and file.stat().st_mtime > datetime.fromisoformat(error["timestamp"]).timestamp()
 
 
 def _lines(entry: Any) -> Iterator[str]:

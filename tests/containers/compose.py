@@ -37,7 +37,7 @@ class Compose:
         self._compose = [*compose, "-p", project, "-f", str(COMPOSE)]
         self._env, self._project = {**os.environ, **env}, project
         self.services: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
-        self.console = Console()
+        self.console, self.dags = Console(), ROOT / "dags"
 
     def up(self) -> None:
         """Start everything that does not run."""

@@ -15,11 +15,12 @@ from typing import Any, cast
 
 import pytest
 
+from airflow_mlops.bootstrap.train import Trained, deploy, train
+from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.demo import example
-from airflow_mlops.demo import run as demo
 from airflow_mlops.demo.prediction import ModelServer, flight_after
-from airflow_mlops.demo.watch import Watcher
 from airflow_mlops.exceptions import TransientError
+from airflow_mlops.partitioning import DAILY
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.ports import PUBLISHED, Ports, variable
 from airflow_mlops.stack.stack import Stack
@@ -111,7 +112,7 @@ def test_without_settings_it_says_how_to_make_them() -> None:
 
 
 def test_the_flights_and_whatever_is_killed(compose: Compose, watcher: Watcher, ports: Ports) -> None:
-    airflow, stack = watcher.airflow, cast(Stack, compose)
+    airflow = watcher.airflow
     server = ModelServer(f"http://127.0.0.1:{ports.serving_rest}", example.MODEL)
     watcher.ready([*example.DAGS, "flight_delay.history"])
     doctor(compose)
@@ -121,8 +122,8 @@ def test_the_flights_and_whatever_is_killed(compose: Compose, watcher: Watcher, 
     span = {"first": str(HISTORY[0]), "last": str(HISTORY[1])}
     watcher.finish("flight_delay.history", airflow.trigger("flight_delay.history", span)["dag_run_id"])
     features(watcher, FIRST_DAY)
-    first = demo.train(watcher, stack, FIRST_DAY)
-    demo.deploy(watcher, stack, first.version)
+    first = train(watcher, example.MODEL, DAILY.first(FIRST_DAY))
+    deploy(watcher, example.MODEL, first.version)
     assert server.stable() == first.version
     assert 0 < predict(compose, FIRST_DAY) < 1
 
@@ -130,7 +131,7 @@ def test_the_flights_and_whatever_is_killed(compose: Compose, watcher: Watcher, 
     for number, service in enumerate(KILLED, start=1):
         survive(compose, watcher, service, FIRST_DAY + timedelta(days=number))
     last = max(trained.version for trained in trainings(airflow))
-    demo.deploy(watcher, stack, last)
+    deploy(watcher, example.MODEL, last)
     watcher.until(lambda: server.stable() == last, "the last version to serve")
     assert_trained_only_where_it_should(compose, airflow)
 
@@ -210,10 +211,10 @@ def predict(compose: Compose, day: date) -> float:
 # --- what is asked ------------------------------------------------------------------------------------------------
 
 
-def trainings(airflow: AirflowApi) -> list[demo.Trained]:
+def trainings(airflow: AirflowApi) -> list[Trained]:
     """The trainings that succeeded."""
     runs = [run["dag_run_id"] for run in airflow.runs(example.TRAIN) if run["state"] == "success"]
-    return [demo.Trained(run, airflow.xcom(example.TRAIN, run, "register")["version"]) for run in runs]
+    return [Trained(run, airflow.xcom(example.TRAIN, run, "register")["version"]) for run in runs]
 
 
 def running(airflow: AirflowApi, dag: str, run: str) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_mlops.demo import watch
+from airflow_mlops.bootstrap import watch
+from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.demo.flights import DAYS_LATER
-from airflow_mlops.demo.watch import Watcher
 from airflow_mlops.stack import environment
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.ports import Ports

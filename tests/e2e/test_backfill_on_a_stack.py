@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.contracts import Deployment
-from airflow_mlops.demo.watch import Watcher
 from airflow_mlops.engine.backfill.plan import Plan, find
 from airflow_mlops.engine.backfill.run import STEP, approved_by, outcomes, remaining
 from airflow_mlops.engine.backfill.verify import told

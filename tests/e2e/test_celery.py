@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airflow_mlops.demo.watch import Watcher
+from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.stack.airflow_api import AirflowApi
 from tests.e2e.small_stack import celery_stack, said
 

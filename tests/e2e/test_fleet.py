@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.contracts import Deployment
-from airflow_mlops.demo.watch import Watcher
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.registered import FACT
 from airflow_mlops.engine.retraining.requests import requests

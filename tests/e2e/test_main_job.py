@@ -26,13 +26,15 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from airflow_mlops.bootstrap.train import Trained, deploy, train
+from airflow_mlops.bootstrap.watch import TaskFailedError, Watcher
 from airflow_mlops.demo import example
 from airflow_mlops.demo import run as demo
 from airflow_mlops.demo.prediction import ModelServer, flight_after, request_for
 from airflow_mlops.demo.summary import champion
-from airflow_mlops.demo.watch import TaskFailedError, Watcher
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.exceptions import TransientError
+from airflow_mlops.partitioning import DAILY
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.components import AIRFLOW
 from airflow_mlops.stack.environment import FEAST_POOL
@@ -88,9 +90,9 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert len(list((stack.layout.home / "reports").glob("*.html"))) >= 12, "three feeds, two days, suite and history"
     assert_materialized(airflow, late)
 
-    first = demo.train(watcher, stack, YESTERDAY)
+    first = train(watcher, example.MODEL, DAILY.first(YESTERDAY))
     assert airflow.run(example.TRAIN, first.run_id)["note"].startswith("hand: ")
-    demo.deploy(watcher, stack, first.version)
+    deploy(watcher, example.MODEL, first.version)
     assert_serves(stack, server, first.version)
 
     # The label's upstream announces trouble: the training that waits holds, for all to see, until the all-clear; also
@@ -104,10 +106,10 @@ def test_main_job(stack: Stack, watcher: Watcher) -> None:
     assert "Could not read served logs" not in log_of(airflow, scheduled, "wait_data")
     announce(watcher, "ok", "all gates report again")
     watcher.finish(example.TRAIN, scheduled)
-    second = demo.Trained(scheduled, airflow.xcom(example.TRAIN, scheduled, "register")["version"])
+    second = Trained(scheduled, airflow.xcom(example.TRAIN, scheduled, "register")["version"])
     assert second.version == first.version + 1
     assert rows(airflow, second) > rows(airflow, first)
-    woken = airflow.run(example.DEPLOY, demo.deploy(watcher, stack, second.version))
+    woken = airflow.run(example.DEPLOY, deploy(watcher, example.MODEL, second.version))
     assert woken["run_type"] == "asset_triggered"
     assert_serves(stack, server, second.version)
     assert golden_difference(stack, server, first.version, f"versions/{first.version}") < 1e-5, "kept warm"
@@ -409,7 +411,7 @@ def sealed(stack: Stack, dataset: str) -> list[str]:
     return PartitionStore.under(stack.layout.home).keys(dataset)
 
 
-def rows(airflow: AirflowApi, trained: demo.Trained) -> int:
+def rows(airflow: AirflowApi, trained: Trained) -> int:
     """Rows of the training's snapshot, all splits together."""
     snapshot = airflow.xcom(example.TRAIN, trained.run_id, "snapshot")
     manifest = json.loads((Path(snapshot["uri"]) / "manifest.json").read_text())

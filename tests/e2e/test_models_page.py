@@ -20,8 +20,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from airflow_mlops.demo import watch
-from airflow_mlops.demo.watch import Watcher
+from airflow_mlops.bootstrap import watch
+from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.engine.data.announcements import announced
 from airflow_mlops.engine.data.exclusions import exclusions
 from airflow_mlops.engine.halts import halt, halted

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from airflow_mlops import cli
+from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.contracts import Snapshot
-from airflow_mlops.demo.watch import Watcher
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.snapshots import load_snapshot
 from airflow_mlops.engine.ledger import Ledger

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_mlops.demo.watch import Watcher
+from airflow_mlops.bootstrap.watch import Watcher
 from airflow_mlops.stack.airflow_api import AirflowApi
 from airflow_mlops.stack.watch import watch
 from tests.e2e.small_stack import said, small_stack

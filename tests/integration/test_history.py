@@ -16,8 +16,10 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Partitions, Trainer, cli
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.features.computing.provenance import read_inputs
+from airflow_mlops.engine.history import landed as landed_module
+from airflow_mlops.engine.history.landed import Landed, load_landed
 from airflow_mlops.engine.history.load import Loaded, in_groups, load_history
-from airflow_mlops.exceptions import ConfigError
+from airflow_mlops.exceptions import ConfigError, DataError
 from airflow_mlops.operators.history import PlanHistoryOperator, ReportHistoryOperator
 from tests import rides
 from tests.rides import EVENT_TIMES, FIRST, MODEL, SERVICE, Rides, key_of
@@ -371,3 +373,59 @@ def test_a_form_that_makes_no_sense_is_refused(tmp_path, changes, says):
     arguments = {"first": "2024-03-01", "last": "2024-03-02", "partitions": "10", **changes}
     with pytest.raises(AirflowFailException, match=says):
         PlanHistoryOperator(task_id="p", pipeline=PIPELINE, home=str(tmp_path), **arguments).execute({})
+
+
+# --- up to what has landed --------------------------------------------------------------------------------------------
+
+
+class SomeDaysLater(datetime):
+    """A clock that stands three days after the last that landed."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime(LAST.year, LAST.month, LAST.day, 12, tzinfo=tz) + timedelta(days=4)
+
+
+def load_all(world: Rides, monkeypatch: pytest.MonkeyPatch, pipeline: ModelPipeline = PIPELINE) -> Landed:
+    monkeypatch.setattr(landed_module, "datetime", SomeDaysLater)
+    store = world.store
+    store.ledger = world.ledger
+    return load_landed(
+        pipeline,
+        location=world.location,
+        store=store,
+        ledger=world.ledger,
+        code_path=str(world.dags),
+        locate=world.home.joinpath,
+    )
+
+
+def test_without_a_last_day_all_is_loaded_that_has_landed(world, monkeypatch):
+    done = load_all(world, monkeypatch)
+    assert done.end == datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC) + timedelta(days=1)
+    assert (done.loaded.sealed, done.loaded.computed, done.loaded.refused) == (2 * DAYS, DAYS, [])
+
+
+def test_what_is_missing_between_is_no_end(world, monkeypatch):
+    shutil.rmtree(world.home / "lake" / "rides" / key_of(3))
+    with pytest.raises(DataError, match=f"rides {key_of(3)}"):
+        load_all(world, monkeypatch)
+
+
+def test_a_source_that_has_ended_must_be_there_to_its_end(world, monkeypatch):
+    source = replace(PIPELINE.source, end=LAST + timedelta(days=1))
+    ended = replace(PIPELINE, source=source, train=replace(PIPELINE.train, validation="1d", test="1d"))
+    with pytest.raises(DataError, match=f"rides {key_of(DAYS)}"):
+        load_all(world, monkeypatch, ended)
+
+
+def test_where_nothing_has_landed_there_is_no_end(world, monkeypatch):
+    shutil.rmtree(world.home / "lake")
+    with pytest.raises(DataError, match="partitions were refused"):
+        load_all(world, monkeypatch)
+
+
+def test_a_source_that_begins_today_has_no_end_yet(world, monkeypatch):
+    later = replace(PIPELINE, source=replace(PIPELINE.source, start=LAST + timedelta(days=4)))
+    with pytest.raises(DataError, match="Nothing of 'rides' has landed yet"):
+        load_all(world, monkeypatch, later)

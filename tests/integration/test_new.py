@@ -7,6 +7,8 @@ import json
 import random
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -170,6 +172,22 @@ def test_few_rows_are_served_by_weeks_of_their_zone(here, monkeypatch, capsys):
     assert "(version 1 of sales)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_projects_of_all_kinds_have_clean_types_and_tests(here, wines):
+    write_orders(here, days=40)
+    made = [wines]
+    for label in ("returned", "reason", "refund"):
+        for model in ("keras", "boosted"):
+            options = ["--from", "orders.csv", *OPTIONS, "--label", label, "--model", model]
+            made.append(new(f"{label}_by_{model}", *options))
+    for project in made:
+        for check in (["mypy", "--cache-dir", str(here / "types"), "."], ["pytest", "-q"]):
+            done = subprocess.run(
+                [sys.executable, "-m", *check], cwd=project, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{project.name}: {done.stdout}"
+
+
 # --- what a first table looks like ------------------------------------------------------------------------
 
 
@@ -179,6 +197,16 @@ def test_columns_that_python_cannot_hold_have_other_names_in_the_project(here, c
     project = new("odd_orders", "--from", "odd.csv", *OPTIONS, "--label", "class")
     assert "'Customer ID' is called 'Customer_ID'" in capsys.readouterr().out
     assert "Customer_ID_history" in (project / "feature_repo" / "definitions.py").read_text()
+
+
+def test_long_names_are_written_as_a_formatter_would(here):
+    text = write_orders(here, days=30).read_text()
+    names = {"customer": "the_customer_who_ordered_it_all", "returned": "was_returned_within_thirty_days"}
+    for short, long in names.items():
+        text = text.replace(short, long, 1)
+    Path("orders_of_all_shops_in_europe.csv").write_text(text)
+    source = ["--from", "orders_of_all_shops_in_europe.csv", *OPTIONS]
+    new("predict_returns_of_all_orders", *source, "--label", "was_returned_within_thirty_days")
 
 
 def test_a_table_with_odd_names_is_asked_by_a_query(table, here, capsys):

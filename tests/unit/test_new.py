@@ -82,6 +82,17 @@ def test_the_day_that_has_not_ended_is_not_loaded(here, capsys):
     assert "end=date" not in Path("buyers/dags/buyers.py").read_text()
 
 
+def test_a_last_day_that_is_cut_off_is_left_out(here, capsys):
+    write(days=29)
+    with Path("visits.csv").open("a", newline="") as file:
+        file.write("290,2024-01-30T00:10:00,v1,2.5,True\r\n")
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS]) == 0
+    said = capsys.readouterr().out
+    assert "it has 1 of 10 rows that are usual: the project ends with 2024-01-29." in said
+    assert "end=date(2024, 1, 29)" in Path("buyers/dags/buyers.py").read_text()
+    assert '"as_of": "2024-01-30T00:00:00Z"' in Path("buyers/README.md").read_text()
+
+
 def test_trees_in_place_of_a_network(here, capsys):
     write()
     assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS, "--model", "boosted"]) == 0
@@ -110,22 +121,84 @@ def test_an_empty_folder(here, capsys):
     Path("visits/readme.pdf").write_text("nothing")
     said = refused(capsys, "--from", "visits", *OPTIONS)
     assert "There are no rows there." in said
-    assert "and none of them .parquet" in said
+    assert "1 file, and none .parquet" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("visits.xlsx", 'pd.read_excel("visits.xlsx").to_parquet("visits.parquet")'),
+        ("visits.feather", "Save it as Parquet or CSV"),
+        ("visits", "such as visits.csv"),
+    ],
+)
+def test_a_file_of_a_format_that_is_not_read(here, capsys, name: str, said: str):
+    Path(name).write_bytes(b"PK")
+    assert said in refused(capsys, "--from", name, *OPTIONS)
 
 
 def test_nothing_of_that_name(here, capsys):
     assert "The data is not there." in refused(capsys, "--from", "visits", *OPTIONS)
 
 
-def test_no_rows_below_a_header(here, capsys):
+@pytest.mark.parametrize("options", [OPTIONS, []])
+def test_no_rows_below_a_header(here, capsys, options: list[str]):
     Path("visits.csv").write_text("id,at,bought\n")
-    assert "fix:" in refused(capsys, "--from", "visits.csv", *OPTIONS)
+    assert "There are no rows." in refused(capsys, "--from", "visits.csv", *options)
+
+
+@pytest.mark.parametrize("kind", ["csv.gz", "jsonl", "json", "tsv"])
+def test_other_formats(here, capsys, kind: str):
+    write()
+    rows = pd.read_csv("visits.csv", parse_dates=["at"])
+    if kind in ("jsonl", "json"):
+        rows.to_json(f"visits.{kind}", orient="records", lines=kind == "jsonl", date_format="iso")
+    else:
+        rows.to_csv(f"visits.{kind}", index=False, sep="\t" if kind == "tsv" else ",")
+    source = ["--from", f"visits.{kind}", *OPTIONS]
+    if kind == "json":  # one array
+        source += ["--reader", refused(capsys, *source).split("--reader '")[1].split("'")[0]]
+    assert cli.main(["new", "buyers", *source]) == 0
+    assert "300 rows from 2024-01-01 to 2024-01-30" in capsys.readouterr().out
+
+
+def test_another_encoding(here, capsys):
+    write(visitor=lambda n: f"Müller {n % 20}")
+    Path("visits.csv").write_bytes(Path("visits.csv").read_text().encode("latin-1"))
+    said = refused(capsys, "--from", "visits.csv", *OPTIONS)
+    reader = said.split("--reader '")[1].split("'")[0]
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS, "--reader", reader]) == 0
+
+
+def test_columns_that_the_landing_and_features_have_too(here, capsys):
+    write(dt="x", visitor=None, event_timestamp=lambda n: f"v{n % 20}")
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS]) == 0
+    assert "'event_timestamp' is called 'event_timestamp_2'" in capsys.readouterr().out
+    assert len(list(Path("buyers/landing/visits").iterdir())) == 30
+
+
+def test_rows_of_the_future_only(here, capsys):
+    begin = datetime.now(UTC) + timedelta(days=2)
+    write(at=lambda n: (begin + timedelta(hours=2.4 * n)).isoformat())
+    assert "All rows are of the future." in refused(capsys, "--from", "visits.csv", *OPTIONS)
+
+
+def test_mistyped_years_are_left_out_or_asked_about(here, capsys):
+    usual = datetime(2024, 1, 1, tzinfo=UTC)
+    mistyped = {5: usual.replace(year=2205), 6: usual.replace(year=1970)}
+    write(at=lambda n: mistyped.get(n, usual + timedelta(hours=2.4 * n)).isoformat())
+    assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS]) == 0
+    said = capsys.readouterr().out
+    assert "300 rows from 1970-01-01 to 2024-01-30" in said
+    assert "Nearly all of them are from after 2024-01-01: are the times before right?" in said
+    assert "left out: 1 row of the future" in said
 
 
 def test_a_table_without_a_time(here, capsys):
     write(at=None)
     said = refused(capsys, "--from", "visits.csv", "--entity", "id", "--label", "bought")
     assert "No column can be the time." in said
+    assert "docs/tutorial-operators.md" in said
 
 
 def test_a_time_that_is_a_text(here, capsys):
@@ -183,10 +256,11 @@ def test_floats_of_many_digits_are_floats(here, capsys, in_place):
     assert cli.main(["explain", "buyers/dags/buyers.py:buyers"]) == 0
 
 
-def test_a_csv_with_semicolons(here, capsys):
+@pytest.mark.parametrize("options", [OPTIONS, []])
+def test_a_csv_with_semicolons(here, capsys, options: list[str]):
     write()
     Path("visits.csv").write_text(Path("visits.csv").read_text().replace(",", ";"))
-    said = refused(capsys, "--from", "visits.csv", *OPTIONS)
+    said = refused(capsys, "--from", "visits.csv", *options)
     reader = said.split("--reader '")[1].split("'")[0]
     assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS, "--reader", reader]) == 0
 
@@ -199,7 +273,7 @@ def test_a_time_that_no_row_has(here, capsys):
 def test_times_that_some_rows_lack(here, capsys):
     write(at=lambda n: "" if n < 30 else (datetime(2024, 1, 1) + timedelta(hours=2.4 * n)).isoformat())  # noqa: DTZ001
     assert cli.main(["new", "buyers", "--from", "visits.csv", *OPTIONS]) == 0
-    assert "30 rows without a time are left out" in capsys.readouterr().out
+    assert "left out: 30 rows without a time" in capsys.readouterr().out
 
 
 def test_one_class_only(here, capsys):

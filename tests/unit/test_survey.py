@@ -109,6 +109,15 @@ def test_columns_that_tell_too_much_are_left_out_with_the_reason():
     assert found.inputs == ("price",)
 
 
+def test_two_columns_of_which_no_value_is_there_twice_are_no_copies():
+    rng = random.Random(6)
+    amounts = [rng.gauss(50, 9) for _ in range(600)]
+    found = looked(orders(amount=amounts, weight=[rng.random() for _ in range(600)]), label="amount")
+    assert {"price", "weight"} <= set(found.inputs)
+    copied = looked(orders(amount=amounts, same=[2 * one + 1 for one in amounts]), label="amount")
+    assert "tells the label alone" in copied.of("same").why
+
+
 def test_what_no_model_can_take_is_left_out_with_the_reason():
     n = 600
     found = looked(
@@ -209,19 +218,25 @@ def test_names_that_feast_or_python_cannot_hold_are_changed():
     }  # fmt: skip
 
 
+def test_names_that_computed_features_have_are_changed_but_for_the_time():
+    assert renamed(["event_timestamp", "created_timestamp"], "event_timestamp") == {
+        "event_timestamp": "event_timestamp", "created_timestamp": "created_timestamp_2",
+    }  # fmt: skip
+
+
 # --- rows put into days -----------------------------------------------------------------------------------
 
 
 def test_rows_are_put_into_days_of_their_zone_and_no_day_is_missing(tmp_path: Path):
-    moments = [BEGIN - timedelta(minutes=30), BEGIN, BEGIN + timedelta(days=3), None]
+    moments = [BEGIN - timedelta(minutes=30), BEGIN, BEGIN + timedelta(days=3), None, BEGIN + timedelta(days=90)]
     rows = pa.table(
-        {"at": pa.array(moments, pa.timestamp("us", "UTC")), "Customer ID": ["a", "b", "c", "d"], "x": [1] * 4}
+        {"at": pa.array(moments, pa.timestamp("us", "UTC")), "Customer ID": ["a", "b", "c", "d", "e"], "x": [1] * 5}
     )
     names = {"at": "at", "Customer ID": "customer"}
-    lost = split(
-        [rows.slice(0, 2), rows.slice(2)], tmp_path / "orders", "at", Partitioning.parse("daily@Europe/Berlin"), names
-    )
-    assert lost == 1
+    moment = BEGIN + timedelta(days=3)
+    cut = Partitioning.parse("daily@Europe/Berlin")
+    left_out = split([rows.slice(0, 2), rows.slice(2)], tmp_path / "orders", "at", cut, names, until=moment)
+    assert left_out == {"without a time": 1, "of the future": 1}
     found = {
         folder.name: pa.concat_tables(pq.read_table(file, partitioning=None) for file in folder.iterdir())
         for folder in (tmp_path / "orders").iterdir()
@@ -241,6 +256,6 @@ def test_few_rows_are_put_into_larger_partitions(rows: int, every: str):
 def test_weeks_and_months(tmp_path: Path, cut: str):
     rows = pa.table({"at": pa.array([BEGIN + timedelta(days=n) for n in range(40)], pa.timestamp("us", "UTC"))})
     partitioning = Partitioning.parse(cut)
-    split([rows], tmp_path / "orders", "at", partitioning, {"at": "at"})
+    split([rows], tmp_path / "orders", "at", partitioning, {"at": "at"}, until=BEGIN + timedelta(days=60))
     keys = sorted(folder.name.removeprefix("dt=") for folder in (tmp_path / "orders").iterdir())
     assert keys == list(partitioning.keys(BEGIN, BEGIN + timedelta(days=39, hours=1)))

@@ -124,7 +124,8 @@ class Reader:
             text = _Text(file, self._options, self._types, self._connection)
             rows = text.as_seen(self._seen[file]) if file in self._seen else text.rows()
             self._seen[file] = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
-            yield rows.to_arrow_reader(_BATCH_ROWS)
+            with rows.to_arrow_reader(_BATCH_ROWS) as reader:
+                yield reader
 
 
 class _Text:
@@ -151,11 +152,12 @@ class _Text:
         """Return the rows, with the types that all of them suggest."""
         if format_of(self.file.name) == "json":
             rows = self._call("read_json", _JSON)
-            kinds = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
-            if "JSON" not in kinds.values():
-                return rows
+            found = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
             # Objects in some rows, texts in others: as a text, a text stays what it was.
-            return self.as_seen({name: "VARCHAR" if kind == "JSON" else kind for name, kind in kinds.items()})
+            kinds = {name: "VARCHAR" if kind == "JSON" else kind for name, kind in found.items()}
+            tests = {name: _if_times(_quoted(name)) for name, kind in found.items() if kind == "VARCHAR"}
+            kinds |= self._types_by(tests, rows)  # what DuckDB takes for times is not all that ISO 8601 has
+            return rows if kinds == found else self.as_seen(kinds)
         csv = self._csv
         rows = self._call("read_csv", csv)
         self._refuse_repeated(csv, rows.columns)
@@ -200,9 +202,16 @@ class _Text:
         kinds = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True) if name not in given}
         tests = {name: _if_no_number(_quoted(name)) for name, kind in kinds.items() if kind in _NUMBERS}
         tests |= {name: _if_times(_quoted(name)) for name, kind in kinds.items() if kind == "VARCHAR"}
+        return self._types_by(tests, self._call("read_csv", {**csv, "all_varchar": True}))
+
+    @staticmethod
+    def _types_by(tests: Mapping[str, str], texts: duckdb.DuckDBPyRelation) -> dict[str, str]:
+        """Return the types of columns of which a test says one.
+
+        :param tests: Column → SQL.
+        """
         if not tests:
             return {}
-        texts = self._call("read_csv", {**csv, "all_varchar": True})
         answers = zip(tests, texts.aggregate(", ".join(tests.values())).fetchall()[0], strict=True)
         return {name: answer for name, answer in answers if answer is not None}
 

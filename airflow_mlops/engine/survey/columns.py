@@ -245,5 +245,7 @@ def _is_copy(column: pa.ChunkedArray, label: pa.ChunkedArray) -> bool:
     """Return whether a column has the label's values, by whatever names."""
     if column.null_count or distinct(column) != distinct(label) or distinct(label) > 1000:
         return False
+    if distinct(label) > len(label) / 2:
+        return False  # where hardly a value is there twice, any two columns have pairs that are
     pairs = pa.table({"one": column, "other": label}).group_by(["one", "other"]).aggregate([])
     return bool(pairs.num_rows == distinct(label))

@@ -108,13 +108,14 @@ class Files:
             yield key, self._batches([entry])
 
     def _batches(self, entries: Sequence[Entry]) -> Iterator[pa.Table]:
+        schema = self.schema  # before the reader is busy with rows
         for entry in entries:
             of_path = self._of_path(entry)
             for rows in self._reader.batches(self._here(entry)):
                 table = rows
                 for name in of_path.keys() - {*rows.column_names}:
                     table = table.append_column(name, pa.repeat(pa.scalar(of_path[name]), rows.num_rows))
-                yield fit(table, self.schema, zone=self._zone, where=str(entry.path))
+                yield fit(table, schema, zone=self._zone, where=str(entry.path))
 
     def _of_path(self, entry: Entry) -> dict[str, str]:
         """Return the columns that only the path has; those that say the time are none."""
@@ -166,10 +167,24 @@ def _found(place: AnyPath) -> tuple[AnyPath, list[Entry], bool]:
     if not entries:
         raise DataError(
             "There are no rows there.",
-            detail=f"{place}: {len(every) or 'no'} files, and none of them .parquet, .csv, .tsv, .json, .jsonl or .orc "
-            "with a byte in it",
-            hint="Name the folder that the data lands in, or one file of it.",
+            detail=f"{place}: {len(every) or 'no'} file{'s' if len(every) != 1 else ''}, and none .parquet, .csv, "
+            ".tsv, .json, .jsonl or .orc with a byte in it",
+            hint=_how_to_save([str(one.path.name) for one in every if one.bytes]),
         )
     folders = {str(one.path.parent) for one in entries}
     marked = {str(one.path.parent) for one in every if one.path.name == "_SUCCESS"}
     return folder, entries, folders <= marked
+
+
+def _how_to_save(names: Sequence[str]) -> str:
+    """Say what to do about files of which none is of a format that is read."""
+    name = next((one for one in names if not format_of(one)), "")
+    if not name:
+        return "Name the folder that the data lands in, or one file of it."
+    if name.lower().endswith((".xls", ".xlsx", ".xlsm", ".ods")):
+        return (
+            f'Save it as CSV or Parquet, in pandas by pd.read_excel("{name}").to_parquet("{Path(name).stem}.parquet").'
+        )
+    if not Path(name).suffix:
+        return f"Give it an ending that says what it is, such as {name}.csv."
+    return "Save it as Parquet or CSV, in pandas by rows.to_parquet(...)."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -47,6 +47,7 @@ class Table:
         """
         selection = Selection(time, table=self._table)
         first, last = self.span(time)
+        last = min(last, datetime.now(UTC))
         within = (max(first, last - _BACK), last + timedelta(microseconds=1))
         where = f"{self._database.name}:{self._table}"
         table = opened(self._connection, selection, within, where, zone=self._zone)

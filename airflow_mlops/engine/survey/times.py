@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from airflow_mlops.exceptions import ConfigError, DataError
 
 _NEARLY_ALL = 0.99
 _DAY = 86_400
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def times(schema: pa.Schema) -> list[str]:
@@ -35,13 +36,32 @@ def check_time(rows: pa.Table, time: str) -> None:
         return
     sample = rows[time].drop_null()
     like = re.sub(r"[A-Za-z]", "a", re.sub(r"[0-9]", "9", str(sample[0].as_py())[:30])) if len(sample) else ""
+    if is_text(kind):
+        hint = (
+            "Nobody can say which of 01/02 is the month. Write times as ISO 8601 does, 2024-01-15 10:00:00: in pandas "
+            f'by pd.to_datetime(rows["{time}"], format="%d/%m/%Y %H:%M"). Or, of CSV, say their format: --reader '
+            f'\'{{"timestampformat": "%d/%m/%Y %H:%M", "types": {{"{time}": "TIMESTAMP"}}}}\''
+        )
+    else:
+        hint = (
+            "Nobody can say what it counts. Write times as ISO 8601 does, 2024-01-15 10:00:00: in pandas by "
+            f'pd.to_datetime(rows["{time}"], unit="s"), if it is the seconds since 1970.'
+        )
     raise ConfigError(
         f"The time {time!r} is {'a text' if is_text(kind) else str(kind)}, and no time.",
         detail=f"it looks like {like!r}" if like else "it has no value",
-        hint="Nobody can say which of 01/02 is the month. Write times as ISO 8601 does, 2024-01-15 10:00:00; or, of "
-        f'CSV, say their format: --reader \'{{"timestampformat": "%d/%m/%Y %H:%M", "types": '
-        f'{{"{time}": "TIMESTAMP"}}}}\'',
+        hint=hint,
     )
+
+
+def usual_begin(rows: pa.Table, time: str) -> date | None:
+    """Return the day on which nearly all rows begin, if the few before take most of the time; None where they do not.
+
+    1970-01-01 is what many programs write that know no time.
+    """
+    moments = rows[time].drop_null().cast(pa.timestamp("us")).cast(pa.int64())
+    first, usual, last = (int(one) for one in np.quantile(moments.to_numpy(), [0, 1 - _NEARLY_ALL, _NEARLY_ALL]))
+    return (_EPOCH + timedelta(microseconds=usual)).date() if usual - first > last - usual else None
 
 
 def known_at_of(rows: pa.Table, time: str, label: str) -> str:

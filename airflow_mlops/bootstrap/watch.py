@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from airflow_mlops.stack.stack import Stack
 
 _POLL = 1.0
 _LOG_LINES = 25
+_SAID = re.compile(r"^\w+: (.+)\n(?:  where: (?:.*\n)+?)?  fix:   (.+)", re.MULTILINE)
+"""An error of ours at the end of a task's log."""
 
 
 class TaskFailedError(MlopsError):
@@ -36,7 +39,8 @@ class Watcher:
         self._timeout = timeout
 
     @property
-    def _console(self) -> Console:
+    def console(self) -> Console:
+        """Where it says what it waits for."""
         return self._stack.console
 
     def ready(self, dag_ids: Sequence[str]) -> None:
@@ -46,11 +50,13 @@ class Watcher:
         """
 
         def parsed() -> bool:
-            for file, trace in self.airflow.import_errors().items():
+            if self.airflow.dag_ids() >= set(dag_ids):
+                return True
+            for file, trace in self.airflow.import_errors(self._stack.dags).items():
                 raise MlopsError(
                     f"Airflow cannot import {file}.", detail=f"\n{trace}", hint="Correct the file; it is parsed again."
                 )
-            return self.airflow.dag_ids() >= set(dag_ids)
+            return False
 
         self.until(parsed, "waiting for Airflow to parse the DAG files")
         for dag_id in dag_ids:
@@ -66,7 +72,7 @@ class Watcher:
         def ended() -> bool:
             run.update(self.airflow.run(dag_id, run_id))
             if active := self._active(dag_id, run):
-                self._console.step(f"{dag_id}: {_names(active)}")
+                self.console.step(f"{dag_id}: {_names(active)}")
             return run["state"] not in ACTIVE
 
         self.until(ended)
@@ -90,7 +96,7 @@ class Watcher:
                 ):
                     started.add(dag_id)
             states = [self._progress(dag_id, days) for dag_id in dag_ids]
-            self._console.step(
+            self.console.step(
                 ", ".join(state.words for state in states), "; ".join(state.active for state in states if state.active)
             )
             return len(started) == len(dag_ids) and all(state.done for state in states)
@@ -138,7 +144,7 @@ class Watcher:
                 )
             self._stack.check()
             if step:
-                self._console.step(step)
+                self.console.step(step)
             time.sleep(_POLL)
 
     def failure(self, dag_id: str, run: dict[str, Any]) -> TaskFailedError:
@@ -153,10 +159,12 @@ class Watcher:
         lines = self.airflow.log(dag_id, run["dag_run_id"], task["task_id"], task["try_number"], task["map_index"])
         lines = [line for line in lines if not line.startswith(("::group::", "::endgroup::"))]
         tail = "\n".join(f"  | {line}" for line in lines[-_LOG_LINES:])
+        said = [one.groups() for one in _SAID.finditer("\n".join(lines))]
+        headline, hint = said[-1] if said else ("see the end of its log.", "Correct what it says.")
         return TaskFailedError(
-            f"Task {task['task_id']} of {dag_id} failed.",
+            f"Task {task['task_id']} of {dag_id} failed: {headline}",
             detail=f"{page}\n{tail}",
-            hint="Correct what it says and start again: what succeeded is kept.",
+            hint=f"{hint} Then start again: what succeeded is kept.",
         )
 
 
