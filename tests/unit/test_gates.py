@@ -136,6 +136,15 @@ def test_too_good_or_undefined_auc_fails_whatever_the_gates(auc: float):
     assert [check.gate for check in judged.checks if not check.passed] == ["auc not too good"]
 
 
+def test_of_few_rows_a_perfect_model_is_told_of_and_passes():
+    judged = verdict(Gate("log_loss", max=0.9), evaluation({"auc": 1.0}, rows=99))
+    assert judged.status is VerdictStatus.PASS
+    [said] = [check.reason for check in judged.checks if check.gate == "auc not too good"]
+    assert said.startswith("WARNING: 1.0000, asked < 0.999: of 99 test rows that says little")
+    undefined = verdict(Gate("log_loss", max=0.9), evaluation({"auc": math.nan}, rows=99))
+    assert undefined.status is VerdictStatus.FAIL
+
+
 def test_without_gates_those_of_the_problem_type_judge():
     judged = judge("m", [], evaluation())
     assert judged.status is VerdictStatus.PASS

@@ -231,8 +231,8 @@ def evaluation(**metrics: dict[str, float]) -> Evaluation:
     roles = {"challenger": good, "baseline": {"auc": 0.5, "refund.r2": 0.0, "kind.log_loss": 0.7}}
     roles |= {role: (roles["challenger"] if role == "challenger" else {}) | given for role, given in metrics.items()}
     heads = {
-        "refund": EvaluatedHead(problem="regression", rows=45),
-        "kind": EvaluatedHead(problem="multiclass", rows=40),
+        "refund": EvaluatedHead(problem="regression", rows=450),
+        "kind": EvaluatedHead(problem="multiclass", rows=400),
     }
     by = {"DE": {"n": 900.0, "expected_n": 900.0, "refund.n": 45.0, "refund.expected_n": 45.0, "refund.rmse": 3.0}}
     return Evaluation(snapshot_id="s", split="test", rows=900, metrics=roles, heads=heads, slices={"country": by})
