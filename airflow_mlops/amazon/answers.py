@@ -61,7 +61,7 @@ def _explained(error: BotoCoreError | ClientError, service: str, conn_id: str | 
         return ConfigError(
             f"AWS does not allow {error.operation_name}.",
             detail,
-            f"docs/aws-permissions.md lists the permissions that are needed. {_GOES_ON}",
+            f"docs/training/aws-permissions.md lists the permissions that are needed. {_GOES_ON}",
         )
     if code in _FULL:
         return TransientError(

@@ -19,7 +19,9 @@ def add_golden(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "add", parents=[place], help="add a case, such as a prediction that once went wrong, from a JSON file"
     )
     add.add_argument("model", metavar="MODEL")
-    add.add_argument("file", type=Path, metavar="FILE", help="inputs, outputs and tolerance; see docs/elsewhere.md")
+    add.add_argument(
+        "file", type=Path, metavar="FILE", help="inputs, outputs and tolerance; see docs/registry/elsewhere.md"
+    )
     add.add_argument("--tolerance", type=float, help="largest absolute difference (default: of the file, else 0.05)")
     add.add_argument("--reason", required=True, help="why, in words; kept in the ledger with your name")
     add.set_defaults(run=_add)

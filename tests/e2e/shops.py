@@ -150,7 +150,7 @@ def write_shops(folder: Path) -> None:
 
 def write_elsewhere(dags: Path) -> None:
     """Write the guide's DAG of models that were made elsewhere, for two of them."""
-    text = BLOCK.findall((ROOT / "docs" / "elsewhere.md").read_text())[0]
+    text = BLOCK.findall((ROOT / "docs" / "registry" / "elsewhere.md").read_text())[0]
     (dags / "serve_colleague.py").write_text(text)
     (dags / "serve_bought.py").write_text(text.replace("colleague", "bought") + BUY)
 

@@ -336,7 +336,7 @@ def test_a_champion_without_a_head_is_compared_on_what_both_have(
 
 
 def test_the_function_of_the_docs_learns_all_of_them():
-    guide = Path(__file__).parents[2] / "docs" / "several-labels.md"
+    guide = Path(__file__).parents[2] / "docs" / "models" / "several-labels.md"
     [code] = [one for one in re.findall(r"^```python\n(.*?)^```$", guide.read_text(), re.M | re.S) if "heads):" in one]
     made: dict[str, Any] = {}
     exec(code, made)

@@ -94,7 +94,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     land(home, "2024-01-02", free=3)
     [example] = [
         block
-        for block in re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "stages.md").read_text(), re.M | re.S)
+        for block in re.findall(
+            r"^```python\n(.*?)^```$", (ROOT / "docs" / "pipelines" / "stages.md").read_text(), re.M | re.S
+        )
         if "orders_nightly" in block
     ]
     (dags / "orders_nightly.py").write_text(example + RUN)

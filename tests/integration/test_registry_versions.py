@@ -124,7 +124,7 @@ def run(ledger: Ledger) -> Callable[..., Any]:
 
 def test_the_examples_of_the_guides_are_dags_that_parse():
     pages = ("registry.md", "registry-copies.md", "registry-waiting.md")
-    guides = "".join((ROOT / "docs" / page).read_text() for page in pages)
+    guides = "".join((ROOT / "docs" / "registry" / page).read_text() for page in pages)
     examples = re.findall(r"^```python\n(.*?)^```$", guides, re.MULTILINE | re.DOTALL)
     made: dict[str, Any] = {}
     for example in examples:

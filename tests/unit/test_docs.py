@@ -198,7 +198,7 @@ def test_the_notebook_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_modules_of_the_notebook_have_what_it_names():
-    tables = PAGES["docs/notebook.md"].split("| module of `airflow_mlops.engine` |")[1:]
+    tables = PAGES["docs/pipelines/notebook.md"].split("| module of `airflow_mlops.engine` |")[1:]
     rows = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", "\n".join(tables), re.MULTILINE)
     assert len(rows) > 15
     for module, names in rows:

@@ -199,7 +199,7 @@ def test_sagemaker_is_told_why_a_training_failed(tmp_path):
 
 
 def of_the_guide(key: str) -> list[dict[str, Any]]:
-    text = (ROOT / "docs" / "aws-permissions.md").read_text()
+    text = (ROOT / "docs" / "training" / "aws-permissions.md").read_text()
     blocks = [json.loads(block.partition("```")[0]) for block in text.split("```json")[1:]]
     return [block for block in blocks if key in block]
 

@@ -84,7 +84,7 @@ def labelled(rows: pa.Table, label: str, problem: str) -> tuple[pa.Table, Proble
         if problem == "ranking":
             raise ConfigError(
                 "A project for a ranking cannot be written from one table yet.",
-                hint="Begin with --problem regression, and see docs/problem-types.md for Label(problem='ranking').",
+                hint="Begin with --problem regression. docs/models/problem-types.md has Label(problem='ranking').",
             )
     rows = as_label(rows, label, "the rows that were looked at", problem)
     of_type = problem_named(problem) if problem else next(o for o in PROBLEMS.values() if o.claims(column))
