@@ -18,7 +18,14 @@ from airflow_mlops.engine.data.exclusions import excluded_keys, exclusions
 from airflow_mlops.engine.data.partitions import PartitionStore
 from airflow_mlops.engine.data.shared import fetch_views
 from airflow_mlops.engine.features.computing.code import code_identity, import_folders
-from airflow_mlops.engine.features.computing.provenance import ByFile, compare, other_code, read_inputs, revisions
+from airflow_mlops.engine.features.computing.provenance import (
+    ByFile,
+    compare,
+    list_used,
+    other_code,
+    read_inputs,
+    revisions,
+)
 from airflow_mlops.engine.features.governance.apply import last_applied
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.history.load import no_database, partitions_under
@@ -113,6 +120,17 @@ def look_again(site: Site, steps: Iterable[Step]) -> list[Step]:
         found += [_excluded(name, key, sealed.get(key)) for key in some if key in left_out]
         found += _of_feed(site, feed, sorted({*some} - left_out), sealed)
     return found
+
+
+def stale_after(site: Site, end: datetime, replaced: Container[tuple[str, str]]) -> list[str]:
+    """Return which partitions after a window have features that read replaced ones, as they were before.
+
+    :param replaced: Dataset and key of each.
+    """
+    views = _views(site)
+    inputs = read_inputs(site.location.home, views, end, end + parse_duration(site.pipeline.features.history))
+    reading = {at: one for at, one in inputs.items() if one is not None and _reads(one.partitions, replaced)}
+    return compare(reading, revisions(list_used(site.store, reading)), {}) if reading else []
 
 
 def _wider(feed: Feed, keys: Sequence[str], history: timedelta) -> tuple[datetime, datetime]:
