@@ -88,6 +88,16 @@ def test_what_would_leave_nothing_is_refused(world: World):
     excluded(**window(10, 12))
 
 
+def test_days_of_which_nothing_is_sealed_are_said_to_be_such(world: World, capfd: pytest.CaptureFixture[str]):
+    world.seal_days(0, 4)
+    excluded(**window(10, 12))
+    said = "".join(capfd.readouterr())
+    assert "No sealed partition lies in it: the 4 that there are go from 2026-01-05 to 2026-01-08." in said
+    assert "compute_features" not in said
+    excluded(**window(0, 1))
+    assert "clear the task `compute_features`" in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

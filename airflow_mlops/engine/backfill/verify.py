@@ -136,3 +136,9 @@ def told(ledger: Ledger, plan: Plan) -> list[str]:
     """Return what the last look at a plan's outcome said; nothing when there was none."""
     facts = ledger.facts(FACT, plan.id, limit=1)
     return list(facts[0].payload["lines"]) if facts else []
+
+
+def as_planned(ledger: Ledger, plan: Plan) -> bool:
+    """Return whether the last look at a plan's outcome found all as planned; so when there was none."""
+    facts = ledger.facts(FACT, plan.id, limit=1)
+    return not facts or bool(facts[0].payload["as_planned"])

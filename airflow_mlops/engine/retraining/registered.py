@@ -59,6 +59,12 @@ def registered(ledger: Ledger, model: str, version: int) -> Registered | None:
     return Registered.model_validate(found[0].payload) if found else None
 
 
+def version_of(ledger: Ledger, model: str, run: str) -> int | None:
+    """Return the version that came of a run of the train DAG; None while none has."""
+    made = (fact.payload for fact in ledger.facts(FACT, model))
+    return next((int(one["version"]) for one in made if one["run"] == run), None)
+
+
 def what_started(ledger: Ledger, model: str, run: str) -> tuple[str, dict[str, Any]]:
     """Return why a run of the train DAG trains, in words, and what of it is other than usual."""
     found = [one for one in requests(ledger, model, run=run) if one.state != "merged"]
