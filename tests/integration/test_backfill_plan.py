@@ -257,6 +257,8 @@ def test_the_end_names_features_that_came_since_and_read_what_was_replaced(world
     assert (found.as_planned, found.later) == (True, [key_of(2)])
     assert f"1 came later, and have features of what was replaced: plan them: {key_of(2)}" in found.lines()
     assert [step.name for step in plan_of(site, 2, 2).work] == ["features " + key_of(2)]
+    exclude(site.ledger, "rides", midnight(2), midnight(3), "strike", "ann")
+    assert verify(site, plan).later == [], "what is excluded is left alone"
 
 
 def test_features_after_the_window_that_were_refused_are_not_said_to_be_computed(world):

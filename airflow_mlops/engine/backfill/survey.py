@@ -123,14 +123,18 @@ def look_again(site: Site, steps: Iterable[Step]) -> list[Step]:
 
 
 def stale_after(site: Site, end: datetime, replaced: Container[tuple[str, str]]) -> list[str]:
-    """Return which partitions after a window have features that read replaced ones, as they were before.
+    """Return which partitions after a window have features that read replaced ones, as they were before; not those
+    that are excluded.
 
     :param replaced: Dataset and key of each.
     """
-    views = _views(site)
+    views, source = _views(site), site.pipeline.source
     inputs = read_inputs(site.location.home, views, end, end + parse_duration(site.pipeline.features.history))
     reading = {at: one for at, one in inputs.items() if one is not None and _reads(one.partitions, replaced)}
-    return compare(reading, revisions(list_used(site.store, reading)), {}) if reading else []
+    if not reading:
+        return []
+    left_out = excluded_keys(exclusions(site.ledger, source.dataset), source.partitioning)
+    return sorted({*compare(reading, revisions(list_used(site.store, reading)), {})} - left_out)
 
 
 def _wider(feed: Feed, keys: Sequence[str], history: timedelta) -> tuple[datetime, datetime]:
