@@ -71,6 +71,12 @@ class Fleet:
         if not names:
             raise ConfigError(f"Fleet {self.base.model!r} has no members.", hint='Name them: members=["de", "it"].')
         for name in names:
+            if not name:
+                raise ConfigError(
+                    f"A member of fleet {self.base.model!r} has no name.",
+                    detail=f"members: {', '.join(map(repr, names))}",
+                    hint="Name it, or leave it out.",
+                )
             is_name(self.model_of(name))
         if twice := next((name for name, count in Counter(names).items() if count > 1), ""):
             raise ConfigError(

@@ -348,6 +348,12 @@ class Gate:
                 f"min_gain={self.min_gain}, by={self.by}",
                 hint="Give min and/or max (with by= for slices), or vs with max_drop or min_gain.",
             )
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ConfigError(
+                f"No model ever passes Gate({self.metric!r}).",
+                detail=f"min={self.min} is more than max={self.max}",
+                hint="Swap them, or leave one out.",
+            )
 
 
 @part

@@ -162,11 +162,13 @@ def _cancel(options: argparse.Namespace) -> None:
 
 def _line(ledger: Ledger, plan: Plan) -> str:
     from airflow_mlops.engine.backfill.run import remaining, state_of
+    from airflow_mlops.engine.backfill.verify import as_planned
 
     left = len(remaining(ledger, plan))
+    unlike = "" if as_planned(ledger, plan) else ", not all is as planned"
     return (
         f"{plan.id}  {plan.at:%Y-%m-%d %H:%M} UTC  {plan.model}  {plan.first} to {plan.last}  by {plan.who}  "
-        f"{state_of(ledger, plan)}, {len(plan.work) - left} of {len(plan.work)} done"
+        f"{state_of(ledger, plan)}, {len(plan.work) - left} of {len(plan.work)} done{unlike}"
     )
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.commands.place import open_home, open_ledger, open_store, place_options, use_laptop_connections
+from airflow_mlops.commands.place import (
+    a_day,
+    open_home,
+    open_ledger,
+    open_store,
+    place_options,
+    use_laptop_connections,
+)
 from airflow_mlops.durations import parse_duration
 from airflow_mlops.exceptions import ConfigError, did_you_mean
 
@@ -44,10 +51,8 @@ def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     suggest = commands.add_parser(
         "suggest-suite", parents=[dataset], help="draw a suite from days nobody excluded, as JSON to edit"
     )
-    suggest.add_argument(
-        "--from", dest="start", type=date.fromisoformat, metavar="DAY", help="first day to draw it from"
-    )
-    suggest.add_argument("--to", dest="end", type=date.fromisoformat, metavar="DAY", help="last day to draw it from")
+    suggest.add_argument("--from", dest="start", type=a_day, metavar="DAY", help="first day to draw it from")
+    suggest.add_argument("--to", dest="end", type=a_day, metavar="DAY", help="last day to draw it from")
     suggest.add_argument("--out", type=Path, metavar="FILE", help="write it there (default: standard output)")
     suggest.add_argument("--force", action="store_true", help="overwrite FILE, with the edits in it")
     suggest.add_argument(

@@ -7,12 +7,13 @@ import argparse
 import os
 import sys
 import time
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.commands.place import (
+    a_day,
     open_home,
     open_ledger,
     open_location,
@@ -25,6 +26,7 @@ from airflow_mlops.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import date
 
     from airflow_mlops.engine.history.load import Loaded
     from airflow_mlops.fleet import Fleet
@@ -58,11 +60,11 @@ def add_span(command: argparse.ArgumentParser, to: str = "") -> None:
     :param to: What the last day is by default, in words; it must be given without.
     """
     command.add_argument("pipeline", metavar="PIPELINE", help="DAG file and name, such as dags/churn.py:churn")
-    command.add_argument("--from", dest="first", type=date.fromisoformat, metavar="DAY", help="default: its first day")
+    command.add_argument("--from", dest="first", type=a_day, metavar="DAY", help="default: its first day")
     command.add_argument(
         "--to",
         dest="last",
-        type=date.fromisoformat,
+        type=a_day,
         metavar="DAY",
         required=not to,
         help=f"default: {to}" if to else "last day",

@@ -6,6 +6,7 @@ import argparse
 import getpass
 import logging
 import os
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 
 LAPTOP_HOME = Path(".mlops")
 LAPTOP_REPO = Path("feature_repo")
+
+
+def a_day(text: str) -> date:
+    """Return the day that an argument says, for ``type=``.
+
+    :raises argparse.ArgumentTypeError: when it is none.
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day: write it as 2013-01-15") from None
 
 
 def place_options() -> argparse.ArgumentParser:

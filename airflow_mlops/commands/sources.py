@@ -72,7 +72,7 @@ def _announce(options: argparse.Namespace) -> None:
 
 
 def _exclude(options: argparse.Namespace) -> None:
-    from airflow_mlops.engine.data.exclusions import check_something_left, exclude
+    from airflow_mlops.engine.data.exclusions import check_something_left, exclude, outside
     from airflow_mlops.engine.data.sources import require_dataset
 
     ledger = open_ledger(options)
@@ -82,7 +82,7 @@ def _exclude(options: argparse.Namespace) -> None:
     keys, cut = store.keys(options.dataset), store.partitioning(options.dataset)
     check_something_left(ledger, options.dataset, start, end, keys, cut)
     made = exclude(ledger, options.dataset, start, end, options.reason, who())
-    print(f"{_line(made)}\n{_next(made)}")
+    print(f"{_line(made)}\n{outside(start, end, keys, cut) or _next(made)}")
 
 
 def _accept(options: argparse.Namespace) -> None:

@@ -18,6 +18,8 @@ from airflow_mlops.operators.data import located
 from airflow_mlops.operators.retraining import run_of, run_state, user_of
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.sdk import Context
 
     from airflow_mlops.engine.ledger import Ledger
@@ -171,6 +173,8 @@ class AdmitTrainingOperator(MlopsOperator):
         why = said(self.reason) or "no reason was given"
         exclude = parse_excluded(special.get("exclude", ""), self.source_dataset, who, why)
         slices = parse_slices(special.get("slices", ""))
+        if exclude:
+            self._check_excluded(ledger, window, exclude)
         if said(self.only_say) == "True":
             raise self._priced(context, ledger, window, exclude, special)
         if special and not said(self.reason):
@@ -256,16 +260,26 @@ class AdmitTrainingOperator(MlopsOperator):
         context["ti"].xcom_push("held", words)
         return AirflowSkipException(words)
 
+    def _end(self) -> datetime:
+        """Return up to when rows have a label that has matured."""
+        cut = parse_moment(require(said(self.cut), "cut", "Did wait_data succeed?"), "cut")
+        return cut - parse_duration(self.matures_after)
+
+    def _check_excluded(self, ledger: Ledger, window: str, exclude: list[Any]) -> None:
+        from airflow_mlops.engine.retraining.emergency import begin_of, check_read
+
+        end, start = self._end(), parse_day(self.start, "start")
+        check_read(exclude, begin_of(self.partition_store(ledger), self.source_dataset, end, window, start), end)
+
     def _estimated(self, ledger: Ledger, window: str, exclude: list[Any]) -> str:
         from airflow_mlops.engine.retraining.emergency import estimate
 
-        cut = parse_moment(require(said(self.cut), "cut", "Did wait_data succeed?"), "cut")
         found = estimate(
             ledger,
             self.partition_store(ledger),
             model=self.model,
             source=self.source_dataset,
-            end=cut - parse_duration(self.matures_after),
+            end=self._end(),
             window=window,
             start=parse_day(self.start, "start"),
             without=exclude,

@@ -98,16 +98,19 @@ class ExcludeWindowOperator(WindowOperator):
 
     def perform(self, context: Context) -> ExcludedWindow:
         """Exclude them, unless nothing at all would be left."""
-        from airflow_mlops.engine.data.exclusions import check_something_left, exclude, exclusions
+        from airflow_mlops.engine.data.exclusions import check_something_left, exclude, exclusions, outside
 
         (dataset, start, end), (who, reason) = self.asked(), self.answered_for(context)
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         store = self.partition_store(ledger)
-        check_something_left(ledger, dataset, start, end, store.keys(dataset), store.partitioning(dataset))
+        keys, cut = store.keys(dataset), store.partitioning(dataset)
+        check_something_left(ledger, dataset, start, end, keys, cut)
         known = {one.id for one in exclusions(ledger, dataset)}
         made = exclude(ledger, dataset, start, end, reason, who)
         if made.id in known:
             self.log.info("It is excluded already, by %s: %s. Nothing was changed.", made.who, made.reason)
+        elif nothing := outside(start, end, keys, cut):
+            self.log.warning("%s", nothing)
         else:
             span = f"--from {start.date()} --to {(end - timedelta(days=1)).date()}"
             self.log.info("Next: trigger %s.backfill, or airflow-mlops backfill plan PIPELINE %s.", self.model, span)

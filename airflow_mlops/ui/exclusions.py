@@ -45,12 +45,16 @@ def list_exclusions(dataset: str) -> list[Exclusion]:
 
 @router.post("/sources/{dataset}/exclusions", status_code=status.HTTP_201_CREATED, dependencies=_WRITES)
 def add_exclusion(dataset: str, window: Window, user: GetUserDep) -> Exclusion:
-    """Exclude a window, in the name of whoever is logged in."""
-    from airflow_mlops.engine.data.exclusions import exclude
+    """Exclude a window, in the name of whoever is logged in, unless nothing at all would be left."""
+    from airflow_mlops.engine.data.exclusions import check_something_left, exclude
     from airflow_mlops.engine.data.sources import require_dataset
+    from airflow_mlops.operators.base import open_home, partition_store
 
     ledger = open_ledger()
     require_dataset(ledger, dataset)
+    store = partition_store(open_home(), ledger)
+    keys, cut = store.keys(dataset), store.partitioning(dataset)
+    check_something_left(ledger, dataset, window.start, window.end, keys, cut)
     return exclude(ledger, dataset, window.start, window.end, window.reason, user.get_name())
 
 

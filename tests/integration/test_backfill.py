@@ -134,7 +134,10 @@ def test_the_command(world, capsys):
     assert cli.main(["backfill", "run", spec, name, "--workers", "1", *place, *repo]) == 0
     assert f"{2 * DAYS} partitions sealed as planned" in capsys.readouterr().out
     assert cli.main(["backfill", "status", *place]) == 0
-    assert f"ended, {3 * DAYS} of {3 * DAYS} done" in capsys.readouterr().out
+    assert f"ended, {3 * DAYS} of {3 * DAYS} done\n" in capsys.readouterr().out
+    world.ledger.record("backfill_verified", name, {"as_planned": False, "lines": []})
+    assert cli.main(["backfill", "status", *place]) == 0
+    assert "done, not all is as planned\n" in capsys.readouterr().out
     assert cli.main(["backfill", "status", name, *place]) == 0
     assert "all 18 are done" in capsys.readouterr().out
     assert cli.main(["backfill", "plan", spec, "--to", str(LAST), *place, *repo]) == 0

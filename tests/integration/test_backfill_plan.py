@@ -245,6 +245,74 @@ def test_who_learned_from_what_is_excluded(world):
     assert not plan_of(site, 1, 1).seen, "it is in use no more, and the newest left it out"
 
 
+def test_what_came_into_use_since_must_be_shown(world):
+    site = site_of(world)
+    sealed(site, 1)
+    seen = site.store.current("rides", key_of(1))
+    land_other(world, "rides", 1)
+    plan = plan_of(site, 1, 1)
+    assert not plan.approval, "nobody has trained on it"
+    served(site, key_of(1), seen)
+    with pytest.raises(
+        GateError, match=r"version 3 of (.|\n)*, which serves on s, saw what is replaced(.|\n)*Plan again"
+    ):
+        begin(site, plan)
+    assert site.store.current("rides", key_of(1)) == seen
+    plan = plan_of(site, 1, 1)
+    approve(site.ledger, plan, plan.hash, "ann")
+    begin(site, plan)
+
+
+def test_the_end_names_a_model_that_was_trained_since(world):
+    site = site_of(world)
+    sealed(site, 1)
+    seen = site.store.current("rides", key_of(1))
+    land_other(world, "rides", 1)
+    plan = plan_of(site, 1, 1)
+    begin(site, plan)
+    served(site, key_of(1), seen)
+    execute(site, plan, steps_of(plan, "seal"))
+    assert f"{MODEL} saw 1 partitions that were replaced, in versions 3" in verify(site, plan).retrain[0]
+
+
+def test_the_end_names_features_that_came_since_and_read_what_was_replaced(world):
+    site = site_of(world)
+    sealed(site, 0, 1, 2)
+    land_other(world, "rides", 1)
+    plan = plan_of(site, 1, 1)
+    assert [step.name for step in plan.work if step.dataset == "features"] == ["features " + key_of(1)]
+    day_by_day = plan_of(site, 2, 2)
+    begin(site, day_by_day)
+    execute(site, day_by_day, day_by_day.work)
+    assert verify(site, day_by_day).as_planned
+    begin(site, plan)
+    execute(site, plan, plan.work)
+    found = verify(site, plan)
+    assert (found.as_planned, found.later) == (True, [key_of(2)])
+    assert f"1 came later, and have features of what was replaced: plan them: {key_of(2)}" in found.lines()
+    assert [step.name for step in plan_of(site, 2, 2).work] == ["features " + key_of(2)]
+    exclude(site.ledger, "rides", midnight(2), midnight(3), "strike", "ann")
+    assert verify(site, plan).later == [], "what is excluded is left alone"
+
+
+def test_features_after_the_window_that_were_refused_are_not_said_to_be_computed(world):
+    site = site_of(world)
+    first = plan_of(site, 0, 3)
+    begin(site, first)
+    execute(site, first, first.work)
+    verify(site, first)
+    land_other(world, "rides", 1)
+    plan = plan_of(site, 1, 1)
+    begin(site, plan)
+    execute(site, plan, [step for step in plan.work if step.key == key_of(1)])
+    found = verify(site, plan)
+    assert found.computed == [key_of(1)]
+    assert [line.split(":")[0] for line in found.left] == [
+        f"features {key_of(2)} is changed",
+        f"features {key_of(3)} is changed",
+    ]
+
+
 def test_above_a_limit_somebody_must_approve(world):
     assert "18 partitions are more than 17" in plan_of(site_of(world), approve_above=17).approval
     assert not plan_of(site_of(world), approve_above=18).approval

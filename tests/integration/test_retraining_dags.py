@@ -113,6 +113,7 @@ if __name__ == "__main__":
     run("storm", "retrain")
     asked = {"exclude": "2026-01-20", "slices": "carrier=AA", "weight": "km", "model_params": {"hidden": 8}}
     run("special", "train", window="10d", reason="a bad day", **asked)
+    run("mistyped", "train", only_say=True, exclude="2025-01-20")
     run("brought", "train", only_say=True, data="lake/orders/2026-01-20")
     run("both", "train", reason="why", data="lake/orders/2026-01-20", window="10d")
     run("query", "train", reason="why", data="SELECT * FROM 'lake/*.parquet'")
@@ -181,6 +182,7 @@ def test_a_dry_run_says_what_it_would_take_and_asks_for_nothing(runs, ledger):
     words = runs["priced"]["xcoms"]["admit.held"]
     assert words.startswith("Dry run: it would train on 2,000 rows of 10 partitions, from 2026-01-")
     assert "about 0:00:57 of training, cost about 0.24" in words
+    assert runs["mistyped"]["tasks"]["admit"] == "failed", "of another year: it leaves nothing out"
 
 
 def test_a_dry_run_refuses_a_window_that_is_held_out_whole(runs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.decide import Policy
 from airflow_mlops.engine.retraining.looking import look_and_decide
+from airflow_mlops.engine.retraining.registered import Registered, record_registered
 from airflow_mlops.engine.retraining.requests import ask, ask_while, finish, requests, settle, start, started_last
 from airflow_mlops.engine.retraining.why import why
 from tests.ledger_fixtures import CROWD, crowd, url
@@ -40,6 +41,16 @@ def test_one_starts_and_the_others_go_with_it(url):
     assert settle(ledger, "m", lambda run: "success") == []
     assert started_last(ledger, "m").state == "done"
     assert start(ledger, storm[0], "run 1"), "cleared after its end too"
+
+
+def test_of_a_training_that_nothing_looks_at_it_is_said_what_came_of_it(url):
+    ledger = Ledger(url)
+    start(ledger, asked(ledger, "hand:1", "hand"), "m.train run 1")
+    assert next(why(ledger, "m")).endswith("run m.train run 1, started")
+    record_registered(ledger, Registered(model="m", version=3, spec_hash="h", snapshot="s", run="m.train run 1"))
+    assert next(why(ledger, "m")).endswith("run m.train run 1, version 3 came of it")
+    settle(ledger, "m", lambda run: "success")
+    assert next(why(ledger, "m")).endswith("run m.train run 1, done")
 
 
 def test_what_holds_on_is_asked_for_again_only_when_the_training_came_to_nothing(url):

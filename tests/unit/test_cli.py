@@ -105,6 +105,12 @@ def run(home: Path, *command: str) -> int:
     return main([*command, "--home", str(home), "--ledger", ledger_of(home).url])
 
 
+def test_what_is_no_day_is_said_to_be_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["backfill", "plan", "dags/churn.py:churn", "--from", "yesterday"])
+    assert "argument --from: 'yesterday' is not a day: write it as 2013-01-15" in capsys.readouterr().err
+
+
 def test_announce_records_the_person(days: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(days, "announce", "departures", "degraded", "--reason", "half of the gates") == 0
     assert "what trains on it holds" in capsys.readouterr().out
@@ -117,6 +123,12 @@ def test_exclude_list_and_lift(days: Path, capsys: pytest.CaptureFixture[str]) -
     everything = ("--from", "2000-01-01", "--to", "2100-01-01", "--reason", "all of it")
     assert run(days, "exclude", "departures", *everything) == 1
     assert "Nothing of 'departures' would be left to train on" in capsys.readouterr().err
+    mistyped = ("--from", "2012-01-02", "--to", "2012-01-04", "--reason", "clocks were wrong")
+    assert run(days, "exclude", "departures", *mistyped) == 0
+    said = capsys.readouterr().out
+    assert "No sealed partition lies in it: the 3 that there are go from 2013-01-01 to 2013-01-03." in said
+    assert run(days, "lift", said.split()[0], "--reason", "of another year") == 0
+    capsys.readouterr()
     assert run(days, "exclude", "departures", *window) == 0
     made, then = capsys.readouterr().out.splitlines()
     assert "airflow-mlops backfill plan PIPELINE --from 2013-01-02 --to 2013-01-03" in then

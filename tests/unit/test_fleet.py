@@ -45,6 +45,7 @@ def test_each_member_is_a_pipeline_of_its_own():
     [
         (lambda: fleet(members=["de", "it", "de"]), "Member 'de' of fleet 'm' is there twice"),
         (lambda: fleet(members=[]), "has no members"),
+        (lambda: fleet(members=["de", ""]), "A member of fleet 'm' has no name"),
         (lambda: fleet(members=["d-e"]), "'m_d-e' cannot be a name"),
         (lambda: fleet(members="de"), "Write members=['de']"),
         (lambda: fleet(members={"de": "90d"}), "members=['de', 'it']"),

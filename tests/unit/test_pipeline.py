@@ -122,6 +122,7 @@ def test_dataset_takes_its_name_from_the_last_part_of_the_uri():
             ),
             "no feed of dataset 'weather'",
         ),
+        (lambda: Gate("auc", min=0.9, max=0.5), "No model ever passes Gate('auc')"),
         (lambda: Rows("view", "a", ratio=0), "ratio: "),
         (lambda: Label("late"), "Nothing says since when the label 'late' is known"),
         (lambda: Gate("acu", min=0.5), "Did you mean 'auc'?"),

@@ -9,8 +9,10 @@ import pytest
 
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.emergency import (
+    begin_of,
     check_data,
     check_parameters,
+    check_read,
     check_window,
     estimate,
     parse_excluded,
@@ -138,3 +140,13 @@ def test_a_window_that_cannot_fit_is_warned_of():
     made = pipeline(retrain=Retrain(cron="@weekly", new_rows=5, cooldown="1d", max_age="8d"))
     with pytest.warns(UserWarning, match=r"can be 8 days, 2:25:00 old .* between trainings 7 days"):
         warn_of_age(made)
+
+
+def test_days_that_a_training_does_not_read_are_not_left_out_in_silence(tmp_path: Path):
+    world = World(tmp_path, Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    world.seal_days(0, 6)
+    begin = begin_of(world.store, end=at(6), window="3d", **BAD)
+    assert begin == at(3)
+    check_read(parse_excluded("2026-01-08, 2026-01-10/2026-02-01", "orders", "ann", "why"), begin, at(6))
+    with pytest.raises(ConfigError, match=r"(?s)does not read.*2025-01-08, 2026-01-07; it reads from 2026-01-08 00:00"):
+        check_read(parse_excluded("2025-01-08, 2026-01-07, 2026-01-08", "orders", "ann", "why"), begin, at(6))

@@ -26,6 +26,7 @@ from airflow_mlops.operators.admit import AdmitTrainingOperator
 from airflow_mlops.operators.exclusions import ExcludeWindowOperator, LiftExclusionOperator
 from airflow_mlops.operators.retraining import CheckServedAgeOperator, DecideTrainingOperator
 from airflow_mlops.operators.roll_through import TFServingRollThroughOperator
+from airflow_mlops.ui.exclusions import Window, add_exclusion
 from tests.retraining_fixtures import SERVER, TRAINED, World, at
 
 
@@ -86,6 +87,30 @@ def test_what_would_leave_nothing_is_refused(world: World):
     with pytest.raises(AirflowFailException, match="Nothing of 'orders' would be left to train on"):
         excluded(**window(2, 3))
     excluded(**window(10, 12))
+
+
+def test_the_page_of_models_is_refused_it_too(world: World):
+    class User:
+        def get_name(self) -> str:
+            return "ann"
+
+    world.seal_days(0, 4)
+    user: Any = User()
+    with pytest.raises(ConfigError, match="Nothing of 'orders' would be left to train on"):
+        add_exclusion("orders", Window(start=at(0), end=at(4), reason="a strike"), user)
+    assert exclusions(world.ledger, "orders") == []
+    made = add_exclusion("orders", Window(start=at(0), end=at(1), reason="a strike"), user)
+    assert exclusions(world.ledger, "orders") == [made]
+
+
+def test_days_of_which_nothing_is_sealed_are_said_to_be_such(world: World, capfd: pytest.CaptureFixture[str]):
+    world.seal_days(0, 4)
+    excluded(**window(10, 12))
+    said = "".join(capfd.readouterr())
+    assert "No sealed partition lies in it: the 4 that there are go from 2026-01-05 to 2026-01-08." in said
+    assert "compute_features" not in said
+    excluded(**window(0, 1))
+    assert "clear the task `compute_features`" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ approved and executed by its hash.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import date, datetime
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -217,12 +217,16 @@ def spell(minutes: float) -> str:
     return f"{seconds:.1f} seconds" if seconds < _FEW else f"{seconds:.0f} seconds"
 
 
-def in_use(seen: Sequence[Seen]) -> list[str]:
-    """Say which versions that are in use saw what is replaced."""
+def in_use(seen: Sequence[Seen], besides: Container[tuple[str, int]] = ()) -> list[str]:
+    """Say which versions that are in use saw what is replaced.
+
+    :param besides: Models and versions that need not be said.
+    """
     return [
         f"version {version} of {one.model}, which {role}, saw what is replaced"
         for one in seen
         for version, role in one.serving.items()
+        if (one.model, version) not in besides
     ]
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from airflow_mlops.engine.backfill.plan import Plan, Step, few, find, spell
+from airflow_mlops.engine.backfill.make import who_saw
+from airflow_mlops.engine.backfill.plan import Plan, Step, few, find, in_use, spell
 from airflow_mlops.engine.backfill.survey import Site, look_again
 from airflow_mlops.engine.data.validation import load_suite
 from airflow_mlops.engine.history.ahead import Ahead
@@ -79,14 +80,17 @@ def begin(site: Site, plan: Plan, *, run: str = "", ended: Callable[[str], bool]
 
     :param run: The run of Airflow that executes it.
     :param ended: Whether such a run has ended: the plan that one left behind is not running any more.
-    :raises GateError: when it needs an approval that nobody gave.
+    :raises GateError: when it needs an approval that nobody gave, or a version that the plan does not name came into
+        use since and saw what is replaced.
     :raises BusyError: when another runs.
     :raises DataError: when it was cancelled, or partitions or code changed since it was made.
     :raises TransientError: when the ledger or a storage does not answer.
     """
     _check_approved(site.ledger, plan)
     _check_not_cancelled(site.ledger, plan)
-    check_unchanged(site, plan, remaining(site.ledger, plan))
+    left = remaining(site.ledger, plan)
+    check_unchanged(site, plan, left)
+    _check_shown(site.ledger, plan, left)
 
     def take(value: dict[str, Any] | None) -> dict[str, Any] | None:
         other = value is not None and value["plan"] != plan.id and value["state"] == _RUNNING and value
@@ -315,6 +319,18 @@ def _check_approved(ledger: Ledger, plan: Plan) -> None:
             detail=plan.approval,
             hint=f"Approve what the plan says: `airflow-mlops backfill run PIPELINE {plan.id} --approve {plan.hash}`, "
             f"or answer the task `approve` of {plan.model}.backfill.",
+        )
+
+
+def _check_shown(ledger: Ledger, plan: Plan, steps: Sequence[Step]) -> None:
+    """Refuse a plan when a version is in use now that saw what it replaces, and whoever approved it was not shown."""
+    shown = {(one.model, version) for one in plan.seen for version in one.serving}
+    since = in_use(who_saw(ledger, steps), besides=shown)
+    if since:
+        raise GateError(
+            f"Backfill {plan.id} of {plan.model!r} touches what was not in use when it was planned.",
+            detail="; ".join(since),
+            hint=_AGAIN,
         )
 
 

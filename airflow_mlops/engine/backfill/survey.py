@@ -21,6 +21,7 @@ from airflow_mlops.engine.features.computing.code import code_identity, import_f
 from airflow_mlops.engine.features.computing.provenance import (
     ByFile,
     compare,
+    list_used,
     other_code,
     other_windows,
     read_inputs,
@@ -121,6 +122,21 @@ def look_again(site: Site, steps: Iterable[Step]) -> list[Step]:
         found += [_excluded(name, key, sealed.get(key)) for key in some if key in left_out]
         found += _of_feed(site, feed, sorted({*some} - left_out), sealed)
     return found
+
+
+def stale_after(site: Site, end: datetime, replaced: Container[tuple[str, str]]) -> list[str]:
+    """Return which partitions after a window have features that read replaced ones, as they were before; not those
+    that are excluded.
+
+    :param replaced: Dataset and key of each.
+    """
+    views, source = _views(site), site.pipeline.source
+    inputs = read_inputs(site.location.home, views, end, end + parse_duration(site.pipeline.features.history))
+    reading = {at: one for at, one in inputs.items() if one is not None and _reads(one.partitions, replaced)}
+    if not reading:
+        return []
+    left_out = excluded_keys(exclusions(site.ledger, source.dataset), source.partitioning)
+    return sorted({*compare(reading, revisions(list_used(site.store, reading)), {})} - left_out)
 
 
 def _wider(feed: Feed, keys: Sequence[str], history: timedelta) -> tuple[datetime, datetime]:

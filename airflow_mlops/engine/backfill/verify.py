@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from airflow_mlops.engine.backfill.make import newest_version
+from airflow_mlops.engine.backfill.make import newest_version, who_saw
 from airflow_mlops.engine.backfill.plan import WORK, Plan, Seen, Step, few
 from airflow_mlops.engine.backfill.run import finish, outcomes
-from airflow_mlops.engine.backfill.survey import Site, survey
+from airflow_mlops.engine.backfill.survey import Site, stale_after, survey
 from airflow_mlops.engine.history.pace import FEATURES
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.requests import ask
@@ -27,6 +27,7 @@ class Verified:
     :param computed: Features that are there now, as planned.
     :param same: Partitions that were to be looked at and have the rows that they had.
     :param left: What was planned and is not so now, each with why.
+    :param later: Partitions that came after the plan was made, and have features of what was replaced.
     :param unplanned: Partitions of the window that changed though the plan did not say so, each with its revisions.
     :param retrain: Models that saw what was replaced, or is excluded, each with what to do.
     """
@@ -35,6 +36,7 @@ class Verified:
     computed: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    later: list[str] = field(default_factory=list)
     unplanned: list[str] = field(default_factory=list)
     retrain: list[str] = field(default_factory=list)
 
@@ -51,6 +53,7 @@ class Verified:
             ("partitions looked at that had not changed", self.same),
             ("not as planned", self.left),
             ("changed though nobody planned it", self.unplanned),
+            ("came later, and have features of what was replaced: plan them", self.later),
         )
         return [*(f"{len(some)} {what}: {few(some)}" for what, some in groups if some), *self.retrain]
 
@@ -76,18 +79,21 @@ def verify(site: Site, plan: Plan, *, retrain: bool = False) -> Verified:
     :raises DataError: when what has landed cannot be read.
     :raises TransientError: when the ledger, a storage or a database does not answer.
     """
-    now = {step.name: step for step in survey(site, *site.pipeline.source.partitioning.span(plan.first, plan.last))}
+    begin, end = site.pipeline.source.partitioning.span(plan.first, plan.last)
+    now = {step.name: step for step in survey(site, begin, end)}
+    # A survey sees features after its window only while they read what has landed and is not sealed.
+    replaced = {(step.dataset, step.key) for step in plan.steps if step.revision and step.state in WORK}
+    stale = [Step(FEATURES, key, "changed") for key in stale_after(site, end, replaced)] if replaced else []
+    now |= {step.name: step for step in stale}
     done, found = outcomes(site.ledger, plan), Verified()
+    found.later = [step.key for step in stale if step.name not in {one.name for one in plan.steps}]
     for step in plan.steps:
-        # Features after the window are looked at only while they read something that has changed.
         after = now.get(step.name, step._replace(state="present"))
         refused = done[step.name].refused if step.name in done else "nobody worked on it"
         _compare(step, after, refused, found)
-    found.retrain = [
-        _retrain(site.ledger, plan, seen, retrain and found.as_planned)
-        for seen in plan.seen
-        if found.changed or plan.learned(seen)
-    ]
+    saw = who_saw(site.ledger, plan.steps) if found.changed else ()  # by now: models were trained since the plan
+    learned = [seen for seen in plan.seen if plan.learned(seen)]
+    found.retrain = [_retrain(site.ledger, plan, seen, retrain and found.as_planned) for seen in (*saw, *learned)]
     site.ledger.record(FACT, plan.id, {"as_planned": found.as_planned, "lines": found.lines()})
     finish(site, plan)
     return found
@@ -134,3 +140,9 @@ def told(ledger: Ledger, plan: Plan) -> list[str]:
     """Return what the last look at a plan's outcome said; nothing when there was none."""
     facts = ledger.facts(FACT, plan.id, limit=1)
     return list(facts[0].payload["lines"]) if facts else []
+
+
+def as_planned(ledger: Ledger, plan: Plan) -> bool:
+    """Return whether the last look at a plan's outcome found all as planned; so when there was none."""
+    facts = ledger.facts(FACT, plan.id, limit=1)
+    return not facts or bool(facts[0].payload["as_planned"])

@@ -115,6 +115,20 @@ def check_something_left(  # noqa: PLR0917
         )
 
 
+def outside(start: datetime, end: datetime, keys: Iterable[str], partitioning: Partitioning) -> str:
+    """Say that a window has no sealed partition in it, as one of another year; empty when it has, or none is sealed.
+
+    It may be meant: what is sealed later is left out too.
+
+    :param keys: Keys of the sealed partitions.
+    """
+    sealed = sorted(keys)
+    spans = map(partitioning.interval, sealed)
+    if not sealed or any(begin < end and start < until for begin, until in spans):
+        return ""
+    return f"No sealed partition lies in it: the {len(sealed)} that there are go from {sealed[0]} to {sealed[-1]}."
+
+
 def exclusions(ledger: Ledger, dataset: str) -> list[Exclusion]:
     """Return the exclusions in force for a dataset, earliest start first."""
     lifted: dict[str, int] = {}

@@ -151,6 +151,25 @@ def check_parameters(usual: Mapping[str, Any], asked: Mapping[str, Any]) -> dict
     return {**usual, **asked}
 
 
+def begin_of(store: PartitionStore, source: str, end: datetime, window: str, start: date) -> datetime:
+    """Return since when a training reads rows; its parameters are those of :func:`estimate`."""
+    return max(end - parse_duration(window), store.partitioning(source).first(start))
+
+
+def check_read(without: list[Exclusion], begin: datetime, end: datetime) -> None:
+    """Refuse to leave out days of which a training of ``[begin, end)`` reads nothing: others are meant.
+
+    :raises ConfigError: naming them.
+    """
+    beside = [f"{one.start:%Y-%m-%d}" for one in without if one.end <= begin or end <= one.start]
+    if beside:
+        raise ConfigError(
+            "Days are to be left out that this training does not read.",
+            detail=f"{', '.join(beside)}; it reads from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC",
+            hint="Correct the days, or leave them away: without them nothing is different.",
+        )
+
+
 def estimate(  # noqa: PLR0917
     ledger: Ledger,
     store: PartitionStore,
@@ -170,8 +189,7 @@ def estimate(  # noqa: PLR0917
     :param held_out: End of the window that is not trained on, but for validation and test.
     :raises DataError: when nothing is left to train on.
     """
-    cut = store.partitioning(source)
-    begin = max(end - parse_duration(window), cut.first(start))
+    cut, begin = store.partitioning(source), begin_of(store, source, end, window, start)
     left_out = excluded_keys([*exclusions(ledger, source), *without], cut)
     facts = ledger.facts(PARTITION, source, after_key=cut.key(begin)[:-1], limit=None) if begin < end else []
     rows = {fact.key: fact.payload["rows"] for fact in reversed(facts)}

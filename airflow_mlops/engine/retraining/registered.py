@@ -69,6 +69,12 @@ def backfilled(ledger: Ledger, model: str, version: int) -> str:
     return "" if made is None else str(made.special.get(BACKFILL, ""))
 
 
+def version_of(ledger: Ledger, model: str, run: str) -> int | None:
+    """Return the version that came of a run of the train DAG; None while none has."""
+    made = (fact.payload for fact in ledger.facts(FACT, model))
+    return next((int(one["version"]) for one in made if one["run"] == run), None)
+
+
 def what_started(ledger: Ledger, model: str, run: str) -> tuple[str, dict[str, Any]]:
     """Return why a run of the train DAG trains, in words, and what of it is other than usual."""
     found = [one for one in requests(ledger, model, run=run) if one.state != "merged"]

@@ -9,7 +9,7 @@ from airflow_mlops.engine.data.lateness import is_known, known_models
 from airflow_mlops.engine.halts import halted
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.retraining.looking import last_look
-from airflow_mlops.engine.retraining.registered import saved, words_of
+from airflow_mlops.engine.retraining.registered import saved, version_of, words_of
 from airflow_mlops.engine.retraining.requests import Request, requests
 from airflow_mlops.exceptions import did_you_mean
 
@@ -30,7 +30,8 @@ def why(ledger: Ledger, model: str) -> Iterator[str]:
         return
     started = [one for one in every if one.started_at is not None]
     if started:
-        yield from _started(started[0], [one for one in every if one.state == "merged" and one.run == started[0].run])
+        merged = [one for one in every if one.state == "merged" and one.run == started[0].run]
+        yield from _started(started[0], merged, version_of(ledger, model, started[0].run))
     else:
         yield "no training was asked for yet"
     if halt := halted(ledger, model):
@@ -61,9 +62,11 @@ def _never(ledger: Ledger, model: str) -> Iterator[str]:
         yield f"this model was never trained.{close}"
 
 
-def _started(last: Request, merged: list[Request]) -> Iterator[str]:
+def _started(last: Request, merged: list[Request], version: int | None) -> Iterator[str]:
     at: datetime | None = last.started_at
-    yield f"last training: {at:%Y-%m-%d %H:%M} UTC, run {last.run}, {last.state}"
+    # That its run has ended is found by <model>.retrain only, and where there is a schedule alone there is none.
+    state = last.state if last.state != "started" or version is None else f"version {version} came of it"
+    yield f"last training: {at:%Y-%m-%d %H:%M} UTC, run {last.run}, {state}"
     yield f"  for {_named(last)}"
     for one in merged:
         yield f"  and {_named(one)}"
