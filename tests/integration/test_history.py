@@ -17,6 +17,7 @@ from airflow_mlops import Checks, FeatureService, Gate, Label, ModelPipeline, Pa
 from airflow_mlops.engine.data.files import sha256
 from airflow_mlops.engine.features.computing.provenance import read_inputs
 from airflow_mlops.engine.history import landed as landed_module
+from airflow_mlops.engine.history import load as load_module
 from airflow_mlops.engine.history.landed import Landed, load_landed
 from airflow_mlops.engine.history.load import Loaded, in_groups, load_history
 from airflow_mlops.exceptions import ConfigError, DataError
@@ -427,5 +428,6 @@ def test_where_nothing_has_landed_there_is_no_end(world, monkeypatch):
 
 def test_a_source_that_begins_today_has_no_end_yet(world, monkeypatch):
     later = replace(PIPELINE, source=replace(PIPELINE.source, start=LAST + timedelta(days=4)))
+    monkeypatch.setattr(load_module, "datetime", SomeDaysLater)
     with pytest.raises(DataError, match="Nothing of 'rides' has landed yet"):
         load_all(world, monkeypatch, later)
