@@ -35,6 +35,7 @@ from airflow_mlops.engine.backfill.run import (
 from airflow_mlops.engine.backfill.shares import shares, steps_of
 from airflow_mlops.engine.backfill.verify import verify
 from airflow_mlops.engine.data.exclusions import exclude
+from airflow_mlops.engine.features.computing.provenance import stale_days
 from airflow_mlops.engine.history.load import load_partitions
 from airflow_mlops.engine.history.pace import pace
 from airflow_mlops.engine.ledger import Ledger
@@ -225,7 +226,7 @@ def test_who_learned_from_what_is_excluded(world):
     served(site, key_of(1), "an earlier revision")
     exclude(site.ledger, "rides", midnight(1), midnight(2), "a broken sensor", "ann")
     plan = plan_of(site, 1, 1)
-    assert [step.name for step in plan.work] == [f"features {key_of(2)}", f"features {key_of(3)}"], "of two days"
+    assert [step.name for step in plan.work] == [f"features {key_of(n)}" for n in (1, 2, 3)], "of two days, and its own"
     words = "\n".join(plan.lines())
     assert f"{MODEL} learned from what is excluded: rides {key_of(1)}; in 1 snapshots" in words
     assert "of which versions were made: 3; version 3 serves on s" in words
@@ -238,6 +239,8 @@ def test_who_learned_from_what_is_excluded(world):
     assert f"{MODEL} saw 1 partitions that are excluded, in versions 3. A training is asked for" in found.retrain[0]
     nothing = plan_of(site, 1, 1)
     assert not nothing.work, "they are computed without it now"
+    stale = stale_days(world.home, site.store, ["zone_delays"], FIRST, LAST, ledger=site.ledger)
+    assert stale == [], "a training may read them, also what the excluded day has computed"
     assert "learned from what is excluded" in "\n".join(nothing.lines())
     site.ledger.record("verdict", MODEL, {"version": 4, "snapshot_id": "snap2"})
     assert "A newer version left them out" in verify(site, plan, retrain=True).retrain[0]
@@ -292,7 +295,8 @@ def test_the_end_names_features_that_came_since_and_read_what_was_replaced(world
     assert f"1 came later, and have features of what was replaced: plan them: {key_of(2)}" in found.lines()
     assert [step.name for step in plan_of(site, 2, 2).work] == ["features " + key_of(2)]
     exclude(site.ledger, "rides", midnight(2), midnight(3), "strike", "ann")
-    assert verify(site, plan).later == [], "what is excluded is left alone"
+    assert verify(site, plan).later == [key_of(2)], "a training reads what an excluded day has computed"
+    assert [step.name for step in plan_of(site, 2, 2).work] == ["features " + key_of(2)]
 
 
 def test_features_after_the_window_that_were_refused_are_not_said_to_be_computed(world):

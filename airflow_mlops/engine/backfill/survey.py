@@ -125,18 +125,13 @@ def look_again(site: Site, steps: Iterable[Step]) -> list[Step]:
 
 
 def stale_after(site: Site, end: datetime, replaced: Container[tuple[str, str]]) -> list[str]:
-    """Return which partitions after a window have features that read replaced ones, as they were before; not those
-    that are excluded.
+    """Return which partitions after a window have features that read replaced ones, as they were before.
 
     :param replaced: Dataset and key of each.
     """
-    views, source = _views(site), site.pipeline.source
-    inputs = read_inputs(site.location.home, views, end, end + parse_duration(site.pipeline.features.history))
+    inputs = read_inputs(site.location.home, _views(site), end, end + parse_duration(site.pipeline.features.history))
     reading = {at: one for at, one in inputs.items() if one is not None and _reads(one.partitions, replaced)}
-    if not reading:
-        return []
-    left_out = excluded_keys(exclusions(site.ledger, source.dataset), source.partitioning)
-    return sorted({*compare(reading, revisions(list_used(site.store, reading)), {})} - left_out)
+    return compare(reading, revisions(list_used(site.store, reading)), {})
 
 
 def _wider(feed: Feed, keys: Sequence[str], history: timedelta) -> tuple[datetime, datetime]:
@@ -249,13 +244,13 @@ def _of_features(  # noqa: PLR0917
             continue
         there = bool(views) and all((view, key) in inputs for view in views)
         of_source = found.get((site.pipeline.source.dataset, key))
-        if key in left_out:
-            steps.append(Step(FEATURES, key, "excluded"))
-        elif there:
+        if there:  # also of an excluded partition: rows after it can read them
             steps.append(Step(FEATURES, key, "changed" if key in stale else reading.get(key, "present")))
+        elif key in left_out:
+            steps.append(Step(FEATURES, key, "excluded"))
         else:
             steps.append(Step(FEATURES, key, "absent" if of_source and of_source.state == "absent" else "missing"))
-    return [*steps, *(Step(FEATURES, key, reading[key]) for key in sorted({*reading} - {*keys} - left_out))]
+    return [*steps, *(Step(FEATURES, key, reading[key]) for key in sorted({*reading} - {*keys}))]
 
 
 def _begun(site: Site, begin: datetime, end: datetime) -> bool:
