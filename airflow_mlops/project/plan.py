@@ -193,7 +193,7 @@ def check_name(name: str) -> None:
 
     :raises ConfigError: saying what is wrong with it.
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name):
+    if not _is_safe(name):
         why = "it is a word of Python" if keyword.iskeyword(name) else "letters, digits and '_' only, a letter first"
         raise ConfigError(
             f"{name!r} cannot be the name of a project.",
@@ -209,24 +209,29 @@ def check_name(name: str) -> None:
 
 
 def safe_name(name: str) -> str:
-    """Return a name that Python and Feast can hold: letters, digits and ``_``, a letter first.
+    """Return a name that Python and Feast can hold: letters, digits and ``_``, a letter first, no word of Python.
 
-    >>> safe_name("Customer ID"), safe_name("2nd price"), safe_name("größe")
-    ('Customer_ID', 'c_2nd_price', 'gr_e')
+    >>> safe_name("Customer ID"), safe_name("2nd price"), safe_name("größe"), safe_name("class")
+    ('Customer_ID', 'c_2nd_price', 'gr_e', 'c_class')
     """
     made = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9_]", "_", name)).strip("_")
-    return made if made[:1].isalpha() else f"c_{made}"
+    return made if _is_safe(made) else f"c_{made}"
+
+
+def _is_safe(name: str) -> bool:
+    # No input of a SavedModel can be called as a word of Python.
+    return bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)) and not keyword.iskeyword(name)
 
 
 def renamed(columns: Iterable[str], time: str = "") -> dict[str, str]:
-    """Return each column → the name that the project has for it, no two alike.
+    """Return each column → the name that the project has for it, no two alike; a good name stays with its column.
 
     :param time: Column of the event times, which alone may have a name that features have for theirs.
     """
     names: dict[str, str] = {}
     taken = {name for name in _OF_FEATURES if name != time.casefold()}
-    for column in columns:
-        name = first = column if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", column) else safe_name(column)
+    for column in sorted(columns, key=lambda one: not _is_safe(one)):
+        name = first = column if _is_safe(column) else safe_name(column)
         n = 2
         while name.casefold() in taken:  # to databases and to CSV readers, Price and price are one name
             name, n = f"{first}_{n}", n + 1

@@ -76,7 +76,7 @@ def runbook_dag(pipeline: ModelPipeline) -> DAG:
         params={
             "action": Param("halt", enum=["halt", "resume", "pin", "unpin", "withdraw"], title="Action"),
             "reason": _reason(),
-            "until": _until("When the halt or the pin runs out. Empty: when somebody ends it."),
+            "until": _until("When it runs out by itself. Empty: when somebody ends it."),
             "confirm": _confirm("Only to withdraw: write the name of the model."),
         },
     ) as dag:

@@ -47,12 +47,14 @@ class Access:
     """What a user may see. Models without a DAG in this Airflow are for those who may read every DAG.
 
     :param running: The runs of trainings that go on, as the ledger names a run: ``<dag> <run>``.
+    :param failed: Of each DAG that trains, the last run that failed.
     """
 
     user: BaseUser
     dags: Mapping[str, Dag]
     readable: frozenset[str]
     running: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
 
     def of(self, model: str) -> dict[str, Dag]:
         """Return stage → the DAG of a model."""
@@ -93,7 +95,7 @@ class Access:
 
 def access(user: GetUserDep, session: SessionDep) -> Access:
     """Return what the caller may see; 401 for one who is not logged in."""
-    from sqlalchemy import select
+    from sqlalchemy import func, select
 
     columns = (
         DagModel.dag_id,
@@ -105,9 +107,13 @@ def access(user: GetUserDep, session: SessionDep) -> Access:
     dags = {row.dag_id: Dag(row.dag_id, row.is_paused, row[2], row[3] or "") for row in found}
     readable = get_auth_manager().get_authorized_dag_ids(user=user, method="GET", session=session)
     trainings = [dag_id for dag_id in dags if dag_id.endswith(".train")]
-    going_on = select(DagRun.dag_id, DagRun.run_id).where(DagRun.state == "running", DagRun.dag_id.in_(trainings))
-    running = frozenset(f"{dag_id} {run_id}" for dag_id, run_id in session.execute(going_on))
-    return Access(user, dags, frozenset(readable), running)
+    of_trainings = select(DagRun.dag_id, DagRun.run_id).where(DagRun.dag_id.in_(trainings))
+    last = select(func.max(DagRun.id)).where(DagRun.state == "failed", DagRun.dag_id.in_(trainings))
+    running, failed = (
+        frozenset(f"{dag_id} {run_id}" for dag_id, run_id in session.execute(of_trainings.where(which)))
+        for which in (DagRun.state == "running", DagRun.id.in_(last.group_by(DagRun.dag_id)))
+    )
+    return Access(user, dags, frozenset(readable), running, failed)
 
 
 def run_of(session: Session, dag_id: str, run_id: str) -> DagRun | None:

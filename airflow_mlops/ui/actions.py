@@ -91,7 +91,7 @@ _ALL = (
         "backfill",
         "Plan a backfill",
         "backfill",
-        "It says first what there is to do and what it costs; above a limit a person is asked.",
+        "It says first what there is to do and what it costs. Above a limit a person is asked; else it is done.",
         fields=("first", "last", "retrain"),
         rare=("order", "ordered", "partitions"),
     ),

@@ -9,9 +9,16 @@ from markupsafe import Markup
 
 from airflow_mlops.engine.data.charts import number
 from airflow_mlops.engine.overview.timeline import LANES, Timeline
+from airflow_mlops.problems import less_is_better
 
 _SPARK = (120, 28)
 _LEFT, _CHART, _LANE, _TICKS = 100, 150, 34, 7
+
+
+def direction(metric: str) -> str:
+    """Say which way a metric is better, where that is known: a line that rises may be bad news."""
+    less = less_is_better(metric)
+    return "" if less is None else "less is better" if less else "more is better"
 
 
 def sparkline(points: Sequence[tuple[int, float]], metric: str = "") -> Markup:
@@ -68,6 +75,7 @@ def _metric_names(line: Timeline) -> list[Markup]:
         return [_text(0, 70, "no version has a metric yet", "quiet")]
     values = [value for _, _, value in line.points]
     told = [_text(0, 18, line.metric), _text(0, 36, f"max {number(max(values))}", "quiet")]
+    told.append(_text(0, 54, direction(line.metric), "quiet"))
     return [*told, _text(0, _CHART - 16, f"min {number(min(values))}", "quiet")]
 
 

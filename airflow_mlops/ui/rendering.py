@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from airflow_mlops.engine.data.charts import number
-from airflow_mlops.ui.drawing import sparkline
+from airflow_mlops.ui.drawing import direction, sparkline
 
 STATIC = Path(__file__).parent / "static"
 HEADERS = {
@@ -48,6 +48,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"age": age, "moment": moment, "number": number, "length_of_time": length, "spark": sparkline}
+    made.filters["direction"] = direction
     return made
 
 

@@ -23,8 +23,10 @@ from sqlalchemy.orm import Session
 from airflow_mlops.engine.features.project.schema import feature_file
 from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.engine.ledger.models import FactRow
+from airflow_mlops.engine.retraining.requests import ask, start
 from airflow_mlops.ui import access, pages, profiles
 from airflow_mlops.ui.app import create_app
+from airflow_mlops.ui.drawing import direction
 from tests.overview_fixtures import MARKUP, NOW, Story, day, seal_rows, tell
 
 DOWN = "postgresql+psycopg2://x:planted-secret@127.0.0.1:1/x"
@@ -54,14 +56,17 @@ def open_as(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Open:
         dags: tuple[str, ...] = (),
         readable: tuple[str, ...] | None = None,
         url: str = "",
+        *,
         running: str = "",
+        failed: str = "",
         sealed: tuple[str, ...] = (),
     ) -> TestClient:
         monkeypatch.setattr(pages, "open_ledger", lambda: Ledger(url) if url else ledger)
         app = create_app()
         there = {name: access.Dag(name, paused=False, next_run=None, schedule="") for name in dags}
         may = frozenset(dags if readable is None else readable)
-        app.dependency_overrides[access.access] = lambda: Allowed(None, there, may, frozenset({running}))  # type: ignore[arg-type]
+        made = Allowed(None, there, may, frozenset({running}), frozenset({failed}))  # type: ignore[arg-type]
+        app.dependency_overrides[access.access] = lambda: made
         app.dependency_overrides[get_user] = lambda: None
         app.dependency_overrides[_get_session] = lambda: None
         monkeypatch.setattr(pages, "worked_on", lambda *_: {})
@@ -249,6 +254,26 @@ def test_a_training_is_followed(open_as: Open, ledger: Ledger):
         assert words in page
     assert "Training now" in client.get("/models/shop").text
     assert "Training now" not in open_as().get("/models/shop").text, "it stopped early, or failed"
+
+
+def test_which_way_the_key_metric_is_better_is_said(open_as: Open, ledger: Ledger):
+    tell(ledger, "shop")
+    for path in ("/models", "/models/shop"):
+        assert "more is better" in open_as().get(path).text
+    assert (direction("log_loss"), direction("made_up")) == ("less is better", "")
+
+
+def test_a_training_that_failed_has_no_verdict_of_another(open_as: Open, ledger: Ledger):
+    tell(ledger, "shop")
+    card = re.compile(r"<h2>Last training</h2>(.*?)</section>", re.DOTALL)
+    assert 'class="badge PASS"' in card.search(open_as().get("/models/shop").text)[1]  # type: ignore[index]
+    request = ask(ledger, "shop", "hand", "look", key="look", who="ann")
+    start(ledger, request, "shop.train manual__2")
+    for state, has in (("failed", True), ("ended", False)):
+        client = open_as(failed="shop.train manual__2" if has else "")
+        shown = card.search(client.get("/models/shop").text)[1]  # type: ignore[index]
+        assert (f"{state}; hand: look" in shown, ">failed<" in shown, "PASS" in shown) == (True, has, False)
+        assert f"{state}; hand: look" in client.get("/models").text
 
 
 def test_how_columns_are_distributed_now_and_were_when_it_was_trained(

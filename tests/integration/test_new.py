@@ -195,7 +195,9 @@ def test_columns_that_python_cannot_hold_have_other_names_in_the_project(here, c
     text = write_orders(here, days=30).read_text()
     Path("odd.csv").write_text(text.replace("customer", "Customer ID", 1).replace("returned", "class", 1))
     project = new("odd_orders", "--from", "odd.csv", *OPTIONS, "--label", "class")
-    assert "'Customer ID' is called 'Customer_ID'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "'Customer ID' is called 'Customer_ID'" in said
+    assert "'class' is called 'c_class'" in said
     assert "Customer_ID_history" in (project / "feature_repo" / "definitions.py").read_text()
 
 

@@ -179,6 +179,7 @@ def test_what_is_not_recorded_of_one_of_two_versions_is_said(ledger: Ledger):
     read = {"model": "shop", "service": "s", "project": "p", "definition": "d", "code": {}, "features": []}
     for number, datasets in ((7, ["orders"]), (8, ["orders"]), (9, ["refunds"])):
         made = {"model": "shop", "version": number, "spec_hash": "h", "snapshot": f"s{number}", "run": "r"}
+        made["code"] = f"code of {number}"
         ledger.record("registered", "shop", {**made, "metrics": {}}, key=str(number))
         features = {**read, "version": number, "snapshot": f"s{number}", "datasets": datasets}
         ledger.record("model_features", "shop", features, key=str(number))
@@ -186,6 +187,7 @@ def test_what_is_not_recorded_of_one_of_two_versions_is_said(ledger: Ledger):
     assert changed["partitions of orders"] == (f"{day(33)} to {day(4)}, 30 partitions", "not recorded")
     changed = {line.name: (line.one, line.two) for line in compared(ledger, "shop", 7, 8).changed}
     assert changed["partitions of orders"] == ("not recorded", "not recorded"), "that they are alike is not known"
+    assert changed["code that trained it"] == ("code of 7", "code of 8")
     changed = {line.name: (line.one, line.two) for line in compared(ledger, "shop", 6, 9).changed}
     assert changed["partitions of orders"][1] == "not read"
     assert changed["partitions of refunds"] == ("not read", "not recorded")

@@ -181,6 +181,14 @@ def test_times_of_a_zone_that_the_clock_skips_or_has_twice_are_counted(land, sta
     assert any("1 of them the clock skips or has twice" in note for note in staged.last.notes)
 
 
+def test_times_that_are_too_fine_are_refused_with_how_to_cut_them(land, staged):
+    land(pa.table({"at": pa.array([int(AT.timestamp()) * 10**9 + 1], pa.timestamp("ns", "UTC"))}))
+    with pytest.raises(
+        DataError, match=r'1 of 1 values of column .at.(.|\n)*in pandas by rows\["at"\]\.dt\.floor\("us"\)'
+    ):
+        staged()
+
+
 def test_times_that_are_texts_are_read_and_what_is_none_is_refused(land, staged):
     land(pa.table({"at": ["2013-01-15T10:00:00Z"]}))
     assert staged()["at"].to_pylist() == [AT]

@@ -208,6 +208,13 @@ def test_a_time_that_is_a_text(here, capsys):
     assert "it looks like '99/99/9999 99:99'" in said
 
 
+def test_a_time_that_some_rows_have_wrong(here, capsys):
+    write(at=lambda n: "soon" if n < 3 else (datetime(2024, 1, 1) + timedelta(hours=2.4 * n)).isoformat())  # noqa: DTZ001
+    said = refused(capsys, "--from", "visits.csv", *OPTIONS)
+    assert "3 of 300 values of the time 'at' are no times." in said
+    assert "such as 'aaaa'" in said
+
+
 def test_the_hint_for_a_time_that_is_a_text_works(here, capsys):
     write(at=lambda n: f"{n % 28 + 1:02}/01/2024 10:00")
     said = refused(capsys, "--from", "visits.csv", *OPTIONS)

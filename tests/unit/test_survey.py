@@ -218,6 +218,12 @@ def test_names_that_feast_or_python_cannot_hold_are_changed():
     }  # fmt: skip
 
 
+def test_a_good_name_stays_with_its_column_and_a_word_of_python_is_none():
+    assert renamed(["net price", "net_price", "class"]) == {
+        "net price": "net_price_2", "net_price": "net_price", "class": "c_class",
+    }  # fmt: skip
+
+
 def test_names_that_computed_features_have_are_changed_but_for_the_time():
     assert renamed(["event_timestamp", "created_timestamp"], "event_timestamp") == {
         "event_timestamp": "event_timestamp", "created_timestamp": "created_timestamp_2",

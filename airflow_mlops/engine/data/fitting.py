@@ -152,10 +152,12 @@ def _lost(table: pa.Table, field: pa.Field, column: pa.ChunkedArray, row_id: str
 
 
 def _refused(column: pa.ChunkedArray, field: pa.Field, where: str, why: str, lost: _Lost) -> DataError:
+    finer = pa.types.is_timestamp(column.type) and column.type.unit == "ns" and pa.types.is_timestamp(field.type)
+    cut = f', in pandas by rows["{field.name}"].dt.floor("{field.type.unit}"),' if finer else ","
     many = "Values" if not lost.values else f"{lost.values} of {len(column)} values"
     return DataError(
         f"{many} of column {field.name!r} would not fit into {field.type}.",
         detail=f"{where}: it is {column.type}; {why}{lost.rows}",
-        hint="Nothing is rounded or cut off in silence: have the upstream correct it, or declare another type in the "
-        "dataset's contract.",
+        hint=f"Nothing is rounded or cut off in silence: have the upstream correct it{cut} or declare another type in "
+        "the dataset's contract.",
     )

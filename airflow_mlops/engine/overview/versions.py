@@ -69,6 +69,7 @@ class Detail:
     verdict: Mapping[str, Any]
     judged: tuple[tuple[datetime, str], ...]
     snapshot: str
+    code: str
     as_of: str
     cut: datetime | None
     service: str
@@ -161,6 +162,7 @@ def detail(ledger: Ledger, model: str, number: int) -> Detail:
         verdict=verdict,
         judged=tuple((fact.at, judged(fact).status) for fact in verdicts),
         snapshot=snapshot,
+        code=made.get("code", ""),
         as_of=told.get("as_of", ""),
         cut=datetime.fromisoformat(cut) if cut else None,
         service=read[0].payload["service"] if read else "",
@@ -211,6 +213,7 @@ def _checks(verdict: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _made_of(one: Detail, two: Detail) -> list[Beside]:
     lines = [
         Beside("asked for by", one.version.why, two.version.why),
+        Beside("code that trained it", one.code[:12], two.code[:12]),
         Beside("special", _words(one.special), _words(two.special)),
         Beside("rows", f"{one.version.rows:,}", f"{two.version.rows:,}"),
         Beside("knows labels up to", _moment(one.cut), _moment(two.cut)),

@@ -27,7 +27,7 @@ def check_time(rows: pa.Table, time: str) -> None:
     """Refuse a column that does not say when a row happened.
 
     :raises ConfigError: when it is of another type.
-    :raises DataError: when it has no value.
+    :raises DataError: when it has no value, or when a few of its values are no times.
     """
     kind = rows[time].type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -35,7 +35,13 @@ def check_time(rows: pa.Table, time: str) -> None:
             raise DataError(f"The time {time!r} is missing in every row.", hint="Name another column: --time.")
         return
     sample = rows[time].drop_null()
-    like = re.sub(r"[A-Za-z]", "a", re.sub(r"[0-9]", "9", str(sample[0].as_py())[:30])) if len(sample) else ""
+    if is_text(kind) and (other := _no_times(sample)):
+        raise DataError(
+            f"{len(other):,} of {len(sample):,} values of the time {time!r} are no times.",
+            detail=f"such as {_shape(other[0])!r}; the others are",
+            hint="Correct these rows, or leave them out.",
+        )
+    like = _shape(sample[0].as_py()) if len(sample) else ""
     if is_text(kind):
         hint = (
             "Nobody can say which of 01/02 is the month. Write times as ISO 8601 does, 2024-01-15 10:00:00: in pandas "
@@ -52,6 +58,20 @@ def check_time(rows: pa.Table, time: str) -> None:
         detail=f"it looks like {like!r}" if like else "it has no value",
         hint=hint,
     )
+
+
+def _shape(value: object) -> str:
+    """Return how a value looks, without what it says."""
+    return re.sub(r"[A-Za-z]", "a", re.sub(r"[0-9]", "9", str(value)[:30]))
+
+
+def _no_times(texts: pa.ChunkedArray) -> list[str]:
+    """Return those texts that are no times as ISO 8601 writes them, if they are fewer than those that are."""
+    import pandas as pd
+
+    values = texts.to_pandas()
+    other = values[pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True).isna()]
+    return [str(one) for one in other] if len(other) < len(values) / 2 else []
 
 
 def usual_begin(rows: pa.Table, time: str) -> date | None:
