@@ -282,7 +282,7 @@ def test_a_contract_types_what_csv_cannot_say(land, staged):
         ("a.csv", b"at,x\n2013-01-15,a\nat,x\n2013-01-15,b\n", "header is there again(.|\n)*1 times"),
         ("a.csv", b"", "A file is empty"),
         ("a.csv", b"at,price,price\n2013-01-15,1,2\n", r"A column is there twice: price\."),
-        ("a.csv", b"at,Price,price\n2013-01-15,1,2\n", r"A column is there twice: price\."),
+        ("a.csv", b"at,Price,price\n2013-01-15,1,2\n", r"twice: price\.(.|\n)*upper and lower case"),
         ("a.csv", b"at;x\n2013-01-15;a\n", r"no event-time column 'at'(.|\n)*'delim': ';'"),
         ("a.jsonl", b'{"at": "2013-01-15T10:00:00Z"}\n{"at": "2013', "A file cannot be read"),
         ("a.parquet", b"PAR1 and no more", "A Parquet file cannot be read"),

@@ -188,7 +188,7 @@ class _Text:
             twice = sorted({plain[name] for name in made})
             raise DataError(
                 f"A column is there twice: {', '.join(twice)}.",
-                detail=f"{self.file}: its header",
+                detail=f"{self.file}: its header, in which upper and lower case count as the same",
                 hint="Let the upstream name its columns apart.",
             )
 
