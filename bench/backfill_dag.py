@@ -80,6 +80,11 @@ def _took(watcher: Watcher, dag: str, run: dict[str, Any]) -> tuple[float, int]:
     ended = watcher.finish(dag, run["dag_run_id"])
     tasks = [task for task in watcher.airflow.tasks(dag, run["dag_run_id"]) if task["state"] == "success"]
     begin, end = (datetime.fromisoformat(ended[name]) for name in ("queued_at", "end_date"))
+    for task in sorted(tasks, key=lambda task: task["start_date"]):
+        started, done = (
+            (datetime.fromisoformat(task[name]) - begin).total_seconds() for name in ("start_date", "end_date")
+        )
+        print(f"  {task['task_id']:16} {started:5.1f} to {done:5.1f} s")
     return (end - begin).total_seconds(), len(tasks)
 
 

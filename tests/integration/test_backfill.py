@@ -48,7 +48,7 @@ if __name__ == "__main__":
     dag = ride_delay.dags()["{MODEL}_backfill"]
     dag.fileloc = __file__  # as Airflow sets it when it reads the file
     found = []
-    for conf in ({{"partitions": 6}}, {{}}):
+    for conf in ({{"partitions": 9}}, {{}}):
         run = dag.test(run_conf=conf)
         states = {{}}
         for task in run.get_task_instances():

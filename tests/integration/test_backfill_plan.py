@@ -39,7 +39,7 @@ from airflow_mlops.engine.features.computing.provenance import stale_days
 from airflow_mlops.engine.history.load import load_partitions
 from airflow_mlops.engine.history.pace import pace
 from airflow_mlops.engine.ledger import Ledger
-from airflow_mlops.exceptions import ConfigError, DataError, GateError
+from airflow_mlops.exceptions import ConfigError, DataError, GateError, TransientError
 from airflow_mlops.operators.backfill import BeginBackfillOperator
 from tests import rides
 from tests.backfill_fixtures import DAYS, LAST, PIPELINE, copied, land_other, landed, plan_of, site_of
@@ -418,6 +418,22 @@ def test_one_at_a_time_and_cancelled_in_the_middle(world, monkeypatch):
     with pytest.raises(DataError, match="was cancelled by bob"):
         begin(site, plan)
     assert state_of(site.ledger, plan) == "cancelled"
+
+
+def test_a_ledger_that_goes_away_while_it_is_cancelled_keeps_no_other_from_running(world, monkeypatch):
+    site = site_of(world)
+    plan, other = plan_of(site, 0, 2), plan_of(site, 3, 4)
+    begin(site, plan)
+
+    def gone(*_):
+        raise TransientError("It does not answer.")
+
+    with monkeypatch.context() as patch, pytest.raises(TransientError):
+        patch.setattr(Ledger, "move", gone)
+        cancel(site.ledger, plan, "bob")
+    cancel(site.ledger, plan, "bob")
+    assert len(site.ledger.facts("backfill_cancelled", plan.id)) == 1
+    begin(site, other)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from airflow_mlops.engine.backfill.run import STEP, begin, cancel, execute, outcomes, work_ahead
+from airflow_mlops.engine.backfill.run import STEP, begin, cancel, execute, outcomes, turn_of, work_ahead
 from airflow_mlops.engine.backfill.shares import shares, steps_of, work_on, work_on_rest
 from airflow_mlops.engine.backfill.verify import verify
 from airflow_mlops.engine.data.exclusions import exclude
@@ -49,12 +49,15 @@ def test_shares_at_once_count_in_order_and_make_the_same_bytes(world, tmp_path, 
             steps = len(steps_of(plan, work, share, SHARES))
             assert work_on(site, plan, work, share, SHARES).ahead == steps
         assert outcomes(site.ledger, plan) == before, "nothing counts before its turn"
-        assert work_on(site, plan, work, 0, SHARES).worked == len(steps_of(plan, work, 0, SHARES))
+        first = len(steps_of(plan, work, 0, SHARES))
+        with monkeypatch.context() as patch:
+            patch.setattr(Ahead, "has", lambda *_: False)  # it is done before any of the others are ready
+            assert work_on(site, plan, work, 0, SHARES).worked == first
         with monkeypatch.context() as patch:
             patch.setattr(answers, "prepare", refuse_to("prepared"))
             patch.setattr(answers, "compute_rows", refuse_to("computed"))
             rest = work_on_rest(site, plan, work)
-        assert rest.worked == len(steps_of(plan, work)) * 2 // 3
+        assert rest.worked == len(steps_of(plan, work)) - first
         assert not work_on_rest(site, plan, work).worked
     assert settled == sorted(settled, reverse=order == "newest")
     assert set(Counter(fact.key for fact in site.ledger.facts(STEP, plan.id, limit=None)).values()) == {1}
@@ -70,8 +73,40 @@ def test_one_after_the_other_each_share_has_its_turn(world):
     site = site_of(world)
     plan = plan_of(site)
     begin(site, plan)
-    loaded = [work_on(site, plan, work, share, 2) for work in ("seal", "compute") for share in range(2)]
-    assert [(one.ahead, one.worked) for one in loaded] == [(0, DAYS)] * 2 + [(0, DAYS // 2)] * 2
+    for work in ("seal", "compute"):
+        for share in range(2):
+            loaded = work_on(site, plan, work, share, 2)
+            assert (loaded.ahead, loaded.worked) == (0, len(steps_of(plan, work, share, 2)))
+
+
+def test_who_has_the_turn_goes_on_with_what_others_made_ready(world, monkeypatch):
+    site = site_of(world)
+    plan = plan_of(site)
+    begin(site, plan)
+    every = [len(steps_of(plan, "seal", share, SHARES)) for share in range(SHARES)]
+    assert every[0] < every[1], "as it does more than its own"
+    assert work_on(site, plan, "seal", 1, SHARES).ahead == every[1]
+    prepared, prepare = [], answers.prepare
+    monkeypatch.setattr(answers, "prepare", lambda feed, key, **k: prepared.append(key) or prepare(feed, key, **k))
+    assert work_on(site, plan, "seal", 0, SHARES).worked == every[0] + every[1]
+    assert len(prepared) == every[0], "none a second time"
+    assert work_on(site, plan, "seal", 2, SHARES).worked == every[2]
+    assert not work_on_rest(site, plan, "seal").worked
+
+
+def test_while_another_has_the_turn_a_share_works_ahead(world):
+    site = site_of(world)
+    plan = plan_of(site)
+    begin(site, plan)
+    site.ledger.move(turn_of(plan), lambda _: {"share": 1})
+    first = len(steps_of(plan, "seal", 0, 2))
+    loaded = work_on(site, plan, "seal", 0, 2)
+    assert (loaded.ahead, loaded.worked) == (first, 0)
+    assert work_on(site, plan, "seal", 1, 2).worked == len(steps_of(plan, "seal")), "one that died with it has it again"
+    begin(site, plan)
+    site.ledger.move(turn_of(plan), lambda _: {"share": 1})
+    begin(site, plan)
+    assert work_on(site, plan, "compute", 0, 2).worked, "a run that died with it has it no more"
 
 
 def test_a_share_that_died_ahead_goes_on_where_it_was(world, monkeypatch):
@@ -99,11 +134,12 @@ def test_what_is_refused_is_said_in_its_turn_and_tried_again_once_corrected(worl
     site = site_of(world)
     plan = plan_of(site, 3, 5)
     begin(site, plan)
-    assert work_on(site, plan, "seal", 1, 3).ahead == 2, "what its suite says is said in its turn"
-    assert work_on(site, plan, "seal", 0, 3).worked == 2
-    loaded = work_on_rest(site, plan, "seal")
+    assert key_of(4) in [step.key for step in steps_of(plan, "seal", 1, 3) if step.dataset == "rides"]
+    first, second = (len(steps_of(plan, "seal", share, 3)) for share in range(2))
+    assert work_on(site, plan, "seal", 1, 3).ahead == second, "what its suite says is said in its turn"
+    loaded = work_on(site, plan, "seal", 0, 3)
     assert [(one.dataset, one.key) for one in loaded.refused] == [("rides", key_of(4))]
-    assert loaded.worked == 3, "it stops no other"
+    assert loaded.worked == first + second - 1, "it stops no other"
     assert not work_on_rest(site, plan, "seal").refused, "the shares try it again, not the rest"
     assert work_on(site, plan, "seal", 1, 3).refused
 
@@ -170,4 +206,4 @@ def test_as_many_shares_as_tasks_where_it_is_worth_it(world):
     plan = plan_of(site_of(world))
     many = plan.model_copy(update={"steps": tuple(step._replace(state="missing") for step in plan.steps * 5)})
     assert [shares(many, 100, at_once) for at_once in (1, 2, 4)] == [1, 2, 4]
-    assert shares(many, 5, 2) == 12
+    assert shares(many, 5, 2) == 13, "the first has fewer"

@@ -31,7 +31,7 @@ class Step(NamedTuple):
     ``state`` is ``present``; ``missing`` (landed, and not sealed; or features not computed); ``changed`` (other bytes
     have landed than were sealed; or features of other partitions or code than now); ``unknown`` (a table without
     ``updated_at`` does not say whether it changed; or features that read such); ``absent`` (nothing has landed); or
-    ``excluded``.
+    ``excluded`` (of features: and none were computed; those that were are read by later rows).
 
     :param dataset: The dataset, or ``features``.
     :param revision: The sealed revision that counts; empty when there is none.

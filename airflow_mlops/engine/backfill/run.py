@@ -22,7 +22,7 @@ from airflow_mlops.engine.ledger import Ledger
 from airflow_mlops.exceptions import DataError, GateError
 
 APPROVAL, STEP, CANCELLED = "backfill_approval", "backfill_step", "backfill_cancelled"
-_RUNNING, _ENDED = "running", "ended"
+_RUNNING, _ENDED, _CANCELLED = "running", "ended", "cancelled"
 _NAMED = 10
 
 
@@ -100,21 +100,25 @@ def begin(site: Site, plan: Plan, *, run: str = "", ended: Callable[[str], bool]
 
     before = site.ledger.pointer(_pointer(plan))
     site.ledger.move(_pointer(plan), take)
+    site.ledger.move(turn_of(plan), lambda value: value and {"share": None})  # a run that died had it
     if before is not None and before.value["plan"] != plan.id:
-        _ahead(site, plan).clear()  # what an earlier plan left
+        ahead_of(site, plan).clear()  # what an earlier plan left
 
 
 def cancel(ledger: Ledger, plan: Plan, who: str) -> None:
-    """End a plan: what works on it stops after the partition it is at. What is done stays.
+    """End a plan: what works on it stops after the partition it is at. What is done stays. The same again changes
+    nothing.
 
     :raises DataError: when it is not running.
     """
-    if state_of(ledger, plan) != _RUNNING:
+    state = state_of(ledger, plan)
+    if state not in (_RUNNING, _CANCELLED):
         raise DataError(
             f"Backfill {plan.id} is not running.", detail=f"model {plan.model!r}", hint="Nothing was changed."
         )
-    ledger.record(CANCELLED, plan.id, {"who": who})
-    end(ledger, plan)
+    if state == _RUNNING:
+        ledger.record(CANCELLED, plan.id, {"who": who})
+    end(ledger, plan)  # also where the ledger went away before this, the last time
 
 
 def end(ledger: Ledger, plan: Plan) -> None:
@@ -134,13 +138,13 @@ def finish(site: Site, plan: Plan) -> None:
     pointer = site.ledger.pointer(_pointer(plan))
     if pointer is not None and pointer.value["plan"] == plan.id:
         end(site.ledger, plan)
-        _ahead(site, plan).clear()
+        ahead_of(site, plan).clear()
 
 
 def state_of(ledger: Ledger, plan: Plan) -> str:
     """Return ``planned``, ``running``, ``ended`` or ``cancelled``."""
     if ledger.facts(CANCELLED, plan.id, limit=1):
-        return "cancelled"
+        return _CANCELLED
     pointer = ledger.pointer(_pointer(plan))
     if pointer is not None and pointer.value["plan"] == plan.id:
         return str(pointer.value["state"])
@@ -219,7 +223,7 @@ def execute(site: Site, plan: Plan, steps: Sequence[Step], *, workers: int = 1) 
             )
         _check_running(site.ledger, plan)
 
-    return load_partitions(*_job(site, left), **_place(site), workers=workers, took=took, ahead=_ahead(site, plan))
+    return load_partitions(*_job(site, left), **_place(site), workers=workers, took=took, ahead=ahead_of(site, plan))
 
 
 def work_ahead(site: Site, plan: Plan, steps: Sequence[Step]) -> int:
@@ -229,7 +233,7 @@ def work_ahead(site: Site, plan: Plan, steps: Sequence[Step]) -> int:
     :func:`execute`.
     """
     job = _job(site, _to_do(site, plan, steps))
-    return load_ahead(*job, **_place(site), ahead=_ahead(site, plan), going=lambda: _check_running(site.ledger, plan))
+    return load_ahead(*job, **_place(site), ahead=ahead_of(site, plan), going=lambda: _check_running(site.ledger, plan))
 
 
 def _to_do(site: Site, plan: Plan, steps: Sequence[Step]) -> list[Step]:
@@ -253,7 +257,8 @@ def _place(site: Site) -> dict[str, Any]:
     return {name: getattr(site, name) for name in names}
 
 
-def _ahead(site: Site, plan: Plan) -> Ahead:
+def ahead_of(site: Site, plan: Plan) -> Ahead:
+    """Return what was worked out ahead of a plan."""
     return Ahead(site.location.home, plan.model, plan.id)
 
 
@@ -293,6 +298,11 @@ def eta(ledger: Ledger, plan: Plan) -> str:
 
 
 _AGAIN = "Plan again, and have the new plan approved: what was approved is not what there is now. What is done stays."
+
+
+def turn_of(plan: Plan) -> str:
+    """Return the name of the ledger's pointer to the share that has the turn."""
+    return f"backfill_turn:{plan.id}"
 
 
 def _pointer(plan: Plan) -> str:

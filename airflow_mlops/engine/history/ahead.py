@@ -72,12 +72,17 @@ class Ahead:
         with publishing(self._file(dataset, key)) as made:
             made.write_text(json.dumps(told))
 
-    def take(self, dataset: str, key: str) -> Answer | None:
-        """Return what was kept of a partition; None when nothing was, or a newer release reads it no more."""
+    def has(self, dataset: str, key: str) -> bool:
+        """Whether something was kept of a partition."""
         file = self._file(dataset, key)
         fetch(file)
-        if not file.exists():
+        return file.exists()
+
+    def take(self, dataset: str, key: str) -> Answer | None:
+        """Return what was kept of a partition; None when nothing was, or a newer release reads it no more."""
+        if not self.has(dataset, key):
             return None
+        file = self._file(dataset, key)
         try:
             told = json.loads(file.read_text())
             if "prepared" in told:
